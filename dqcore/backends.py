@@ -1,0 +1,109 @@
+"""What this machine can run, and the switch between fast kernels and the reference. No other file asks.
+
+An op's implementation is chosen at each call: the reference in float64 or on request, else the kernel of the
+tensor's device where it is available, else the reference. A missing kernel costs speed, never correctness.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import types
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Backend = Literal["auto", "reference", "interpreter"]
+Kernel = Literal["torch", "triton", "extension"]
+
+_backend: Backend = "auto"
+
+
+class backend:
+    """Choose how ops run from here on; as a context manager, until its end.
+
+    Args:
+        name: ``"auto"``, the fastest kernel available for each tensor's device; ``"reference"``, plain PyTorch;
+            ``"interpreter"``, the Triton kernels on CPU tensors (``TRITON_INTERPRET=1`` must be set before Triton is
+            imported), which is how they are tested without a GPU.
+
+    Raises:
+        ValueError: ``name`` is none of these.
+    """
+
+    def __init__(self, name: Backend) -> None:
+        global _backend
+        if name not in ("auto", "reference", "interpreter"):
+            raise ValueError(f"backend: expected 'auto', 'reference' or 'interpreter', got {name!r}")
+        self._previous = _backend
+        _backend = name
+
+    def __enter__(self) -> backend:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _backend
+        _backend = self._previous
+
+
+def route(device: torch.device) -> Literal["reference", "cpu", "cuda"]:
+    """Which implementation of an op to look for when its tensors lie on ``device``."""
+    if _backend == "reference":
+        return "reference"
+    if _backend == "interpreter" and device.type == "cpu":
+        return "cuda"
+    return device.type if device.type in ("cpu", "cuda") else "reference"  # type: ignore[return-value]
+
+
+def available(kernel: Kernel, device: torch.device) -> bool:
+    """Whether kernels of this kind can run on tensors of ``device``."""
+    if kernel == "torch":
+        return True
+    if kernel == "triton":
+        return has_triton() and (device.type == "cuda" or _backend == "interpreter")
+    module = extension()
+    return module is not None and (device.type == "cpu" or module.has_cuda)
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def extension() -> types.ModuleType | None:
+    """The compiled ``dqcore._C``, or None where it was not built."""
+    try:
+        return importlib.import_module("dqcore._C")
+    except ImportError:
+        return None
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in Triton's interpreter rather than on a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def exact_float32_matmul() -> bool:
+    """Whether float32 matrix products on the CPU keep float32's 24 bits (False: bfloat16 or TF32 was allowed)."""
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    precision = getattr(matmul, "fp32_precision", None)
+    if precision is None:
+        return torch.get_float32_matmul_precision() == "highest"
+    if precision == "none":
+        precision = getattr(torch.backends, "fp32_precision", "none")
+    return precision in ("none", "ieee")
+
+
+def build_record() -> dict[str, str]:
+    """What the installation could build: ``{"extension": ..., "cuda": ...}``, each ``"built ..."`` or the reason not."""
+    path = Path(__file__).with_name("_build.json")
+    if not path.is_file():
+        return {"extension": "not built: dqcore was not installed with pip", "cuda": "not built"}
+    record: dict[str, str] = json.loads(path.read_text())
+    return record

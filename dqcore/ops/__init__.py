@@ -1,0 +1,9 @@
+"""The contract layer: every op has one name, one reference, one schema, and kernels that may be absent.
+
+Dimensions: ``B`` batch, ``N`` vectors, ``K`` codes, ``D`` channels, ``H W`` finest grid, ``h w`` region grid (the
+coarsest), ``G`` granularities, ``T`` codes of a packed batch.
+"""
+
+from dqcore.ops.nearest_code import nearest_code
+
+__all__ = ["nearest_code"]

@@ -1,0 +1,55 @@
+"""Argument checks shared by the ops: each raises one error that names the argument and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensor(
+    name: str, tensor: Tensor, *, dim: int | tuple[int, ...] | None = None, dtypes: Sequence[torch.dtype] = FLOATS
+) -> None:
+    """Raise unless ``tensor`` is a tensor with one of these numbers of dimensions and one of these dtypes."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    dims = (dim,) if isinstance(dim, int) else dim
+    if dims is not None and tensor.dim() not in dims:
+        raise ValueError(f"{name}: expected {' or '.join(map(str, dims))} dimensions, got shape {tuple(tensor.shape)}")
+    if tensor.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name}: expected {names}, got {str(tensor.dtype).removeprefix('torch.')}")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """Raise unless all these tensors lie on one device."""
+    devices = {name: tensor.device for name, tensor in tensors.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(
+            "expected one device, got " + ", ".join(f"{name} on {where}" for name, where in devices.items())
+        )
+
+
+def check_codebook(codebook: Tensor, dim: int) -> None:
+    """Raise unless ``codebook`` is a floating ``(K, dim)`` matrix with K >= 1."""
+    check_tensor("codebook", codebook, dim=2)
+    if codebook.shape[0] == 0:
+        raise ValueError("codebook: expected at least one code, got an empty codebook")
+    if codebook.shape[1] != dim:
+        raise ValueError(f"codebook: expected {dim} channels, as the vectors have, got shape {tuple(codebook.shape)}")
+
+
+def check_grain(grain: Tensor, num_granularities: int) -> None:
+    """Raise unless ``grain`` is a ``(B, h, w)`` int64 map with values in ``[0, num_granularities)``.
+
+    The values are read on the CPU only; on a GPU that would make the host wait.
+    """
+    check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
+    if torch.compiler.is_compiling() or grain.device.type != "cpu" or grain.numel() == 0:
+        return
+    low, high = int(grain.min()), int(grain.max())
+    if low < 0 or high >= num_granularities:
+        raise ValueError(f"grain: expected values in [0, {num_granularities}), got values in [{low}, {high}]")

@@ -1,0 +1,65 @@
+"""What tests and benchmarks share: devices, tolerances by dtype, adversarial inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Relative and absolute tolerance of a result against its float64 reference, by the input's dtype.
+TOLERANCE = {
+    torch.float16: (2e-3, 2e-3),
+    torch.bfloat16: (1.6e-2, 1.6e-2),
+    torch.float32: (1e-5, 1e-5),
+    torch.float64: (1e-10, 1e-10),
+}
+
+
+def devices() -> list[str]:
+    """The devices that tests run on: the CPU, and the GPU where there is one."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Compare in float64 with the tolerance of ``dtype`` (by default ``actual``'s)."""
+    rtol, atol = TOLERANCE[dtype or actual.dtype]
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=rtol, atol=atol)
+
+
+def nearest_code_oracle(x: Tensor, codebook: Tensor) -> Tensor:
+    """Squared distances ``(N, K)`` in float64 from exact differences."""
+    return (x.double()[:, None] - codebook.double()[None]).square().sum(-1)
+
+
+def assert_nearest(codes: Tensor, x: Tensor, codebook: Tensor) -> None:
+    """Each of ``codes`` must be the float64 argmin, or tie with it within float64 rounding."""
+    distances = nearest_code_oracle(x, codebook)
+    best = distances.min(1).values
+    chosen = distances.gather(1, codes[:, None])[:, 0]
+    slack = 4 * x.shape[1] * 2.0**-53 * best
+    wrong = ((chosen > best + slack) | chosen.isnan()).nonzero()[:, 0]
+    assert wrong.numel() == 0, f"{wrong.numel()} of {len(codes)} rows are not nearest, the first is row {int(wrong[0])}"
+
+
+def adversarial_codebooks(num: int, size: int, dim: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Named ``(x, codebook)`` pairs, float32, on which common nearest-code formulas go wrong."""
+    gen = torch.Generator().manual_seed(size * dim + num)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=gen)
+
+    x, c = normal(num, dim), normal(size, dim)
+    half = c[: (size + 1) // 2]
+    return {
+        "gaussian": (x, c),
+        "vqgan_init": (x, (torch.rand(size, dim, generator=gen) * 2 - 1) / size),
+        "common_mean": (1000 + 0.3 * x, 1000 + 0.3 * c),
+        "near_duplicates": (x, torch.cat([half, half + 1e-6 * normal(*half.shape)])[:size]),
+        "duplicates": (x, torch.cat([half, half])[:size].flip(0)),
+        "all_equal": (x, c[:1].expand(size, dim).contiguous()),
+        "huge": (x * 1e18, c * 1e18),
+        "tiny": (x * 1e-30, c * 1e-30),
+        "subnormal": (x * 1e-41, c * 1e-41),
+        "zeros": (torch.zeros_like(x), c),
+        "far": (x * 1e12, c),
+        "self": (c[torch.arange(num) % size], c),
+    }

@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+import dqcore
+from dqcore.ops import nearest_code
+from dqcore.ops.nearest_code import nearest_code_reference
+from dqcore.testing import adversarial_codebooks, assert_nearest
+
+SHAPES = [(0, 5, 4), (1, 1, 1), (127, 31, 3), (129, 65, 16), (67, 130, 257)]
+CASES = list(adversarial_codebooks(1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_matches_reference(route, shape, dtype):
+    num, size, dim = shape
+    x = torch.randn(dim, num, device=route, dtype=dtype).T  # not contiguous
+    codebook = torch.randn(size, dim, device=route, dtype=dtype)
+    assert torch.equal(nearest_code(x, codebook), nearest_code_reference(x, codebook, "exact"))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("shape", [(40, 37, 3), (33, 64, 257)], ids=str)
+def test_adversarial(route, case, shape):
+    x, codebook = (t.to(route) for t in adversarial_codebooks(*shape)[case])
+    codes = nearest_code(x, codebook)
+    assert_nearest(codes, x, codebook)
+    assert torch.equal(codes, nearest_code_reference(x, codebook, "exact"))
+    if case == "self":
+        assert torch.equal(codes, torch.arange(len(x), device=route) % len(codebook))
+
+
+def test_feature_map_equals_rows(route):
+    maps = torch.randn(2, 24, 5, 7, device=route).to(memory_format=torch.channels_last)
+    codebook = torch.randn(33, 24, device=route)
+    rows = nearest_code(maps.permute(0, 2, 3, 1).reshape(-1, 24), codebook)
+    assert torch.equal(nearest_code(maps, codebook), rows.view(2, 5, 7))
+
+
+@pytest.mark.parametrize("case", ["vqgan_init", "near_duplicates", "duplicates", "common_mean"])
+def test_blocks_of_codes_change_nothing(monkeypatch, case):
+    from dqcore.ops.cpu import nearest_code as cpu
+
+    x, codebook = adversarial_codebooks(300, 500, 8)[case]
+    whole = nearest_code(x, codebook)
+    for name, size in {"TOKENS": 512, "CODES": 256, "SCORES": 4096, "PAIRS": 64}.items():
+        monkeypatch.setattr(cpu, name, size)
+    assert torch.equal(nearest_code(x, codebook), whole)
+
+
+def test_low_matmul_precision_changes_nothing():
+    x, codebook = adversarial_codebooks(300, 256, 64)["gaussian"]
+    expected = nearest_code(x, codebook)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(nearest_code(x, codebook), expected)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_not_finite(route):
+    x = torch.tensor([[torch.nan, 0.0], [torch.inf, 0.0], [1.0, 1.0]], device=route)
+    codebook = torch.tensor([[torch.nan, 0.0], [5.0, 5.0], [1.0, 1.5]], device=route)
+    assert nearest_code(x, codebook).tolist() == [0, 0, 2]
+
+
+def test_fast_is_close(route):
+    x, codebook = torch.randn(200, 16, device=route), torch.randn(64, 16, device=route)
+    same = nearest_code(x, codebook, precision="fast") == nearest_code(x, codebook)
+    assert same.float().mean() >= 0.99
+
+
+def test_opcheck():
+    args = (torch.randn(9, 4), torch.randn(5, 4), "exact")
+    torch.library.opcheck(torch.ops.dqcore.nearest_code.default, args)
+
+
+@pytest.mark.parametrize(
+    ("x", "codebook", "message"),
+    [
+        (torch.zeros(3), torch.zeros(2, 3), "x: expected 2 or 4 dimensions"),
+        (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(2, 2), "x: expected float16"),
+        (torch.zeros(3, 2), torch.zeros(0, 2), "codebook: expected at least one code"),
+        (torch.zeros(3, 2), torch.zeros(2, 3), "codebook: expected 2 channels"),
+        (torch.zeros(3, 2), torch.zeros(2, 2, device="meta"), "expected one device"),
+    ],
+)
+def test_invalid_input(x, codebook, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        nearest_code(x, codebook)
+
+
+def test_compiles():
+    x, codebook = torch.randn(17, 8), torch.randn(6, 8)
+    compiled = torch.compile(nearest_code, fullgraph=True, dynamic=True, backend="aot_eager")
+    assert torch.equal(compiled(x, codebook), nearest_code(x, codebook))
+
+
+def test_backend_rejects_unknown_names():
+    with pytest.raises(ValueError, match="backend: expected"):
+        dqcore.backend("cuda")
