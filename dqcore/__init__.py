@@ -2,5 +2,6 @@
 
 from dqcore import ops
 from dqcore.backends import backend
+from dqcore.quantizer import DynamicQuantizer, Quantized
 
-__all__ = ["backend", "ops"]
+__all__ = ["DynamicQuantizer", "Quantized", "backend", "ops"]

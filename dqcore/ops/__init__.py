@@ -4,6 +4,8 @@ Dimensions: ``B`` batch, ``N`` vectors, ``K`` codes, ``D`` channels, ``H W`` fin
 coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 """
 
+from dqcore.ops.code_sums import CodeSums, code_sums
+from dqcore.ops.dynamic_lookup import Lookup, dynamic_lookup
 from dqcore.ops.nearest_code import nearest_code
 
-__all__ = ["nearest_code"]
+__all__ = ["CodeSums", "Lookup", "code_sums", "dynamic_lookup", "nearest_code"]
