@@ -1,0 +1,129 @@
+"""How ``pytest benchmarks/`` runs: each benchmark once as a check, or measured and recorded with ``--benchmark``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dqcore.testing import devices
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--benchmark`` beside pytest-benchmark's own flags."""
+    parser.addoption("--benchmark", action="store_true", help="measure, and write benchmarks/results/<machine>.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect ``bench_*`` files and functions; without ``--benchmark`` each is called once and not timed."""
+    config.addinivalue_line("python_files", "bench_*.py")
+    config.addinivalue_line("python_functions", "bench_*")
+    if not config.getoption("--benchmark") and not config.option.benchmark_only:
+        config.option.benchmark_disable = True
+    config.stash[_ROWS] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the clock of every benchmark wait for the GPU, so that none has to."""
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=finished_time))
+
+
+@pytest.fixture(params=devices())
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device of this machine."""
+    return request.param
+
+
+def finished_time() -> float:
+    """Seconds, read when the work launched so far has ended."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+_ROWS = pytest.StashKey[dict[str, dict[str, Any]]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Keep the numbers of a benchmark that passed."""
+    report = yield
+    benchmark = getattr(item, "funcargs", {}).get("benchmark")
+    if report.when == "call" and report.passed and benchmark is not None and benchmark.stats:
+        stats = benchmark.stats.stats
+        item.config.stash[_ROWS][f"{item.path.stem}::{item.name}"] = {
+            "median": stats.median,
+            "iqr": stats.iqr,
+            "rounds": stats.rounds,
+            "extra_info": dict(benchmark.extra_info),
+        }
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the measured rows into this machine's file, leaving its other rows as they are."""
+    rows = session.config.stash[_ROWS]
+    if not rows or not session.config.getoption("--benchmark"):
+        return
+    about = machine()
+    path = RESULTS / (re.sub(r"[^a-z0-9]+", "-", str(about["gpu"] or about["cpu"]).lower()).strip("-") + ".json")
+    record = json.loads(path.read_text()) if path.exists() else {}
+    kept = {row["name"]: row for row in record.get("rows", [])}
+    now = versions()
+    kept |= {name: {"name": name, **row, "versions": now} for name, row in rows.items()}
+    record = {"machine": about, "unit": "seconds", "rows": [kept[name] for name in sorted(kept)]}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\n{len(rows)} rows written to {os.path.relpath(path)}")
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": gpu, "cpu": _cpu(), "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def versions() -> dict[str, str | None]:
+    """What was measured; a row keeps its own, since a run may replace only some."""
+    try:
+        import triton
+    except ImportError:
+        triton = None
+    return {
+        "dqcore": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": getattr(triton, "__version__", None),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The checked-out commit, with a ``+`` where the package differs from it."""
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dqcore", "kernels", "csrc")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
