@@ -2,6 +2,8 @@
 
 from dqcore import ops
 from dqcore.backends import backend
+from dqcore.models.dqvae import DQVAE, DQVAEConfig
+from dqcore.models.vqgan import VQGAN, VQGANConfig
 from dqcore.quantizer import DynamicQuantizer, Quantized
 
-__all__ = ["DynamicQuantizer", "Quantized", "backend", "ops"]
+__all__ = ["DQVAE", "VQGAN", "DQVAEConfig", "DynamicQuantizer", "Quantized", "VQGANConfig", "backend", "ops"]

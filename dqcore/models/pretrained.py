@@ -1,0 +1,177 @@
+"""Saving and loading of models: a folder with ``config.json`` and ``model.safetensors``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+__all__ = ["Pretrained", "config_from_dict"]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+Model = TypeVar("Model", bound="Pretrained")
+Config = TypeVar("Config")
+
+
+class Pretrained(nn.Module):
+    """A model that is built from one frozen dataclass, has named presets, and saves and loads itself.
+
+    Subclasses set ``Config`` and ``PRESETS`` and take a config as their only argument.
+    """
+
+    Config: ClassVar[type[Any]]
+    PRESETS: ClassVar[Mapping[str, Any]]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        if not isinstance(config, self.Config):
+            raise TypeError(f"config: expected a {self.Config.__name__}, got {type(config).__name__}")
+        self.config = config
+
+    @classmethod
+    def from_preset(cls: type[Model], name: str, **overrides: Any) -> Model:
+        """A new model with random weights.
+
+        Args:
+            name: A key of ``PRESETS``.
+            **overrides: Fields of the config to set otherwise.
+
+        Raises:
+            ValueError: There is no such preset or field; the message names the nearest.
+        """
+        if name not in cls.PRESETS:
+            raise ValueError(f"name: {_unknown('preset', name, cls.PRESETS)}")
+        fields = {**_fields(cls.PRESETS[name]), **overrides}
+        return cls(config_from_dict(cls.Config, fields, f"preset {name}"))
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into the folder ``path``, made if it is missing.
+
+        Each file is written beside its place, flushed to disk and renamed: a killed run never leaves half a file.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        config = {"model": type(self).__name__, **_fields(self.config)}
+        text = json.dumps(config, indent=2) + "\n"
+        _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata={"format": "pt"}))
+        _write(folder / CONFIG, lambda file: file.write_text(text))
+
+    @classmethod
+    def from_pretrained(cls: type[Model], path: str | os.PathLike[str]) -> Model:
+        """Load a model in evaluation mode, on the CPU.
+
+        Args:
+            path: A folder that :meth:`save_pretrained` wrote, or the id of such a repository on the Hugging Face Hub.
+
+        Raises:
+            FileNotFoundError: There is no such folder or repository, or a file is missing in it.
+            ValueError: It holds another model, a config with unknown fields, or weights that do not fit the config.
+        """
+        folder = Path(path) if os.path.exists(path) else _download(os.fspath(path))
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, {name} is missing")
+        model = cls(_read_config(folder / CONFIG, cls))
+        _load(model, folder / WEIGHTS)
+        return model.eval()
+
+
+def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str) -> Config:
+    """A config from the fields of a JSON object (lists become tuples); an unknown field is an error."""
+    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"{where}: {_unknown('field', name, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    try:
+        return config(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def _unknown(kind: str, name: str, known: Any) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+    return f"there is no {kind} {name!r}{hint}"
+
+
+def _read_config(path: Path, cls: type[Pretrained]) -> Any:
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a JSON object ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+    if (model := fields.pop("model", None)) != cls.__name__:
+        raise ValueError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
+    return config_from_dict(cls.Config, fields, str(path))
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    own = model.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise ValueError(f"{path}: the weights lack {name}")
+        if name not in own:
+            raise ValueError(f"{path}: the config has no place for {name}")
+        if state[name].shape != own[name].shape:
+            expected, got = tuple(own[name].shape), tuple(state[name].shape)
+            raise ValueError(f"{path}: {name} has shape {got}, the config expects {expected}")
+    model.load_state_dict(state)
+
+
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        save(temporary)
+        temporary.chmod(0o644)
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    missing = f"{repository}: no such folder, and no such repository on the Hugging Face Hub"
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        raise FileNotFoundError(missing)
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS]))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,186 @@
+"""What the tokenizers share: encoder, quantizer, decoder, and the checks of what goes through them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform
+from dqcore.models.pretrained import Pretrained
+from dqcore.nn.decoder import Decoder
+from dqcore.nn.encoder import Encoder
+from dqcore.nn.position import Position
+from dqcore.quantizer import DynamicQuantizer
+
+__all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "TokenizerOutput"]
+
+
+class Encoding(NamedTuple):
+    """What a tokenizer makes of images.
+
+    Attributes:
+        codes: Code map on the finest grid, int64, ``(B, H, W)``.
+        grain: Grain map, int64, ``(B, h, w)``; all 0 for a fixed-length tokenizer.
+        quantized: Quantized map, ``(B, dim, H, W)``; gradients pass straight through it.
+        gate_logits: Of a feature router, float32, ``(B, h, w, G)``.
+        entropy: Of an entropy router, nats, float32, ``(B, h, w)``.
+    """
+
+    codes: Tensor
+    grain: Tensor
+    quantized: Tensor
+    gate_logits: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+class TokenizerOutput(NamedTuple):
+    """What a tokenizer's forward pass returns.
+
+    Attributes:
+        reconstruction: ``(B, 3, H, W)``, not clamped.
+        commitment_loss: Scalar, weighted.
+        budget_loss: Scalar, weighted; 0 without a learned router.
+        codes: Code map, int64, ``(B, H, W)``.
+        grain: Grain map, int64, ``(B, h, w)``.
+    """
+
+    reconstruction: Tensor
+    commitment_loss: Tensor
+    budget_loss: Tensor
+    codes: Tensor
+    grain: Tensor
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The fields that all tokenizers have; the defaults are the paper's."""
+
+    strides: tuple[int, ...] = (16,)  # down-sampling factor of each granularity, coarse to fine
+    codebook_size: int = 1024  # K
+    dim: int = 256  # channels of a code
+    latent_channels: int = 256  # channels between encoder and quantizer, and between quantizer and decoder
+    channels: int = 128  # width of encoder and decoder at full resolution
+    encoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from full resolution to the coarsest stride
+    decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from full resolution to the finest stride
+    encoder_attention: tuple[int, ...] = (16,)  # strides with attention, so that any image size works
+    decoder_attention: tuple[int, ...] = (16,)
+    num_blocks: int = 2  # residual blocks of an encoder level; a decoder level has one more
+    groups: int = 32  # of every GroupNorm; must divide every width
+    position: Position = "none"  # biases at the decoder's input
+    resolution: int = 256  # pixels; height and width that learned position tables are made for
+    commitment: float = 0.25  # beta
+    decay: float = 0.99  # of the codebook's moving averages
+    initialisation: Literal["uniform", "kmeans"] = "uniform"  # of the codebook; kmeans looks at the first batch
+    restart: bool = False  # of unused codes; off in the paper, on in the released configs
+
+    def __post_init__(self) -> None:
+        strides = self.strides
+        for name, value in {"codebook_size": self.codebook_size, "num_blocks": self.num_blocks}.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        halves = all(coarse == 2 * fine for coarse, fine in itertools.pairwise(strides))
+        if not strides or min(strides) < 1 or strides[0] & (strides[0] - 1) or not halves:
+            raise ValueError(f"strides: expected powers of two, each half of the one before, got {strides}")
+        for name, stride in {"encoder_multipliers": strides[0], "decoder_multipliers": strides[-1]}.items():
+            if len(getattr(self, name)) != stride.bit_length():
+                raise ValueError(
+                    f"{name}: expected {stride.bit_length()} widths, from full resolution to stride {stride}, "
+                    f"got {getattr(self, name)}"
+                )
+        widths = [self.channels * m for m in (*self.encoder_multipliers, *self.decoder_multipliers)]
+        for width in widths:
+            if width < 1 or width % self.groups:
+                raise ValueError(f"groups: expected a divisor of every width {sorted(set(widths))}, got {self.groups}")
+        if self.position not in ("none", "fourier", "learned", "fourier+learned"):
+            raise ValueError(f"position: expected none, fourier, learned or fourier+learned, got {self.position!r}")
+        if self.resolution % strides[0]:
+            raise ValueError(f"resolution: expected a multiple of {strides[0]}, got {self.resolution}")
+        if self.initialisation not in ("uniform", "kmeans"):
+            raise ValueError(f"initialisation: expected uniform or kmeans, got {self.initialisation!r}")
+
+    @property
+    def num_granularities(self) -> int:
+        """G, the number of strides."""
+        return len(self.strides)
+
+
+class Tokenizer(Pretrained):
+    """Encoder, 1x1 convolution, quantizer, 1x1 convolution, decoder."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(
+            config.strides,
+            config.channels,
+            config.encoder_multipliers,
+            config.num_blocks,
+            config.encoder_attention,
+            config.latent_channels,
+            config.groups,
+        )
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.dim, 1)
+        self.quantizer = DynamicQuantizer(
+            config.dim,
+            config.codebook_size,
+            config.num_granularities,
+            commitment=config.commitment,
+            learning=EMA(decay=config.decay),
+            initialisation=KMeans() if config.initialisation == "kmeans" else Uniform(),
+            restart=RandomRestart() if config.restart else None,
+        )
+        self.post_quant_conv = nn.Conv2d(config.dim, config.latent_channels, 1)
+        self.decoder = Decoder(
+            config.latent_channels,
+            config.channels,
+            config.decoder_multipliers,
+            config.num_blocks,
+            config.decoder_attention,
+            config.position,
+            config.resolution // config.strides[-1],
+            config.groups,
+        )
+
+    def decode(self, codes: Tensor, grain: Tensor | None = None) -> Tensor:
+        """Images from a code map.
+
+        Args:
+            codes: ``(B, H, W)`` int64 in ``[0, K]``; code K is a hole, so that partial code maps can be looked at.
+            grain: ``(B, h, w)``; only its shape is looked at: a code map holds all that the decoder needs.
+
+        Returns:
+            Images, ``(B, 3, H * stride, W * stride)`` with the finest stride, about [-1, 1] but not clamped.
+        """
+        self._check_codes(codes, grain)
+        return self.decoder(self.post_quant_conv(self.quantizer.embed(codes)))
+
+    def _check_images(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"images: expected a floating tensor with values in [-1, 1], got {kind}")
+        stride = self.config.strides[0]
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+        if min(images.shape) == 0 or images.shape[2] % stride or images.shape[3] % stride:
+            raise ValueError(
+                f"images: expected height and width to be multiples of {stride}, got {tuple(images.shape)}"
+            )
+
+    def _check_codes(self, codes: Tensor, grain: Tensor | None) -> None:
+        scale = self.config.strides[0] // self.config.strides[-1]
+        if not isinstance(codes, Tensor) or codes.dim() != 3 or codes.dtype != torch.int64:
+            got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
+            raise ValueError(f"codes: expected a (B, H, W) int64 code map, got {got}")
+        batch, height, width = codes.shape
+        if codes.numel() == 0 or height % scale or width % scale:
+            raise ValueError(f"codes: expected height and width to be multiples of {scale}, got {tuple(codes.shape)}")
+        if grain is not None and grain.shape != (batch, height // scale, width // scale):
+            expected = (batch, height // scale, width // scale)
+            raise ValueError(f"grain: expected shape {expected} for this code map, got {tuple(grain.shape)}")
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = int(codes.min()), int(codes.max())
+            if low < 0 or high > self.config.codebook_size:
+                raise ValueError(f"codes: expected values in [0, {self.config.codebook_size}], got [{low}, {high}]")

@@ -1,0 +1,17 @@
+"""Layers: parameters and buffers, arithmetic by :mod:`dqcore.ops`."""
+
+from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
+from dqcore.nn.decoder import Decoder
+from dqcore.nn.encoder import Encoder
+from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter, Routing
+
+__all__ = [
+    "BudgetLoss",
+    "Decoder",
+    "Encoder",
+    "EntropyRouter",
+    "FeatureRouter",
+    "RandomRouter",
+    "ReleasedBudgetLoss",
+    "Routing",
+]

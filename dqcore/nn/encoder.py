@@ -1,0 +1,75 @@
+"""The hierarchical encoder: one trunk, one head per granularity (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dqcore.nn.blocks import Downsample, Level, Middle, group_norm
+
+__all__ = ["Encoder"]
+
+
+class Encoder(nn.Module):
+    """Images to one feature map per granularity; with one stride, the encoder of VQGAN.
+
+    The feature of a granularity is its trunk level's output before the step down, through a head of its own.
+
+    Args:
+        strides: Down-sampling factor of each granularity, coarse to fine, powers of two such as ``(16, 8)``.
+        channels: Width of the trunk at full resolution.
+        multipliers: Width of each level, as a multiple of ``channels``, from full resolution to the coarsest stride.
+        num_blocks: Residual blocks of a level.
+        attention: Strides at which each residual block of the trunk is followed by attention.
+        out_channels: Channels of every feature map.
+        groups: Groups of the normalizations.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        channels: int,
+        multipliers: Sequence[int],
+        num_blocks: int,
+        attention: Sequence[int],
+        out_channels: int,
+        groups: int = 32,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(before, after, num_blocks, 2**index in attention, groups)
+            for index, (before, after) in enumerate(zip([channels, *widths], widths, strict=False))
+        )
+        self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        self.heads = nn.ModuleList(Head(widths[stride.bit_length() - 1], out_channels, groups) for stride in strides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` to maps ``(B, out_channels, H / stride, W / stride)``, coarse to fine."""
+        x = self.conv_in(images)
+        maps: dict[int, Tensor] = {}
+        for index, level in enumerate(self.levels):
+            x = level(x)
+            if 2**index in self.strides:
+                maps[2**index] = self.heads[self.strides.index(2**index)](x)
+            if index < len(self.downsamples):
+                x = self.downsamples[index](x)
+        return [maps[stride] for stride in self.strides]
+
+
+class Head(nn.Module):
+    """A trunk feature to a granularity's map: residual, attention, residual, norm, swish, 3x3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int = 32) -> None:
+        super().__init__()
+        self.middle = Middle(in_channels, groups)
+        self.norm = group_norm(in_channels, groups)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
+        return self.conv(F.silu(self.norm(self.middle(x))))
