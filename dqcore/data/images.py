@@ -1,0 +1,157 @@
+"""Files to pixels: folders listed in a fixed order, images of every kind read as 8-bit RGB."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: What :func:`list_images` picks up in a folder; a ``.txt`` list may name files of any other kind.
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class BrokenImageError(ValueError):
+    """A file that holds no image this package can read; the message names the file and the reason."""
+
+
+def list_images(source: str | Path) -> list[Path]:
+    """Images of a folder, searched recursively, or the lines of a ``.txt`` list.
+
+    Args:
+        source: A folder (hidden files and folders are passed over), or a ``.txt`` file with one path a line, relative
+            to the list's own folder.
+
+    Returns:
+        Paths; a folder's sorted by their path below it, a list's in its own order.
+
+    Raises:
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: it is neither, or holds no image.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such folder or list of images")
+    if source.is_dir():
+        paths = sorted(_walk(source), key=lambda path: path.relative_to(source).as_posix())
+    elif source.suffix == ".txt":
+        lines = (line.strip() for line in source.read_text(encoding="utf-8").splitlines())
+        paths = [source.parent / line for line in lines if line]
+    else:
+        raise ValueError(f"{source}: expected a folder of images or a .txt list of their paths")
+    if not paths:
+        raise ValueError(f"{source}: holds no image ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def split_images(
+    paths: Sequence[Path], share: float, *, root: Path, at_least: int = 1
+) -> tuple[list[Path], list[Path]]:
+    """Split into training and validation images by a hash of each file's path below ``root``.
+
+    The split is the same on every machine and in every listing order, and moves few files when images are added.
+
+    Args:
+        paths: Images.
+        share: Share of them to hold out, in [0, 1).
+        root: Folder that the hashed paths are relative to.
+        at_least: Images held out at least, where ``share`` is above 0.
+
+    Returns:
+        ``(training, validation)``, each in the order of ``paths``.
+
+    Raises:
+        ValueError: ``share`` is outside [0, 1), or leaves nothing to train on.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share: expected a number in [0, 1), got {share}")
+    count = max(at_least, round(share * len(paths))) if share else 0
+    if count >= len(paths):
+        raise ValueError(f"share: holding out {count} of {len(paths)} images leaves none to train on")
+
+    def fingerprint(path: Path) -> bytes:
+        return hashlib.sha256(Path(os.path.relpath(path, root)).as_posix().encode()).digest()
+
+    held_out = set(sorted(paths, key=fingerprint)[:count])
+    return [path for path in paths if path not in held_out], [path for path in paths if path in held_out]
+
+
+def read_image(path: str | Path) -> Image:
+    """Read an image as 8-bit RGB, upright.
+
+    EXIF rotation is applied; transparency is laid over white; 16-bit grey keeps its upper 8 bits; of an animation the
+    first frame is read. Pillow's limit on decompression bombs stays on.
+
+    Raises:
+        BrokenImageError: the file is missing, damaged, too large, or holds floating-point pixels.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # a decoder may raise anything on a damaged file
+        raise BrokenImageError(f"{path}: {str(error) or type(error).__name__}") from error
+
+
+def image_to_uint8(image: Image) -> Tensor:
+    """Pixels of an RGB image: ``(3, H, W)`` uint8."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def uint8_to_float(pixels: Tensor) -> Tensor:
+    """``x / 127.5 - 1``: uint8 pixels to float32 in [-1, 1], any shape."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def image_to_tensor(image: Image) -> Tensor:
+    """An RGB image as ``(3, H, W)`` float32 in [-1, 1]."""
+    return uint8_to_float(image_to_uint8(image))
+
+
+def tensor_to_image(pixels: Tensor) -> Image:
+    """The nearest 8-bit image of ``(3, H, W)`` values in [-1, 1]; values outside are clamped."""
+    from PIL import Image
+
+    values = pixels.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def _walk(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for base, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.extend(
+            Path(base, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+        )
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _to_rgb(image: Image) -> Image:
+    from PIL import Image as pil
+
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = pil.fromarray(values.astype(np.uint8))
+    if image.has_transparency_data:
+        foreground = image.convert("RGBA")
+        white = pil.new("RGBA", foreground.size, "white")
+        image = pil.alpha_composite(white, foreground)
+    return image.convert("RGB")

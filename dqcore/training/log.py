@@ -1,0 +1,130 @@
+"""Where the numbers go: always a JSONL file; a progress bar on a terminal; TensorBoard on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dqcore.training.files import write_atomically
+
+Row = dict[str, Any]
+
+
+def read_metrics(path: Path, *, last_step: int | None = None) -> list[Row]:
+    """Rows of a ``metrics.jsonl``; an incomplete last line, left by a killed run, is passed over.
+
+    Args:
+        path: The file; none there means no rows.
+        last_step: Leave out rows after this step.
+    """
+    if not path.is_file():
+        return []
+    rows: list[Row] = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if last_step is None or row["step"] <= last_step:
+            rows.append(row)
+    return rows
+
+
+class MetricsLog:
+    """Writes the rows of a run.
+
+    Args:
+        folder: The run's folder; rows go to its ``metrics.jsonl``.
+        resume_at: Rows after this step are dropped from an earlier part of the run; 0 starts the file anew.
+        total: Steps of the run.
+        tensorboard: Also write TensorBoard events to ``folder/tensorboard``.
+        progress: Called with each row; without it a progress bar is shown where stderr is a terminal.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume_at: int,
+        total: int,
+        tensorboard: bool = False,
+        progress: Callable[[Row], object] | None = None,
+    ) -> None:
+        path = folder / "metrics.jsonl"
+        self.rows = read_metrics(path, last_step=resume_at) if resume_at else []
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events = _event_writer(folder, resume_at) if tensorboard else None
+        self._progress = progress
+        self._bar = _ProgressBar(resume_at, total) if progress is None and sys.stderr.isatty() else None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._bar is not None:
+            self._bar.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def advance(self, step: int) -> None:
+        """Note that a step is done."""
+        if self._bar is not None:
+            self._bar.move(step)
+
+    def write(self, row: Row) -> None:
+        """Add a row; it must have a ``step``."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(name, value, row["step"])
+        if self._progress is not None:
+            self._progress(row)
+        if self._bar is not None:
+            self._bar.show(row)
+
+
+class _ProgressBar:
+    def __init__(self, completed: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._task = self._bar.add_task("train", completed=completed, total=total, note="")
+        self._bar.start()
+
+    def move(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
+
+    def show(self, row: Row) -> None:
+        if "loss" in row:
+            note = f"loss {row['loss']:.4f}  fine {row['fine_ratio']:.2f}  {row['images_per_second']:.0f} images/s"
+            self._bar.update(self._task, note=note)
+        elif "val_psnr" in row:
+            self._bar.console.print(f"step {row['step']}: validation PSNR {row['val_psnr']:.2f} dB")
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+def _event_writer(folder: Path, resume_at: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("tensorboard: the package is missing: pip install 'dqcore[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1 if resume_at else None)
