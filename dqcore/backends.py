@@ -101,7 +101,7 @@ def exact_float32_matmul() -> bool:
 
 
 def build_record() -> dict[str, str]:
-    """What the installation could build: ``{"extension": ..., "cuda": ...}``, each ``"built ..."`` or the reason not."""
+    """What the installation could build, ``{"extension": ..., "cuda": ...}``: ``"built ..."`` or the reason why not."""
     path = Path(__file__).with_name("_build.json")
     if not path.is_file():
         return {"extension": "not built: dqcore was not installed with pip", "cuda": "not built"}

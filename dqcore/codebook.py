@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dqcore.ops import code_sums, nearest_code
+from dqcore.ops.code_sums import code_sums
+from dqcore.ops.nearest_code import nearest_code
 
 __all__ = ["EMA", "Codebook", "EMACodebook", "Gradient", "GradientCodebook", "KMeans", "RandomRestart", "Uniform"]
 

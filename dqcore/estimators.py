@@ -26,7 +26,7 @@ class StraightThrough:
 
 @dataclass(frozen=True)
 class Rotation:
-    """``sg(||e|| / ||z|| R) z`` with R the rotation of z to e: the gradient turns with the vector (Fifty et al., 2024)."""
+    """``sg(||e|| / ||z|| R) z``, R the rotation of z to e: the gradient turns with the vector (Fifty et al., 2024)."""
 
     def __call__(self, maps: Sequence[Tensor], grain: Tensor, lookup: Lookup) -> Tensor:
         """The quantized map with the rotated gradient; needs the merged map, so it costs a few more passes."""

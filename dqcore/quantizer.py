@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ class Quantized(NamedTuple):
 class DynamicQuantizer(nn.Module):
     """Quantize each region at its own granularity, ``e_k`` with ``k = argmin_k ||z_i - e_k||^2`` for every vector i.
 
-    The loss is ``(commitment + 1) sum_i ||z_i - e_k(i)||^2 / (B dim H W)``: each code counts once, however many cells it
-    fills, and the mean runs over all cells. The encoder feels the ``commitment`` part; the rest trains the codebook
+    The loss is ``(commitment + 1) sum_i ||z_i - e_k(i)||^2 / (B dim H W)``: each code counts once, however many cells
+    it fills, and the mean runs over all cells. The encoder feels the ``commitment`` part; the rest trains the codebook
     (:class:`Gradient <dqcore.codebook.Gradient>`) or is a constant (:class:`EMA <dqcore.codebook.EMA>`).
 
     Args:
@@ -85,6 +85,7 @@ class DynamicQuantizer(nn.Module):
         self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if projected else nn.Identity()
         self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if projected else nn.Identity()
         self.frozen = False
+        self.initialised: Tensor
         self.register_buffer("initialised", torch.tensor(False))
         self._ready = False
         if not initialisation.needs_data:
@@ -196,7 +197,9 @@ class DynamicQuantizer(nn.Module):
         elif self.training or force:
             with torch.no_grad():
                 where = grain if mask is None else torch.where(mask, grain, -1)
-                number = max(self.codebook_size, min(64 * self.codebook_size, maps[-1].shape[0] * maps[-1][0, 0].numel()))
+                number = max(
+                    self.codebook_size, min(64 * self.codebook_size, maps[-1].shape[0] * maps[-1][0, 0].numel())
+                )
                 tokens = _sample(maps, where, number)
                 self._start(broadcast(self.initialisation(tokens, self.codebook_size, self.codebook.dim)))
 
@@ -213,7 +216,7 @@ class DynamicQuantizer(nn.Module):
         if self.restart is not None:
             self.restart(self.codebook, broadcast(_sample(maps, grain, self.codebook_size).float()))
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._ready = bool(self.initialised)
 

@@ -41,7 +41,12 @@ def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> CodeSums:
         raise ValueError(f"codes: expected one for each of {len(x)} vectors, got {len(codes)}")
     if num_codes < 1:
         raise ValueError(f"num_codes: expected at least 1, got {num_codes}")
-    if codes.device.type == "cpu" and not torch.compiler.is_compiling() and len(codes) and int(codes.max()) >= num_codes:
+    if (
+        codes.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and len(codes)
+        and int(codes.max()) >= num_codes
+    ):
         raise ValueError(f"codes: expected values below num_codes={num_codes}, got {int(codes.max())}")
     return CodeSums(*torch.ops.dqcore.code_sums(x, codes, num_codes))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dqcore.ops.checks import check_codebook, check_grain, check_same_device, check_tensor
-from dqcore.ops.code_sums import CodeSums, code_sums
+from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.nearest_code import nearest_code_reference, squared_distance
 from dqcore.ops.registry import Implementation, register
 
@@ -35,7 +35,7 @@ def dynamic_lookup(
     """Nearest code of every vector that the grain map selects, ``argmin_k ||z_i - e_k||^2``.
 
     Args:
-        maps: Feature maps coarse to fine, map g ``(B, D, h * 2**g, w * 2**g)``; one dtype of float16, bfloat16, float32,
+        maps: Feature maps coarse to fine, map g ``(B, D, h * 2**g, w * 2**g)``; all float16, bfloat16, float32 or
             float64; any strides.
         grain: Granularity of each region, ``(B, h, w)`` int64 in ``[0, len(maps))``.
         codebook: ``(K, D)``, floating point.
@@ -53,7 +53,7 @@ def dynamic_lookup(
     _check(maps, grain, codebook, mask)
     if mask is not None:
         grain = torch.where(mask, grain, -1)
-    codes, quantized, error, counts, sums = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
+    quantized, error, codes, counts, sums = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
 
 
@@ -79,11 +79,11 @@ def dynamic_lookup_reference(
         flat = merged.detach().permute(0, 2, 3, 1).flatten(0, 2).to(wide)
         sums = flat.new_zeros(len(codebook) + 1, flat.shape[1]).index_add(0, row, flat * weight[:, None])[:-1].clone()
         counts = flat.new_zeros(len(codebook) + 1).index_add(0, row, weight.to(wide))[:-1].clone()
-    return codes, quantized, error, counts, sums
+    return quantized, error, codes, counts, sums
 
 
 def merge_maps(maps: Sequence[Tensor], grain: Tensor) -> Tensor:
-    """One map ``(B, D, H, W)`` on the finest grid: every region from the map of its granularity, 0 where it has none."""
+    """One map ``(B, D, H, W)`` on the finest grid: each region from the map of its granularity, 0 where it has none."""
     finest = maps[-1].shape[-1] // max(1, grain.shape[-1])
     region = grain.repeat_interleave(finest, 1).repeat_interleave(finest, 2)[:, None]
     merged = torch.zeros_like(maps[-1])
@@ -112,7 +112,7 @@ def block_sum(x: Tensor, size: int) -> Tensor:
 def dynamic_lookup_backward_reference(
     maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
 ) -> list[Tensor]:
-    """Gradient of each map: a code's block sum of ``grad_quantized``, and ``2 (z - e) / cells`` times that of ``grad_error``.
+    """Gradient of each map: the block sum of ``grad_quantized``, plus that of ``grad_error`` times ``2 (z - e) / cells``.
 
     ``quantized`` is the forward's result, so that a codebook updated in place meanwhile changes nothing.
     """
@@ -120,14 +120,15 @@ def dynamic_lookup_backward_reference(
     for g, values in enumerate(maps):
         repeat = 2 ** (len(maps) - 1 - g)
         wide = torch.promote_types(values.dtype, torch.float32)
-        grad = torch.zeros((), dtype=wide, device=values.device).expand(values.shape)
-        if grad_quantized is not None:
-            grad = block_sum(grad_quantized.to(wide), repeat)
-        if grad_error is not None:
+        if grad_error is None:
+            grad = torch.zeros(values.shape, dtype=wide, device=values.device)
+        else:
             scale = block_sum(grad_error.to(wide), repeat)[:, None] * (2 / repeat**2)
-            grad = torch.addcmul(grad, values.to(wide) - quantized[:, :, ::repeat, ::repeat], scale)
+            grad = (values.to(wide) - quantized[:, :, ::repeat, ::repeat]).mul_(scale)
+        if grad_quantized is not None:
+            grad += block_sum(grad_quantized.to(wide), repeat)
         elsewhere = (grain != g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)[:, None]
-        grads.append(grad.masked_fill(elsewhere, 0).to(values.dtype))
+        grads.append(grad.masked_fill_(elsewhere, 0).to(values.dtype))
     return grads
 
 
@@ -140,9 +141,8 @@ def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor
         check_tensor(f"maps[{g}]", values, dim=4)
         expected = (batch, maps[0].shape[1], height * 2**g, width * 2**g)
         if tuple(values.shape) != expected:
-            raise ValueError(
-                f"maps[{g}]: expected shape {expected} for a grain map of {tuple(grain.shape)}, got {tuple(values.shape)}"
-            )
+            given = f"grain {tuple(grain.shape)}, got {tuple(values.shape)}"
+            raise ValueError(f"maps[{g}]: expected shape {expected} for {given}")
         if values.dtype != maps[0].dtype:
             raise TypeError(f"maps[{g}]: expected {maps[0].dtype} as maps[0], got {values.dtype}")
         check_same_device(**{f"maps[{g}]": values, "grain": grain})
@@ -162,9 +162,9 @@ def _fake(
     grid = (finest.shape[0], *finest.shape[2:])
     stats = [(codebook.shape[0],), tuple(codebook.shape)] if with_sums else [(0,), (0,)]
     return (
-        finest.new_empty(grid, dtype=torch.int64),
         finest.new_empty(finest.shape),
         finest.new_empty(grid, dtype=wide),
+        finest.new_empty(grid, dtype=torch.int64),
         finest.new_empty(stats[0], dtype=wide),
         finest.new_empty(stats[1], dtype=wide),
     )
@@ -179,7 +179,8 @@ def _cpu(maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool) -
 def _cuda(maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool) -> tuple[Tensor, ...]:
     from dqcore.kernels.dynamic_lookup import dynamic_lookup_fwd
 
-    return dynamic_lookup_fwd(maps, grain, codebook, with_sums)
+    codes, quantized, error, counts, sums = dynamic_lookup_fwd(maps, grain, codebook, with_sums)
+    return quantized, error, codes, counts, sums
 
 
 def _backward_cuda(maps: list[Tensor], grain: Tensor, *grads: Tensor | None) -> list[Tensor]:
@@ -190,8 +191,8 @@ def _backward_cuda(maps: list[Tensor], grain: Tensor, *grads: Tensor | None) -> 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     maps, grain, codebook, _ = inputs
-    codes, quantized = output[:2]
-    ctx.mark_non_differentiable(codes, *output[3:])
+    quantized, _, codes, *statistics = output
+    ctx.mark_non_differentiable(codes, *statistics)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*maps, grain, quantized, codes)
     ctx.num_codes = codebook.shape[0]  # type: ignore[attr-defined]
@@ -199,17 +200,18 @@ def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, outp
 
 
 def _backward(
-    ctx: torch.autograd.function.FunctionCtx, _: None, grad_quantized: Tensor | None, grad_error: Tensor | None, *__: None
-) -> tuple[list[Tensor] | None, None, Tensor | None, None]:
+    ctx: torch.autograd.function.FunctionCtx, grad_quantized: Tensor | None, grad_error: Tensor | None, *_: None
+) -> tuple[list[Tensor | None], None, Tensor | None, None]:
     *maps, grain, quantized, codes = ctx.saved_tensors  # type: ignore[attr-defined]
     if grad_quantized is None and grad_error is None:
-        return None, None, None, None
+        return [None] * len(maps), None, None, None
     grads = torch.ops.dqcore.dynamic_lookup_backward(list(maps), grain, quantized, grad_quantized, grad_error)
     grad_codebook = None
     if ctx.needs_input_grad[2] and grad_error is not None:  # type: ignore[attr-defined]
         weight = 2 * grad_error / cells_per_code(grain, len(maps)).clamp_min(1)
         pull = (quantized - merge_maps(maps, grain)).to(weight.dtype) * weight[:, None]
-        sums = code_sums(pull.permute(0, 2, 3, 1).flatten(0, 2), codes.flatten(), ctx.num_codes).sums  # type: ignore[attr-defined]
+        rows = pull.permute(0, 2, 3, 1).flatten(0, 2)
+        _, sums = torch.ops.dqcore.code_sums(rows, codes.flatten(), ctx.num_codes)  # type: ignore[attr-defined]
         grad_codebook = sums.to(ctx.codebook_dtype)  # type: ignore[attr-defined]
     return grads, None, grad_codebook, None
 

@@ -6,9 +6,9 @@ summation, a computed score is off by at most
 
     E = 1.01 (D + 8) u (2 ||x'|| C + C^2) + 2^-47 (||x'|| + C)^2,
 
-where D + 8 covers the product, the centring of both factors, ``||c'||^2`` and the last addition, and the second term the
-rounding of the float64 distance that defines the answer. So the nearest code lies within 2E of the smallest score. A
-row with one such candidate is settled; the others compare their candidates' float64 distances.
+where D + 8 covers the product, the centring of both factors, ``||c'||^2`` and the last addition, and the second term
+the rounding of the float64 distance that defines the answer. So the nearest code lies within 2E of the smallest score.
+A row with one such candidate is settled; the others compare their candidates' float64 distances.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dqcore import backends
 from dqcore.ops.nearest_code import nearest_code_reference, squared_distance
@@ -26,6 +27,7 @@ TOKENS = 2**21  # elements of a block of vectors: 8 MB
 CODES = 2**21  # elements of a block of codes: 8 MB
 SCORES = 2**20  # elements of a block of scores: 4 MB
 PAIRS = 2**20  # elements of a block of float64 differences: 8 MB
+LANES = 32  # scores are compared with their limit a column of K / LANES at a time
 
 
 def nearest_code_cpu(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
@@ -57,7 +59,7 @@ class _Block(NamedTuple):
 
 
 class CodeSearch:
-    """A codebook prepared for searching: ``search(tokens (n, D)) -> codes (n,)``; blocks of codes are made as needed."""
+    """A codebook prepared for searching; blocks of codes are made as they are needed."""
 
     def __init__(self, codebook: Tensor, precision: str) -> None:
         self.codebook, self.exact = codebook, precision == "exact"
@@ -74,9 +76,15 @@ class CodeSearch:
         self.scale = _power_of_two(largest)
         self._only = self._prepare(0) if len(self.starts) == 1 else None
         self._originals: Tensor | None = None
-        self.radius = max(float(block.square.max()) for block in self._blocks()) ** 0.5 * 1.0001
+        self.radius = (
+            max(float(block.square[: len(self.codebook) - block.first].max()) for block in self._blocks()) ** 0.5
+            * 1.0001
+        )
 
     def __call__(self, tokens: Tensor) -> Tensor:
+        """Nearest codes ``(n,)`` of ``tokens (n, D)``."""
+        if len(tokens) == 0:
+            return torch.zeros(0, dtype=torch.int64)
         if self._only is not None:
             rows = max(64, SCORES // self.step, SCORES // len(self.codebook))
             return torch.cat([self._search_one_block(part) for part in tokens.split(rows)])
@@ -84,8 +92,9 @@ class CodeSearch:
 
     def _prepare(self, first: int) -> _Block:
         exact = (self.codebook[first : first + self.step].double() - self.mean.double()) * self.scale
-        values = (exact * -2).to(self.dtype).T.contiguous()
-        return _Block(first, values, exact.square().sum(1).to(self.dtype))
+        values, square = (exact * -2).to(self.dtype).T.contiguous(), exact.square().sum(1).to(self.dtype)
+        spare = -len(exact) % LANES  # codes at infinity, never a candidate
+        return _Block(first, F.pad(values, (0, spare)), F.pad(square, (0, spare), value=torch.inf))
 
     def _blocks(self) -> Iterator[_Block]:
         yield from [self._only] if self._only is not None else map(self._prepare, self.starts)
@@ -105,7 +114,7 @@ class CodeSearch:
         if not self.exact:
             return scores.argmin(1)
         limit = scores.amin(1).add_(margin)
-        row, code = (scores <= limit[:, None]).nonzero(as_tuple=True)
+        row, code = _candidates(scores, limit)
         if len(row) == len(tokens) and bool(limit.isfinite().all()):
             return code
         return self._settle(tokens, row, code, limit)[0]
@@ -122,7 +131,7 @@ class CodeSearch:
                 scores = torch.addmm(block.square, centred[part], block.values)
                 smallest[part] = torch.minimum(smallest[part], scores.amin(1))
                 limit = smallest[part] + margin[part]
-                row, code = (scores <= limit[:, None]).nonzero(as_tuple=True)
+                row, code = _candidates(scores, limit)
                 found, distance = self._settle(tokens[part], row, code + block.first, limit, every=True)
                 closer = distance < nearest[part]
                 codes[part] = torch.where(closer, found, codes[part])
@@ -168,6 +177,18 @@ class CodeSearch:
             first = torch.full_like(order, len(group)).scatter_reduce_(0, group, order, "amin")
             self._originals = first[group] == order
         return self._originals[code]
+
+
+def _candidates(scores: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the scores within their row's limit, sorted; reads nearly all scores in one minimum only."""
+    columns = scores.view(len(scores), -1, LANES)
+    row, lane = (columns.amin(1) <= limit[:, None]).nonzero(as_tuple=True)
+    pair, group = (columns[row, :, lane] <= limit[row, None]).nonzero(as_tuple=True)
+    row, code = row[pair], group * LANES + lane[pair]
+    if len(row) > len(scores):
+        order = (row * scores.shape[1] + code).argsort()
+        row, code = row[order], code[order]
+    return row, code
 
 
 def _mean(parts: tuple[Tensor, ...]) -> Tensor:
