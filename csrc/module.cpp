@@ -2,10 +2,97 @@
 // Arguments are validated in dqcore/ops; nothing here knows about torch.
 #include <pybind11/pybind11.h>
 
+#include "ops.h"
+
 namespace py = pybind11;
+using namespace dqcore;
+
+namespace {
+
+template <typename T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Layout make_layout(uintptr_t grain, uintptr_t starts, uintptr_t steps, uintptr_t cu_seqlens, int64_t images,
+                   int64_t rows, int64_t columns, int granularities) {
+  return {pointer<const int64_t>(grain),
+          pointer<int32_t>(starts),
+          pointer<int32_t>(steps),
+          pointer<int32_t>(cu_seqlens),
+          images,
+          rows,
+          columns,
+          granularities};
+}
+
+Codes make_codes(uintptr_t codes, uintptr_t positions, uintptr_t grains, int64_t total) {
+  return {pointer<int64_t>(codes), pointer<int64_t>(positions), pointer<int64_t>(grains), total};
+}
+
+void bind_arguments(py::module_& m) {
+  py::class_<Layout>(m, "Layout").def(py::init(&make_layout));
+  py::class_<Codes>(m, "Codes").def(py::init(&make_codes));
+  py::class_<Features>(m, "Features").def(py::init([](uintptr_t data, int64_t channels, bool last, int dtype) {
+    return Features{pointer<void>(data), channels, last, dtype};
+  }));
+  py::class_<Packed>(m, "Packed").def(py::init([](uintptr_t data, int64_t total) {
+    return Packed{pointer<void>(data), total};
+  }));
+}
+
+void bind_cpu(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> no_gil;
+  m.def(
+      "layout_cpu",
+      [](const Layout& layout, bool row_first, uintptr_t line_starts, int threads) {
+        cpu::layout(layout, row_first, pointer<int32_t>(line_starts), threads);
+      },
+      no_gil);
+  m.def("pack_features_cpu", &cpu::pack_features, no_gil);
+  m.def("expand_features_cpu", &cpu::expand_features, no_gil);
+  m.def(
+      "pack_codes_cpu",
+      [](const Layout& layout, uintptr_t code_map, const Codes& out, int threads) {
+        cpu::pack_codes(layout, pointer<const int64_t>(code_map), out, threads);
+      },
+      no_gil);
+  m.def(
+      "unpack_codes_cpu",
+      [](const Layout& layout, const Codes& codes, uintptr_t code_map, uintptr_t grain_map, int threads) {
+        return cpu::unpack_codes(layout, codes, pointer<int64_t>(code_map), pointer<int64_t>(grain_map), threads);
+      },
+      no_gil);
+}
+
+#ifdef DQCORE_CUDA
+void bind_cuda(py::module_& m) {
+  py::class_<cuda::Stream>(m, "Stream").def(
+      py::init([](int device, uintptr_t handle) { return cuda::Stream{device, handle}; }));
+  m.def("cuda_error_name", &cuda::error_name);
+  m.def("layout_cuda", [](const Layout& layout, bool row_first, uintptr_t line_starts, cuda::Stream stream) {
+    return cuda::layout(layout, row_first, pointer<int32_t>(line_starts), stream);
+  });
+  m.def("pack_features_cuda", &cuda::pack_features);
+  m.def("expand_features_cuda", &cuda::expand_features);
+  m.def("pack_codes_cuda",
+        [](const Layout& layout, uintptr_t code_map, const Codes& out, cuda::Stream stream) {
+          return cuda::pack_codes(layout, pointer<const int64_t>(code_map), out, stream);
+        });
+  m.def("unpack_codes_cuda", [](const Layout& layout, const Codes& codes, uintptr_t code_map, uintptr_t grain_map,
+                                cuda::Stream stream) {
+    return cuda::unpack_codes(layout, codes, pointer<int64_t>(code_map), pointer<int64_t>(grain_map), stream);
+  });
+}
+#endif
+
+}  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  bind_arguments(m);
+  bind_cpu(m);
 #ifdef DQCORE_CUDA
+  bind_cuda(m);
   m.attr("has_cuda") = true;
 #else
   m.attr("has_cuda") = false;

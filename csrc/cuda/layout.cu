@@ -1,0 +1,100 @@
+// The prefix scan behind every scatter op: one block an image, one warp a (granularity, region row).
+// Reference: dqcore/ops/layout.py.
+#include "layout.h"
+
+#include "cuda/launch.cuh"
+
+namespace dqcore::cuda {
+namespace {
+
+// Sum of `value` over this warp's lanes up to and with this one.
+__device__ int32_t warp_inclusive_sum(int32_t value) {
+  const unsigned lane = threadIdx.x % kWarp;
+  for (unsigned distance = 1; distance < kWarp; distance *= 2) {
+    const int32_t other = __shfl_up_sync(kAllLanes, value, distance);
+    if (lane >= distance) value += other;
+  }
+  return value;
+}
+
+// Replaces values[0..count) by their exclusive sums and writes the total to values[count]. All threads of the block.
+__device__ void block_exclusive_sum(int32_t* values, int64_t count) {
+  __shared__ int32_t warp_sums[kThreads / kWarp];
+  int32_t before = 0;
+  for (int64_t begin = 0; begin < count; begin += kThreads) {
+    const int64_t index = begin + threadIdx.x;
+    const int32_t value = index < count ? values[index] : 0;
+    const int32_t sum = warp_inclusive_sum(value);
+    if (threadIdx.x % kWarp == kWarp - 1) warp_sums[threadIdx.x / kWarp] = sum;
+    __syncthreads();
+    int32_t start = before;
+    for (unsigned warp = 0; warp < kThreads / kWarp; ++warp) {
+      if (warp < threadIdx.x / kWarp) start += warp_sums[warp];
+      before += warp_sums[warp];
+    }
+    if (index < count) values[index] = start + sum - value;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) values[count] = before;
+}
+
+// Lanes of this warp whose region, `column` of a row that begins at `regions`, has this granularity.
+__device__ unsigned lanes_with(const Layout& layout, int64_t regions, int64_t column, int grain) {
+  return __ballot_sync(kAllLanes, column < layout.columns && layout.grain_at(regions + column) == grain);
+}
+
+__global__ void lay_out_images(Layout layout, bool row_first, int32_t* line_starts) {
+  const int64_t rows = layout.rows, columns = layout.columns, lines = layout.granularities * rows;
+  const int64_t first = blockIdx.x * rows * columns;
+  const unsigned lane = threadIdx.x % kWarp, warps = kThreads / kWarp;
+  line_starts += blockIdx.x * (lines + 1);
+
+  for (int64_t line = threadIdx.x / kWarp; line < lines; line += warps) {
+    const int grain = static_cast<int>(line / rows);
+    int32_t count = 0;
+    for (int64_t column = lane; column - lane < columns; column += kWarp) {
+      count += __popc(lanes_with(layout, first + line % rows * columns, column, grain));
+    }
+    if (lane == 0) line_starts[line] = count << (2 * grain);
+  }
+  __syncthreads();
+  block_exclusive_sum(line_starts, lines);
+  __syncthreads();
+
+  for (int64_t line = threadIdx.x / kWarp; line < lines; line += warps) {
+    const int grain = static_cast<int>(line / rows);
+    const int64_t regions = first + line % rows * columns;
+    const int32_t step = row_first ? (line_starts[line + 1] - line_starts[line]) >> grain : 1 << grain;
+    int32_t before = 0;
+    for (int64_t column = lane; column - lane < columns; column += kWarp) {
+      const unsigned mask = lanes_with(layout, regions, column, grain);
+      if (mask >> lane & 1) {
+        const int32_t rank = before + __popc(mask & ((1u << lane) - 1));
+        layout.starts[regions + column] = line_starts[line] + (rank << (row_first ? grain : 2 * grain));
+        layout.steps[regions + column] = step;
+      }
+      before += __popc(mask);
+    }
+  }
+}
+
+__global__ void add_up_images(Layout layout, const int32_t* line_starts) {
+  const int64_t lines = layout.granularities * layout.rows;
+  for (int64_t image = threadIdx.x; image < layout.images; image += kThreads) {
+    layout.cu_seqlens[image] = line_starts[image * (lines + 1) + lines];
+  }
+  __syncthreads();
+  block_exclusive_sum(layout.cu_seqlens, layout.images);
+}
+
+}  // namespace
+
+int layout(const Layout& layout, bool row_first, int32_t* line_starts, Stream stream) {
+  const unsigned images = static_cast<unsigned>(layout.images);
+  const int error = launch(stream, images, kThreads, lay_out_images, layout, row_first, line_starts);
+  return error != cudaSuccess ? error : launch(stream, 1, kThreads, add_up_images, layout, line_starts);
+}
+
+const char* error_name(int error) { return cudaGetErrorName(static_cast<cudaError_t>(error)); }
+
+}  // namespace dqcore::cuda

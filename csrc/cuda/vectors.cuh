@@ -1,0 +1,81 @@
+// Sixteen bytes at a time, and the tile through which planes become vectors and vectors planes.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda/launch.cuh"
+
+namespace dqcore::cuda {
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+__device__ inline void store(float value, float* out) { *out = value; }
+__device__ inline void store(float value, __half* out) { *out = __float2half_rn(value); }
+__device__ inline void store(float value, __nv_bfloat16* out) { *out = __float2bfloat16_rn(value); }
+
+template <typename T>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(T);
+  T values[kSize];
+
+  // The first `count` values at `from`; zeros after them. `aligned`: rows begin at multiples of 16 bytes.
+  __device__ static Vector load(const T* from, int64_t count, bool aligned) {
+    if (aligned && count >= kSize) return *reinterpret_cast<const Vector*>(from);
+    Vector vector{};
+    for (int i = 0; i < kSize; ++i) {
+      if (i < count) vector.values[i] = from[i];
+    }
+    return vector;
+  }
+
+  __device__ void save(T* to, int64_t count, bool aligned) const {
+    if (aligned && count >= kSize) {
+      *reinterpret_cast<Vector*>(to) = *this;
+      return;
+    }
+    for (int i = 0; i < kSize; ++i) {
+      if (i < count) to[i] = values[i];
+    }
+  }
+
+  __device__ void scale(float factor) {
+    for (int i = 0; i < kSize; ++i) store(to_float(values[i]) * factor, &values[i]);
+  }
+};
+
+// kCells cells of kChannels channels, one Vector a thread either way. Two bytes or more of padding a row of cells keep
+// both ways free of bank conflicts.
+template <typename T>
+struct Tile {
+  static constexpr int kCells = 32;
+  static constexpr int kVectors = 8;
+  static constexpr int kChannels = kVectors * Vector<T>::kSize;
+  static constexpr int kCellVectors = kCells / Vector<T>::kSize;
+  static_assert(kCells * kVectors == kThreads && kChannels * kCellVectors == kThreads, "one vector a thread");
+  T values[kCells][kChannels + 4 / sizeof(T)];
+};
+
+inline bool divides_by_16(const void* data, int64_t row_bytes) {
+  return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(row_bytes)) % 16 == 0;
+}
+
+// Channel vectors side by side in a block where cells are rows of channels; a power of two.
+template <typename T>
+dim3 block_for(int64_t channels) {
+  unsigned lanes = 1;
+  while (lanes < kWarp && lanes * Vector<T>::kSize < channels) lanes *= 2;
+  return dim3(lanes, kThreads / lanes);
+}
+
+// Calls body with a value of the CUDA type of a DType.
+template <typename Body>
+int with_type(int dtype, const Body& body) {
+  if (dtype == kFloat16) return body(__half{});
+  if (dtype == kBFloat16) return body(__nv_bfloat16{});
+  return body(float{});
+}
+
+}  // namespace dqcore::cuda

@@ -1,0 +1,156 @@
+"""``CodeSequence``: the codes of a batch as one packed coarse-to-fine sequence, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+__all__ = ["CodeSequence", "Order", "check_order"]
+
+Order = Literal["row-first", "region-first"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CodeSequence:
+    """The codes of ``B`` images, one image after the other; ``T`` codes in all.
+
+    Within an image granularity ascends. Within a granularity the codes of :func:`dqcore.pack_codes` are row-major over
+    that granularity's grid (``"row-first"``), or regions are in raster order and each holds its ``4**g`` codes in
+    raster order (``"region-first"``). Other sources may put them in any order: positions say where each belongs.
+
+    Args:
+        codes: Indices into the codebook, ``(T,)`` int64.
+        positions: Index of each code in the row-major grid of its own granularity, ``(T,)`` int64,
+            in ``[0, h * w * 4**g)``.
+        grains: Granularity of each code, ``(T,)`` int64, in ``[0, num_granularities)``.
+        cu_seqlens: Image ``i`` holds codes ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``; ``(B + 1,)`` int32 from 0 to T.
+        region_grid: Regions ``(h, w)`` of an image.
+        num_granularities: How many granularities there are, ``G``; the finest grid is ``h * 2**(G - 1)`` cells high.
+        order: The order of codes within a granularity.
+
+    Raises:
+        TypeError: A field has the wrong type or dtype.
+        ValueError: The fields do not fit each other. Values of tensors are looked at on the CPU only.
+    """
+
+    codes: Tensor
+    positions: Tensor
+    grains: Tensor
+    cu_seqlens: Tensor
+    region_grid: tuple[int, int]
+    num_granularities: int
+    order: Order = "row-first"
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        self._check_grid()
+        self._check_tensors()
+        if self.codes.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_values()
+
+    def _check_grid(self) -> None:
+        rows, columns = self.region_grid
+        object.__setattr__(self, "region_grid", (int(rows), int(columns)))
+        if rows < 1 or columns < 1:
+            raise ValueError(f"region_grid: expected at least one region, got {self.region_grid}")
+        if self.num_granularities < 1:
+            raise ValueError(f"num_granularities: expected at least 1, got {self.num_granularities}")
+
+    def _check_tensors(self) -> None:
+        for name in ("codes", "positions", "grains", "cu_seqlens"):
+            tensor, dtype = getattr(self, name), torch.int32 if name == "cu_seqlens" else torch.int64
+            if not isinstance(tensor, Tensor) or tensor.dtype != dtype:
+                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise TypeError(f"{name}: expected a tensor of {dtype}, got {got}")
+            if tensor.dim() != 1 or (dtype == torch.int64 and tensor.shape != self.codes.shape):
+                raise ValueError(f"{name}: expected one dimension, as long as codes, got shape {tuple(tensor.shape)}")
+            if tensor.device != self.codes.device:
+                raise ValueError(f"{name}: expected device {self.codes.device}, as codes, got {tensor.device}")
+
+    def _check_values(self) -> None:
+        ends = self.cu_seqlens.tolist()
+        if not ends or ends[0] != 0 or ends[-1] != len(self.codes) or ends != sorted(ends):
+            raise ValueError(f"cu_seqlens: expected to ascend from 0 to {len(self.codes)}, the number of codes")
+        if len(self.codes) == 0:
+            return
+        low, high = (int(value) for value in self.grains.aminmax())
+        if low < 0 or high >= self.num_granularities:
+            raise ValueError(f"grains: expected values in [0, {self.num_granularities}), got [{low}, {high}]")
+        regions = self.region_grid[0] * self.region_grid[1]
+        limits = regions << 2 * self.grains
+        if bool(((self.positions < 0) | (self.positions >= limits)).any()):
+            raise ValueError(f"positions: expected values in [0, {regions} * 4**g) at granularity g")
+
+    def __len__(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Codes of each image, ``(B,)`` int32."""
+        return self.cu_seqlens.diff()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self.codes.device
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CodeSequence:
+        """The same sequence on ``device``; this one where it lies there already."""
+        if torch.device(device) == self.device:
+            return self
+        return CodeSequence(
+            self.codes.to(device, non_blocking=non_blocking),
+            self.positions.to(device, non_blocking=non_blocking),
+            self.grains.to(device, non_blocking=non_blocking),
+            self.cu_seqlens.to(device, non_blocking=non_blocking),
+            self.region_grid,
+            self.num_granularities,
+            self.order,
+        )
+
+    def __getitem__(self, images: int | slice) -> CodeSequence:
+        """One image, or a range of images, as a sequence of their own; a view of this one's codes."""
+        if isinstance(images, slice):
+            start, stop, step = images.indices(len(self))
+            if step != 1:
+                raise ValueError(f"images: expected a slice of step 1, got step {step}")
+            stop = max(start, stop)
+        else:
+            if not -len(self) <= images < len(self):
+                raise IndexError(f"images: expected an index of {len(self)} images, got {images}")
+            start = images % len(self)
+            stop = start + 1
+        ends = self.cu_seqlens[start : stop + 1]
+        where = slice(int(ends[0]), int(ends[-1]))
+        tensors = (self.codes[where], self.positions[where], self.grains[where], ends - ends[0])
+        return CodeSequence(*tensors, self.region_grid, self.num_granularities, self.order)
+
+    def __iter__(self) -> Iterator[CodeSequence]:
+        return (self[image] for image in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CodeSequence):
+            return NotImplemented
+        mine = (self.region_grid, self.num_granularities, self.order, self.device)
+        return mine == (other.region_grid, other.num_granularities, other.order, other.device) and all(
+            torch.equal(getattr(self, name), getattr(other, name))
+            for name in ("codes", "positions", "grains", "cu_seqlens")
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"CodeSequence({len(self.codes)} codes of {len(self)} images, region_grid={self.region_grid}, "
+            f"num_granularities={self.num_granularities}, order={self.order!r}, device={str(self.device)!r})"
+        )
+
+
+def check_order(order: str) -> None:
+    """Raise unless ``order`` is one that a sequence can have."""
+    if order not in get_args(Order):
+        raise ValueError(f"order: expected {' or '.join(map(repr, get_args(Order)))}, got {order!r}")

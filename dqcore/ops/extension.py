@@ -1,0 +1,74 @@
+"""How an op calls csrc: pointers and sizes out of tensors, threads or stream in, the error back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore import backends
+from dqcore.ops.layout import check_total
+
+__all__ = ["Layout", "call", "codes_argument", "features_argument", "lay_out", "native"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The slots of a batch as csrc wants them, and the tensors whose memory it points to."""
+
+    native: Any
+    cu_seqlens: Tensor
+    kept: tuple[Tensor, ...]
+
+
+def native() -> Any:
+    """The extension. Ops come here only where :func:`dqcore.backends.available` has found it."""
+    module = backends.extension()
+    assert module is not None
+    return module
+
+
+def call(stem: str, device: torch.device, *arguments: Any) -> Any:
+    """Run ``<stem>_cpu`` or ``<stem>_cuda`` of the extension.
+
+    Raises:
+        RuntimeError: A launch failed; the message names the CUDA error.
+    """
+    if device.type == "cpu":
+        return getattr(native(), f"{stem}_cpu")(*arguments, torch.get_num_threads())
+    with torch.cuda.device(device):
+        stream = native().Stream(device.index, torch.cuda.current_stream(device).cuda_stream)
+        error = getattr(native(), f"{stem}_cuda")(*arguments, stream)
+    if error != 0:
+        raise RuntimeError(f"{stem}: the launch failed with {native().cuda_error_name(error)}")
+    return None
+
+
+def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total: int) -> Layout:
+    """Find the slots of a grain map ``(B, h, w)``, one prefix scan an image; argument ``name`` has ``total`` codes."""
+    grain = grain.contiguous()
+    images, rows, columns = grain.shape
+    starts = grain.new_empty(grain.shape, dtype=torch.int32)
+    steps, cu_seqlens = torch.empty_like(starts), starts.new_empty(images + 1)
+    line_starts = starts.new_empty(images * (num_granularities * rows + 1))
+    pointers = (tensor.data_ptr() for tensor in (grain, starts, steps, cu_seqlens))
+    layout = native().Layout(*pointers, images, rows, columns, num_granularities)
+    call("layout", grain.device, layout, order == "row-first", line_starts.data_ptr())
+    if grain.device.type == "cpu":
+        check_total(name, total, int(cu_seqlens[-1]))
+    return Layout(layout, cu_seqlens, (grain, starts, steps))
+
+
+def codes_argument(codes: Tensor, positions: Tensor, grains: Tensor) -> Any:
+    """The ``Codes`` of csrc over contiguous ``(T,)`` tensors."""
+    return native().Codes(codes.data_ptr(), positions.data_ptr(), grains.data_ptr(), len(codes))
+
+
+def features_argument(features: Tensor) -> Any:
+    """The ``Features`` of csrc over a dense map ``(B, D, H, W)``, contiguous or channels-last."""
+    last = not features.is_contiguous()
+    return native().Features(features.data_ptr(), features.shape[1], last, _DTYPES.index(features.dtype))

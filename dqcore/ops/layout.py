@@ -1,0 +1,99 @@
+"""Where each code of a batch lies: what the four scatter ops share, in plain PyTorch.
+
+Region ``(i, j)`` of granularity ``g`` holds ``2**g x 2**g`` codes, and each of them fills a block of
+``2**(G - 1 - g)`` cells squared on the finest grid. Sequence order: :class:`dqcore.CodeSequence`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dqcore.codes import Order, check_order
+from dqcore.ops.checks import check_grain
+
+__all__ = ["Places", "blocks", "check_layout", "check_total", "count_codes", "places"]
+
+
+class Places(NamedTuple):
+    """Where each code of a batch lies, ``(T,)`` int64 each: image, granularity, and cell of that granularity's grid."""
+
+    image: Tensor
+    grain: Tensor
+    y: Tensor
+    x: Tensor
+
+    def of(self, grain: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slot, image, y and x of the codes of one granularity."""
+        slot = (self.grain == grain).nonzero()[:, 0]
+        return slot, self.image[slot], self.y[slot], self.x[slot]
+
+
+def places(grain: Tensor, order: str, num_granularities: int) -> Places:
+    """The codes that a grain map ``(B, h, w)`` asks for, in the order of their sequence."""
+    found = []
+    for g in range(num_granularities):
+        side = 2**g
+        cells = (grain == g)[:, :, None, :, None].expand(-1, -1, side, -1, side)  # (B, h, side, w, side)
+        if order == "row-first":
+            image, i, y, j, x = cells.nonzero(as_tuple=True)
+        else:
+            image, i, j, y, x = cells.transpose(2, 3).nonzero(as_tuple=True)
+        found.append(torch.stack([image, torch.full_like(image, g), i * side + y, j * side + x]))
+    codes = torch.cat(found, dim=1)
+    return Places(*codes[:, codes[0].argsort(stable=True)])
+
+
+def blocks(cells: Tensor, grain: int, num_granularities: int) -> Tensor:
+    """A view of ``(.., H, W)`` cells as ``(.., y, side, x, side)``: the blocks that codes of one granularity fill."""
+    side = 2 ** (num_granularities - 1 - grain)
+    height, width = cells.shape[-2:]
+    return cells.unflatten(-1, (width // side, side)).unflatten(-3, (height // side, side))
+
+
+def count_codes(grain: Tensor) -> int:
+    """Codes of a whole batch, ``sum 4**g``. On a GPU the host waits for it."""
+    return int((1 << 2 * grain).sum())
+
+
+def check_layout(grain: Tensor, order: Order, num_granularities: int | None, cells: tuple[str, Tensor] | None) -> int:
+    """Raise unless these fit each other, and return the number of granularities.
+
+    Args:
+        grain: Grain map ``(B, h, w)``.
+        order: Order of the sequence.
+        num_granularities: ``G``, or None to take it from the shapes.
+        cells: Name and value of the tensor ``(B, .., H, W)`` on the finest grid, where there is one.
+    """
+    check_order(order)
+    if num_granularities is not None and num_granularities < 1:
+        raise ValueError(f"num_granularities: expected at least 1, got {num_granularities}")
+    check_grain(grain, num_granularities or 63)
+    images, rows, columns = grain.shape
+    if rows == 0 or columns == 0:
+        raise ValueError(f"grain: expected at least one region an image, got shape {tuple(grain.shape)}")
+    if cells is not None:
+        name, tensor = cells
+        if num_granularities is None:
+            num_granularities = 1
+            while rows << (num_granularities - 1) < tensor.shape[-2]:
+                num_granularities += 1
+            check_grain(grain, num_granularities)
+        expected = (images, rows << (num_granularities - 1), columns << (num_granularities - 1))
+        if (tensor.shape[0], *tensor.shape[-2:]) != expected:
+            raise ValueError(
+                f"{name}: expected {expected[0]} images of {expected[1]} x {expected[2]} cells, as grain "
+                f"{tuple(grain.shape)} with {num_granularities} granularities, got shape {tuple(tensor.shape)}"
+            )
+    assert num_granularities is not None
+    if images * rows * columns << 2 * (num_granularities - 1) >= 2**31:
+        raise ValueError("grain: expected fewer than 2**31 cells on the finest grid")
+    return num_granularities
+
+
+def check_total(name: str, got: int, expected: int) -> None:
+    """Raise unless a size is the number of codes that the grain map asks for."""
+    if got != expected:
+        raise ValueError(f"{name}: expected {expected} codes, as grain asks for, got {got}")

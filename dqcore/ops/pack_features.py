@@ -1,0 +1,119 @@
+"""``pack_features``: feature map -> one vector for each code, the mean or sum of the cells that the code fills."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dqcore.codes import Order
+from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.extension import call, features_argument, lay_out, native
+from dqcore.ops.layout import blocks, check_layout, check_total, count_codes, places
+from dqcore.ops.registry import Implementation, register
+
+__all__ = ["Reduction", "pack_features", "pack_features_reference"]
+
+Reduction = Literal["mean", "sum"]
+
+
+def pack_features(
+    features: Tensor,
+    grain: Tensor,
+    *,
+    order: Order = "row-first",
+    num_granularities: int | None = None,
+    reduction: Reduction = "mean",
+    total: int | None = None,
+) -> Tensor:
+    """One vector for each code, ``packed_t = mean of features over the cells of code t``.
+
+    Args:
+        features: Feature map ``(B, D, H, W)`` on the finest grid, ``H = h * 2**(G - 1)``; float16, bfloat16, float32
+            or float64; any strides, contiguous and channels-last ones without a copy.
+        grain: Grain map ``(B, h, w)`` int64, values in [0, G); same device.
+        order: Order of the codes, as of :func:`dqcore.pack_codes`.
+        num_granularities: ``G``; by default what ``H / h`` says, 1 where they are equal.
+        reduction: ``"mean"`` or ``"sum"``.
+        total: The number of codes ``T`` where it is known, so that a GPU need not be asked for it. It must be right:
+            rows that no code fills are undefined on a GPU.
+
+    Returns:
+        ``(T, D)``, contiguous, the features' dtype; row t belongs to code t of the sequence.
+
+    Raises:
+        TypeError: A dtype is wrong.
+        ValueError: Shapes or devices do not fit, or on the CPU a grain is out of range or ``total`` is wrong.
+
+    Gradient: :func:`expand_features` of the gradient, divided by the cells of each code for ``"mean"``.
+    Determinism: a code's cells are added in raster order, in float32 for the low precisions: the same bits on every
+        device, run and batch.
+    Cost: reads the features once, writes ``T D`` elements.
+    """
+    check_tensor("features", features, dim=4)
+    num_granularities = check_layout(grain, order, num_granularities, ("features", features))
+    check_same_device(features=features, grain=grain)
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+    total = count_codes(grain) if total is None else total
+    packed: Tensor = torch.ops.dqcore.pack_features(
+        features, grain, order, num_granularities, reduction == "mean", total
+    )
+    return packed
+
+
+def pack_features_reference(
+    features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int
+) -> Tensor:
+    """The specification: a granularity at a time, add the cells of each block."""
+    where = places(grain, order, num_granularities)
+    check_total("total", total, len(where.image))
+    wide = features if features.dtype == torch.float64 else features.float()
+    packed = wide.new_zeros(total, features.shape[1])
+    for g in range(num_granularities):
+        slot, image, y, x = where.of(g)
+        cells = blocks(wide, g, num_granularities)[image, :, y, :, x].flatten(2)  # (codes, D, cells of a block)
+        sums = sum(cells.unbind(2), start=torch.zeros_like(cells[:, :, 0]))  # in raster order
+        packed = packed.index_copy(0, slot, sums / cells.shape[2] if mean else sums)
+    return packed.to(features.dtype)
+
+
+def _fake(features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int) -> Tensor:
+    return features.new_empty(total, features.shape[1])
+
+
+def _extension(features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int) -> Tensor:
+    layout = lay_out(grain, order, num_granularities, "total", total)
+    features = features.contiguous(memory_format=memory_format(features))
+    packed = features.new_empty(total, features.shape[1])
+    out = native().Packed(packed.data_ptr(), total)
+    call("pack_features", features.device, layout.native, features_argument(features), out, mean)
+    return packed
+
+
+def memory_format(features: Tensor) -> torch.memory_format:
+    """Channels-last where channels lie side by side in memory and cells do not."""
+    last = features.stride(1) == 1 and features.shape[1] > 1 and not features.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, grain, *ctx.layout, ctx.mean, _ = inputs
+    ctx.channels_last = memory_format(features) == torch.channels_last
+    ctx.save_for_backward(grain)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (grain,) = ctx.saved_tensors
+    spread = torch.ops.dqcore.expand_features(grad, grain, *ctx.layout, ctx.mean, ctx.channels_last)
+    return spread, None, None, None, None, None
+
+
+register(
+    "pack_features",
+    pack_features_reference,
+    fake=_fake,
+    cpu=Implementation(_extension, "extension"),
+    cuda=Implementation(_extension, "extension"),
+).register_autograd(_backward, setup_context=_setup_context)
