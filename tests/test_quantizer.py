@@ -1,0 +1,369 @@
+import copy
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dqcore
+from dqcore import DynamicQuantizer
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.estimators import Cosine, Rotation
+from dqcore.ops.dynamic_lookup import merge_maps
+from dqcore.testing import assert_close
+
+DATA = Path(__file__).parent / "data"
+
+
+def inputs(levels=2, batch=2, dim=8, height=3, width=4, grad=True):
+    maps = [torch.randn(batch, dim, height << g, width << g, requires_grad=grad) for g in range(levels)]
+    return maps, torch.randint(0, levels, (batch, height, width))
+
+
+def buffers(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def unchanged(module, before):
+    return all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_one_training_step_matches_the_recording():
+    data = load_file(DATA / "ema_step.safetensors")
+    quantizer = DynamicQuantizer(16, 32)
+    quantizer.codebook.replace(data["codebook_before"], torch.ones(32, dtype=torch.bool))
+    quantizer.codebook.cluster_size.copy_(data["cluster_size_before"])
+    quantized, codes, loss = quantizer(data["input"])
+    assert torch.equal(codes, data["codes"])
+    assert_close(quantized, data["quantized"])
+    assert_close(loss, data["loss"][0])
+    assert_close(quantizer.codebook.cluster_size, data["cluster_size_after"])
+    assert_close(quantizer.codebook.embed_sum, data["embed_ema_after"])
+    assert_close(quantizer.codebook.codes, data["codebook_after"])
+
+
+def test_loss_counts_each_code_once():
+    maps, grain = inputs(levels=3)
+    quantizer = DynamicQuantizer(8, 19, 3, commitment=0.3).eval()
+    out = quantizer(maps, grain)
+    merged = merge_maps(maps, grain)
+    repeats = (4.0 ** (2 - grain)).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    squared = (out.map - merged).square() / repeats
+    assert_close(out.loss, (1.3 * squared).mean())
+    commitment = 0.3 * ((out.map.detach() - merged).square() / repeats).mean()
+    for a, b in zip(torch.autograd.grad(out.loss, maps), torch.autograd.grad(commitment, maps), strict=True):
+        assert_close(a, b)
+
+
+def test_each_code_moves_the_averages_once():
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2, learning=EMA(decay=0.5))
+    before = quantizer.codebook.embed_sum.clone()
+    codes = quantizer(maps, grain).codes
+    assert_close(quantizer.codebook.cluster_size.sum(), 0.5 * 19 + 0.5 * (4**grain).sum())
+    fine = (grain == 1).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    expected = before / 2
+    for values, code, here in ((maps[0], codes[:, ::2, ::2], grain == 0), (maps[1], codes, fine)):
+        expected = expected.index_add(0, code[here], 0.5 * values.permute(0, 2, 3, 1)[here])
+    assert_close(quantizer.codebook.embed_sum, expected)
+
+
+def test_unused_codes_stay_finite_without_restart():
+    quantizer = DynamicQuantizer(4, 64)
+    for _ in range(50):
+        quantizer(torch.randn(1, 4, 2, 2))
+    assert quantizer.codebook.codes.norm(dim=1).max() < 10
+
+
+def test_layouts_agree():
+    z = torch.randn(2, 8, 6, 4)
+    quantizer = DynamicQuantizer(8, 19).eval()
+    last = copy.deepcopy(quantizer)
+    last.channel_last = True
+    expected = quantizer(z)
+    grid = last(z.permute(0, 2, 3, 1))
+    assert torch.equal(grid.map.permute(0, 3, 1, 2), expected.map)
+    assert torch.equal(grid.codes, expected.codes)
+    sequence = last(z.flatten(2).mT)
+    assert torch.equal(sequence.map.mT.reshape(2, 8, 6, 4), expected.map)
+    assert torch.equal(sequence.codes, expected.codes.flatten(1))
+
+
+def test_merged_map_equals_pyramid():
+    maps, grain = inputs(levels=3)
+    quantizer = DynamicQuantizer(8, 19, 3).eval()
+    expected = quantizer(maps, grain)
+    merged = merge_maps(maps, grain).detach().requires_grad_()
+    out = quantizer(merged, grain)
+    assert torch.equal(out.codes, expected.codes)
+    assert_close(out.map, expected.map)
+    assert_close(out.loss, expected.loss)
+
+
+def test_gradient_passes_straight_through():
+    z = torch.randn(2, 8, 4, 4, requires_grad=True)
+    out = DynamicQuantizer(8, 19, commitment=0.0)(z)
+    weight = torch.randn_like(z)
+    (grad,) = torch.autograd.grad((out.map * weight).sum(), z)
+    assert torch.equal(grad, weight)
+
+
+def test_rotation_turns_the_gradient():
+    z = torch.randn(1, 5, 2, 2, dtype=torch.float64).float().requires_grad_()
+    quantizer = DynamicQuantizer(5, 7, estimator=Rotation()).eval()
+    out = quantizer(z)
+    assert_close(out.map, quantizer.embed(out.codes))
+    weight = torch.randn_like(z)
+    (grad,) = torch.autograd.grad((out.map * weight).sum(), z)
+    for y, x in ((0, 0), (1, 0)):
+        v, e, w = z[0, :, y, x].detach().double(), out.map[0, :, y, x].detach().double(), weight[0, :, y, x].double()
+        u, q = v / v.norm(), e / e.norm()
+        m = (u + q) / (u + q).norm()
+        rotation = torch.eye(5, dtype=torch.float64) - 2 * torch.outer(m, m) + 2 * torch.outer(q, u)
+        assert_close(rotation @ u, q)
+        expected = e.norm() / v.norm() * rotation.T @ w
+        torch.testing.assert_close(grad[0, :, y, x].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_codebook_follows_the_squared_error():
+    maps, grain = inputs(levels=2)
+    quantizer = DynamicQuantizer(8, 19, 2, learning=Gradient())
+    quantizer.codebook.weight.data[:19] = torch.randn(19, 8)
+    out = quantizer(maps, grain)
+    (grad,) = torch.autograd.grad(out.loss, quantizer.codebook.weight)
+    weight = quantizer.codebook.weight.detach().clone().requires_grad_()
+    squared = (
+        torch.nn.functional.embedding(out.codes, weight).permute(0, 3, 1, 2) - merge_maps(maps, grain).detach()
+    ).square()
+    repeats = (4.0 ** (1 - grain)).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
+    (expected,) = torch.autograd.grad((squared / repeats).mean(), weight)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
+    assert not grad[19].any()
+
+
+@pytest.mark.parametrize("learning", [EMA(decay=0.8), Gradient()], ids=str)
+def test_codes_approach_the_data(learning):
+    quantizer = DynamicQuantizer(2, 4, learning=learning)
+    centres = torch.tensor([[4.0, 4], [-4, 4], [4, -4], [-4, -4]])
+    quantizer.codebook.replace(centres / 4, torch.ones(4, dtype=torch.bool))
+    optimizer = torch.optim.SGD([p for p in quantizer.parameters() if p.requires_grad] or [torch.zeros(1)], lr=2.0)
+    for _ in range(100):
+        z = (centres[torch.randint(0, 4, (1, 8, 8))] + 0.1 * torch.randn(1, 8, 8, 2)).permute(0, 3, 1, 2)
+        loss = quantizer(z).loss
+        if loss.requires_grad:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(quantizer.codebook.codes.detach(), centres, rtol=0, atol=0.1)
+
+
+def test_kmeans_starts_from_the_first_batch():
+    z = torch.randn(4, 3, 8, 8) + 5
+    quantizer = DynamicQuantizer(3, 16, initialisation=KMeans())
+    random = DynamicQuantizer(3, 16)
+    assert not bool(quantizer.initialised)
+    assert float(quantizer(z).loss) < 0.2 * float(random(z).loss)
+    assert bool(quantizer.initialised)
+    reloaded = DynamicQuantizer(3, 16, initialisation=KMeans())
+    reloaded.load_state_dict(quantizer.state_dict())
+    before = buffers(reloaded)
+    reloaded.freeze()(torch.randn(4, 3, 8, 8))
+    assert unchanged(reloaded, before)
+
+
+def test_kmeans_with_fewer_vectors_than_codes():
+    quantizer = DynamicQuantizer(3, 50, initialisation=KMeans())
+    assert quantizer(torch.randn(1, 3, 2, 2)).loss.isfinite()
+
+
+def test_restart_revives_unused_codes():
+    quantizer = DynamicQuantizer(4, 256, restart=RandomRestart(threshold=0.9))
+    with torch.no_grad():
+        quantizer.codebook.codes[5:] = 1e3
+    for _ in range(30):
+        quantizer(torch.randn(4, 4, 16, 16))
+    assert quantizer.usage > 0.9
+    assert quantizer.codebook.codes.abs().max() < 10
+    ratio = quantizer.codebook.embed_sum / quantizer.codebook.cluster_size[:, None]
+    torch.testing.assert_close(ratio, quantizer.codebook.codes, rtol=0.05, atol=0.05)
+
+
+def test_cosine_ignores_length():
+    z = torch.randn(2, 8, 4, 4)
+    quantizer = DynamicQuantizer(8, 19, metric=Cosine()).eval()
+    out = quantizer(z)
+    assert torch.equal(out.codes, quantizer(z * 7).codes)
+    assert_close(out.map.norm(dim=1), torch.ones(2, 4, 4))
+    similarity = torch.einsum("bdhw,kd->bhwk", z, torch.nn.functional.normalize(quantizer.codebook.codes, dim=1))
+    assert torch.equal(out.codes, similarity.argmax(-1))
+
+
+def test_projection_leads_there_and_back():
+    quantizer = DynamicQuantizer(32, 50, codebook_dim=4)
+    assert quantizer.codebook.codes.shape == (50, 4)
+    z = torch.randn(2, 32, 4, 4, requires_grad=True)
+    out = quantizer(z)
+    assert out.map.shape == z.shape
+    out.map.square().mean().backward()
+    assert all(p.grad is not None for n, p in quantizer.named_parameters() if "project" in n)
+
+
+def test_masked_regions_cost_and_count_nothing():
+    maps, grain = inputs()
+    mask = torch.rand(grain.shape) > 0.4
+    cells = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    quantizer = DynamicQuantizer(8, 19, 2)
+    other = copy.deepcopy(quantizer)
+    with torch.no_grad():
+        noisy = [m.clone().masked_fill_(~mask.repeat_interleave(1 << g, 1).repeat_interleave(1 << g, 2)[:, None], 9e9)
+                 for g, m in enumerate(maps)]  # fmt: skip
+    out, same = quantizer(maps, grain, mask), other(noisy, grain, mask)
+    assert torch.equal(out.codes < 0, ~cells)
+    assert not out.map[(~cells)[:, None].expand_as(out.map)].any()
+    assert torch.equal(out.codes, same.codes)
+    assert torch.equal(out.loss, same.loss)
+    assert torch.equal(quantizer.codebook.codes, other.codebook.codes)
+
+
+def test_sequence_mask_equals_the_shorter_sequence():
+    quantizer = DynamicQuantizer(8, 19, channel_last=True).eval()
+    z, lengths = torch.randn(2, 7, 8), torch.tensor([7, 4])
+    mask = torch.arange(7) < lengths[:, None]
+    out = quantizer(z, mask=mask)
+    assert torch.equal(out.codes[1, :4], quantizer(z[1:, :4]).codes[0])
+    assert (out.codes[1, 4:] == -1).all()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_evaluation_and_freezing_move_nothing(frozen):
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2, restart=RandomRestart()).freeze(frozen).train(frozen)
+    before = buffers(quantizer)
+    quantizer(maps, grain)
+    assert unchanged(quantizer, before)
+    quantizer.freeze(False).train()(maps, grain)
+    assert not unchanged(quantizer, before)
+
+
+def test_embed_returns_the_vectors():
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2, codebook_dim=3).eval()
+    out = quantizer(maps, grain)
+    assert_close(quantizer.embed(out.codes), out.map)
+    hole = torch.full((1, 2, 2), 19)
+    expected = quantizer.project_out(quantizer.codebook.weight[19].view(1, -1, 1, 1))
+    assert_close(quantizer.embed(hole), expected.expand(1, 8, 2, 2))
+
+
+def test_usage_and_perplexity():
+    quantizer = DynamicQuantizer(2, 8, learning=EMA(decay=0.5))
+    with torch.no_grad():
+        quantizer.codebook.codes.copy_(torch.eye(8)[:, :2] * 5 + torch.arange(8)[:, None])
+    for _ in range(130):
+        quantizer(quantizer.codebook.codes[:2].detach().T.reshape(1, 2, 2, 1).clone())
+    assert quantizer.usage == 2 / 8
+    assert quantizer.perplexity == pytest.approx(2, abs=1e-3)
+
+
+def test_autocast_keeps_the_codebook_in_float32():
+    maps, grain = inputs(dim=16)
+    with torch.autocast("cpu", torch.bfloat16):
+        quantizer = DynamicQuantizer(16, 19, 2, codebook_dim=8)
+        out = quantizer(maps, grain)
+    assert out.map.dtype == torch.bfloat16
+    assert out.loss.dtype == torch.float32
+    state = quantizer.state_dict()
+    assert all(state[f"codebook.{name}"].dtype == torch.float32 for name in ("weight", "embed_sum", "cluster_size"))
+    half = [m.detach().bfloat16() for m in maps]
+    exact, plain = DynamicQuantizer(16, 19, 2).eval(), [m.float() for m in half]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(exact(half, grain).codes, exact(plain, grain).codes)
+
+
+@pytest.mark.parametrize("learning", [EMA(), Gradient()], ids=str)
+def test_compiles_as_one_graph(learning):
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2, learning=learning, restart=RandomRestart(0.0))
+    other = copy.deepcopy(quantizer)
+    compiled = torch.compile(quantizer, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        out, expected = compiled(maps, grain), other(maps, grain)
+        assert torch.equal(out.codes, expected.codes)
+        assert_close(out.loss, expected.loss)
+        for a, b in zip(torch.autograd.grad(out.map.sum() + out.loss, maps),
+                        torch.autograd.grad(expected.map.sum() + expected.loss, maps), strict=True):  # fmt: skip
+            assert_close(a, b)
+    assert_close(quantizer.codebook.codes, other.codebook.codes)
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor():
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2)
+    other = copy.deepcopy(quantizer)
+    out, expected = torch.compile(quantizer, fullgraph=True)(maps, grain), other(maps, grain)
+    assert torch.equal(out.codes, expected.codes)
+    assert_close(quantizer.codebook.codes, other.codebook.codes)
+
+
+def test_state_survives_a_file(tmp_path):
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2, initialisation=KMeans())
+    quantizer(maps, grain)
+    save_file(quantizer.state_dict(), tmp_path / "q.safetensors")
+    other = DynamicQuantizer(8, 19, 2, initialisation=KMeans())
+    other.load_state_dict(load_file(tmp_path / "q.safetensors"))
+    for _ in range(2):
+        a, b = quantizer(maps, grain), other(maps, grain)
+        assert torch.equal(a.codes, b.codes)
+        assert torch.equal(a.loss, b.loss)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat():
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2, restart=RandomRestart())
+    gc.collect()
+
+    def steps(number):
+        for _ in range(number):
+            out = quantizer(maps, grain)
+            (out.map.sum() + out.loss).backward()
+        gc.collect()
+        return sum(isinstance(item, torch.Tensor) for item in gc.get_objects())
+
+    early = steps(10)
+    assert steps(1000) <= early + 2
+    assert all(not tensor.requires_grad for tensor in quantizer.buffers())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda q, m, g: q(m), "grain: expected a grain map"),
+        (lambda q, m, g: q(m[:1], g), "features: expected 2 maps"),
+        (lambda q, m, g: q(torch.zeros(2, 7, 4, 4), g), "features: expected"),
+        (lambda q, m, g: q(m, g + 5), "grain: expected values"),
+        (lambda q, m, g: q(m, g[:, :2]), r"maps\[0\]: expected shape"),
+        (lambda q, m, g: q(m, g, g), "mask: expected bool"),
+        (lambda q, m, g: q.embed(g.float()), "codes: expected"),
+        (lambda q, m, g: DynamicQuantizer(8, 0), "codebook_size: expected at least 1"),
+    ],
+)
+def test_invalid_input(call, message):
+    maps, grain = inputs()
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(DynamicQuantizer(8, 19, 2), maps, grain)
+
+
+def test_reference_backend_agrees():
+    maps, grain = inputs()
+    quantizer = DynamicQuantizer(8, 19, 2)
+    other = copy.deepcopy(quantizer)
+    out = quantizer(maps, grain)
+    with dqcore.backend("reference"):
+        expected = other(maps, grain)
+    assert torch.equal(out.codes, expected.codes)
+    assert_close(out.loss, expected.loss)
+    assert_close(quantizer.codebook.codes, other.codebook.codes)
