@@ -41,9 +41,9 @@ class DQVAEConfig(TokenizerConfig):
     entropy_bins: tuple[float, float] = (-1.0, 1.0)  # entropy router: histogram range; (0, 1) for the released weights
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if len(self.strides) < 2:
             raise ValueError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
+        super().__post_init__()
         target_shares("target_ratio", self.target_ratio, len(self.strides))
         for name, known in {
             "router": ("feature", "entropy", "random"),

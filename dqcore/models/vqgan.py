@@ -17,9 +17,9 @@ class VQGANConfig(TokenizerConfig):
     """A tokenizer with one stride; the defaults are ``vqgan-f16``. Fields: :class:`TokenizerConfig`."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if len(self.strides) != 1:
             raise ValueError(f"strides: expected one stride for a fixed-length tokenizer, got {self.strides}")
+        super().__post_init__()
 
 
 _F8 = VQGANConfig(

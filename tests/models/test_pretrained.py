@@ -1,0 +1,145 @@
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dqcore import DQVAE, VQGAN
+from dqcore.models import pretrained
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = DQVAE.from_preset("dqvae-dual-entropy-tiny", commitment=0.5)
+    model.router.set_thresholds([1.5])
+    model.save_pretrained(tmp_path / "runs" / "model")
+    return model, tmp_path / "runs" / "model"
+
+
+def edit(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_round_trip(saved):
+    model, path = saved
+    loaded = DQVAE.from_pretrained(path)
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
+    state = loaded.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    images = 2 * torch.rand(1, 3, 32, 32) - 1
+    assert torch.equal(loaded(images).reconstruction, model.eval()(images).reconstruction)
+
+
+def test_a_killed_save_leaves_the_old_files(saved, monkeypatch):
+    model, path = saved
+    before = {name: (path / name).read_bytes() for name in os.listdir(path)}
+    with torch.no_grad():
+        model.quant_conv.weight.add_(1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrained, "_flush", killed)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(path)
+    assert {name: (path / name).read_bytes() for name in os.listdir(path)} == before
+
+
+def test_wrong_class(saved):
+    with pytest.raises(ValueError, match="expected a VQGAN, it describes DQVAE"):
+        VQGAN.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file(saved, name):
+    (saved[1] / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        DQVAE.from_pretrained(tmp_path / "nothing")
+
+
+def test_hub_ids_are_downloaded(saved, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+
+    def snapshot(repository, allow_patterns):
+        asked.update({repository: allow_patterns})
+        return str(saved[1])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert DQVAE.from_pretrained("someone/photos").config == saved[0].config
+    assert asked == {"someone/photos": ["config.json", "model.safetensors"]}
+
+
+def test_hub_failure_is_one_clear_error(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(FileNotFoundError, match=r"someone/photos: .*Hub \(no route to host\)"):
+        DQVAE.from_pretrained("someone/photos")
+
+
+def test_unknown_config_key(saved):
+    edit(saved[1] / "config.json", chanels=8)
+    with pytest.raises(ValueError, match=r"config.json: there is no field 'chanels', did you mean 'channels'\?"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_broken_config(saved):
+    (saved[1] / "config.json").write_text("[1, 2")
+    with pytest.raises(ValueError, match="expected a JSON object"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_config_value_that_does_not_fit(saved):
+    edit(saved[1] / "config.json", groups=7)
+    with pytest.raises(ValueError, match="groups: expected a divisor"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_shape_mismatch(saved):
+    edit(saved[1] / "config.json", codebook_size=128)
+    with pytest.raises(ValueError, match=r"model.safetensors: quantizer.* has shape"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_weights_that_are_missing_or_left_over(saved):
+    weights = saved[1] / "model.safetensors"
+    state = load_file(weights)
+    save_file({**state, "extra": torch.zeros(1)}, weights)
+    with pytest.raises(ValueError, match="no place for extra"):
+        DQVAE.from_pretrained(saved[1])
+    del state["quant_conv.bias"]
+    save_file(state, weights)
+    with pytest.raises(ValueError, match=r"lack quant_conv\.bias"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_truncated_weights(saved):
+    weights = saved[1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_unknown_preset_and_field():
+    with pytest.raises(ValueError, match="no preset 'dqvae-dua', did you mean 'dqvae-dual'"):
+        DQVAE.from_preset("dqvae-dua")
+    with pytest.raises(ValueError, match="no field 'codebooksize', did you mean 'codebook_size'"):
+        DQVAE.from_preset("dqvae-dual", codebooksize=3)
+
+
+def test_config_of_another_model():
+    with pytest.raises(TypeError, match="config: expected a DQVAEConfig, got VQGANConfig"):
+        DQVAE(VQGAN.PRESETS["vqgan-f8"])
