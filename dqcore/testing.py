@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -63,3 +67,16 @@ def adversarial_codebooks(num: int, size: int, dim: int) -> dict[str, tuple[Tens
         "far": (x * 1e12, c),
         "self": (c[torch.arange(num) % size], c),
     }
+
+
+def interleaved_medians(*calls: Callable[[], object], rounds: int = 15) -> list[float]:
+    """Median seconds of each call, taken in turn so that whatever else the machine does meets all of them alike."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds + 2):
+        for times, call in zip(seconds, calls, strict=True):
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times[2:]) for times in seconds]
