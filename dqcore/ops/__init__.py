@@ -6,6 +6,22 @@ coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 
 from dqcore.ops.code_sums import CodeSums, code_sums
 from dqcore.ops.dynamic_lookup import Lookup, dynamic_lookup
+from dqcore.ops.expand_features import expand_features
 from dqcore.ops.nearest_code import nearest_code
+from dqcore.ops.pack_codes import pack_codes
+from dqcore.ops.pack_features import pack_features
+from dqcore.ops.patch_entropy import patch_entropy
+from dqcore.ops.unpack_codes import unpack_codes
 
-__all__ = ["CodeSums", "Lookup", "code_sums", "dynamic_lookup", "nearest_code"]
+__all__ = [
+    "CodeSums",
+    "Lookup",
+    "code_sums",
+    "dynamic_lookup",
+    "expand_features",
+    "nearest_code",
+    "pack_codes",
+    "pack_features",
+    "patch_entropy",
+    "unpack_codes",
+]

@@ -1,0 +1,111 @@
+"""``patch_entropy``: entropy of each patch's grey values, ``-sum_b q_b ln q_b`` over a soft histogram.
+
+It is what the entropy router thresholds in place of the learned gate (paper section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from dqcore.ops.checks import check_tensor
+from dqcore.ops.registry import Implementation, register
+
+__all__ = ["GREY", "NO_MASS", "patch_entropy", "patch_entropy_reference"]
+
+#: Weights of red, green and blue in a grey value.
+GREY = (0.2989, 0.5870, 0.1140)
+
+#: Histograms of a smaller mass, whose pixels are all about 12 sigma or more from any bin, count as empty. Large enough
+#: for arithmetic that flushes subnormal numbers to zero, which the original formula's 1e-40 does not survive.
+NO_MASS = 1e-30
+
+
+def patch_entropy(
+    images: Tensor,
+    patch_size: int,
+    *,
+    bins: tuple[float, float] = (-1.0, 1.0),
+    num_bins: int = 32,
+    sigma: float = 0.01,
+) -> Tensor:
+    """Soft-histogram entropy of each patch, ``-sum_b q_b ln q_b``, ``q_b ~ mean_i exp(-((v_i - c_b) / sigma)^2 / 2)``.
+
+    Args:
+        images: Colour ``(B, 3, H, W)`` or grey ``(B, 1, H, W)``, values in [-1, 1]; float16, bfloat16, float32 or
+            float64. Colour is weighed to grey by :data:`GREY`.
+        patch_size: Side of a patch in pixels; divides H and W. Patches do not overlap.
+        bins: First and last bin centre. ``(0.0, 1.0)`` reproduces the thresholds of the released checkpoint, and is
+            blind to everything darker than mid-grey.
+        num_bins: Number of centres, spaced evenly from first to last; at least 2.
+        sigma: Standard deviation of the kernel, in units of pixel value; above 0.
+
+    Returns:
+        Entropies ``(B, H / patch_size, W / patch_size)``, float32 (float64 for float64 images), in nats, in
+        ``[0, ln num_bins]``. A patch of one value at a bin centre, or far from every bin, has entropy 0; one with a NaN
+        has entropy NaN.
+
+    Gradient: none.
+    Determinism: the same on every run; backends agree within 1e-5.
+    Cost: reads the images once; less than 32 MB beside them and the result, no (patch, pixel, bin) tensor.
+    """
+    check_tensor("images", images, dim=4)
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images: expected 1 or 3 channels, got shape {tuple(images.shape)}")
+    if patch_size < 1 or images.shape[2] % patch_size or images.shape[3] % patch_size:
+        raise ValueError(
+            f"patch_size: expected a divisor of height and width, {tuple(images.shape[2:])}, got {patch_size}"
+        )
+    low, high = bins
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"bins: expected finite (first, last) with first < last, got {bins}")
+    if num_bins < 2:
+        raise ValueError(f"num_bins: expected at least 2, got {num_bins}")
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma: expected a finite number above 0, got {sigma}")
+    entropy: Tensor = torch.ops.dqcore.patch_entropy(images.detach(), patch_size, low, high, num_bins, sigma)
+    return entropy
+
+
+def patch_entropy_reference(
+    images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float
+) -> Tensor:
+    """The specification, in float64: one bin at a time, its kernel at every pixel, averaged over the patch."""
+    grey = images.double()
+    if images.shape[1] == 3:
+        grey = GREY[0] * grey[:, :1] + GREY[1] * grey[:, 1:2] + GREY[2] * grey[:, 2:]
+    centres = torch.linspace(low, high, num_bins, dtype=torch.float64).tolist()
+    histogram = torch.cat([avg_pool2d(torch.exp(-0.5 * ((grey - c) / sigma).square()), patch_size) for c in centres], 1)
+    mass = histogram.sum(1, keepdim=True)
+    share = torch.where(mass < NO_MASS, 0, histogram / mass)
+    return -torch.special.xlogy(share, share).sum(1).to(torch.promote_types(images.dtype, torch.float32))
+
+
+def _fake(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
+    batch, _, height, width = images.shape
+    wide = torch.promote_types(images.dtype, torch.float32)
+    return images.new_empty((batch, height // patch_size, width // patch_size), dtype=wide)
+
+
+def _cpu(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
+    from dqcore.ops.cpu.patch_entropy import patch_entropy_cpu
+
+    return patch_entropy_cpu(images, patch_size, low, high, num_bins, sigma)
+
+
+def _cuda(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
+    from dqcore.kernels.patch_entropy import patch_entropy_fwd
+
+    return patch_entropy_fwd(images, patch_size, low, high, num_bins, sigma, GREY, NO_MASS)
+
+
+register(
+    "patch_entropy",
+    patch_entropy_reference,
+    fake=_fake,
+    cpu=Implementation(_cpu, "torch"),
+    cuda=Implementation(_cuda, "triton"),
+)

@@ -1,0 +1,55 @@
+"""What several kernels share: facts about the machine, and small jit functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: Whether kernels run in Triton's interpreter: decided, as Triton does, when they are imported.
+INTERPRETED: bool = triton.knobs.runtime.interpret
+
+
+def capability(tensor: Tensor) -> int:
+    """The compute capability of the tensor's GPU, as 90 for 9.0; 80 where there is none."""
+    if tensor.device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return 10 * major + minor
+
+
+def on_device(tensor: Tensor) -> Any:
+    """The context in which a kernel on ``tensor`` is launched."""
+    return torch.cuda.device_of(tensor)
+
+
+@triton.jit
+def bound(count, INTERPRETED: tl.constexpr):
+    """A loop's run-time bound; where interpreted a plain int, since Triton 3.6 and numpy 2.4 cannot make one of it."""
+    if INTERPRETED:
+        return count.handle.data.item()
+    else:
+        return count
+
+
+@triton.jit
+def place(token, regions, height, width, SIDE: tl.constexpr):
+    """Image, row and column of each token of a map, int64.
+
+    Without ``regions`` (None) tokens count the map's cells row by row. With it they count the ``SIDE x SIDE`` cells of
+    the regions it lists, each an index into the row-major ``(B, height / SIDE, width / SIDE)`` grid of regions.
+    """
+    if regions is None:
+        line = token // width
+        return (line // height).to(tl.int64), (line % height).to(tl.int64), (token % width).to(tl.int64)
+    else:
+        region = tl.load(regions + token // (SIDE * SIDE))
+        cell = token % (SIDE * SIDE)
+        line = region // (width // SIDE)
+        image = line // (height // SIDE)
+        row = (line % (height // SIDE)) * SIDE + cell // SIDE
+        column = (region % (width // SIDE)) * SIDE + cell % SIDE
+        return image.to(tl.int64), row.to(tl.int64), column.to(tl.int64)

@@ -1,0 +1,109 @@
+"""Entropy of each patch's soft histogram, ``ln M - (sum_b p_b ln p_b) / M`` with ``M = sum_b p_b``.
+
+One program a patch. A tile of bins by pixels stays in registers and is summed over the patch; grey values and their
+place among the bins are float64, the kernel ``exp(-d^2 / 2)`` is float32. Nothing below 1e-30 matters, so that hardware
+which flushes subnormal numbers gives the same. Reference: ``dqcore.ops.patch_entropy``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dqcore.kernels.common import on_device
+
+
+def tile(patch_size: int, num_bins: int) -> dict[str, int]:
+    """4,096 elements a tile: 32 registers of each of 128 threads."""
+    bins = min(64, triton.next_power_of_2(num_bins))
+    return {"BLOCK_BINS": bins, "BLOCK_PIXELS": min(4096 // bins, triton.next_power_of_2(patch_size**2))}
+
+
+@triton.jit
+def _patch_entropy_kernel(
+    images,
+    entropy,
+    rows,
+    columns,
+    stride_b,
+    stride_c,
+    stride_h,
+    stride_w,
+    GREY: tl.constexpr,  # weights of the channels
+    PATCH: tl.constexpr,
+    LOW: tl.constexpr,  # first centre
+    STEP: tl.constexpr,  # between centres
+    SIGMA: tl.constexpr,
+    NUM_BINS: tl.constexpr,
+    NO_MASS: tl.constexpr,
+    BLOCK_BINS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+):
+    patch = tl.program_id(0)
+    row = (patch // columns) % rows
+    corner = (patch // (columns * rows)).to(tl.int64) * stride_b
+    corner += row.to(tl.int64) * PATCH * stride_h + (patch % columns).to(tl.int64) * PATCH * stride_w
+    mass = 0.0
+    spread = 0.0  # sum_b p_b ln p_b
+    for first_bin in range(0, NUM_BINS, BLOCK_BINS):
+        bins = first_bin + tl.arange(0, BLOCK_BINS)
+        total = tl.zeros([BLOCK_BINS, BLOCK_PIXELS], tl.float32)
+        for start in range(0, PATCH * PATCH, BLOCK_PIXELS):
+            pixel = start + tl.arange(0, BLOCK_PIXELS)
+            where = images + corner + (pixel // PATCH).to(tl.int64) * stride_h + (pixel % PATCH).to(tl.int64) * stride_w
+            grey = tl.zeros([BLOCK_PIXELS], tl.float64)
+            for c in tl.static_range(len(GREY)):
+                value = tl.load(where + c * stride_c, mask=pixel < PATCH * PATCH, other=0.0)
+                grey += GREY[c] * value.to(tl.float32).to(tl.float64)
+            offset = (grey - LOW) / STEP
+            nearest = tl.minimum(tl.maximum(tl.floor(offset), 0.0), NUM_BINS - 1.0)
+            rest = (offset - nearest).to(tl.float32)
+            apart = (nearest.to(tl.float32)[None, :] - bins[:, None].to(tl.float32)) + rest[None, :]  # steps
+            apart *= STEP / SIGMA
+            kernel = tl.exp(-0.5 * apart * apart)
+            total += tl.where((pixel < PATCH * PATCH)[None, :] & (bins < NUM_BINS)[:, None], kernel, 0.0)
+        share = tl.sum(total, 1) / (PATCH * PATCH)
+        mass += tl.sum(share, 0)
+        spread += tl.sum(tl.where(share == 0, 0.0, share * tl.log(tl.where(share == 0, 1.0, share))), 0)
+    some = tl.where(mass < NO_MASS, 1.0, mass)
+    result = tl.log(some) - spread / some
+    result = tl.where((mass < NO_MASS) | (result < 0), 0.0, result)
+    tl.store(entropy + patch, result)
+
+
+def patch_entropy_fwd(
+    images: Tensor,
+    patch_size: int,
+    low: float,
+    high: float,
+    num_bins: int,
+    sigma: float,
+    grey: tuple[float, ...],
+    no_mass: float,
+) -> Tensor:
+    """``(B, C, H, W)`` -> ``(B, H / patch_size, W / patch_size)`` float32."""
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    entropy = torch.empty(batch, rows, columns, dtype=torch.float32, device=images.device)
+    if entropy.numel() == 0:
+        return entropy
+    with on_device(images):
+        _patch_entropy_kernel[(entropy.numel(),)](
+            images,
+            entropy,
+            rows,
+            columns,
+            *images.stride(),
+            GREY=grey if channels == 3 else (1.0,),
+            PATCH=patch_size,
+            LOW=low,
+            STEP=(high - low) / (num_bins - 1),
+            SIGMA=sigma,
+            NUM_BINS=num_bins,
+            NO_MASS=no_mass,
+            **tile(patch_size, num_bins),
+            num_warps=4,
+        )
+    return entropy
