@@ -1,9 +1,40 @@
-"""dqcore: vector quantization whose code length follows the image."""
+"""dqcore: image tokenizers whose code length follows the image.
+
+From the ground up, each layer importing only those before it:
+
+- ``dqcore.kernels`` (Triton) and ``dqcore._C`` (C++/CUDA): compute; both may be absent
+- ``dqcore.ops``: the ops, each with a reference, a schema, gradients, and a choice of kernel
+- ``dqcore.quantizer``: :class:`DynamicQuantizer`, with its strategies in ``codebook`` and ``estimators``; ``dqcore.nn``
+- ``dqcore.models``: :class:`VQGAN` and :class:`DQVAE`; ``dqcore.convert`` reads the released checkpoints
+- ``dqcore.training``, ``evaluation``, ``report``, ``data``, and the command line ``dqcore``
+
+Importing it needs only PyTorch.
+"""
+
+from importlib.metadata import version as _version
 
 from dqcore import convert, ops
 from dqcore.backends import backend
+from dqcore.codes import CodeSequence
 from dqcore.models.dqvae import DQVAE, DQVAEConfig
 from dqcore.models.vqgan import VQGAN, VQGANConfig
+from dqcore.ops.pack_codes import pack_codes
+from dqcore.ops.unpack_codes import unpack_codes
 from dqcore.quantizer import DynamicQuantizer, Quantized
 
-__all__ = ["DQVAE", "VQGAN", "DQVAEConfig", "DynamicQuantizer", "Quantized", "VQGANConfig", "backend", "convert", "ops"]
+__version__ = _version("dqcore")
+
+__all__ = [
+    "DQVAE",
+    "VQGAN",
+    "CodeSequence",
+    "DQVAEConfig",
+    "DynamicQuantizer",
+    "Quantized",
+    "VQGANConfig",
+    "backend",
+    "convert",
+    "ops",
+    "pack_codes",
+    "unpack_codes",
+]

@@ -1,0 +1,51 @@
+"""Every code block of the README runs, and its commands are those that CI runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_every_block_names_its_language():
+    assert {language for language, _ in BLOCKS} <= {"python", "bash", "text"}
+    assert README.count("```") == 2 * len(BLOCKS)
+
+
+def test_python_blocks_run(tmp_path, monkeypatch):
+    """One after the other in one namespace, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    blocks = [code for language, code in BLOCKS if language == "python"]
+    assert blocks
+    for code in blocks:
+        exec(compile(code, "README.md", "exec"), namespace)
+
+
+COMMANDS = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("dqcore ")])
+def test_cli_lines_parse(command):
+    """Every ``dqcore`` line names a verb and options that exist: its ``--help`` lists them."""
+    words = shlex.split(command, comments=True)[1:]
+    verb = [word for word in words[:2] if not word.startswith("-") and "/" not in word and "." not in word]
+    verb = verb if verb[:1] == ["train"] else verb[:1]
+    done = subprocess.run([sys.executable, "-m", "dqcore", *verb, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for option in (word for word in words if word.startswith("--")):
+        assert option.split("=")[0] in done.stdout, f"{option} is not in `dqcore {' '.join(verb)} --help`"
+
+
+def test_install_commands_are_what_ci_runs():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -e . && dqcore demo" in README
+    assert "pip install -e '.[test]' && pytest" in README
+    assert "pip install -e '.[test]'" in script
+    assert "pytest" in script
