@@ -122,12 +122,12 @@ def fit_router(options: TokenizerTraining, model: nn.Module, images: TrainingIma
     router.fit(batches())
 
 
-def compile_networks(model: nn.Module) -> None:
+def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile encoder and decoder in place; the quantizer, which changes its buffers, and the last layer stay out."""
     last: Any = model.get_submodule("decoder.conv_out")
     last.forward = torch.compiler.disable(last.forward)  # the adaptive weight passes back through this layer alone
     for name in ("encoder", "decoder"):
-        model.get_submodule(name).compile()
+        model.get_submodule(name).compile(backend=backend)
 
 
 def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining) -> None:

@@ -6,8 +6,9 @@ Gradients are averaged by hand after the backward pass: one pass serves two netw
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +91,9 @@ class World:
             gradient.copy_(part.view_as(gradient))
 
 
-def join_world(device: str) -> World:
-    """This process's place; starts ``torch.distributed`` when ``torchrun`` launched it.
+@contextlib.contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """This process's place; when ``torchrun`` launched it, ``torch.distributed`` runs until the context ends.
 
     Args:
         device: ``"auto"`` (a GPU if there is one), or a torch device.
@@ -111,8 +113,12 @@ def join_world(device: str) -> World:
         raise ValueError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    starts = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if starts:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    if not dist.is_initialized():
-        return World(0, 1, place)
-    return World(dist.get_rank(), dist.get_world_size(), place)
+    try:
+        running = dist.is_initialized()
+        yield World(dist.get_rank(), dist.get_world_size(), place) if running else World(0, 1, place)
+    finally:
+        if starts:
+            dist.destroy_process_group()

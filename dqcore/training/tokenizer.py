@@ -77,11 +77,11 @@ def train_tokenizer(
     Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads.
     """
     options = options.resolved()
-    world = join_world(options.device)
-    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
-        torch.manual_seed(options.seed)
-        run = _Run(options, world, model)
-        return run.train(progress)
+    with join_world(options.device) as world:
+        gpus = [world.device] if world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(options.seed)
+            return _Run(options, world, model).train(progress)
 
 
 class _Run:
@@ -131,15 +131,17 @@ class _Run:
             self.completed += 1
             self.broken.update(batch.broken)
             last = self.completed == self.total
-            if self.completed % options.log_every == 0 or last or self.completed == 1:
+            logged = self.completed % options.log_every == 0 or last or self.completed == 1
+            if logged:
                 images = (self.completed - since) * options.batch_size * self.world.size
                 speed = images / (time.perf_counter() - clock)
                 self._write(log, numbers | {"learning_rate": rate} | self._state() | {"images_per_second": speed})
-                clock, since = time.perf_counter(), self.completed
             if len(self.images.validation) and (self.completed % options.validate_every == 0 or last):
                 self._write(log, self._validate())
             if self.completed % options.checkpoint_every == 0 or last:
                 self._save()
+            if logged:
+                clock, since = time.perf_counter(), self.completed
             if log is not None:
                 log.advance(self.completed)
         return TokenizerRun(options.out, self._model_to_use().eval(), log.rows if log is not None else [])
