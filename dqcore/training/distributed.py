@@ -6,9 +6,9 @@ Gradients are averaged by hand after the backward pass: one pass serves two netw
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,8 @@ class World:
             gradient.copy_(part.view_as(gradient))
 
 
-@contextlib.contextmanager
-def join_world(device: str) -> Iterator[World]:
-    """This process's place; when ``torchrun`` launched it, ``torch.distributed`` runs until the context ends.
+def join_world(device: str) -> World:
+    """This process's place; when ``torchrun`` launched it, ``torch.distributed`` runs from here to its end.
 
     Args:
         device: ``"auto"`` (a GPU if there is one), or a torch device.
@@ -113,12 +112,9 @@ def join_world(device: str) -> Iterator[World]:
         raise ValueError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    starts = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
-    if starts:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    try:
-        running = dist.is_initialized()
-        yield World(dist.get_rank(), dist.get_world_size(), place) if running else World(0, 1, place)
-    finally:
-        if starts:
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)  # a group started anew on the same port may meet its old store
+    if not dist.is_initialized():
+        return World(0, 1, place)
+    return World(dist.get_rank(), dist.get_world_size(), place)

@@ -77,11 +77,10 @@ def train_tokenizer(
     Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads.
     """
     options = options.resolved()
-    with join_world(options.device) as world:
-        gpus = [world.device] if world.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(options.seed)
-            return _Run(options, world, model).train(progress)
+    world = join_world(options.device)
+    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
+        torch.manual_seed(options.seed)
+        return _Run(options, world, model).train(progress)
 
 
 class _Run:
