@@ -69,6 +69,7 @@ _TINY = DQVAEConfig(
     groups=8,
     router_groups=8,
     resolution=128,
+    restart=True,
 )
 _TRIPLE = DQVAEConfig(
     strides=(32, 16, 8),
