@@ -31,12 +31,12 @@ Codes make_codes(uintptr_t codes, uintptr_t positions, uintptr_t grains, int64_t
 }
 
 void bind_arguments(py::module_& m) {
-  py::class_<Layout>(m, "Layout").def(py::init(&make_layout));
-  py::class_<Codes>(m, "Codes").def(py::init(&make_codes));
-  py::class_<Features>(m, "Features").def(py::init([](uintptr_t data, int64_t channels, bool last, int dtype) {
+  py::class_<Layout>(m, "Layout", py::module_local()).def(py::init(&make_layout));
+  py::class_<Codes>(m, "Codes", py::module_local()).def(py::init(&make_codes));
+  py::class_<Features>(m, "Features", py::module_local()).def(py::init([](uintptr_t data, int64_t channels, bool last, int dtype) {
     return Features{pointer<void>(data), channels, last, dtype};
   }));
-  py::class_<Packed>(m, "Packed").def(py::init([](uintptr_t data, int64_t total) {
+  py::class_<Packed>(m, "Packed", py::module_local()).def(py::init([](uintptr_t data, int64_t total) {
     return Packed{pointer<void>(data), total};
   }));
 }
@@ -67,7 +67,7 @@ void bind_cpu(py::module_& m) {
 
 #ifdef DQCORE_CUDA
 void bind_cuda(py::module_& m) {
-  py::class_<cuda::Stream>(m, "Stream").def(
+  py::class_<cuda::Stream>(m, "Stream", py::module_local()).def(
       py::init([](int device, uintptr_t handle) { return cuda::Stream{device, handle}; }));
   m.def("cuda_error_name", &cuda::error_name);
   m.def("layout_cuda", [](const Layout& layout, bool row_first, uintptr_t line_starts, cuda::Stream stream) {

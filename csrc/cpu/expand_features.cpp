@@ -6,6 +6,7 @@
 #include "cpu/floats.h"
 #include "cpu/parallel.h"
 #include "cpu/strip.h"
+#include "cpu/transpose.h"
 #include "ops.h"
 
 namespace dqcore::cpu {
@@ -45,11 +46,10 @@ void expand_planes(const Layout& layout, const Strip& strip, const T* packed, T*
       const T* vector = packed + block.slot * channels + begin;
       copy(vector, count, divide ? block.share() : 1.0f, tile.data() + index * kChannels);
     }
-    for (int64_t channel = 0; channel < count; ++channel) {
-      T* plane = features + (strip.image * channels + begin + channel) * layout.cells() + strip.first_cell;
-      const T* values = tile.data() + channel;
-      for (int64_t cell = 0; cell < strip.cells(); ++cell) plane[cell] = values[owner[cell] * kChannels];
-    }
+    T* planes = features + (strip.image * channels + begin) * layout.cells() + strip.first_cell;
+    vectors_to_planes<T>(
+        count, strip.cells(), [&](int64_t cell) { return tile.data() + owner[cell] * kChannels; },
+        [&](int64_t channel) { return planes + channel * layout.cells(); });
   }
 }
 
