@@ -104,10 +104,10 @@ def test_one_line_says_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(PerceptualUnavailableError, match="perceptual_weights: no such file"):
         PerceptualLoss(tmp_path / "nowhere.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(PerceptualUnavailableError, match="text.pth: not a file of weights"):
+    with pytest.raises(PerceptualUnavailableError, match=r"text\.pth: not a file of weights"):
         PerceptualLoss(tmp_path / "text.pth")
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(PerceptualUnavailableError, match="not VGG16's: 0.weight is missing or misshapen"):
+    with pytest.raises(PerceptualUnavailableError, match=r"not VGG16's: 0\.weight is missing or misshapen"):
         PerceptualLoss(tmp_path / "other.pth")
     monkeypatch.setitem(sys.modules, "lpips", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
