@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import sys
 
 import pytest
 import torch
@@ -54,6 +56,17 @@ def test_log_drops_rows_after_the_step_it_resumes_at(tmp_path, capfd):
     assert seen == [{"step": 3, "loss": 7.0}]
     assert [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 2.0, 7.0]
     assert capfd.readouterr() == ("", "")
+
+
+def test_progress_bar_on_a_terminal_only(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with MetricsLog(tmp_path, resume_at=0, total=2) as log:
+        log.write({"step": 1, "loss": 0.25, "fine_ratio": 0.5, "images_per_second": 3.0})
+        log.write({"step": 1, "val_psnr": 21.5})
+        log.advance(2)
+    out, err = capfd.readouterr()
+    err = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
+    assert out == "" and "loss 0.2500" in err and "validation PSNR 21.50 dB" in err and "2/2" in err
 
 
 def test_tensorboard_events(tmp_path):

@@ -78,6 +78,13 @@ def test_discriminator_learns_from_detached_images(tiny, images):
     )
     moved = [name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])]
     assert set(_gradients(trainer.model)) <= set(moved)
+    assert {group["lr"] for adam in (trainer.optimizer, trainer.adversary) for group in adam.param_groups} == {1e-3}
+    for step in range(1, 15):
+        later = trainer(images, step, 1e-3)
+    assert later["discriminator_loss"] < numbers["discriminator_loss"] and later["logits_real"] > later["logits_fake"]
+    with torch.no_grad():
+        fake = trainer.model(images).reconstruction
+        assert trainer.discriminator(images).mean() > trainer.discriminator(fake).mean() + 0.5
 
 
 def test_discriminator_waits_for_its_step(tiny, images):
