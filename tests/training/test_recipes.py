@@ -1,11 +1,18 @@
 import math
+from pathlib import Path
 
 import pytest
+import torch
 
 from dqcore.training import RECIPES, TokenizerTraining
-from dqcore.training.build import new_schedule
+from dqcore.training.build import new_model, new_schedule
 from dqcore.training.distributed import World
 from dqcore.training.schedule import LearningRate
+
+
+def new_model_config(**options):
+    with torch.device("meta"):
+        return new_model(TokenizerTraining(data=Path("x"), **options).resolved()).config
 
 
 @pytest.mark.parametrize(
@@ -15,15 +22,16 @@ def test_numbers_of_the_supplement(name, epochs, warmup, crop):
     recipe = RECIPES[name]
     assert (recipe.epochs, recipe.warmup_epochs, recipe.crop) == (epochs, warmup, crop)
     assert recipe.base_learning_rate == 0.0000045 and recipe.betas == (0.5, 0.9)
-    assert recipe.adversarial_maximum == 0.75 and recipe.perceptual_weight == 1.0 and recipe.budget_weight == 10
-    assert not recipe.restart and recipe.budget == "paper"
+    assert recipe.adversarial_maximum == 0.75 and recipe.perceptual_weight == 1.0
+    config = new_model_config(recipe=name)
+    assert config.budget_weight == 10 and config.budget == "paper" and not config.restart
 
 
 def test_numbers_of_the_released_code():
     recipe = RECIPES["released"]
-    assert (
-        recipe.warmup_epochs == 0.1 and recipe.schedule == "cosine" and recipe.restart and recipe.budget == "released"
-    )
+    assert recipe.warmup_epochs == 0.1 and recipe.schedule == "cosine"
+    config = new_model_config(recipe="released")
+    assert config.restart and config.budget == "released"
 
 
 def test_learning_rate_grows_with_the_global_batch(tmp_path):

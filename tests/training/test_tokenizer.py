@@ -68,7 +68,7 @@ def test_presets_and_starting_weights(options, tmp_path):
         progress=_quiet,
     )
     assert first.model.config.codebook_size == 64 and first.model.config.target_ratio == (0.25,)
-    assert first.model.config.resolution == 32 and not first.model.config.restart
+    assert first.model.config.resolution == 32 and first.model.config.restart
     again = options(preset="dqvae-dual-tiny", steps=1, codebook_size=64, learning_rate=1e-12, validation_share=0)
     again = dataclasses.replace(again, out=tmp_path / "again", init_from=first.path / "model")
     model = train_tokenizer(again, progress=_quiet).model
