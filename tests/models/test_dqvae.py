@@ -187,7 +187,7 @@ def test_holes_decode():
     assert not torch.equal(partial, whole)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY[:2])
 def test_compiles_whole(name):
     model = build(name)
     images = detailed(1, 32, 64)
