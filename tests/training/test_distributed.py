@@ -49,7 +49,7 @@ def two_processes(pictures, tmp_path_factory):
         processes.append(subprocess.Popen(command, env=os.environ | place, stderr=subprocess.PIPE, text=True))
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=150)
             assert process.returncode == 0, errors
     finally:
         for process in processes:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqcore.training import train_tokenizer
-from dqcore.training.files import read_state
+from dqcore.training import files, train_tokenizer
+from dqcore.training.files import read_state, sole_owner
 
 SCRIPT = """
 import importlib.util, os, signal, sys
@@ -122,3 +122,10 @@ def test_another_run_is_not_resumed(tiny, options, pictures, tmp_path):
     (options().out / "checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"checkpoint.pt: not a checkpoint"):
         train_tokenizer(options(steps=2, resume=True), model=tiny())
+
+
+def test_two_runs_do_not_share_a_folder(tiny, options, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    with sole_owner(options().out), pytest.raises(ValueError, match="out: another process is training in"):
+        train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet)
+    assert train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet).metrics
