@@ -183,10 +183,12 @@ def _cuda(maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool) 
     return quantized, error, codes, counts, sums
 
 
-def _backward_cuda(maps: list[Tensor], grain: Tensor, *grads: Tensor | None) -> list[Tensor]:
+def _backward_cuda(
+    maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
+) -> list[Tensor]:
     from dqcore.kernels.dynamic_lookup import dynamic_lookup_bwd
 
-    return dynamic_lookup_bwd(maps, grain, *grads)
+    return dynamic_lookup_bwd(maps, grain, quantized, grad_quantized, grad_error)
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
