@@ -117,16 +117,16 @@ class _Run:
 
     def _start(self) -> None:
         """Put the state of the last checkpoint back, or begin."""
-        options, model = self.options, self.trainer.model
+        options = self.options
         if options.resume and self.checkpoint.is_file():
             self._check_same_run()
             self.completed, broken = restore(self.checkpoint, self.trainer, self.world)
             self.broken.update(broken)
         else:
-            fit_router(options, model, self.images)
+            fit_router(options, self.trainer, self.images)
             torch.manual_seed(options.seed + self.world.rank)
         if options.compile:
-            compile_networks(model)
+            compile_networks(self.trainer.model)
 
     def _loop(self, log: MetricsLog | None) -> TokenizerRun:
         options = self.options

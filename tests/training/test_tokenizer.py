@@ -86,8 +86,11 @@ def test_a_fixed_length_tokenizer_trains_too(options):
 
 def test_entropy_thresholds_are_fitted_to_the_images(tiny, options):
     model = tiny(router="entropy", target_ratio=(0.25,))
-    run = train_tokenizer(options(threshold_images=64, discriminator=False), model=model, progress=_quiet)
-    assert model.router.fitted
+    quick = options(threshold_images=64, discriminator=False, average_decay=0.9)
+    run = train_tokenizer(quick, model=model, progress=_quiet)
+    assert model.router.fitted and run.model.router.fitted
+    images, loaded = torch.rand(1, 3, 32, 32) * 2 - 1, DQVAE.from_pretrained(run.path / "model").eval()
+    assert torch.equal(loaded(images).reconstruction, run.model(images).reconstruction)
     assert np.mean([row["fine_ratio"] for row in run.metrics if "loss" in row]) == pytest.approx(0.25, abs=0.1)
 
 
