@@ -65,6 +65,7 @@ TRAIN = [
         "NASA, ESA",
         PUBLIC_DOMAIN,
         "http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/",
+        ((384, 0.0, 0.5), (384, 1.0, 1.0), (150, 0.5, 0.5)),
     ),
     Photo(
         "retina",
@@ -73,6 +74,7 @@ TRAIN = [
         "Mikael Häggström",
         CC0,
         "https://commons.wikimedia.org/wiki/File:Fundus_photograph_of_normal_left_eye.jpg",
+        ((384, 0.5, 0.0), (384, 0.0, 0.5), (384, 0.5, 0.5), (384, 1.0, 0.5), (150, 0.5, 0.5)),
     ),
     lomiri("fig", "Picture_0B_by_freespace.jpg", "Picture 0B", 'Trevor "Freespace"'),
     lomiri("brushes", "Picture_1A_by_freespace.jpg", "Picture 1A", 'Trevor "Freespace"'),
@@ -90,7 +92,7 @@ HELD_OUT = [
         "Stefan van der Walt",
         CC0,
         "https://scikit-image.org/docs/stable/api/skimage.data.html",
-        ((160, 0.62, 0.5), (300, 0.75, 0.4)),
+        ((160, 0.62, 0.5), (384, 0.75, 1.0)),
     ),
     Photo(
         "coffee",
@@ -99,7 +101,7 @@ HELD_OUT = [
         "Rachel Michetti",
         CC0,
         "https://scikit-image.org/docs/stable/api/skimage.data.html",
-        ((150, 0.5, 0.5), (384, 0.6, 0.95)),
+        ((150, 0.5, 0.5), (384, 0.25, 0.5)),
     ),
     Photo(
         "rocket",
@@ -116,7 +118,7 @@ HELD_OUT = [
         "seeding",
         "Clemens Engelhardt",
         CC0,
-        ((160, 0.15, 0.2), (384, 0.2, 0.15)),
+        ((160, 0.15, 0.2), (384, 0.5, 0.5)),
     ),
     lomiri(
         "peaks",
@@ -124,7 +126,7 @@ HELD_OUT = [
         "picosdeeuropa",
         "Aitzol Berasategi",
         CC_BY,
-        ((160, 0.75, 0.5), (384, 0.35, 0.35)),
+        ((160, 0.75, 0.5), (384, 0.25, 0.0)),
     ),
 ]
 
