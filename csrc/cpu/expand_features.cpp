@@ -17,7 +17,8 @@ void copy(const T* vector, int64_t count, float scale, T* out) {
   if (scale == 1.0f) {
     std::copy_n(vector, count, out);
   } else {
-    for (int64_t channel = 0; channel < count; ++channel) store(to_float(vector[channel]) * scale, out + channel);
+    for (int64_t channel = 0; channel < count; ++channel)
+      store(to_float(vector[channel]) * scale, out + channel);
   }
 }
 
@@ -78,7 +79,8 @@ void expand_features(const Layout& layout, const Packed& in, const Features& out
       with_type(out.dtype, [&](auto type) {
         using T = decltype(type);
         const auto expand = out.channels_last ? expand_rows<T> : expand_planes<T>;
-        expand(layout, strip, static_cast<const T*>(in.data), static_cast<T*>(out.data), out.channels, divide);
+        expand(layout, strip, static_cast<const T*>(in.data), static_cast<T*>(out.data), out.channels,
+               divide);
       });
     }
   });

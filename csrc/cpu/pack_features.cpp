@@ -12,16 +12,17 @@
 namespace dqcore::cpu {
 namespace {
 
-// Writes `count` channels of every block of a strip. cells: the strip's first vector; the next one is `pitch` on.
-// Loops over channels alone, innermost: the compiler makes vector instructions of them.
+// Writes `count` channels of every block of a strip. cells: the strip's first vector; the next one is `pitch`
+// on. Loops over channels alone, innermost: the compiler makes vector instructions of them.
 template <typename T>
-void pack_rows(const Layout& layout, const Strip& strip, const T* cells, int64_t pitch, int64_t count, bool mean,
-               float* sums, T* packed, int64_t packed_pitch) {
+void pack_rows(const Layout& layout, const Strip& strip, const T* cells, int64_t pitch, int64_t count,
+               bool mean, float* sums, T* packed, int64_t packed_pitch) {
   for (const Block& block : strip.blocks) {
     const T* corner = cells + block.corner * pitch;
     T* out = packed + block.slot * packed_pitch;
     if (block.side == 1) {
-      for (int64_t channel = 0; channel < count; ++channel) store(0.0f + to_float(corner[channel]), out + channel);
+      for (int64_t channel = 0; channel < count; ++channel)
+        store(0.0f + to_float(corner[channel]), out + channel);
       continue;
     }
     std::fill_n(sums, count, 0.0f);
@@ -69,7 +70,8 @@ void pack_strips(const Layout& layout, const Features& in, T* packed, bool mean,
     strip.move(row);
     if (in.channels_last) {
       const T* cells = features + (strip.image * layout.cells() + strip.first_cell) * in.channels;
-      pack_rows(layout, strip, cells, in.channels, in.channels, mean, scratch.sums.data(), packed, in.channels);
+      pack_rows(layout, strip, cells, in.channels, in.channels, mean, scratch.sums.data(), packed,
+                in.channels);
     } else {
       pack_planes(layout, strip, features, in.channels, mean, scratch, packed);
     }

@@ -8,8 +8,8 @@
 
 namespace dqcore::cpu {
 
-// Calls visit(slot, y, x, grain) for each code of a row of regions, counted through the batch; y and x are those of the
-// code in its region's own grid, plus the region's offset in that grid along the row.
+// Calls visit(slot, y, x, grain) for each code of a row of regions, counted through the batch; y and x are
+// those of the code in its region's own grid, plus the region's offset in that grid along the row.
 template <typename Visit>
 void for_codes(const Layout& layout, int64_t row, const Visit& visit) {
   for (int64_t column = 0; column < layout.columns; ++column) {

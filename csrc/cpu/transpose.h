@@ -38,8 +38,8 @@ void transpose_square(const Row& row, const Column& column) {
 #endif
 }
 
-// Covers channels x cells by squares and single elements, one plane's cells after the other: planes lie far apart, and
-// a cache holds few of them at once.
+// Covers channels x cells by squares and single elements, one plane's cells after the other: planes lie far
+// apart, and a cache holds few of them at once.
 template <typename T, typename Square, typename Element>
 void for_squares(int64_t channels, int64_t cells, const Square& square, const Element& element) {
   constexpr int64_t n = kSquare<T>;
@@ -48,7 +48,8 @@ void for_squares(int64_t channels, int64_t cells, const Square& square, const El
     for (int64_t cell = 0; cell < whole_cells; cell += n) square(channel, cell);
   }
   for (int64_t channel = 0; channel < channels; ++channel) {
-    for (int64_t cell = channel < whole_channels ? whole_cells : 0; cell < cells; ++cell) element(channel, cell);
+    for (int64_t cell = channel < whole_channels ? whole_cells : 0; cell < cells; ++cell)
+      element(channel, cell);
   }
 }
 

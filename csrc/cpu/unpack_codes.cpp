@@ -9,7 +9,8 @@
 namespace dqcore::cpu {
 namespace {
 
-// One image's maps while they are filled. Clashes are gathered, not branched on: where codes lie is hard to predict.
+// One image's maps while they are filled. Clashes are gathered, not branched on: where codes lie is hard to
+// predict.
 class Maps {
  public:
   Maps(const Layout& layout, int64_t* codes, int64_t* grain, std::vector<uint16_t>& seen)
@@ -27,10 +28,12 @@ class Maps {
     const uint32_t y = static_cast<uint32_t>(position) / static_cast<uint32_t>(width);
     const uint32_t x = static_cast<uint32_t>(position) - y * static_cast<uint32_t>(width);
     const int down = layout_.shift() - static_cast<int>(grain);
-    const int64_t corner = (static_cast<int64_t>(y) << down) * layout_.width() + (static_cast<int64_t>(x) << down);
+    const int64_t corner =
+        (static_cast<int64_t>(y) << down) * layout_.width() + (static_cast<int64_t>(x) << down);
     int64_t& region = grain_[(y >> grain) * layout_.columns + (x >> grain)];
-    clash_ |= static_cast<int>(region >= 0) & static_cast<int>(region != grain);  // two granularities in a region
-    clash_ |= seen_[corner];                                                      // a cell twice
+    clash_ |=
+        static_cast<int>(region >= 0) & static_cast<int>(region != grain);  // two granularities in a region
+    clash_ |= seen_[corner];                                                // a cell twice
     region = grain;
     seen_[corner] = 1;
     missing_ -= int64_t{1} << (2 * down);

@@ -1,5 +1,5 @@
-// Enough of CUDA to run csrc/cuda on a CPU, for tests where there is no GPU: blocks one after the other, the threads of
-// a block as fibers that take turns at barriers. Not for speed.
+// Enough of CUDA to run csrc/cuda on a CPU, for tests where there is no GPU: blocks one after the other, the
+// threads of a block as fibers that take turns at barriers. Not for speed.
 #pragma once
 
 #include <ucontext.h>
@@ -102,7 +102,8 @@ inline unsigned __ballot_sync(unsigned, bool predicate) {
   block.lanes[block.current] = predicate;
   cuda_on_cpu::warp_barrier();
   unsigned mask = 0;
-  for (size_t lane = 0; lane < 32; ++lane) mask |= static_cast<unsigned>(block.lanes[warp + lane] != 0) << lane;
+  for (size_t lane = 0; lane < 32; ++lane)
+    mask |= static_cast<unsigned>(block.lanes[warp + lane] != 0) << lane;
   cuda_on_cpu::warp_barrier();
   return mask;
 }
@@ -112,7 +113,8 @@ inline int32_t __shfl_up_sync(unsigned, int32_t value, unsigned distance) {
   const size_t lane = block.current % 32;
   block.lanes[block.current] = static_cast<uint32_t>(value);
   cuda_on_cpu::warp_barrier();
-  const int32_t other = static_cast<int32_t>(block.lanes[lane < distance ? block.current : block.current - distance]);
+  const int32_t other =
+      static_cast<int32_t>(block.lanes[lane < distance ? block.current : block.current - distance]);
   cuda_on_cpu::warp_barrier();
   return other;
 }
@@ -135,7 +137,8 @@ inline const char* cudaGetErrorName(cudaError_t error) {
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
   gridDim = config->gridDim;
   blockDim = config->blockDim;
   for (unsigned y = 0; y < gridDim.y; ++y) {
