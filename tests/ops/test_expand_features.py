@@ -91,7 +91,7 @@ def test_batch_equals_images(route):
 
 @pytest.mark.parametrize("memory", FORMATS.values(), ids=FORMATS)
 def test_threads_change_nothing(memory):
-    packed, grain = inputs(8, 64, 16, 16, 2)
+    packed, grain = inputs(48, 64, 16, 16, 2)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -109,7 +109,7 @@ def test_batch_equals_images(route, memory):
 
 @pytest.mark.parametrize("memory", FORMATS)
 def test_threads_and_runs_change_nothing(memory):
-    features, grain = inputs(8, 64, 16, 16, 2)
+    features, grain = inputs(48, 64, 16, 16, 2)
     features = features.contiguous(memory_format=FORMATS[memory])
     before = torch.get_num_threads()
     try:
