@@ -112,7 +112,7 @@ def block_sum(x: Tensor, size: int) -> Tensor:
 def dynamic_lookup_backward_reference(
     maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
 ) -> list[Tensor]:
-    """Gradient of each map: the block sum of ``grad_quantized``, plus that of ``grad_error`` times ``2 (z - e) / cells``.
+    """Gradient of each map: block sums of ``grad_quantized`` and of ``grad_error``, this times ``2 (z - e) / cells``.
 
     ``quantized`` is the forward's result, so that a codebook updated in place meanwhile changes nothing.
     """
