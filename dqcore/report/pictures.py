@@ -20,7 +20,7 @@ RGB = tuple[int, int, int]
 _COLOURS: tuple[RGB, ...] = ((58, 110, 196), (38, 166, 140), (240, 138, 36))
 #: Black, purple, orange, pale yellow: rising brightness, so that it also reads in grey.
 _HEAT = np.array([(8, 6, 20), (84, 24, 110), (200, 60, 70), (250, 150, 50), (252, 246, 190)], dtype=np.float64)
-_TINT = 0.34
+_TINT = 0.4
 
 
 def granularity_colour(granularity: int, num_granularities: int) -> RGB:
@@ -55,7 +55,7 @@ def grain_overlay(image: Tensor, grain: Tensor, num_granularities: int, *, scale
     palette = np.array([granularity_colour(g, num_granularities) for g in range(num_granularities)], dtype=np.float64)
     cells = grain.repeat_interleave(region, 0).repeat_interleave(region, 1).cpu().numpy()
     grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
-    pixels = 0.75 * np.asarray(photo, dtype=np.float64) + 0.25 * grey
+    pixels = 0.3 * np.asarray(photo, dtype=np.float64) + 0.7 * grey
     tinted = (1 - _TINT) * pixels + _TINT * palette[cells]
     picture = Images.fromarray(tinted.round().astype(np.uint8))
     lines = Images.new("L", size, 0)
