@@ -109,11 +109,12 @@ def _config(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
     import torch
 
     given = dict(zip(kernel.arg_names, args, strict=False)) | options
+    constants = {param.name for param in kernel.params if param.is_constexpr}
     words = []
     for name, value in given.items():
         if isinstance(value, torch.Tensor):
             words.append(f"{name}:{str(value.dtype).removeprefix('torch.')}")
-        elif value is None or name.isupper() or name not in kernel.arg_names:
+        elif value is None or name in constants or name not in kernel.arg_names:
             words.append(f"{name}={value}")
     return " ".join(words)
 

@@ -41,11 +41,11 @@ def tile(products: str, dim: int) -> dict[str, int]:
     IEEE products hold a whole step of D in registers, hence short steps. None takes more than 50 KB of shared memory,
     so that one choice suits every GPU. Interpreted, an operation costs the same whatever its size.
     """
-    step, stages = {"ieee": (8, 1), "tf32": (32, 3), "half": (64, 3)}[products]
+    codes, step, stages = {"ieee": (32, 16, 1), "tf32": (64, 32, 3), "half": (64, 64, 3)}[products]
     whole = max(16, triton.next_power_of_2(dim))
     return {
         "BLOCK_N": 64,
-        "BLOCK_K": 64,
+        "BLOCK_K": codes,
         "BLOCK_D": whole if common.INTERPRETED else min(step, whole),
         "num_warps": 8,
         "num_stages": stages,
