@@ -80,7 +80,7 @@ def run_demo(*, out: Path = Path("runs/demo"), seed: int = 0, steps: int | None 
     _clear(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DQVAE.from_preset(PRESET, **NETWORK).to(memory_format=torch.channels_last)
+        model = _new_model()
     print(f"training {PRESET} on sample photographs for {steps} steps", flush=True)
     with _one_thread(), _plain_progress(steps) as progress:
         train_tokenizer(options, model=model, progress=progress)
@@ -96,6 +96,16 @@ def run_demo(*, out: Path = Path("runs/demo"), seed: int = 0, steps: int | None 
         print(f"{name:<24}{value}")
     print(f"done in {result.seconds:.0f} s; open {page}")
     return result
+
+
+def _new_model() -> DQVAE:
+    """The network with convolutions that keep their input's variance: colour is learned hundreds of steps sooner."""
+    model = DQVAE.from_preset(PRESET, **NETWORK)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            torch.nn.init.zeros_(module.bias)
+    return model.to(memory_format=torch.channels_last)
 
 
 def _options(out: Path, seed: int, steps: int) -> TokenizerTraining:
