@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dqcore import backends
 from dqcore.ops.nearest_code import nearest_code_reference, squared_distance
@@ -26,7 +25,7 @@ from dqcore.ops.nearest_code import nearest_code_reference, squared_distance
 TOKENS = 2**21  # elements of a block of vectors: 8 MB
 CODES = 2**21  # elements of a block of codes: 8 MB
 SCORES = 2**20  # elements of a block of scores: 4 MB
-PAIRS = 2**20  # elements of a block of float64 differences: 8 MB
+PAIRS = 2**18  # elements of a block in float64: 2 MB
 LANES = 32  # scores are compared with their limit a column of K / LANES at a time
 
 
@@ -91,10 +90,17 @@ class CodeSearch:
         return self._search_blocks(tokens)
 
     def _prepare(self, first: int) -> _Block:
-        exact = (self.codebook[first : first + self.step].double() - self.mean.double()) * self.scale
-        values, square = (exact * -2).to(self.dtype).T.contiguous(), exact.square().sum(1).to(self.dtype)
-        spare = -len(exact) % LANES  # codes at infinity, never a candidate
-        return _Block(first, F.pad(values, (0, spare)), F.pad(square, (0, spare), value=torch.inf))
+        codes = self.codebook[first : first + self.step]
+        padded = len(codes) + -len(codes) % LANES  # with codes at infinity, never candidates
+        values = torch.zeros(codes.shape[1], padded, dtype=self.dtype)
+        square = torch.full((padded,), torch.inf, dtype=self.dtype)
+        rows = max(1, PAIRS // max(1, codes.shape[1]))
+        for start in range(0, len(codes), rows):
+            exact = (codes[start : start + rows].double() - self.mean.double()).mul_(self.scale)
+            where = slice(start, start + len(exact))
+            values[:, where] = exact.T * -2
+            square[where] = exact.square_().sum(1)
+        return _Block(first, values, square)
 
     def _blocks(self) -> Iterator[_Block]:
         yield from [self._only] if self._only is not None else map(self._prepare, self.starts)
@@ -113,30 +119,27 @@ class CodeSearch:
         scores = torch.addmm(self._only.square, centred, self._only.values)
         if not self.exact:
             return scores.argmin(1)
-        limit = scores.amin(1).add_(margin)
-        row, code = _candidates(scores, limit)
+        row, code, limit = _candidates(scores, margin)
         if len(row) == len(tokens) and bool(limit.isfinite().all()):
             return code
         return self._settle(tokens, row, code, limit)[0]
 
     def _search_blocks(self, tokens: Tensor) -> Tensor:
-        """Block of codes after block, keeping each row's smallest score and nearest code so far."""
+        """Block of codes after block, keeping each row's limit and nearest code so far."""
         centred, margin = self._centre(tokens)
-        smallest = torch.full_like(margin, torch.inf)
+        limits = torch.full_like(margin, torch.inf)
         codes = torch.zeros(len(tokens), dtype=torch.int64)
         nearest = torch.full((len(tokens),), torch.inf, dtype=torch.float64)
         for block in self._blocks():
             for rows in torch.arange(len(tokens)).split(max(64, SCORES // self.step)):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 scores = torch.addmm(block.square, centred[part], block.values)
-                smallest[part] = torch.minimum(smallest[part], scores.amin(1))
-                limit = smallest[part] + margin[part]
-                row, code = _candidates(scores, limit)
-                found, distance = self._settle(tokens[part], row, code + block.first, limit, every=True)
+                row, code, limits[part] = _candidates(scores, margin[part], limits[part])
+                found, distance = self._settle(tokens[part], row, code + block.first, limits[part], every=True)
                 closer = distance < nearest[part]
                 codes[part] = torch.where(closer, found, codes[part])
                 nearest[part] = torch.where(closer, distance, nearest[part])
-        lost = ~(smallest + margin).isfinite()
+        lost = ~limits.isfinite()
         if bool(lost.any()):
             codes[lost] = nearest_code_reference(tokens[lost], self.codebook, "exact")
         return codes
@@ -179,16 +182,22 @@ class CodeSearch:
         return self._originals[code]
 
 
-def _candidates(scores: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the scores within their row's limit, sorted; reads nearly all scores in one minimum only."""
+def _candidates(scores: Tensor, margin: Tensor, limit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns, sorted, of the scores within ``margin`` of their row's smallest, or ``limit``; and which.
+
+    Nearly all scores are read once only, in the minimum over the columns of each lane.
+    """
     columns = scores.view(len(scores), -1, LANES)
-    row, lane = (columns.amin(1) <= limit[:, None]).nonzero(as_tuple=True)
+    lanes = columns.amin(1)
+    near = lanes.amin(1) + margin
+    limit = near if limit is None else torch.minimum(near, limit)
+    row, lane = (lanes <= limit[:, None]).nonzero(as_tuple=True)
     pair, group = (columns[row, :, lane] <= limit[row, None]).nonzero(as_tuple=True)
     row, code = row[pair], group * LANES + lane[pair]
     if len(row) > len(scores):
         order = (row * scores.shape[1] + code).argsort()
         row, code = row[order], code[order]
-    return row, code
+    return row, code, limit
 
 
 def _mean(parts: tuple[Tensor, ...]) -> Tensor:
