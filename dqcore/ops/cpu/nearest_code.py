@@ -53,7 +53,7 @@ def _token_blocks(x: Tensor) -> Iterator[Tensor]:
 
 class _Block(NamedTuple):
     first: int  # index of the block's first code
-    values: Tensor  # -2 c', (D, k)
+    values: Tensor  # -2 c', (k, D)
     square: Tensor  # ||c'||^2, (k,)
 
 
@@ -75,10 +75,8 @@ class CodeSearch:
         self.scale = _power_of_two(largest)
         self._only = self._prepare(0) if len(self.starts) == 1 else None
         self._originals: Tensor | None = None
-        self.radius = (
-            max(float(block.square[: len(self.codebook) - block.first].max()) for block in self._blocks()) ** 0.5
-            * 1.0001
-        )
+        norms = (torch.linalg.vector_norm(self._centred(part), dim=1).max() for part in codebook.split(step))
+        self.radius = float(max(norms)) * 1.0001
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Nearest codes ``(n,)`` of ``tokens (n, D)``."""
@@ -92,22 +90,25 @@ class CodeSearch:
     def _prepare(self, first: int) -> _Block:
         codes = self.codebook[first : first + self.step]
         padded = len(codes) + -len(codes) % LANES  # with codes at infinity, never candidates
-        values = torch.zeros(codes.shape[1], padded, dtype=self.dtype)
+        values = torch.zeros(padded, codes.shape[1], dtype=self.dtype)
         square = torch.full((padded,), torch.inf, dtype=self.dtype)
         rows = max(1, PAIRS // max(1, codes.shape[1]))
         for start in range(0, len(codes), rows):
             exact = (codes[start : start + rows].double() - self.mean.double()).mul_(self.scale)
             where = slice(start, start + len(exact))
-            values[:, where] = exact.T * -2
+            values[where] = exact * -2
             square[where] = exact.square_().sum(1)
         return _Block(first, values, square)
 
     def _blocks(self) -> Iterator[_Block]:
         yield from [self._only] if self._only is not None else map(self._prepare, self.starts)
 
+    def _centred(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype).sub(self.mean).mul_(self.scale)
+
     def _centre(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """X' and twice the error bound E of its scores."""
-        centred = tokens.to(self.dtype).sub(self.mean).mul_(self.scale)
+        centred = self._centred(tokens)
         norm = torch.linalg.vector_norm(centred, dim=1).mul_(1.0001)
         relative = 1.01 * (tokens.shape[1] + 8) * self.unit
         error = relative * (2 * norm + self.radius) * self.radius + 2.0**-47 * (norm + self.radius).square()
@@ -116,7 +117,7 @@ class CodeSearch:
     def _search_one_block(self, tokens: Tensor) -> Tensor:
         assert self._only is not None
         centred, margin = self._centre(tokens)
-        scores = torch.addmm(self._only.square, centred, self._only.values)
+        scores = torch.addmm(self._only.square, centred, self._only.values.T)
         if not self.exact:
             return scores.argmin(1)
         row, code, limit = _candidates(scores, margin)
@@ -133,7 +134,7 @@ class CodeSearch:
         for block in self._blocks():
             for rows in torch.arange(len(tokens)).split(max(64, SCORES // self.step)):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
-                scores = torch.addmm(block.square, centred[part], block.values)
+                scores = torch.addmm(block.square, centred[part], block.values.T)
                 row, code, limits[part] = _candidates(scores, margin[part], limits[part])
                 found, distance = self._settle(tokens[part], row, code + block.first, limits[part], every=True)
                 closer = distance < nearest[part]
