@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.registry import Implementation, register
+from dqcore.ops.sequences import scale_of
 from dqcore.ops.varlen_attention import MAX_HEAD_DIM, Precision, varlen_attention_reference
 
 __all__ = ["decode_attention", "decode_attention_reference"]
@@ -64,7 +65,7 @@ def decode_attention(
     _check_slots(cache_lengths, active, q, k_cache)
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
-    scale = q.shape[3] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    scale = scale_of(softmax_scale, q.shape[3])
     new = (x.detach() if x.stride(3) == 1 else x.detach().contiguous() for x in (q, k_new, v_new))
     out: Tensor = torch.ops.dqcore.decode_attention(*new, k_cache, v_cache, cache_lengths, active, scale, precision)
     return out[:, 0] if single else out

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqcore.ops.checks import check_tensor
 
-__all__ = ["Sequence", "check_seqlens", "check_window", "sequences", "visible_keys"]
+__all__ = ["Sequence", "check_seqlens", "check_window", "scale_of", "sequences", "visible_keys"]
 
 
 class Sequence(NamedTuple):
@@ -69,3 +69,10 @@ def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
         raise ValueError(f"window_size: expected (left, right), each at least -1, got {window_size}")
     left, right = window_size
     return int(left), 0 if causal else int(right)
+
+
+def scale_of(softmax_scale: float | None, dim: int) -> float:
+    """The factor on scores, ``dim ** -0.5`` by default; raises unless it is positive."""
+    if softmax_scale is not None and not 0 < softmax_scale < float("inf"):
+        raise ValueError(f"softmax_scale: expected a positive number, got {softmax_scale}")
+    return dim**-0.5 if softmax_scale is None else float(softmax_scale)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.dropout_mask import draw_seed, keep_of, kept
 from dqcore.ops.registry import Implementation, register
-from dqcore.ops.sequences import check_seqlens, check_window, sequences, visible_keys
+from dqcore.ops.sequences import check_seqlens, check_window, scale_of, sequences, visible_keys
 
 __all__ = ["Precision", "varlen_attention", "varlen_attention_reference"]
 
@@ -96,7 +96,7 @@ def varlen_attention(
     left, right = check_window(window_size, causal)
     keep = keep_of(dropout_p)
     seed = _check_seed(dropout_seed, q) if keep < 256 else None
-    scale = q.shape[2] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    scale = scale_of(softmax_scale, q.shape[2])
     q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
     out, lse = torch.ops.dqcore.varlen_attention(
         q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, left, right, scale, keep, precision
@@ -234,6 +234,12 @@ def _cpu(*args: object) -> tuple[Tensor, Tensor]:
     return varlen_attention_cpu(*args)  # type: ignore[arg-type]
 
 
+def _cuda(*args: object) -> tuple[Tensor, Tensor]:
+    from dqcore.kernels.varlen_attention import varlen_attention_fwd
+
+    return varlen_attention_fwd(*args)  # type: ignore[arg-type]
+
+
 def _backward_cpu(*args: object) -> tuple[Tensor, Tensor, Tensor]:
     from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu
 
@@ -252,7 +258,13 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor)
     return (*torch.ops.dqcore.varlen_attention_backward(grad, *saved, *numbers), *[None] * 9)
 
 
-_op = register("varlen_attention", varlen_attention_reference, fake=_fake, cpu=Implementation(_cpu, "torch"))
+_op = register(
+    "varlen_attention",
+    varlen_attention_reference,
+    fake=_fake,
+    cpu=Implementation(_cpu, "torch"),
+    cuda=Implementation(_cuda, "triton"),
+)
 _op.register_autograd(_backward, setup_context=_setup_context)
 
 register(

@@ -1,0 +1,197 @@
+"""Packed attention, forward: one program takes BLOCK_M queries of one sequence and head past the keys that they see.
+
+Online softmax in base 2: a running maximum, sum and weighted sum of values a query stay in registers; the scale goes
+into the exponent's one multiply-add. Tiles that every query sees whole are not masked. Dropout leaves the sum alone and
+takes weights out of the weighted sum. Reference: ``dqcore.ops.varlen_attention``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dqcore.kernels import common
+from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.dropout_mask import keep_tile
+from dqcore.kernels.sequences import block_list, extent, listed, visible
+
+LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
+
+
+def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
+    """Queries and keys of a tile, by channels, size of an element and GPU."""
+    if not half:
+        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
+    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+
+
+@triton.jit
+def load_rows(start, stride, rows, count, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr):
+    """``(rows, BLOCK_D)``: rows below ``count`` from ``start`` on, 0 elsewhere."""
+    d = tl.arange(0, BLOCK_D)
+    where = (rows < count)[:, None]
+    if D != BLOCK_D:
+        where = where & (d < D)[None, :]
+    block = tl.load(start + rows[:, None].to(tl.int64) * stride + d[None, :], mask=where, other=0.0)
+    return block.to(tl.float32) if UPCAST else block
+
+
+@triton.jit
+def store_rows(start, stride, rows, count, block, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The inverse of :func:`load_rows`."""
+    d = tl.arange(0, BLOCK_D)
+    where = (rows < count)[:, None]
+    if D != BLOCK_D:
+        where = where & (d < D)[None, :]
+    tl.store(start + rows[:, None].to(tl.int64) * stride + d[None, :], block.to(start.dtype.element_ty), mask=where)
+
+
+@triton.jit
+def key_tiles(
+    first, queries, keys, prefix, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    """Tiles of keys that a block of queries sees: how many it sees whole, the end of all, where a gap is and its size.
+
+    With a left window none counts as seen whole; between the prefix and the window lies a gap.
+    """
+    low = first + keys - queries  # the key at which the first query stands
+    whole, end = keys // BLOCK_N, keys
+    if RIGHT:
+        whole = tl.minimum(whole, tl.maximum(low + right + 1, 0) // BLOCK_N)
+        end = tl.minimum(keys, tl.maximum(low + BLOCK_M + right, prefix))
+    tiles = tl.cdiv(tl.maximum(end, 0), BLOCK_N)
+    shown = tl.cdiv(tl.minimum(prefix, keys), BLOCK_N)
+    gap = shown * 0
+    if LEFT:
+        whole = whole * 0
+        gap = tl.minimum(tl.maximum(tl.maximum(low - left, 0) // BLOCK_N - shown, 0), tl.maximum(tiles - shown, 0))
+    return whole, tiles - gap, shown, gap
+
+
+@triton.jit
+def _attend(
+    state, q, k, v, stride_k, stride_v, rows, row, n, shift, keys, prefix, left, right, scale, seed, head,
+    MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    """One tile of keys: maximum, sum and weighted sum of values after it."""
+    largest, total, mixed = state
+    columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
+    key = load_rows(k, stride_k, columns, keys, D, BLOCK_D, UPCAST)
+    score = tl.dot(q, tl.trans(key), input_precision=PRECISION)
+    if MASKED:
+        seen = visible(rows[:, None], columns[None, :], shift, keys, prefix, left, right, LEFT, RIGHT)
+        score = tl.where(seen, score, float("-inf"))
+    larger = tl.maximum(largest, tl.max(score, 1) * scale)
+    base = tl.where(larger == float("-inf"), 0.0, larger) if MASKED else larger
+    weight = tl.exp2(score * scale - base[:, None])
+    shrink = tl.exp2(largest - base)
+    total = total * shrink + tl.sum(weight, 1)
+    if KEEP < 256:
+        weight = tl.where(keep_tile(seed, head, row + rows, n * BLOCK_N, KEEP, BLOCK_M, BLOCK_N), weight, 0.0)
+    value = load_rows(v, stride_v, columns, keys, D, BLOCK_D, UPCAST)
+    mixed = tl.dot(weight.to(value.dtype), value, mixed * shrink[:, None], input_precision=PRECISION)
+    return larger, total, mixed
+
+
+@triton.jit(do_not_specialize=["B", "T", "S", "left", "right"])
+def _varlen_attention_fwd_kernel(
+    q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks, B, T, S, left, right, scale,
+    stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_ot, stride_oh,
+    GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_M)
+    if not inside:
+        return
+    head = tl.program_id(1).to(tl.int64)
+    row, queries = extent(cu_seqlens_q, sequence, B, T)
+    column, keys = extent(cu_seqlens_k, sequence, B, 0)
+    prefix = 0
+    if prefix_lengths is not None:
+        prefix = tl.load(prefix_lengths + sequence, mask=sequence < B, other=0)
+    q += row * stride_qt + head * stride_qh
+    k += column * stride_kt + head // GROUP * stride_kh
+    v += column * stride_vt + head // GROUP * stride_vh
+    out += row * stride_ot + head * stride_oh
+    lse += head * T + row
+
+    rows = first + tl.arange(0, BLOCK_M)
+    query = load_rows(q, stride_qt, rows, queries, D, BLOCK_D, UPCAST)
+    state = (
+        tl.full([BLOCK_M], float("-inf"), tl.float32),
+        tl.zeros([BLOCK_M], tl.float32),
+        tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
+    )
+    whole, end, shown, gap = key_tiles(first, queries, keys, prefix, left, right, LEFT, RIGHT, BLOCK_M, BLOCK_N)
+    shift = keys - queries
+    if not LEFT:
+        for n in range(0, bound(whole, INTERPRETED)):
+            state = _attend(
+                state, query, k, v, stride_kt, stride_vt, rows, row, n, shift, keys, prefix, left, right, scale, seed,
+                head, False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+            )  # fmt: skip
+    for n in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
+        place = n + tl.where(n >= shown, gap, 0) if LEFT else n
+        state = _attend(
+            state, query, k, v, stride_kt, stride_vt, rows, row, place, shift, keys, prefix, left, right, scale, seed,
+            head, True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+    largest, total, mixed = state
+    share = tl.where(total == 0.0, 0.0, (256.0 / KEEP) / total)
+    store_rows(out, stride_ot, rows, queries, mixed * share[:, None], D, BLOCK_D)
+    tl.store(lse + rows, (largest + tl.log2(total)) * LN2, mask=rows < queries)
+
+
+def varlen_attention_fwd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    prefix_lengths: Tensor | None,
+    seed: Tensor | None,
+    left: int,
+    right: int,
+    scale: float,
+    keep: int,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
+    """``q (T, H, d)``, ``k`` and ``v (S, Hkv, d)`` -> ``(T, H, d)`` and lse ``(H, T)`` float32."""
+    rows, heads, dim = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty((heads, rows), dtype=torch.float32, device=q.device)
+    if rows == 0:
+        return out, lse
+    half = q.dtype != torch.float32
+    config = tile(dim, half, common.capability(q))
+    with on_device(q):
+        blocks, size = block_list(cu_seqlens_q, rows, config["BLOCK_M"], last_first=True)
+        _varlen_attention_fwd_kernel[(size, heads)](
+            *(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks),
+            *(cu_seqlens_q.shape[0] - 1, rows, k.shape[0], left, right, scale * LOG2E),
+            *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2]),
+            **flags(q, k, left, right, keep, precision),
+            **config,
+        )
+    return out, lse
+
+
+def flags(q: Tensor, k: Tensor, left: int, right: int, keep: int, precision: str) -> dict[str, object]:
+    """What forward and backward kernels are specialised for."""
+    return {
+        "GROUP": q.shape[1] // k.shape[1],
+        "LEFT": left >= 0,
+        "RIGHT": right >= 0,
+        "KEEP": keep,
+        "PRECISION": precision,
+        "D": q.shape[2],
+        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[2])),
+        "UPCAST": common.INTERPRETED,
+        "INTERPRETED": common.INTERPRETED,
+    }
