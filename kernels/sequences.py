@@ -1,8 +1,8 @@
 """Sequences packed end to end, as a list of blocks: one program a block, no empty programs, the longest work first.
 
 Rows left over after the last sequence form one more sequence, number B, that has nothing on the other side: its
-programs write zeros. A sequence of ``n`` rows has ``ceil(n / BLOCK)`` blocks, so that ``T / BLOCK + B + 1`` bounds their
-number without a look at the lengths; programs beyond the true number return.
+programs write zeros. A sequence of ``n`` rows has ``ceil(n / BLOCK)`` blocks, so that ``ceil(T / BLOCK) + B + 1`` bounds
+their number without a look at the lengths; programs beyond the true number return.
 
 In causal attention the work of a query block grows with its place in its sequence; that of a key block shrinks. So
 blocks are listed by falling *height*: 1 + index for queries, number - index for keys. The place of block (b, height) is
@@ -69,8 +69,39 @@ def extent(cu_seqlens, sequence, B, rest):
 
 
 @triton.jit
-def visible(rows, columns, shift, keys, prefix, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr):
-    """Which of ``columns`` (a row of key indices) each of ``rows`` (a column of query indices) sees, or transposed."""
+def prefix_of(prefix_lengths, sequence, B):
+    """How many keys all queries of a sequence see; 0 where there are no prefixes."""
+    if prefix_lengths is None:
+        return tl.zeros([], tl.int32)
+    else:
+        return tl.load(prefix_lengths + sequence, mask=sequence < B, other=0)
+
+
+@triton.jit
+def load_rows(start, stride, rows, count, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr):
+    """``(rows, BLOCK_D)``: rows below ``count`` from ``start`` on, 0 elsewhere."""
+    d = tl.arange(0, BLOCK_D)
+    where = (rows < count)[:, None]
+    if D != BLOCK_D:
+        where = where & (d < D)[None, :]
+    block = tl.load(start + rows[:, None].to(tl.int64) * stride + d[None, :], mask=where, other=0.0)
+    return block.to(tl.float32) if UPCAST else block
+
+
+@triton.jit
+def store_rows(start, stride, rows, count, block, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The inverse of :func:`load_rows`."""
+    d = tl.arange(0, BLOCK_D)
+    where = (rows < count)[:, None]
+    if D != BLOCK_D:
+        where = where & (d < D)[None, :]
+    tl.store(start + rows[:, None].to(tl.int64) * stride + d[None, :], block.to(start.dtype.element_ty), mask=where)
+
+
+@triton.jit
+def visible(rows, columns, window, LEFT: tl.constexpr, RIGHT: tl.constexpr):
+    """Which keys ``columns`` the queries ``rows`` see, one of the two a row and the other a column of indices."""
+    shift, keys, prefix, left, right = window
     position = rows + shift
     seen = columns < keys
     if LEFT and RIGHT:
@@ -82,8 +113,47 @@ def visible(rows, columns, shift, keys, prefix, left, right, LEFT: tl.constexpr,
     return seen
 
 
+@triton.jit
+def key_tiles(first, window, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Tiles of keys that a block of queries sees: how many it sees whole, the end of all, where a gap is and its size.
+
+    With a left window none counts as seen whole; between the prefix and the window lies a gap.
+    """
+    shift, keys, prefix, left, right = window
+    low = first + shift  # the key at which the first query stands
+    whole, end = keys // BLOCK_N, keys
+    if RIGHT:
+        whole = tl.minimum(whole, tl.maximum(low + right + 1, 0) // BLOCK_N)
+        end = tl.minimum(keys, tl.maximum(low + BLOCK_M + right, prefix))
+    tiles = tl.cdiv(tl.maximum(end, 0), BLOCK_N)
+    shown = tl.cdiv(tl.minimum(prefix, keys), BLOCK_N)
+    gap = shown * 0
+    if LEFT:
+        whole = whole * 0
+        gap = tl.minimum(tl.maximum(tl.maximum(low - left, 0) // BLOCK_N - shown, 0), tl.maximum(tiles - shown, 0))
+    return whole, tiles - gap, shown, gap
+
+
+@triton.jit
+def query_tiles(
+    first, queries, window, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Tiles of queries that see some key of a block: the first, the first from which on all is seen, and the end."""
+    shift, _, prefix, left, right = window
+    begin, whole, end = first * 0, first * 0, queries
+    if RIGHT:
+        begin = tl.maximum(first - right - shift, 0)
+        whole = tl.maximum(first + BLOCK_N - 1 - right - shift, 0)
+    if LEFT:
+        end = tl.minimum(queries, tl.maximum(first + BLOCK_N + left - shift, 0))
+    in_prefix = first < prefix
+    begin, end = tl.where(in_prefix, 0, begin) // BLOCK_M, tl.cdiv(tl.where(in_prefix, queries, end), BLOCK_M)
+    whole = end if LEFT else tl.minimum(tl.cdiv(whole, BLOCK_M), end)
+    return tl.minimum(begin, whole), whole, end
+
+
 def block_list(cu_seqlens: Tensor, rows: int, block: int, *, last_first: bool) -> tuple[Tensor, int]:
-    """The list, ``(1 + 2 n,)`` int32: its length, then (sequence, index of the block) of each; and n, which bounds it."""
+    """The list, ``(1 + 2 n,)`` int32: its length, then (sequence, index of the block) of each; and n, its bound."""
     batch = cu_seqlens.shape[0] - 1
     size = triton.cdiv(rows, block) + batch + 1
     blocks = torch.empty(1 + 2 * size, dtype=torch.int32, device=cu_seqlens.device)

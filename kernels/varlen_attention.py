@@ -15,10 +15,10 @@ from torch import Tensor
 from dqcore.kernels import common
 from dqcore.kernels.common import bound, on_device
 from dqcore.kernels.dropout_mask import keep_tile
-from dqcore.kernels.sequences import block_list, extent, listed, visible
+from dqcore.kernels.sequences import block_list, extent, key_tiles, listed, load_rows, prefix_of, store_rows, visible
 
 LOG2E = 1.4426950408889634
-LN2 = 0.6931471805599453
+LN2 = tl.constexpr(0.6931471805599453)
 
 
 def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
@@ -29,62 +29,18 @@ def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
 
 
 @triton.jit
-def load_rows(start, stride, rows, count, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr):
-    """``(rows, BLOCK_D)``: rows below ``count`` from ``start`` on, 0 elsewhere."""
-    d = tl.arange(0, BLOCK_D)
-    where = (rows < count)[:, None]
-    if D != BLOCK_D:
-        where = where & (d < D)[None, :]
-    block = tl.load(start + rows[:, None].to(tl.int64) * stride + d[None, :], mask=where, other=0.0)
-    return block.to(tl.float32) if UPCAST else block
-
-
-@triton.jit
-def store_rows(start, stride, rows, count, block, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The inverse of :func:`load_rows`."""
-    d = tl.arange(0, BLOCK_D)
-    where = (rows < count)[:, None]
-    if D != BLOCK_D:
-        where = where & (d < D)[None, :]
-    tl.store(start + rows[:, None].to(tl.int64) * stride + d[None, :], block.to(start.dtype.element_ty), mask=where)
-
-
-@triton.jit
-def key_tiles(
-    first, queries, keys, prefix, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):
-    """Tiles of keys that a block of queries sees: how many it sees whole, the end of all, where a gap is and its size.
-
-    With a left window none counts as seen whole; between the prefix and the window lies a gap.
-    """
-    low = first + keys - queries  # the key at which the first query stands
-    whole, end = keys // BLOCK_N, keys
-    if RIGHT:
-        whole = tl.minimum(whole, tl.maximum(low + right + 1, 0) // BLOCK_N)
-        end = tl.minimum(keys, tl.maximum(low + BLOCK_M + right, prefix))
-    tiles = tl.cdiv(tl.maximum(end, 0), BLOCK_N)
-    shown = tl.cdiv(tl.minimum(prefix, keys), BLOCK_N)
-    gap = shown * 0
-    if LEFT:
-        whole = whole * 0
-        gap = tl.minimum(tl.maximum(tl.maximum(low - left, 0) // BLOCK_N - shown, 0), tl.maximum(tiles - shown, 0))
-    return whole, tiles - gap, shown, gap
-
-
-@triton.jit
 def _attend(
-    state, q, k, v, stride_k, stride_v, rows, row, n, shift, keys, prefix, left, right, scale, seed, head,
+    state, q, k, v, stride_k, stride_v, rows, row, n, keys, window, scale, seed, head,
     MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):
+):  # fmt: skip
     """One tile of keys: maximum, sum and weighted sum of values after it."""
     largest, total, mixed = state
     columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
     key = load_rows(k, stride_k, columns, keys, D, BLOCK_D, UPCAST)
     score = tl.dot(q, tl.trans(key), input_precision=PRECISION)
     if MASKED:
-        seen = visible(rows[:, None], columns[None, :], shift, keys, prefix, left, right, LEFT, RIGHT)
+        seen = visible(rows[:, None], columns[None, :], window, LEFT, RIGHT)
         score = tl.where(seen, score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
     base = tl.where(larger == float("-inf"), 0.0, larger) if MASKED else larger
@@ -112,9 +68,7 @@ def _varlen_attention_fwd_kernel(
     head = tl.program_id(1).to(tl.int64)
     row, queries = extent(cu_seqlens_q, sequence, B, T)
     column, keys = extent(cu_seqlens_k, sequence, B, 0)
-    prefix = 0
-    if prefix_lengths is not None:
-        prefix = tl.load(prefix_lengths + sequence, mask=sequence < B, other=0)
+    prefix = prefix_of(prefix_lengths, sequence, B)
     q += row * stride_qt + head * stride_qh
     k += column * stride_kt + head // GROUP * stride_kh
     v += column * stride_vt + head // GROUP * stride_vh
@@ -128,19 +82,19 @@ def _varlen_attention_fwd_kernel(
         tl.zeros([BLOCK_M], tl.float32),
         tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
     )
-    whole, end, shown, gap = key_tiles(first, queries, keys, prefix, left, right, LEFT, RIGHT, BLOCK_M, BLOCK_N)
-    shift = keys - queries
+    window = (keys - queries, keys, prefix, left, right)
+    whole, end, shown, gap = key_tiles(first, window, LEFT, RIGHT, BLOCK_M, BLOCK_N)
     if not LEFT:
         for n in range(0, bound(whole, INTERPRETED)):
             state = _attend(
-                state, query, k, v, stride_kt, stride_vt, rows, row, n, shift, keys, prefix, left, right, scale, seed,
-                head, False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+                state, query, k, v, stride_kt, stride_vt, rows, row, n, keys, window, scale, seed, head,
+                False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
             )  # fmt: skip
     for n in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
         place = n + tl.where(n >= shown, gap, 0) if LEFT else n
         state = _attend(
-            state, query, k, v, stride_kt, stride_vt, rows, row, place, shift, keys, prefix, left, right, scale, seed,
-            head, True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+            state, query, k, v, stride_kt, stride_vt, rows, row, place, keys, window, scale, seed, head,
+            True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     largest, total, mixed = state
     share = tl.where(total == 0.0, 0.0, (256.0 / KEEP) / total)

@@ -246,6 +246,12 @@ def _backward_cpu(*args: object) -> tuple[Tensor, Tensor, Tensor]:
     return varlen_attention_backward_cpu(*args)  # type: ignore[arg-type]
 
 
+def _backward_cuda(*args: object) -> tuple[Tensor, Tensor, Tensor]:
+    from dqcore.kernels.varlen_attention_backward import varlen_attention_bwd
+
+    return varlen_attention_bwd(*args)  # type: ignore[arg-type]
+
+
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, *ctx.numbers = inputs  # type: ignore[attr-defined]
     ctx.mark_non_differentiable(output[1])
@@ -272,4 +278,5 @@ register(
     varlen_attention_backward_reference,
     fake=_fake_backward,
     cpu=Implementation(_backward_cpu, "torch"),
+    cuda=Implementation(_backward_cuda, "triton"),
 )

@@ -1,0 +1,238 @@
+"""Packed attention, backward: two kernels without atomics, each of which computes the weights again.
+
+The first takes a block of queries past the keys that they see: ``delta = sum_d(do o)``, kept for the second, and
+``dq = sum_j p (dp - delta) k_j``. The second takes a block of keys past the queries that see it, of all query heads
+that share its key head, and sums ``dk`` and ``dv`` in that order. Dropout's 1 / (share kept) is left to the end of the
+sums, so that delta is kept times the share. Reference: ``dqcore.ops.varlen_attention``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dqcore.kernels import common
+from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.dropout_mask import keep_tile
+from dqcore.kernels.sequences import (
+    block_list,
+    extent,
+    key_tiles,
+    listed,
+    load_rows,
+    prefix_of,
+    query_tiles,
+    store_rows,
+    visible,
+)
+from dqcore.kernels.varlen_attention import LOG2E, flags
+
+
+def query_tile(dim: int, half: bool, arch: int) -> dict[str, int]:
+    """Tile of the kernel for ``dq``."""
+    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+
+
+def key_tile(dim: int, half: bool, arch: int) -> dict[str, int]:
+    """Tile of the kernel for ``dk`` and ``dv``."""
+    return {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2}
+
+
+@triton.jit
+def _load_base(lse, rows, count):
+    """Base-2 logarithm of each row's sum; inf where there is none, so that its weights are 0."""
+    value = tl.load(lse + rows, mask=rows < count, other=float("-inf"))
+    return tl.where(value == float("-inf"), float("inf"), value * 1.4426950408889634)
+
+
+@triton.jit
+def _dq_tile(
+    total, query, grad, base, delta, k, v, stride_k, stride_v, rows, row, n, keys, window, scale, seed, head,
+    MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """``dq`` after one more tile of keys."""
+    columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
+    key = load_rows(k, stride_k, columns, keys, D, BLOCK_D, UPCAST)
+    score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+    if MASKED:
+        score = tl.where(visible(rows[:, None], columns[None, :], window, LEFT, RIGHT), score, float("-inf"))
+    weight = tl.exp2(score * scale - base[:, None])
+    value = load_rows(v, stride_v, columns, keys, D, BLOCK_D, UPCAST)
+    grad_weight = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
+    if KEEP < 256:
+        grad_weight = tl.where(keep_tile(seed, head, row + rows, n * BLOCK_N, KEEP, BLOCK_M, BLOCK_N), grad_weight, 0.0)
+    grad_score = weight * (grad_weight - delta[:, None])
+    return tl.dot(grad_score.to(key.dtype), key, total, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=["B", "T", "left", "right"])
+def _varlen_attention_dq_kernel(
+    q, k, v, out, grad, lse, delta, grad_q, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
+    B, T, left, right, scale, softmax_scale,
+    stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_ot, stride_oh, stride_gt, stride_gh,
+    stride_dt, stride_dh,
+    GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_M)
+    if not inside:
+        return
+    head = tl.program_id(1).to(tl.int64)
+    row, queries = extent(cu_seqlens_q, sequence, B, T)
+    column, keys = extent(cu_seqlens_k, sequence, B, 0)
+    prefix = prefix_of(prefix_lengths, sequence, B)
+    k += column * stride_kt + head // GROUP * stride_kh
+    v += column * stride_vt + head // GROUP * stride_vh
+
+    rows = first + tl.arange(0, BLOCK_M)
+    query = load_rows(q + row * stride_qt + head * stride_qh, stride_qt, rows, queries, D, BLOCK_D, UPCAST)
+    grad_out = load_rows(grad + row * stride_gt + head * stride_gh, stride_gt, rows, queries, D, BLOCK_D, UPCAST)
+    result = load_rows(out + row * stride_ot + head * stride_oh, stride_ot, rows, queries, D, BLOCK_D, UPCAST)
+    pull = tl.sum(grad_out.to(tl.float32) * result.to(tl.float32), 1) * (KEEP / 256.0)
+    tl.store(delta + head * T + row + rows, pull, mask=rows < queries)
+    base = _load_base(lse + head * T + row, rows, queries)
+
+    total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    window = (keys - queries, keys, prefix, left, right)
+    whole, end, shown, gap = key_tiles(first, window, LEFT, RIGHT, BLOCK_M, BLOCK_N)
+    if not LEFT:
+        for n in range(0, bound(whole, INTERPRETED)):
+            total = _dq_tile(
+                total, query, grad_out, base, pull, k, v, stride_kt, stride_vt, rows, row, n, keys, window, scale,
+                seed, head, False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+            )  # fmt: skip
+    for n in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
+        place = n + tl.where(n >= shown, gap, 0) if LEFT else n
+        total = _dq_tile(
+            total, query, grad_out, base, pull, k, v, stride_kt, stride_vt, rows, row, place, keys, window, scale,
+            seed, head, True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
+    total *= softmax_scale * (256.0 / KEEP)
+    store_rows(grad_q + row * stride_dt + head * stride_dh, stride_dt, rows, queries, total, D, BLOCK_D)
+
+
+@triton.jit
+def _dkv_tile(
+    totals, key, value, q, grad, lse, delta, stride_q, stride_g, columns, column, row, m, queries, window, scale, seed,
+    head, MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """``dk`` and ``dv`` after one more tile of queries; scores are ``(keys, queries)``."""
+    grad_k, grad_v = totals
+    rows = m * BLOCK_M + tl.arange(0, BLOCK_M)
+    query = load_rows(q, stride_q, rows, queries, D, BLOCK_D, UPCAST)
+    score = tl.dot(key, tl.trans(query), input_precision=PRECISION)
+    if MASKED:
+        score = tl.where(visible(rows[None, :], columns[:, None], window, LEFT, RIGHT), score, float("-inf"))
+    weight = tl.exp2(score * scale - _load_base(lse, rows, queries)[None, :])
+    grad_out = load_rows(grad, stride_g, rows, queries, D, BLOCK_D, UPCAST)
+    grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)
+    kept = weight
+    if KEEP < 256:
+        survives = tl.trans(keep_tile(seed, head, row + rows, column, KEEP, BLOCK_M, BLOCK_N))
+        kept = tl.where(survives, weight, 0.0)
+        grad_weight = tl.where(survives, grad_weight, 0.0)
+    grad_v = tl.dot(kept.to(query.dtype), grad_out, grad_v, input_precision=PRECISION)
+    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)
+    grad_score = weight * (grad_weight - pull[None, :])
+    return tl.dot(grad_score.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
+
+
+@triton.jit(do_not_specialize=["B", "T", "S", "left", "right"])
+def _varlen_attention_dkv_kernel(
+    q, k, v, grad, lse, delta, grad_k, grad_v, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
+    B, T, S, left, right, scale, softmax_scale,
+    stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_gt, stride_gh, stride_dt, stride_dh,
+    GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_N)
+    if not inside:
+        return
+    key_head = tl.program_id(1).to(tl.int64)
+    row, queries = extent(cu_seqlens_q, sequence, B, 0)
+    column, keys = extent(cu_seqlens_k, sequence, B, S)
+    prefix = prefix_of(prefix_lengths, sequence, B)
+    columns = first + tl.arange(0, BLOCK_N)
+    key = load_rows(k + column * stride_kt + key_head * stride_kh, stride_kt, columns, keys, D, BLOCK_D, UPCAST)
+    value = load_rows(v + column * stride_vt + key_head * stride_vh, stride_vt, columns, keys, D, BLOCK_D, UPCAST)
+    totals = (tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N, BLOCK_D], tl.float32))
+    window = (keys - queries, keys, prefix, left, right)
+    begin, whole, end = query_tiles(first, queries, window, LEFT, RIGHT, BLOCK_M, BLOCK_N)
+    for member in range(0, GROUP):
+        head = key_head * GROUP + member
+        query = q + row * stride_qt + head * stride_qh
+        grad_out = grad + row * stride_gt + head * stride_gh
+        sums = head * T + row
+        for m in range(bound(begin, INTERPRETED), bound(whole, INTERPRETED)):
+            totals = _dkv_tile(
+                totals, key, value, query, grad_out, lse + sums, delta + sums, stride_qt, stride_gt, columns, first,
+                row, m, queries, window, scale, seed, head,
+                True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+            )  # fmt: skip
+        if not LEFT:
+            for m in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
+                totals = _dkv_tile(
+                    totals, key, value, query, grad_out, lse + sums, delta + sums, stride_qt, stride_gt, columns,
+                    first, row, m, queries, window, scale, seed, head,
+                    False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+                )  # fmt: skip
+    by_key, by_value = totals
+    by_key *= softmax_scale * (256.0 / KEEP)
+    by_value *= 256.0 / KEEP
+    start = column * stride_dt + key_head * stride_dh
+    store_rows(grad_k + start, stride_dt, columns, keys, by_key, D, BLOCK_D)
+    store_rows(grad_v + start, stride_dt, columns, keys, by_value, D, BLOCK_D)
+
+
+def varlen_attention_bwd(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    prefix_lengths: Tensor | None,
+    seed: Tensor | None,
+    left: int,
+    right: int,
+    scale: float,
+    keep: int,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``q (T, H, d)``, ``k`` and ``v (S, Hkv, d)``."""
+    batch, half, arch = cu_seqlens_q.shape[0] - 1, q.dtype != torch.float32, common.capability(q)
+    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
+    special = flags(q, k, left, right, keep, precision)
+    packed = (cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed)
+    inputs = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
+    with on_device(q):
+        if len(q) > 0:
+            config = query_tile(q.shape[2], half, arch)
+            blocks, size = block_list(cu_seqlens_q, len(q), config["BLOCK_M"], last_first=True)
+            _varlen_attention_dq_kernel[(size, q.shape[1])](
+                *(q, k, v, out, grad, lse, delta, grad_q, *packed, blocks),
+                *(batch, len(q), left, right, scale * LOG2E, scale),
+                *(*inputs, *out.stride()[:2], *grad.stride()[:2], *grad_q.stride()[:2]),
+                **special,
+                **config,
+            )
+        if len(k) > 0:
+            config = key_tile(q.shape[2], half, arch)
+            blocks, size = block_list(cu_seqlens_k, len(k), config["BLOCK_N"], last_first=False)
+            _varlen_attention_dkv_kernel[(size, k.shape[1])](
+                *(q, k, v, grad, lse, delta, grad_k, grad_v, *packed, blocks),
+                *(batch, len(q), len(k), left, right, scale * LOG2E, scale),
+                *(*inputs, *grad.stride()[:2], *grad_k.stride()[:2]),
+                **special,
+                **config,
+            )
+    return grad_q, grad_k, grad_v
