@@ -33,3 +33,21 @@ def keep_tile(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: tl.constexp
         survives = (tl.join(halves, halves >> 8) & 255) < KEEP
         survives = tl.reshape(survives, [BLOCK_M, GROUPS, 4, 2, 2, 2, 2])  # row, group, // 2, // 16, // 32, // 8, % 2
         return tl.reshape(tl.permute(survives, [0, 1, 4, 3, 5, 2, 6]), [BLOCK_M, BLOCK_N])
+
+
+@triton.jit
+def keep_tile_transposed(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The transpose of :func:`keep_tile`, ``(BLOCK_N, BLOCK_M)``; BLOCK_N is a multiple of 64.
+
+    The four columns that share a 32-bit word share it until it has changed places.
+    """
+    GROUPS: tl.constexpr = BLOCK_N // 64
+    counter = (column // 64 * 4 + tl.arange(0, 4 * GROUPS)).to(tl.uint32)[None, :]
+    offset = tl.load(seed + 1).to(tl.uint32)
+    a, b, c, d = tl.philox(tl.load(seed), counter, rows.to(tl.uint32)[:, None], head.to(tl.uint32), offset, n_rounds=7)
+    words = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [BLOCK_M, GROUPS, 4, 2, 2])
+    words = tl.reshape(tl.permute(words, [1, 4, 3, 2, 0]), [4 * GROUPS, 1, 4, 1, BLOCK_M])
+    words = tl.reshape(tl.broadcast_to(words, [4 * GROUPS, 2, 4, 2, BLOCK_M]), [BLOCK_N, BLOCK_M])
+    key = tl.arange(0, BLOCK_N)[:, None]
+    byte = (words >> ((key // 8 % 2 * 2 + key % 2) * 8).to(tl.uint32)) & 255
+    return byte < KEEP

@@ -1,8 +1,8 @@
 """Sequences packed end to end, as a list of blocks: one program a block, no empty programs, the longest work first.
 
 Rows left over after the last sequence form one more sequence, number B, that has nothing on the other side: its
-programs write zeros. A sequence of ``n`` rows has ``ceil(n / BLOCK)`` blocks, so that ``ceil(T / BLOCK) + B + 1`` bounds
-their number without a look at the lengths; programs beyond the true number return.
+programs write zeros. A sequence of ``n`` rows has ``ceil(n / BLOCK)`` blocks, so that ``ceil(T / BLOCK) + B + 1``
+bounds their number without a look at the lengths; programs beyond the true number return.
 
 In causal attention the work of a query block grows with its place in its sequence; that of a key block shrinks. So
 blocks are listed by falling *height*: 1 + index for queries, number - index for keys. The place of block (b, height) is
@@ -78,9 +78,11 @@ def prefix_of(prefix_lengths, sequence, B):
 
 
 @triton.jit
-def load_rows(start, stride, rows, count, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr):
-    """``(rows, BLOCK_D)``: rows below ``count`` from ``start`` on, 0 elsewhere."""
-    d = tl.arange(0, BLOCK_D)
+def load_rows(
+    start, stride, first, count, BLOCK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr
+):
+    """``(BLOCK, BLOCK_D)``: row ``first`` and following from ``start`` on, 0 from row ``count`` on."""
+    rows, d = first + tl.arange(0, BLOCK), tl.arange(0, BLOCK_D)
     where = (rows < count)[:, None]
     if D != BLOCK_D:
         where = where & (d < D)[None, :]
@@ -89,9 +91,9 @@ def load_rows(start, stride, rows, count, D: tl.constexpr, BLOCK_D: tl.constexpr
 
 
 @triton.jit
-def store_rows(start, stride, rows, count, block, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def store_rows(start, stride, first, count, block, BLOCK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """The inverse of :func:`load_rows`."""
-    d = tl.arange(0, BLOCK_D)
+    rows, d = first + tl.arange(0, BLOCK), tl.arange(0, BLOCK_D)
     where = (rows < count)[:, None]
     if D != BLOCK_D:
         where = where & (d < D)[None, :]
@@ -102,14 +104,12 @@ def store_rows(start, stride, rows, count, block, D: tl.constexpr, BLOCK_D: tl.c
 def visible(rows, columns, window, LEFT: tl.constexpr, RIGHT: tl.constexpr):
     """Which keys ``columns`` the queries ``rows`` see, one of the two a row and the other a column of indices."""
     shift, keys, prefix, left, right = window
-    position = rows + shift
-    seen = columns < keys
-    if LEFT and RIGHT:
-        seen = seen & (((columns >= position - left) & (columns <= position + right)) | (columns < prefix))
-    elif LEFT:
-        seen = seen & ((columns >= position - left) | (columns < prefix))
-    elif RIGHT:
-        seen = seen & ((columns <= position + right) | (columns < prefix))
+    last = rows * 0 + (keys - 1)
+    if RIGHT:
+        last = tl.minimum(rows + (shift + right), last)
+    seen = columns <= tl.maximum(last, tl.minimum(prefix, keys) - 1)
+    if LEFT:
+        seen = seen & ((columns >= rows + (shift - left)) | (columns < prefix))
     return seen
 
 

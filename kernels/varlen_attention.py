@@ -37,7 +37,7 @@ def _attend(
     """One tile of keys: maximum, sum and weighted sum of values after it."""
     largest, total, mixed = state
     columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
-    key = load_rows(k, stride_k, columns, keys, D, BLOCK_D, UPCAST)
+    key = load_rows(k, stride_k, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
     score = tl.dot(q, tl.trans(key), input_precision=PRECISION)
     if MASKED:
         seen = visible(rows[:, None], columns[None, :], window, LEFT, RIGHT)
@@ -49,7 +49,7 @@ def _attend(
     total = total * shrink + tl.sum(weight, 1)
     if KEEP < 256:
         weight = tl.where(keep_tile(seed, head, row + rows, n * BLOCK_N, KEEP, BLOCK_M, BLOCK_N), weight, 0.0)
-    value = load_rows(v, stride_v, columns, keys, D, BLOCK_D, UPCAST)
+    value = load_rows(v, stride_v, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
     mixed = tl.dot(weight.to(value.dtype), value, mixed * shrink[:, None], input_precision=PRECISION)
     return larger, total, mixed
 
@@ -76,7 +76,7 @@ def _varlen_attention_fwd_kernel(
     lse += head * T + row
 
     rows = first + tl.arange(0, BLOCK_M)
-    query = load_rows(q, stride_qt, rows, queries, D, BLOCK_D, UPCAST)
+    query = load_rows(q, stride_qt, first, queries, BLOCK_M, D, BLOCK_D, UPCAST)
     state = (
         tl.full([BLOCK_M], float("-inf"), tl.float32),
         tl.zeros([BLOCK_M], tl.float32),
@@ -98,7 +98,7 @@ def _varlen_attention_fwd_kernel(
         )  # fmt: skip
     largest, total, mixed = state
     share = tl.where(total == 0.0, 0.0, (256.0 / KEEP) / total)
-    store_rows(out, stride_ot, rows, queries, mixed * share[:, None], D, BLOCK_D)
+    store_rows(out, stride_ot, first, queries, mixed * share[:, None], BLOCK_M, D, BLOCK_D)
     tl.store(lse + rows, (largest + tl.log2(total)) * LN2, mask=rows < queries)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dqcore.kernels import common
 from dqcore.kernels.common import bound, on_device
-from dqcore.kernels.dropout_mask import keep_tile
+from dqcore.kernels.dropout_mask import keep_tile, keep_tile_transposed
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -55,12 +55,12 @@ def _dq_tile(
 ):  # fmt: skip
     """``dq`` after one more tile of keys."""
     columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
-    key = load_rows(k, stride_k, columns, keys, D, BLOCK_D, UPCAST)
+    key = load_rows(k, stride_k, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
     score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
     if MASKED:
         score = tl.where(visible(rows[:, None], columns[None, :], window, LEFT, RIGHT), score, float("-inf"))
     weight = tl.exp2(score * scale - base[:, None])
-    value = load_rows(v, stride_v, columns, keys, D, BLOCK_D, UPCAST)
+    value = load_rows(v, stride_v, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
     grad_weight = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
     if KEEP < 256:
         grad_weight = tl.where(keep_tile(seed, head, row + rows, n * BLOCK_N, KEEP, BLOCK_M, BLOCK_N), grad_weight, 0.0)
@@ -89,9 +89,11 @@ def _varlen_attention_dq_kernel(
     v += column * stride_vt + head // GROUP * stride_vh
 
     rows = first + tl.arange(0, BLOCK_M)
-    query = load_rows(q + row * stride_qt + head * stride_qh, stride_qt, rows, queries, D, BLOCK_D, UPCAST)
-    grad_out = load_rows(grad + row * stride_gt + head * stride_gh, stride_gt, rows, queries, D, BLOCK_D, UPCAST)
-    result = load_rows(out + row * stride_ot + head * stride_oh, stride_ot, rows, queries, D, BLOCK_D, UPCAST)
+    query = load_rows(q + row * stride_qt + head * stride_qh, stride_qt, first, queries, BLOCK_M, D, BLOCK_D, UPCAST)
+    grad_out = load_rows(
+        grad + row * stride_gt + head * stride_gh, stride_gt, first, queries, BLOCK_M, D, BLOCK_D, UPCAST
+    )
+    result = load_rows(out + row * stride_ot + head * stride_oh, stride_ot, first, queries, BLOCK_M, D, BLOCK_D, UPCAST)
     pull = tl.sum(grad_out.to(tl.float32) * result.to(tl.float32), 1) * (KEEP / 256.0)
     tl.store(delta + head * T + row + rows, pull, mask=rows < queries)
     base = _load_base(lse + head * T + row, rows, queries)
@@ -112,7 +114,7 @@ def _varlen_attention_dq_kernel(
             seed, head, True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     total *= softmax_scale * (256.0 / KEEP)
-    store_rows(grad_q + row * stride_dt + head * stride_dh, stride_dt, rows, queries, total, D, BLOCK_D)
+    store_rows(grad_q + row * stride_dt + head * stride_dh, stride_dt, first, queries, total, BLOCK_M, D, BLOCK_D)
 
 
 @triton.jit
@@ -124,16 +126,16 @@ def _dkv_tile(
     """``dk`` and ``dv`` after one more tile of queries; scores are ``(keys, queries)``."""
     grad_k, grad_v = totals
     rows = m * BLOCK_M + tl.arange(0, BLOCK_M)
-    query = load_rows(q, stride_q, rows, queries, D, BLOCK_D, UPCAST)
+    query = load_rows(q, stride_q, m * BLOCK_M, queries, BLOCK_M, D, BLOCK_D, UPCAST)
     score = tl.dot(key, tl.trans(query), input_precision=PRECISION)
     if MASKED:
         score = tl.where(visible(rows[None, :], columns[:, None], window, LEFT, RIGHT), score, float("-inf"))
     weight = tl.exp2(score * scale - _load_base(lse, rows, queries)[None, :])
-    grad_out = load_rows(grad, stride_g, rows, queries, D, BLOCK_D, UPCAST)
+    grad_out = load_rows(grad, stride_g, m * BLOCK_M, queries, BLOCK_M, D, BLOCK_D, UPCAST)
     grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)
     kept = weight
     if KEEP < 256:
-        survives = tl.trans(keep_tile(seed, head, row + rows, column, KEEP, BLOCK_M, BLOCK_N))
+        survives = keep_tile_transposed(seed, head, row + rows, column, KEEP, BLOCK_M, BLOCK_N)
         kept = tl.where(survives, weight, 0.0)
         grad_weight = tl.where(survives, grad_weight, 0.0)
     grad_v = tl.dot(kept.to(query.dtype), grad_out, grad_v, input_precision=PRECISION)
@@ -159,8 +161,10 @@ def _varlen_attention_dkv_kernel(
     column, keys = extent(cu_seqlens_k, sequence, B, S)
     prefix = prefix_of(prefix_lengths, sequence, B)
     columns = first + tl.arange(0, BLOCK_N)
-    key = load_rows(k + column * stride_kt + key_head * stride_kh, stride_kt, columns, keys, D, BLOCK_D, UPCAST)
-    value = load_rows(v + column * stride_vt + key_head * stride_vh, stride_vt, columns, keys, D, BLOCK_D, UPCAST)
+    key = load_rows(k + column * stride_kt + key_head * stride_kh, stride_kt, first, keys, BLOCK_N, D, BLOCK_D, UPCAST)
+    value = load_rows(
+        v + column * stride_vt + key_head * stride_vh, stride_vt, first, keys, BLOCK_N, D, BLOCK_D, UPCAST
+    )
     totals = (tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N, BLOCK_D], tl.float32))
     window = (keys - queries, keys, prefix, left, right)
     begin, whole, end = query_tiles(first, queries, window, LEFT, RIGHT, BLOCK_M, BLOCK_N)
@@ -186,8 +190,8 @@ def _varlen_attention_dkv_kernel(
     by_key *= softmax_scale * (256.0 / KEEP)
     by_value *= 256.0 / KEEP
     start = column * stride_dt + key_head * stride_dh
-    store_rows(grad_k + start, stride_dt, columns, keys, by_key, D, BLOCK_D)
-    store_rows(grad_v + start, stride_dt, columns, keys, by_value, D, BLOCK_D)
+    store_rows(grad_k + start, stride_dt, first, keys, by_key, BLOCK_N, D, BLOCK_D)
+    store_rows(grad_v + start, stride_dt, first, keys, by_value, BLOCK_N, D, BLOCK_D)
 
 
 def varlen_attention_bwd(
