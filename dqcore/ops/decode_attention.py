@@ -150,10 +150,17 @@ def _cpu(*args: object) -> Tensor:
     return decode_attention_cpu(*args)  # type: ignore[arg-type]
 
 
+def _cuda(*args: object) -> Tensor:
+    from dqcore.kernels.decode_attention import decode_attention_fwd
+
+    return decode_attention_fwd(*args)  # type: ignore[arg-type]
+
+
 register(
     "decode_attention",
     decode_attention_reference,
     fake=_fake,
     cpu=Implementation(_cpu, "torch"),
+    cuda=Implementation(_cuda, "triton"),
     mutates_args=("k_cache", "v_cache"),
 )
