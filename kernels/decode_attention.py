@@ -1,6 +1,6 @@
 """Attention of a few new codes to the cached past of their slot, to which the same kernel appends them.
 
-One program takes the new queries of one slot that share a key head, as rows of one tile, past its share of the slot's
+One program takes the new queries of one slot that share a key head, the rows of one tile, past its share of the slot's
 cache: the cache is cut into SPLITS equal shares where slots and heads alone would not fill the GPU. New keys are read
 from where they come, not from the cache: the last share attends to them, the first writes them, and no program waits
 for another. A second kernel adds the shares up, in their order. An inactive slot's programs return at once. The host
@@ -23,11 +23,12 @@ PROGRAMS = 264  # enough to fill the largest GPUs, two to a multiprocessor
 MAX_SPLITS = 16
 
 
-def tile(rows: int, dim: int, half: bool, arch: int) -> dict[str, int]:
-    """Rows (queries of a slot that share a key head) and keys of a tile."""
-    block_m = max(16, min(64, triton.next_power_of_2(rows)))
-    keys = 64 if half and dim <= 128 else 32
-    return {"BLOCK_M": block_m, "BLOCK_N": keys, "num_warps": 4, "num_stages": 2}
+def tile(rows: int, dim: int, half: bool) -> dict[str, int]:
+    """Rows (queries of a slot that share a key head) and keys of a tile; one float32 row takes no matrix product."""
+    if half:
+        block_m = max(16, min(64, triton.next_power_of_2(rows)))
+        return {"BLOCK_M": block_m, "BLOCK_N": 64 if dim <= 128 else 32, "num_warps": 4, "num_stages": 2}
+    return {"BLOCK_M": 1 if rows == 1 else 16, "BLOCK_N": 32, "num_warps": 4 if dim <= 64 else 8, "num_stages": 2}
 
 
 def splits(programs: int, capacity: int) -> int:
@@ -47,20 +48,27 @@ def _rests(active, slot):
 @triton.jit
 def _tile_of_keys(
     state, query, k, v, stride_k, stride_v, first, count, last, scale,
-    PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Maximum, sum and weighted sum after keys ``first`` to ``count``, of which a row sees those up to ``last``."""
     largest, total, mixed = state
     columns = first + tl.arange(0, BLOCK_N)
     key = load_rows(k, stride_k, first, count, BLOCK_N, D, BLOCK_D, UPCAST)
-    score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+    if BLOCK_M == 1:
+        score = tl.sum(query * key.to(tl.float32), 1)[None, :]
+    else:
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
     score = tl.where((columns < count)[None, :] & (columns[None, :] <= last[:, None]), score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
     base = tl.where(larger == float("-inf"), 0.0, larger)
     weight = tl.exp2(score * scale - base[:, None])
     shrink = tl.exp2(largest - base)
     value = load_rows(v, stride_v, first, count, BLOCK_N, D, BLOCK_D, UPCAST)
-    mixed = tl.dot(weight.to(value.dtype), value, mixed * shrink[:, None], input_precision=PRECISION)
+    if BLOCK_M == 1:
+        mixed = mixed * shrink[:, None] + tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
+    else:
+        mixed = tl.dot(weight.to(value.dtype), value, mixed * shrink[:, None], input_precision=PRECISION)
     return larger, total * shrink + tl.sum(weight, 1), mixed
 
 
@@ -101,7 +109,7 @@ def _decode_attention_kernel(
 
     q += slot * stride_qb
     query = tl.load(q + (new.to(tl.int64) * stride_qn + head * stride_qh)[:, None] + d[None, :], mask=where, other=0.0)
-    if UPCAST:
+    if UPCAST or BLOCK_M == 1:
         query = query.to(tl.float32)
     state = (
         tl.full([BLOCK_M], float("-inf"), tl.float32),
@@ -113,13 +121,13 @@ def _decode_attention_kernel(
     for first in range(bound(begin, INTERPRETED), bound(end, INTERPRETED), BLOCK_N):
         state = _tile_of_keys(
             state, query, k_cache, v_cache, stride_kct, stride_vct, first, end, row * 0 + capacity, scale,
-            PRECISION, D, BLOCK_D, UPCAST, BLOCK_N,
+            PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     if split == SPLITS - 1:
         for first in range(0, bound(room, INTERPRETED), BLOCK_N):
             state = _tile_of_keys(
                 state, query, k_new, v_new, stride_kn, stride_vn, first, room, new, scale,
-                PRECISION, D, BLOCK_D, UPCAST, BLOCK_N,
+                PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
             )  # fmt: skip
     largest, total, mixed = state
     if SPLITS == 1:
@@ -169,7 +177,7 @@ def decode_attention_fwd(
     if out.numel() == 0:
         return out
     key_heads, group = k_cache.shape[2], heads // k_cache.shape[2]
-    config = tile(new * group, dim, q.dtype != torch.float32, common.capability(q))
+    config = tile(new * group, dim, q.dtype != torch.float32)
     blocks = triton.cdiv(new * group, config["BLOCK_M"])
     shares = splits(batch * key_heads * blocks, k_cache.shape[1])
     entries = batch * heads * new * shares if shares > 1 else 0

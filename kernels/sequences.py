@@ -101,6 +101,35 @@ def store_rows(start, stride, first, count, block, BLOCK: tl.constexpr, D: tl.co
 
 
 @triton.jit
+def products(
+    a, stride_a, first_a, count_a, block_a, b, stride_b, first_b, count_b, block_b,
+    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Dot products of rows of ``a`` and ``b``, ``(BLOCK_A, BLOCK_B)``.
+
+    Of the blocks as they were loaded; or, where those are too wide for the registers of a float32 product, CHUNK
+    channels at a time from memory.
+    """
+    if CHUNK == BLOCK_D:
+        return tl.dot(block_a, tl.trans(block_b), input_precision=PRECISION)
+    else:
+        total = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
+        d = tl.arange(0, CHUNK)
+        rows_a, rows_b = first_a + tl.arange(0, BLOCK_A), first_b + tl.arange(0, BLOCK_B)
+        for c in range(0, D, CHUNK):
+            inside = (c + d < D)[None, :]
+            from_a = a + rows_a[:, None].to(tl.int64) * stride_a + (c + d)[None, :]
+            from_b = b + rows_b[:, None].to(tl.int64) * stride_b + (c + d)[None, :]
+            part_a = tl.load(from_a, mask=(rows_a < count_a)[:, None] & inside, other=0.0)
+            part_b = tl.load(from_b, mask=(rows_b < count_b)[:, None] & inside, other=0.0)
+            if UPCAST:
+                part_a, part_b = part_a.to(tl.float32), part_b.to(tl.float32)
+            total = tl.dot(part_a, tl.trans(part_b), total, input_precision=PRECISION)
+        return total
+
+
+@triton.jit
 def visible(rows, columns, window, LEFT: tl.constexpr, RIGHT: tl.constexpr):
     """Which keys ``columns`` the queries ``rows`` see, one of the two a row and the other a column of indices."""
     shift, keys, prefix, left, right = window

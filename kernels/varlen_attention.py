@@ -15,30 +15,62 @@ from torch import Tensor
 from dqcore.kernels import common
 from dqcore.kernels.common import bound, on_device
 from dqcore.kernels.dropout_mask import keep_tile
-from dqcore.kernels.sequences import block_list, extent, key_tiles, listed, load_rows, prefix_of, store_rows, visible
+from dqcore.kernels.sequences import (
+    block_list,
+    extent,
+    key_tiles,
+    listed,
+    load_rows,
+    prefix_of,
+    products,
+    store_rows,
+    visible,
+)
 
 LOG2E = 1.4426950408889634
 LN2 = tl.constexpr(0.6931471805599453)
 
 
+def padded(dim: int) -> int:
+    """Channels of a block that holds whole heads: a power of two, no smaller than a tensor core's 16."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+def config(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int) -> dict[str, int]:
+    """A tile of queries and keys, the channels of one product, and how it is launched."""
+    return {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "CHUNK": chunk,
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+    }
+
+
 def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
-    """Queries and keys of a tile, by channels, size of an element and GPU."""
+    """By channels of a head, size of an element and GPU: the largest that compiles without spilling registers."""
     if not half:
-        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
-    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+        return config(64 if dim <= 64 else 32, 32, 32, 8, 1)
+    if arch in (90, 100):
+        return config(128, 64 if dim <= 128 else 32, padded(dim), 8, 2)
+    return config(64, 64, padded(dim), 4, 3) if dim <= 64 else config(128, 32, padded(dim), 8, 2 if dim <= 128 else 1)
 
 
 @triton.jit
 def _attend(
-    state, q, k, v, stride_k, stride_v, rows, row, n, keys, window, scale, seed, head,
+    state, query, q, k, v, stride_q, stride_k, stride_v, first, rows, row, n, queries, keys, window, scale, seed, head,
     MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys: maximum, sum and weighted sum of values after it."""
     largest, total, mixed = state
     columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
     key = load_rows(k, stride_k, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
-    score = tl.dot(q, tl.trans(key), input_precision=PRECISION)
+    score = products(
+        q, stride_q, first, queries, query, k, stride_k, n * BLOCK_N, keys, key,
+        BLOCK_M, BLOCK_N, PRECISION, D, BLOCK_D, CHUNK, UPCAST,
+    )  # fmt: skip
     if MASKED:
         seen = visible(rows[:, None], columns[None, :], window, LEFT, RIGHT)
         score = tl.where(seen, score, float("-inf"))
@@ -59,7 +91,7 @@ def _varlen_attention_fwd_kernel(
     q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks, B, T, S, left, right, scale,
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_ot, stride_oh,
     GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_M)
@@ -87,14 +119,14 @@ def _varlen_attention_fwd_kernel(
     if not LEFT:
         for n in range(0, bound(whole, INTERPRETED)):
             state = _attend(
-                state, query, k, v, stride_kt, stride_vt, rows, row, n, keys, window, scale, seed, head,
-                False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+                state, query, q, k, v, stride_qt, stride_kt, stride_vt, first, rows, row, n, queries, keys, window,
+                scale, seed, head, False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, CHUNK, UPCAST, BLOCK_M, BLOCK_N,
             )  # fmt: skip
     for n in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
         place = n + tl.where(n >= shown, gap, 0) if LEFT else n
         state = _attend(
-            state, query, k, v, stride_kt, stride_vt, rows, row, place, keys, window, scale, seed, head,
-            True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
+            state, query, q, k, v, stride_qt, stride_kt, stride_vt, first, rows, row, place, queries, keys, window,
+            scale, seed, head, True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, CHUNK, UPCAST, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     largest, total, mixed = state
     share = tl.where(total == 0.0, 0.0, (256.0 / KEEP) / total)
@@ -123,15 +155,15 @@ def varlen_attention_fwd(
     if rows == 0:
         return out, lse
     half = q.dtype != torch.float32
-    config = tile(dim, half, common.capability(q))
+    launch = tile(dim, half, common.capability(q))
     with on_device(q):
-        blocks, size = block_list(cu_seqlens_q, rows, config["BLOCK_M"], last_first=True)
+        blocks, size = block_list(cu_seqlens_q, rows, launch["BLOCK_M"], last_first=True)
         _varlen_attention_fwd_kernel[(size, heads)](
             *(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks),
             *(cu_seqlens_q.shape[0] - 1, rows, k.shape[0], left, right, scale * LOG2E),
             *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2]),
             **flags(q, k, left, right, keep, precision),
-            **config,
+            **launch,
         )
     return out, lse
 
@@ -145,7 +177,7 @@ def flags(q: Tensor, k: Tensor, left: int, right: int, keep: int, precision: str
         "KEEP": keep,
         "PRECISION": precision,
         "D": q.shape[2],
-        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[2])),
+        "BLOCK_D": padded(q.shape[2]),
         "UPCAST": common.INTERPRETED,
         "INTERPRETED": common.INTERPRETED,
     }
