@@ -19,6 +19,13 @@ struct Code {
   bool first;  // this cell is the top-left one of the code's block
 };
 
+// The codes of a region.
+struct Region {
+  int64_t start;  // slot of its first code in the packed batch
+  int64_t step;   // slots from one row of its codes to the next
+  int grain;
+};
+
 // A batch of grain maps and its slots. Pointers are to the tensors of dqcore/ops/layout.py.
 struct Layout {
   const int64_t* grain;  // (images, rows, columns)
@@ -39,13 +46,15 @@ struct Layout {
     return value < 0 ? 0 : value >= granularities ? granularities - 1 : static_cast<int>(value);
   }
 
+  DQ_HOST_DEVICE Region region_at(int64_t image, int64_t region) const {
+    return {static_cast<int64_t>(cu_seqlens[image]) + starts[region], steps[region], grain_at(region)};
+  }
+
   DQ_HOST_DEVICE Code code_at(int64_t image, uint32_t y, uint32_t x) const {
-    const int64_t region = (image * rows + (y >> shift())) * columns + (x >> shift());
-    const int grain = grain_at(region);
-    const int down = shift() - grain;
+    const Region region = region_at(image, (image * rows + (y >> shift())) * columns + (x >> shift()));
+    const int grain = region.grain, down = shift() - grain;
     const uint32_t inside = (1u << shift()) - 1;
-    const int64_t start = static_cast<int64_t>(cu_seqlens[image]) + starts[region];
-    const int64_t slot = start + static_cast<int64_t>((y & inside) >> down) * steps[region] + ((x & inside) >> down);
+    const int64_t slot = region.start + ((y & inside) >> down) * region.step + ((x & inside) >> down);
     const int64_t position = static_cast<int64_t>(y >> down) * (columns << grain) + (x >> down);
     return {slot, position, grain, ((y | x) & ((1u << down) - 1)) == 0};
   }

@@ -31,12 +31,13 @@ Codes make_codes(uintptr_t codes, uintptr_t positions, uintptr_t grains, int64_t
 }
 
 void bind_arguments(py::module_& m) {
-  py::class_<Layout>(m, "Layout").def(py::init(&make_layout));
-  py::class_<Codes>(m, "Codes").def(py::init(&make_codes));
-  py::class_<Features>(m, "Features").def(py::init([](uintptr_t data, int64_t channels, bool last, int dtype) {
-    return Features{pointer<void>(data), channels, last, dtype};
-  }));
-  py::class_<Packed>(m, "Packed").def(py::init([](uintptr_t data, int64_t total) {
+  py::class_<Layout>(m, "Layout", py::module_local()).def(py::init(&make_layout));
+  py::class_<Codes>(m, "Codes", py::module_local()).def(py::init(&make_codes));
+  py::class_<Features>(m, "Features", py::module_local())
+      .def(py::init([](uintptr_t data, int64_t channels, bool last, int dtype) {
+        return Features{pointer<void>(data), channels, last, dtype};
+      }));
+  py::class_<Packed>(m, "Packed", py::module_local()).def(py::init([](uintptr_t data, int64_t total) {
     return Packed{pointer<void>(data), total};
   }));
 }
@@ -60,15 +61,17 @@ void bind_cpu(py::module_& m) {
   m.def(
       "unpack_codes_cpu",
       [](const Layout& layout, const Codes& codes, uintptr_t code_map, uintptr_t grain_map, int threads) {
-        return cpu::unpack_codes(layout, codes, pointer<int64_t>(code_map), pointer<int64_t>(grain_map), threads);
+        return cpu::unpack_codes(layout, codes, pointer<int64_t>(code_map), pointer<int64_t>(grain_map),
+                                 threads);
       },
       no_gil);
 }
 
 #ifdef DQCORE_CUDA
 void bind_cuda(py::module_& m) {
-  py::class_<cuda::Stream>(m, "Stream").def(
-      py::init([](int device, uintptr_t handle) { return cuda::Stream{device, handle}; }));
+  py::class_<cuda::Stream>(m, "Stream", py::module_local()).def(py::init([](int device, uintptr_t handle) {
+    return cuda::Stream{device, handle};
+  }));
   m.def("cuda_error_name", &cuda::error_name);
   m.def("layout_cuda", [](const Layout& layout, bool row_first, uintptr_t line_starts, cuda::Stream stream) {
     return cuda::layout(layout, row_first, pointer<int32_t>(line_starts), stream);
@@ -79,8 +82,8 @@ void bind_cuda(py::module_& m) {
         [](const Layout& layout, uintptr_t code_map, const Codes& out, cuda::Stream stream) {
           return cuda::pack_codes(layout, pointer<const int64_t>(code_map), out, stream);
         });
-  m.def("unpack_codes_cuda", [](const Layout& layout, const Codes& codes, uintptr_t code_map, uintptr_t grain_map,
-                                cuda::Stream stream) {
+  m.def("unpack_codes_cuda", [](const Layout& layout, const Codes& codes, uintptr_t code_map,
+                                uintptr_t grain_map, cuda::Stream stream) {
     return cuda::unpack_codes(layout, codes, pointer<int64_t>(code_map), pointer<int64_t>(grain_map), stream);
   });
 }

@@ -172,17 +172,19 @@ class KMeans:
 
 @dataclass(frozen=True)
 class RandomRestart:
-    """Replace codes whose moving average of uses falls below a threshold by random vectors of the batch.
+    """Replace codes that fall out of use by random vectors of the batch.
 
     Args:
-        threshold: In vectors per batch.
+        threshold: Share of an even use (the mean of the moving averages) below which a code is replaced, in [0, 1]. The
+            released code replaces below one use a batch, which at its batch of 30 images is 1/30 of an even use.
     """
 
-    threshold: float = 1.0
+    threshold: float = 1 / 30
 
     def __call__(self, codebook: Codebook, candidates: Tensor) -> None:
         """Restart unused codes from ``candidates (K, D)``; the host never waits."""
-        codebook.replace(candidates, codebook.cluster_size < self.threshold)
+        even = codebook.cluster_size.mean()
+        codebook.replace(candidates, codebook.cluster_size < self.threshold * even)
 
 
 def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,10 @@
 Their configuration is given as a dict: ``kind`` (``"dual"`` or ``"triple"``), ``router`` (``target`` and ``params`` as
 in their YAML files), ``ch``, ``ch_mult``, ``z_channels``, ``num_res_blocks``, ``resolution``, ``codebook_size``,
 ``encoder_attn_resolutions``, ``decoder_ch_mult``, ``decoder_attn_resolutions``, and optionally ``position_type`` and
-``commitment_beta``. An entropy router's ``params`` hold ``threshold`` (nats), or ``json_path`` and
-``fine_grain_ratito`` (their spelling); ``bins`` is ``[-1, 1]`` unless given, and must be ``[0, 1]`` for the released
-checkpoint, which was trained that way. Without a threshold, ``model.router.fit(images)`` finds one.
+``commitment_beta``. An entropy router's ``params`` hold ``threshold`` (nats), or ``fine_grain_ratito`` (their spelling)
+with ``json_path`` or ``thresholds``: a file or mapping of percentiles ``"1"`` to ``"99"`` to nats. Without either,
+``model.router.fit(images)`` finds a threshold. ``bins`` is ``[-1, 1]`` unless given; the released checkpoint was
+trained with ``[0, 1]`` and must be given that.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["dqvae_from_official", "dqvae_to_official", "load_official"]
 _NAMES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
 _STRIDES = {"dual": 2, "triple": 3}
 _GATES: dict[str, Gate] = {"1layer-fc": "linear", "2layer-fc-SiLu": "silu", "2layer-fc-ReLu": "relu"}
-_THRESHOLDS = ("threshold", "fine_grain_threshold", "entropy_threshold")
+_THRESHOLDS = ("threshold", "fine_grain_threshold", "entropy_threshold", "thresholds")
 _BINS = ("bins", "entropy_bins")
 #: The authors' constructor makes learned tables for these two, but their forward pass never adds them.
 _POSITIONS: dict[str, Position] = {
@@ -214,16 +215,19 @@ def _threshold(config: Mapping[str, Any]) -> float | None:
     """The entropy router's threshold; None where only fitting can tell."""
     params = config["router"].get("params", {})
     value = _first(_THRESHOLDS, params, config)
-    if value is not None:
-        return float(value)
     path = params.get("json_path")
-    if path is None:
-        return None
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{path}: no such thresholds file; give threshold (nats), or leave json_path out and fit"
-        )
-    return float(json.loads(Path(path).read_text())[str(round(100 - 100 * _fine_ratio(params)))])
+    if value is None and path is not None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: no such thresholds file; give threshold (nats), or no json_path and fit")
+        value = json.loads(Path(path).read_text())
+    if isinstance(value, Mapping):
+        percentile = str(round(100 - 100 * _fine_ratio(params)))
+        if percentile not in value:
+            raise ValueError(f"config: there is no threshold for percentile {percentile}")
+        value = value[percentile]
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        (value,) = value
+    return None if value is None else float(value)
 
 
 def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:

@@ -13,14 +13,6 @@ from torch import Tensor
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
 
-def capability(tensor: Tensor) -> int:
-    """The compute capability of the tensor's GPU, as 90 for 9.0; 80 where there is none."""
-    if tensor.device.type != "cuda":
-        return 80
-    major, minor = torch.cuda.get_device_capability(tensor.device)
-    return 10 * major + minor
-
-
 def on_device(tensor: Tensor) -> Any:
     """The context in which a kernel on ``tensor`` is launched."""
     return torch.cuda.device_of(tensor)
@@ -36,20 +28,20 @@ def bound(count, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def place(token, regions, height, width, SIDE: tl.constexpr):
+def place(token, regions, height, width, side):
     """Image, row and column of each token of a map, int64.
 
-    Without ``regions`` (None) tokens count the map's cells row by row. With it they count the ``SIDE x SIDE`` cells of
-    the regions it lists, each an index into the row-major ``(B, height / SIDE, width / SIDE)`` grid of regions.
+    Without ``regions`` (None) tokens count the map's cells row by row. With it they count the ``side x side`` cells of
+    the regions it lists, each an index into the row-major ``(B, height / side, width / side)`` grid of regions.
     """
     if regions is None:
         line = token // width
         return (line // height).to(tl.int64), (line % height).to(tl.int64), (token % width).to(tl.int64)
     else:
-        region = tl.load(regions + token // (SIDE * SIDE))
-        cell = token % (SIDE * SIDE)
-        line = region // (width // SIDE)
-        image = line // (height // SIDE)
-        row = (line % (height // SIDE)) * SIDE + cell // SIDE
-        column = (region % (width // SIDE)) * SIDE + cell % SIDE
+        region = tl.load(regions + token // (side * side))
+        cell = token % (side * side)
+        line = region // (width // side)
+        image = line // (height // side)
+        row = (line % (height // side)) * side + cell // side
+        column = (region % (width // side)) * side + cell % side
         return image.to(tl.int64), row.to(tl.int64), column.to(tl.int64)

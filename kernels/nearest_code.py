@@ -35,20 +35,28 @@ SPAN = 16
 UNIT = 2.0**-24
 
 
-def tile(half: bool, dim: int, arch: int) -> dict[str, int]:
-    """Tile of pass A. Half: D whole where it fits the shared memory. float32: D in steps that do not spill."""
-    if not half:
-        return {"BLOCK_N": 64, "BLOCK_K": 64, "BLOCK_D": 16, "num_warps": 4, "num_stages": 3}
+def tile(products: str, dim: int) -> dict[str, int]:
+    """Tile of pass A, by what its products are: IEEE float32 ("ieee"), "tf32" or "half".
+
+    IEEE products hold a whole step of D in registers, hence short steps. None takes more than 50 KB of shared memory,
+    so that one choice suits every GPU. Interpreted, an operation costs the same whatever its size.
+    """
+    codes, step, stages = {"ieee": (32, 16, 1), "tf32": (64, 32, 3), "half": (64, 64, 3)}[products]
     whole = max(16, triton.next_power_of_2(dim))
-    roomy = arch in (80, 90, 100)
-    block_d = min(whole, 256 if roomy else 128)
-    return {"BLOCK_N": 128 if roomy else 64, "BLOCK_K": 64, "BLOCK_D": block_d, "num_warps": 4, "num_stages": 2}
+    return {
+        "BLOCK_N": 64,
+        "BLOCK_K": codes,
+        "BLOCK_D": whole if common.INTERPRETED else min(step, whole),
+        "num_warps": 8,
+        "num_stages": stages,
+    }
 
 
 def tree_tile(dim: int) -> dict[str, int]:
-    """Tile of pass B: at most 32 leaves of LEAF channels; 1,024 float64 elements at a time."""
-    leaf = max(16, triton.next_power_of_2(dim) // 32)
-    return {"BLOCK_K": max(1, 1024 // leaf), "LEAF": leaf, "WIDTH": max(leaf, triton.next_power_of_2(dim))}
+    """Tile of pass B: at most 4 leaves of LEAF channels, 256 float64 elements each."""
+    whole = max(16, triton.next_power_of_2(dim))
+    leaf = max(16, whole // 4)
+    return {"BLOCK_K": 64 if common.INTERPRETED else max(1, 256 // leaf), "LEAF": leaf, "WIDTH": whole}
 
 
 class Codes(NamedTuple):
@@ -79,19 +87,19 @@ def _square_kernel(
 
 @triton.jit
 def _load(start, stride, offset, mask, centre, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr):
-    """A block ``(rows, BLOCK_D)`` from channel ``offset`` on of the rows that begin at ``start``, less the centre."""
+    """A block ``(BLOCK_D, rows)`` from channel ``offset`` on of the rows that begin at ``start``, less the centre."""
     d = offset + tl.arange(0, BLOCK_D)
-    where = mask[:, None] & (d < D)[None, :]
-    block = tl.load(start[:, None] + d[None, :].to(tl.int64) * stride, mask=where, other=0.0)
+    where = (d < D)[:, None] & mask[None, :]
+    block = tl.load(start[None, :] + d[:, None].to(tl.int64) * stride, mask=where, other=0.0)
     if centre is not None:
-        block = block.to(tl.float32) - tl.load(centre + d, mask=d < D, other=0.0)[None, :]
+        block = block.to(tl.float32) - tl.load(centre + d, mask=d < D, other=0.0)[:, None]
         block = tl.where(where, block, 0.0)
     elif UPCAST:
         block = block.to(tl.float32)
     return block
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["spread", "side"])
 def _nearest_code_kernel(
     x,
     codebook,
@@ -111,8 +119,8 @@ def _nearest_code_kernel(
     stride_w,
     stride_k,
     stride_e,
-    SPREAD: tl.constexpr,  # side of the block of `codes` that a cell of x fills; its first cell is written
-    SIDE: tl.constexpr,
+    spread,  # side of the block of `codes` that a cell of x fills; its first cell is written
+    side,
     D: tl.constexpr,
     ERROR: tl.constexpr,  # g above; None takes the smallest score unproven
     PRECISION: tl.constexpr,
@@ -123,18 +131,18 @@ def _nearest_code_kernel(
     BLOCK_D: tl.constexpr,
 ):
     if count is not None:
-        N = tl.load(count) * SIDE * SIDE
+        N = tl.load(count) * side * side
     first = tl.program_id(0).to(tl.int64) * BLOCK_N
     if first >= N:
         return
     token = first + tl.arange(0, BLOCK_N)
     inside = token < N
-    image, row, column = place(tl.where(inside, token, 0), regions, height, width, SIDE)
+    image, row, column = place(tl.where(inside, token, 0), regions, height, width, side)
     start = x + image * stride_b + row * stride_h + column * stride_w
     norm = tl.zeros([BLOCK_N], tl.float32)
     for d in range(0, D, BLOCK_D):
         vector = _load(start, stride_d, d, inside, centre, D, BLOCK_D, True)
-        norm += tl.sum(vector * vector, 1)
+        norm += tl.sum(vector * vector, 0)
 
     best = tl.full([BLOCK_N], float("inf"), tl.float32)
     second = tl.full([BLOCK_N], float("inf"), tl.float32)
@@ -148,7 +156,7 @@ def _nearest_code_kernel(
             if D > BLOCK_D:
                 vector = _load(start, stride_d, d, inside, centre, D, BLOCK_D, UPCAST)
             values = _load(codebook + k.to(tl.int64) * stride_k, stride_e, d, k < K, centre, D, BLOCK_D, UPCAST)
-            product = tl.dot(vector, tl.trans(values), product, input_precision=PRECISION)
+            product = tl.dot(tl.trans(vector), values, product, input_precision=PRECISION)
         score = tl.load(square + k, mask=k < K, other=float("inf"))[None, :] - 2 * product
         if INTERPRETED:
             score = tl.where(score == score, score, float("inf"))  # numpy's argmin raises if all are NaN
@@ -165,7 +173,7 @@ def _nearest_code_kernel(
         error = ERROR * size + 7.2e-15 * (norm + radius) * (norm + radius) + 8e-31  # 2^-47, 2^-100
         settled = (second - best > 2 * error) & (size < 1e37)
         code = tl.where(settled, code, -1)
-    out = (image * (height * SPREAD) + row * SPREAD) * (width * SPREAD) + column * SPREAD
+    out = (image * (height * spread) + row * spread) * (width * spread) + column * spread
     tl.store(codes + out, code.to(tl.int64), mask=inside)
 
 
@@ -208,7 +216,7 @@ def _fold(values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
         return _fold(tl.sum(tl.reshape(values, [ROWS, 2, WIDTH // 2]), 1), ROWS, WIDTH // 2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["spread", "side"])
 def _settle_kernel(
     x,
     codebook,
@@ -225,8 +233,8 @@ def _settle_kernel(
     stride_w,
     stride_k,
     stride_e,
-    SPREAD: tl.constexpr,
-    SIDE: tl.constexpr,
+    spread,
+    side,
     D: tl.constexpr,
     INTERPRETED: tl.constexpr,
     SPAN: tl.constexpr,
@@ -235,14 +243,14 @@ def _settle_kernel(
     WIDTH: tl.constexpr,
 ):
     if count is not None:
-        N = tl.load(count) * SIDE * SIDE
+        N = tl.load(count) * side * side
     first = tl.program_id(0).to(tl.int64) * SPAN
     if first >= N:
         return
     for i in range(0, SPAN):
         token = first + i
-        image, row, column = place(tl.minimum(token, N - 1), regions, height, width, SIDE)
-        out = (image * (height * SPREAD) + row * SPREAD) * (width * SPREAD) + column * SPREAD
+        image, row, column = place(tl.minimum(token, N - 1), regions, height, width, side)
+        out = (image * (height * spread) + row * spread) * (width * spread) + column * spread
         if tl.load(codes + out, mask=token < N, other=0) < 0:
             vector = x + image * stride_b + row * stride_h + column * stride_w
             best = tl.full([], float("inf"), tl.float64)
@@ -289,16 +297,17 @@ def search(
     batch, dim, height, width = x.shape
     tokens = batch * height * width
     half = prepared.centre is None
-    values, arch = prepared.values, common.capability(x)
+    values = prepared.values
     error = 1.01 * (3 * (dim + 16) + 8 if half else dim + 8) * UNIT
     shape = (tokens, values.shape[0], height, width, *x.stride(), *values.stride())
     shape += (codes.shape[-1] // width, side, dim)
-    first = tile(half, dim, arch)
+    products = "half" if half else "ieee" if precision == "exact" else "tf32"
+    first = tile(products, dim)
     _nearest_code_kernel[(triton.cdiv(tokens, first["BLOCK_N"]),)](
         *(x, values, prepared.centre, prepared.square, prepared.largest, codes, regions, count),
         *shape,
         ERROR=error if precision == "exact" else None,
-        PRECISION="ieee" if precision == "exact" else "tf32",
+        PRECISION="tf32" if products == "tf32" else "ieee",
         UPCAST=not half or common.INTERPRETED,
         INTERPRETED=common.INTERPRETED,
         **first,

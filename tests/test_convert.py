@@ -332,6 +332,8 @@ def test_thresholds(tmp_path):
     assert not convert.dqvae_from_official(state, config).router.fitted
     config["fine_grain_threshold"] = threshold
     torch.testing.assert_close(convert.dqvae_from_official(state, config).router.thresholds.item(), threshold)
+    config["fine_grain_threshold"] = [threshold]
+    torch.testing.assert_close(convert.dqvae_from_official(state, config).router.thresholds.item(), threshold)
     del config["fine_grain_threshold"]
     params["json_path"] = str(tmp_path / "thresholds.json")
     with pytest.raises(FileNotFoundError, match=r"thresholds\.json: no such thresholds file"):
@@ -342,6 +344,11 @@ def test_thresholds(tmp_path):
         router = convert.dqvae_from_official(state, config).router
         assert router.thresholds.item() == pytest.approx(expected)
         assert router.ratio == (ratio,)
+    params["thresholds"] = {"70": 1.25}
+    assert convert.dqvae_from_official(state, config).router.thresholds.item() == 1.25
+    params["fine_grain_ratito"] = 0.5
+    with pytest.raises(ValueError, match="config: there is no threshold for percentile 50"):
+        convert.dqvae_from_official(state, config)
 
 
 def test_load_official(tmp_path, dual):

@@ -14,7 +14,7 @@ LAYERS = [
     ("codebook", "estimators", "quantizer", "nn"),
     ("models", "convert"),
     ("training", "evaluation", "report", "data"),
-    ("demo", "cli", "__main__", "__init__"),
+    ("demo", "info", "verbs", "cli", "__main__", "__init__"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted([*ROOT.glob("dqcore/**/*.py"), *ROOT.glob("kernels/**/*.py")])

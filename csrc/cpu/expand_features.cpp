@@ -6,6 +6,7 @@
 #include "cpu/floats.h"
 #include "cpu/parallel.h"
 #include "cpu/strip.h"
+#include "cpu/transpose.h"
 #include "ops.h"
 
 namespace dqcore::cpu {
@@ -16,7 +17,8 @@ void copy(const T* vector, int64_t count, float scale, T* out) {
   if (scale == 1.0f) {
     std::copy_n(vector, count, out);
   } else {
-    for (int64_t channel = 0; channel < count; ++channel) store(to_float(vector[channel]) * scale, out + channel);
+    for (int64_t channel = 0; channel < count; ++channel)
+      store(to_float(vector[channel]) * scale, out + channel);
   }
 }
 
@@ -45,11 +47,10 @@ void expand_planes(const Layout& layout, const Strip& strip, const T* packed, T*
       const T* vector = packed + block.slot * channels + begin;
       copy(vector, count, divide ? block.share() : 1.0f, tile.data() + index * kChannels);
     }
-    for (int64_t channel = 0; channel < count; ++channel) {
-      T* plane = features + (strip.image * channels + begin + channel) * layout.cells() + strip.first_cell;
-      const T* values = tile.data() + channel;
-      for (int64_t cell = 0; cell < strip.cells(); ++cell) plane[cell] = values[owner[cell] * kChannels];
-    }
+    T* planes = features + (strip.image * channels + begin) * layout.cells() + strip.first_cell;
+    vectors_to_planes<T>(
+        count, strip.cells(), [&](int64_t cell) { return tile.data() + owner[cell] * kChannels; },
+        [&](int64_t channel) { return planes + channel * layout.cells(); });
   }
 }
 
@@ -78,7 +79,8 @@ void expand_features(const Layout& layout, const Packed& in, const Features& out
       with_type(out.dtype, [&](auto type) {
         using T = decltype(type);
         const auto expand = out.channels_last ? expand_rows<T> : expand_planes<T>;
-        expand(layout, strip, static_cast<const T*>(in.data), static_cast<T*>(out.data), out.channels, divide);
+        expand(layout, strip, static_cast<const T*>(in.data), static_cast<T*>(out.data), out.channels,
+               divide);
       });
     }
   });

@@ -32,13 +32,15 @@ inline float to_float(float value) { return value; }
 
 inline float to_float(BFloat16 value) { return from_bits(static_cast<uint32_t>(value.bits) << 16); }
 
+// Both ways between float16 and float32 compute every case and choose: the compiler can then do many at a
+// time.
 inline float to_float(Half value) {
   // Exponent and mantissa move to float32's place; 2^112 corrects the bias and makes subnormals normal.
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fff) << 13;
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
-  const bool finite = magnitude < 0x0f800000;
-  const uint32_t bits = finite ? to_bits(from_bits(magnitude) * from_bits(0x77800000)) : magnitude | 0x7f800000;
-  return from_bits(bits | sign);
+  const uint32_t scaled = to_bits(from_bits(magnitude) * from_bits(0x77800000));
+  const uint32_t special = magnitude | 0x7f800000;  // infinity or NaN
+  return from_bits((magnitude < 0x0f800000 ? scaled : special) | sign);
 }
 
 inline void store(float value, float* out) { *out = value; }
@@ -51,18 +53,13 @@ inline void store(float value, BFloat16* out) {
 
 inline void store(float value, Half* out) {
   const uint32_t bits = to_bits(value), magnitude = bits & 0x7fffffff, sign = (bits >> 16) & 0x8000;
-  uint32_t half;
-  if (magnitude > 0x7f800000) {
-    half = 0x7e00;  // NaN
-  } else if (magnitude >= 0x477ff000) {
-    half = 0x7c00;  // rounds to infinity
-  } else if (magnitude < 0x38800000) {
-    // Subnormal: adding 0.5 puts the bits to keep at the end of the mantissa, rounded by the addition itself.
-    half = to_bits(from_bits(magnitude) + 0.5f) - to_bits(0.5f);
-  } else {
-    half = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  }
-  out->bits = half | sign;
+  const uint32_t normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Adding 0.5 puts the bits that a subnormal keeps at the end of the mantissa, rounded by the addition
+  // itself.
+  const uint32_t subnormal = to_bits(from_bits(magnitude) + 0.5f) - to_bits(0.5f);
+  const uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;
+  const uint32_t special = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;  // NaN, or what rounds to infinity
+  out->bits = static_cast<uint16_t>((magnitude < 0x477ff000 ? finite : special) | sign);
 }
 
 // Calls body with a value of the C++ type of a DType.

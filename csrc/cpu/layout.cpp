@@ -10,7 +10,8 @@
 namespace dqcore::cpu {
 namespace {
 
-// Fills the slots of one image and returns its number of codes. starts: of each (granularity, region row), scratch.
+// Fills the slots of one image and returns its number of codes. starts: of each (granularity, region row),
+// scratch.
 int32_t lay_out_image(const Layout& layout, int64_t image, bool row_first, int32_t* starts) {
   const int64_t rows = layout.rows, columns = layout.columns, first = image * rows * columns;
   const int64_t lines = layout.granularities * rows;
@@ -45,7 +46,8 @@ void layout(const Layout& layout, bool row_first, int32_t* line_starts, int thre
     }
   });
   layout.cu_seqlens[0] = 0;
-  for (int64_t image = 0; image < layout.images; ++image) layout.cu_seqlens[image + 1] += layout.cu_seqlens[image];
+  for (int64_t image = 0; image < layout.images; ++image)
+    layout.cu_seqlens[image + 1] += layout.cu_seqlens[image];
 }
 
 }  // namespace dqcore::cpu

@@ -6,58 +6,74 @@
 #include "cpu/floats.h"
 #include "cpu/parallel.h"
 #include "cpu/strip.h"
+#include "cpu/transpose.h"
 #include "ops.h"
 
 namespace dqcore::cpu {
 namespace {
 
+// Writes `count` channels of every block of a strip. cells: the strip's first vector; the next one is `pitch`
+// on. Loops over channels alone, innermost: the compiler makes vector instructions of them.
 template <typename T>
-float block_sum(const T* cells, int64_t side, int64_t width) {
-  float sum = 0;
-  for (int64_t y = 0; y < side; ++y) {
-    for (int64_t x = 0; x < side; ++x) sum += to_float(cells[y * width + x]);
-  }
-  return sum;
-}
-
-// Planes are read one after the other and written kChannels at a time.
-template <typename T>
-void pack_planes(const Layout& layout, const Strip& strip, const T* features, T* packed, int64_t channels, bool mean) {
-  std::vector<float> sums(strip.blocks.size() * kChannels);
-  for (int64_t begin = 0; begin < channels; begin += kChannels) {
-    const int64_t count = std::min(kChannels, channels - begin);
-    for (int64_t channel = 0; channel < count; ++channel) {
-      const T* plane = features + (strip.image * channels + begin + channel) * layout.cells() + strip.first_cell;
-      float* sum = sums.data() + channel;
-      for (const Block& block : strip.blocks) {
-        *sum = block_sum(plane + block.corner, block.side, layout.width()) * (mean ? block.share() : 1.0f);
-        sum += kChannels;
-      }
-    }
-    const float* sum = sums.data();
-    for (const Block& block : strip.blocks) {
-      for (int64_t channel = 0; channel < count; ++channel) {
-        store(sum[channel], packed + block.slot * channels + begin + channel);
-      }
-      sum += kChannels;
-    }
-  }
-}
-
-template <typename T>
-void pack_rows(const Layout& layout, const Strip& strip, const T* features, T* packed, int64_t channels, bool mean) {
-  std::vector<float> sum(channels);
-  const T* cells = features + (strip.image * layout.cells() + strip.first_cell) * channels;
+void pack_rows(const Layout& layout, const Strip& strip, const T* cells, int64_t pitch, int64_t count,
+               bool mean, float* sums, T* packed, int64_t packed_pitch) {
   for (const Block& block : strip.blocks) {
-    std::fill(sum.begin(), sum.end(), 0.0f);
-    for (int64_t cell = 0; cell < block.side * block.side; ++cell) {
-      const int64_t index = block.corner + cell / block.side * layout.width() + cell % block.side;
-      const T* vector = cells + index * channels;
-      for (int64_t channel = 0; channel < channels; ++channel) sum[channel] += to_float(vector[channel]);
+    const T* corner = cells + block.corner * pitch;
+    T* out = packed + block.slot * packed_pitch;
+    if (block.side == 1) {
+      for (int64_t channel = 0; channel < count; ++channel)
+        store(0.0f + to_float(corner[channel]), out + channel);
+      continue;
+    }
+    std::fill_n(sums, count, 0.0f);
+    for (int64_t y = 0; y < block.side; ++y) {
+      for (int64_t x = 0; x < block.side; ++x) {
+        const T* vector = corner + (y * layout.width() + x) * pitch;
+        for (int64_t channel = 0; channel < count; ++channel) sums[channel] += to_float(vector[channel]);
+      }
     }
     const float scale = mean ? block.share() : 1.0f;
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      store(sum[channel] * scale, packed + block.slot * channels + channel);
+    for (int64_t channel = 0; channel < count; ++channel) store(sums[channel] * scale, out + channel);
+  }
+}
+
+// Memory that a thread uses again for each strip.
+template <typename T>
+struct Scratch {
+  std::vector<T> tile;
+  std::vector<float> sums;
+};
+
+// Planes become vectors of kChannels in a tile.
+template <typename T>
+void pack_planes(const Layout& layout, const Strip& strip, const T* features, int64_t channels, bool mean,
+                 Scratch<T>& scratch, T* packed) {
+  scratch.tile.resize(strip.cells() * kChannels);
+  T* tile = scratch.tile.data();
+  for (int64_t begin = 0; begin < channels; begin += kChannels) {
+    const int64_t count = std::min(kChannels, channels - begin);
+    const T* planes = features + (strip.image * channels + begin) * layout.cells() + strip.first_cell;
+    planes_to_vectors<T>(
+        count, strip.cells(), [&](int64_t channel) { return planes + channel * layout.cells(); },
+        [&](int64_t cell) { return tile + cell * kChannels; });
+    pack_rows(layout, strip, tile, kChannels, count, mean, scratch.sums.data(), packed + begin, channels);
+  }
+}
+
+template <typename T>
+void pack_strips(const Layout& layout, const Features& in, T* packed, bool mean, int64_t begin, int64_t end) {
+  const T* features = static_cast<const T*>(in.data);
+  Strip strip(layout);
+  Scratch<T> scratch;
+  scratch.sums.resize(std::max(in.channels, kChannels));
+  for (int64_t row = begin; row < end; ++row) {
+    strip.move(row);
+    if (in.channels_last) {
+      const T* cells = features + (strip.image * layout.cells() + strip.first_cell) * in.channels;
+      pack_rows(layout, strip, cells, in.channels, in.channels, mean, scratch.sums.data(), packed,
+                in.channels);
+    } else {
+      pack_planes(layout, strip, features, in.channels, mean, scratch, packed);
     }
   }
 }
@@ -67,15 +83,10 @@ void pack_rows(const Layout& layout, const Strip& strip, const T* features, T* p
 void pack_features(const Layout& layout, const Features& in, const Packed& out, bool mean, int threads) {
   const int64_t bytes = (layout.width() << layout.shift()) * in.channels * 8;
   parallel_for(layout.images * layout.rows, bytes, threads, [&](int64_t begin, int64_t end) {
-    Strip strip(layout);
-    for (int64_t row = begin; row < end; ++row) {
-      strip.move(row);
-      with_type(in.dtype, [&](auto type) {
-        using T = decltype(type);
-        const auto pack = in.channels_last ? pack_rows<T> : pack_planes<T>;
-        pack(layout, strip, static_cast<const T*>(in.data), static_cast<T*>(out.data), in.channels, mean);
-      });
-    }
+    with_type(in.dtype, [&](auto type) {
+      using T = decltype(type);
+      pack_strips(layout, in, static_cast<T*>(out.data), mean, begin, end);
+    });
   });
 }
 

@@ -1,4 +1,4 @@
-// The codes of one row of regions: what a thread works on at a time in the feature ops.
+// The codes of one row of regions: what a thread works on at a time.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,23 @@
 
 namespace dqcore::cpu {
 
-// Channels gathered at a time: one cache line of float32.
-constexpr int64_t kChannels = 16;
+// Calls visit(slot, y, x, grain) for each code of a row of regions, counted through the batch; y and x are
+// those of the code in its region's own grid, plus the region's offset in that grid along the row.
+template <typename Visit>
+void for_codes(const Layout& layout, int64_t row, const Visit& visit) {
+  for (int64_t column = 0; column < layout.columns; ++column) {
+    const Region region = layout.region_at(row / layout.rows, row * layout.columns + column);
+    const int64_t side = int64_t{1} << region.grain;
+    for (int64_t y = 0; y < side; ++y) {
+      for (int64_t x = 0; x < side; ++x) {
+        visit(region.start + y * region.step + x, y, column * side + x, region.grain);
+      }
+    }
+  }
+}
+
+// Channels worked on at a time, so that a strip's tile stays in the first cache.
+constexpr int64_t kChannels = 64;
 
 struct Block {
   int64_t slot;    // row of the packed batch
@@ -22,20 +37,14 @@ struct Block {
 struct Strip {
   explicit Strip(const Layout& layout) : layout_(layout) {}
 
-  // Moves to a row of regions, counted through the batch.
   void move(int64_t row) {
     blocks.clear();
     image = row / layout_.rows;
     first_cell = row % layout_.rows * cells();
-    const uint32_t y0 = static_cast<uint32_t>(row % layout_.rows) << layout_.shift();
-    const uint32_t height = 1u << layout_.shift(), width = static_cast<uint32_t>(layout_.width());
-    for (uint32_t y = 0; y < height; ++y) {
-      for (uint32_t x = 0; x < width; ++x) {
-        const Code code = layout_.code_at(image, y0 + y, x);
-        if (!code.first) continue;
-        blocks.push_back({code.slot, static_cast<int64_t>(y) * width + x, int64_t{1} << (layout_.shift() - code.grain)});
-      }
-    }
+    for_codes(layout_, row, [&](int64_t slot, int64_t y, int64_t x, int grain) {
+      const int down = layout_.shift() - grain;
+      blocks.push_back({slot, (y << down) * layout_.width() + (x << down), int64_t{1} << down});
+    });
   }
 
   int64_t cells() const { return layout_.width() << layout_.shift(); }

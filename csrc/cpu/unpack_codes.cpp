@@ -9,42 +9,65 @@
 namespace dqcore::cpu {
 namespace {
 
-struct Maps {
-  int64_t* codes;
-  int64_t* grain;
+// One image's maps while they are filled. Clashes are gathered, not branched on: where codes lie is hard to
+// predict.
+class Maps {
+ public:
+  Maps(const Layout& layout, int64_t* codes, int64_t* grain, std::vector<uint16_t>& seen)
+      : layout_(layout), codes_(codes), grain_(grain), seen_(seen), missing_(layout.cells()) {
+    std::fill(seen.begin(), seen.end(), 0);
+    std::fill_n(grain, layout.rows * layout.columns, -1);
+  }
+
+  // Writes one code's block. False if it lies outside the maps.
+  bool place(int64_t code, int64_t position, int64_t grain) {
+    if (grain < 0 || grain >= layout_.granularities) return false;
+    const int64_t width = layout_.columns << grain;
+    if (position < 0 || position >= (layout_.rows << grain) * width) return false;
+    // Within 32 bits, as the number of cells is; a division is several times faster there.
+    const uint32_t y = static_cast<uint32_t>(position) / static_cast<uint32_t>(width);
+    const uint32_t x = static_cast<uint32_t>(position) - y * static_cast<uint32_t>(width);
+    const int down = layout_.shift() - static_cast<int>(grain);
+    const int64_t corner =
+        (static_cast<int64_t>(y) << down) * layout_.width() + (static_cast<int64_t>(x) << down);
+    int64_t& region = grain_[(y >> grain) * layout_.columns + (x >> grain)];
+    clash_ |=
+        static_cast<int>(region >= 0) & static_cast<int>(region != grain);  // two granularities in a region
+    clash_ |= seen_[corner];                                                // a cell twice
+    region = grain;
+    seen_[corner] = 1;
+    missing_ -= int64_t{1} << (2 * down);
+    fill(codes_ + corner, int64_t{1} << down, code);
+    return true;
+  }
+
+  // No cell twice, and as many as there are: each exactly once.
+  bool complete() const { return clash_ == 0 && missing_ == 0; }
+
+ private:
+  void fill(int64_t* corner, int64_t side, int64_t code) const {
+    *corner = code;
+    if (side == 1) return;  // most codes
+    for (int64_t y = 0; y < side; ++y) {
+      for (int64_t x = 0; x < side; ++x) corner[y * layout_.width() + x] = code;
+    }
+  }
+
+  const Layout& layout_;
+  int64_t* codes_;
+  int64_t* grain_;
+  std::vector<uint16_t>& seen_;
+  int64_t missing_;  // cells
+  int clash_ = 0;
 };
 
-// Writes one code's block. False if it does not fit what is there: the region's granularity, or a cell twice.
-bool place(const Layout& layout, int64_t code, int64_t position, int64_t grain, Maps maps, std::vector<char>& seen) {
-  if (grain < 0 || grain >= layout.granularities) return false;
-  const int64_t width = layout.columns << grain;
-  if (position < 0 || position >= (layout.rows << grain) * width) return false;
-  const int64_t y = position / width, x = position % width;
-  int64_t& region = maps.grain[(y >> grain) * layout.columns + (x >> grain)];
-  if (region >= 0 && region != grain) return false;
-  region = grain;
-  const int64_t side = int64_t{1} << (layout.shift() - grain);
-  const int64_t corner = y * side * layout.width() + x * side;
-  if (seen[corner]) return false;
-  seen[corner] = 1;
-  for (int64_t line = 0; line < side; ++line) {
-    int64_t* cells = maps.codes + corner + line * layout.width();
-    std::fill(cells, cells + side, code);
-  }
-  return true;
-}
-
-bool unpack_image(const Layout& layout, const Codes& in, int64_t image, Maps maps, std::vector<char>& seen) {
+bool unpack_image(const Layout& layout, const Codes& in, int64_t image, Maps maps) {
   const int64_t begin = layout.cu_seqlens[image], end = layout.cu_seqlens[image + 1];
   if (begin < 0 || end < begin || end > in.total) return false;
-  std::fill(seen.begin(), seen.end(), 0);
-  std::fill(maps.grain, maps.grain + layout.rows * layout.columns, -1);
-  int64_t missing = layout.cells();
   for (int64_t slot = begin; slot < end; ++slot) {
-    if (!place(layout, in.codes[slot], in.positions[slot], in.grains[slot], maps, seen)) return false;
-    missing -= int64_t{1} << (2 * (layout.shift() - in.grains[slot]));
+    if (!maps.place(in.codes[slot], in.positions[slot], in.grains[slot])) return false;
   }
-  return missing == 0;  // no cell twice, and as many cells as there are: each exactly once
+  return maps.complete();
 }
 
 }  // namespace
@@ -53,10 +76,10 @@ bool unpack_codes(const Layout& layout, const Codes& in, int64_t* code_map, int6
   const int64_t cells = layout.cells(), regions = layout.rows * layout.columns;
   std::atomic<bool> valid{true};
   parallel_for(layout.images, cells * 32, threads, [&](int64_t begin, int64_t end) {
-    std::vector<char> seen(cells);
+    std::vector<uint16_t> seen(cells);
     for (int64_t image = begin; image < end; ++image) {
-      const Maps maps{code_map + image * cells, grain_map + image * regions};
-      if (!unpack_image(layout, in, image, maps, seen)) valid = false;
+      const Maps maps(layout, code_map + image * cells, grain_map + image * regions, seen);
+      if (!unpack_image(layout, in, image, maps)) valid = false;
     }
   });
   return valid;

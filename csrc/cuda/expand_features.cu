@@ -1,13 +1,14 @@
-// One vector a code -> feature map: each vector, or its share, fills the code's cells. Every cell reads its code's
-// vector; where cells are innermost, through a tile in shared memory. Reference: dqcore.ops.expand_features.
+// One vector a code -> feature map: each vector, or its share, fills the code's cells. Every cell reads its
+// code's vector; where cells are innermost, through a tile in shared memory. Reference:
+// dqcore.ops.expand_features.
 #include "cuda/vectors.cuh"
 
 namespace dqcore::cuda {
 namespace {
 
 template <typename T>
-__device__ Vector<T> read(const Layout& layout, const T* packed, int64_t total, int64_t channels, int64_t channel,
-                          int64_t image, uint32_t cell, bool aligned, bool divide) {
+__device__ Vector<T> read(const Layout& layout, const T* packed, int64_t total, int64_t channels,
+                          int64_t channel, int64_t image, uint32_t cell, bool aligned, bool divide) {
   const uint32_t width = static_cast<uint32_t>(layout.width());
   const Code code = layout.code_at(image, cell / width, cell % width);
   if (code.slot >= total) return {};
@@ -18,19 +19,21 @@ __device__ Vector<T> read(const Layout& layout, const T* packed, int64_t total, 
 
 // One block: kCells cells in a row of one image, kChannels channels.
 template <typename T>
-__global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64_t total, T* __restrict__ features,
-                              int64_t channels, bool aligned_rows, bool aligned_planes, bool divide) {
+__global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64_t total,
+                              T* __restrict__ features, int64_t channels, bool aligned_rows,
+                              bool aligned_planes, bool divide) {
   __shared__ Tile<T> tile;
   constexpr int kSize = Vector<T>::kSize;
-  const uint32_t cells = static_cast<uint32_t>(layout.cells()), tiles = (cells + tile.kCells - 1) / tile.kCells;
+  const uint32_t cells = static_cast<uint32_t>(layout.cells()),
+                 tiles = (cells + tile.kCells - 1) / tile.kCells;
   const int64_t image = blockIdx.x / tiles;
   const uint32_t first_cell = blockIdx.x % tiles * tile.kCells;
   const int64_t first_channel = static_cast<int64_t>(blockIdx.y) * tile.kChannels;
   {
     const uint32_t row = threadIdx.x / tile.kVectors, column = threadIdx.x % tile.kVectors * kSize;
     if (first_cell + row < cells && first_channel + column < channels) {
-      const auto vector = read(layout, packed, total, channels, first_channel + column, image, first_cell + row,
-                               aligned_rows, divide);
+      const auto vector = read(layout, packed, total, channels, first_channel + column, image,
+                               first_cell + row, aligned_rows, divide);
       for (int i = 0; i < kSize; ++i) tile.values[row][column + i] = vector.values[i];
     }
   }
@@ -45,13 +48,14 @@ __global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64
 
 // One row of threads a cell.
 template <typename T>
-__global__ void expand_rows(Layout layout, const T* __restrict__ packed, int64_t total, T* __restrict__ features,
-                            int64_t channels, bool aligned, bool divide) {
+__global__ void expand_rows(Layout layout, const T* __restrict__ packed, int64_t total,
+                            T* __restrict__ features, int64_t channels, bool aligned, bool divide) {
   const uint32_t cells = static_cast<uint32_t>(layout.cells());
   const int64_t cell = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (cell >= layout.images * cells) return;
   const uint32_t index = static_cast<uint32_t>(cell);
-  for (int64_t channel = threadIdx.x * Vector<T>::kSize; channel < channels; channel += blockDim.x * Vector<T>::kSize) {
+  for (int64_t channel = threadIdx.x * Vector<T>::kSize; channel < channels;
+       channel += blockDim.x * Vector<T>::kSize) {
     const auto vector =
         read(layout, packed, total, channels, channel, index / cells, index % cells, aligned, divide);
     vector.save(features + cell * channels + channel, channels - channel, aligned);
@@ -69,14 +73,15 @@ int expand_features(const Layout& layout, const Packed& in, const Features& out,
     const bool aligned_rows = divides_by_16(packed, channels * size);
     if (out.channels_last) {
       const dim3 block = block_for<T>(channels);
-      return launch(stream, blocks_for(layout.images * layout.cells(), block.y), block, expand_rows<T>, layout, packed,
-                    in.total, features, channels, aligned_rows && divides_by_16(features, 0), divide);
+      return launch(stream, blocks_for(layout.images * layout.cells(), block.y), block, expand_rows<T>,
+                    layout, packed, in.total, features, channels, aligned_rows && divides_by_16(features, 0),
+                    divide);
     }
     const bool aligned_planes = divides_by_16(features, layout.cells() * size);
     const dim3 grid(static_cast<unsigned>(layout.images) * blocks_for(layout.cells(), Tile<T>::kCells),
                     blocks_for(channels, Tile<T>::kChannels));
-    return launch(stream, grid, kThreads, expand_planes<T>, layout, packed, in.total, features, channels, aligned_rows,
-                  aligned_planes, divide);
+    return launch(stream, grid, kThreads, expand_planes<T>, layout, packed, in.total, features, channels,
+                  aligned_rows, aligned_planes, divide);
   });
 }
 

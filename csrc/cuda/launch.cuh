@@ -15,15 +15,18 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
 
-// An empty grid is no error: there is nothing to do.
+// Every launch goes through here. An empty grid is no error: there is nothing to do.
 template <typename... Parameters, typename... Arguments>
 int launch(Stream stream, dim3 grid, dim3 block, void (*kernel)(Parameters...), Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0) return cudaSuccess;
   // The static runtime has its own idea of the current device, torch's does not reach it.
   const cudaError_t error = cudaSetDevice(stream.device);
   if (error != cudaSuccess) return error;
-  kernel<<<grid, block, 0, reinterpret_cast<cudaStream_t>(stream.handle)>>>(arguments...);
-  return cudaGetLastError();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = reinterpret_cast<cudaStream_t>(stream.handle);
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 }  // namespace dqcore::cuda

@@ -1,8 +1,7 @@
 // The prefix scan behind every scatter op: one block an image, one warp a (granularity, region row).
 // Reference: dqcore/ops/layout.py.
-#include "layout.h"
-
 #include "cuda/launch.cuh"
+#include "layout.h"
 
 namespace dqcore::cuda {
 namespace {
@@ -17,7 +16,8 @@ __device__ int32_t warp_inclusive_sum(int32_t value) {
   return value;
 }
 
-// Replaces values[0..count) by their exclusive sums and writes the total to values[count]. All threads of the block.
+// Replaces values[0..count) by their exclusive sums and writes the total to values[count]. All threads of the
+// block.
 __device__ void block_exclusive_sum(int32_t* values, int64_t count) {
   __shared__ int32_t warp_sums[kThreads / kWarp];
   int32_t before = 0;

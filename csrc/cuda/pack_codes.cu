@@ -1,5 +1,5 @@
-// (code map, grain map) -> code sequence: one thread a cell of the finest grid, of which the first of each block writes.
-// Reference: dqcore.ops.pack_codes.
+// (code map, grain map) -> code sequence: one thread a cell of the finest grid, of which the first of each
+// block writes. Reference: dqcore.ops.pack_codes.
 #include "cuda/launch.cuh"
 
 namespace dqcore::cuda {

@@ -1,5 +1,5 @@
-// Feature map -> one vector a code: the sum or mean of the code's cells, added in raster order in float32 by one
-// thread, so that every run and every device agrees. Reference: dqcore.ops.pack_features.
+// Feature map -> one vector a code: the sum or mean of the code's cells, added in raster order in float32 by
+// one thread, so that every run and every device agrees. Reference: dqcore.ops.pack_features.
 #include "cuda/vectors.cuh"
 
 namespace dqcore::cuda {
@@ -9,8 +9,8 @@ template <typename T>
 struct Sum {
   float values[Vector<T>::kSize] = {};
 
-  __device__ void write(const Layout& layout, const Code& code, int64_t total, int64_t channels, int64_t channel,
-                        bool mean, bool aligned, T* packed) const {
+  __device__ void write(const Layout& layout, const Code& code, int64_t total, int64_t channels,
+                        int64_t channel, bool mean, bool aligned, T* packed) const {
     const float cells = static_cast<float>(1u << (2 * (layout.shift() - code.grain)));
     const float scale = mean ? 1.0f / cells : 1.0f;
     Vector<T> vector;
@@ -19,24 +19,30 @@ struct Sum {
   }
 };
 
-// One block: kCells cells of each line of one row of regions, kChannels channels. The next line is on its way while
-// this one is added.
+// One block: kCells cells of each line of one row of regions, kChannels channels. The next line is on its way
+// while this one is added.
 template <typename T>
-__global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __restrict__ packed, int64_t total,
-                            int64_t channels, bool aligned_planes, bool aligned_rows, bool mean) {
+__global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __restrict__ packed,
+                            int64_t total, int64_t channels, bool aligned_planes, bool aligned_rows,
+                            bool mean) {
   __shared__ Tile<T> tile;
   constexpr int kSize = Vector<T>::kSize;
-  const uint32_t width = static_cast<uint32_t>(layout.width()), tiles = (width + tile.kCells - 1) / tile.kCells;
+  const uint32_t width = static_cast<uint32_t>(layout.width()),
+                 tiles = (width + tile.kCells - 1) / tile.kCells;
   const uint32_t strip = blockIdx.x / tiles, first_x = blockIdx.x % tiles * tile.kCells;
-  const int64_t image = strip / layout.rows, first_channel = static_cast<int64_t>(blockIdx.y) * tile.kChannels;
-  const uint32_t first_y = static_cast<uint32_t>(strip % layout.rows) << layout.shift(), lines = 1u << layout.shift();
+  const int64_t image = strip / layout.rows,
+                first_channel = static_cast<int64_t>(blockIdx.y) * tile.kChannels;
+  const uint32_t first_y = static_cast<uint32_t>(strip % layout.rows) << layout.shift(),
+                 lines = 1u << layout.shift();
 
   const uint32_t plane = threadIdx.x / tile.kCellVectors, from = threadIdx.x % tile.kCellVectors * kSize;
   const bool reads = first_channel + plane < channels && first_x + from < width;
-  const T* line_start = features + (image * channels + first_channel + plane) * layout.cells() + first_x + from;
+  const T* line_start =
+      features + (image * channels + first_channel + plane) * layout.cells() + first_x + from;
   const auto line = [&](uint32_t y) {
     if (!reads || y >= first_y + lines) return Vector<T>{};
-    return Vector<T>::load(line_start + static_cast<int64_t>(y) * width, width - first_x - from, aligned_planes);
+    return Vector<T>::load(line_start + static_cast<int64_t>(y) * width, width - first_x - from,
+                           aligned_planes);
   };
 
   const uint32_t cell = threadIdx.x / tile.kVectors, column = threadIdx.x % tile.kVectors * kSize;
@@ -56,29 +62,34 @@ __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __
     for (uint32_t x = cell; x < cell + side; ++x) {
       for (int i = 0; i < kSize; ++i) sum.values[i] += to_float(tile.values[x][column + i]);
     }
-    if ((y + 1) % side == 0) sum.write(layout, code, total, channels, first_channel + column, mean, aligned_rows, packed);
+    if ((y + 1) % side == 0)
+      sum.write(layout, code, total, channels, first_channel + column, mean, aligned_rows, packed);
   }
 }
 
-// One row of threads a cell, of which the first of each block adds. Also planes whose blocks are wider than a tile.
+// One row of threads a cell, of which the first of each block adds. Also planes whose blocks are wider than a
+// tile.
 template <typename T>
-__global__ void pack_rows(Layout layout, const T* __restrict__ features, T* __restrict__ packed, int64_t total,
-                          int64_t channels, bool channels_last, bool aligned, bool mean) {
+__global__ void pack_rows(Layout layout, const T* __restrict__ features, T* __restrict__ packed,
+                          int64_t total, int64_t channels, bool channels_last, bool aligned, bool mean) {
   const uint32_t cells = static_cast<uint32_t>(layout.cells()), width = static_cast<uint32_t>(layout.width());
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (index >= layout.images * cells) return;
   const int64_t image = static_cast<uint32_t>(index) / cells, cell = static_cast<uint32_t>(index) % cells;
-  const Code code = layout.code_at(image, static_cast<uint32_t>(cell) / width, static_cast<uint32_t>(cell) % width);
+  const Code code =
+      layout.code_at(image, static_cast<uint32_t>(cell) / width, static_cast<uint32_t>(cell) % width);
   if (!code.first) return;
   const int64_t side = int64_t{1} << (layout.shift() - code.grain);
-  for (int64_t channel = threadIdx.x * Vector<T>::kSize; channel < channels; channel += blockDim.x * Vector<T>::kSize) {
+  for (int64_t channel = threadIdx.x * Vector<T>::kSize; channel < channels;
+       channel += blockDim.x * Vector<T>::kSize) {
     Sum<T> sum;
     for (int64_t y = 0; y < side; ++y) {
       for (int64_t x = 0; x < side; ++x) {
         const int64_t at = cell + y * width + x;
         Vector<T> vector{};
         if (channels_last) {
-          vector = Vector<T>::load(features + (image * cells + at) * channels + channel, channels - channel, aligned);
+          vector = Vector<T>::load(features + (image * cells + at) * channels + channel, channels - channel,
+                                   aligned);
         } else {
           for (int i = 0; i < Vector<T>::kSize && channel + i < channels; ++i) {
             vector.values[i] = features[(image * channels + channel + i) * cells + at];
@@ -102,12 +113,14 @@ int pack_features(const Layout& layout, const Features& in, const Packed& out, b
     const bool aligned_rows = divides_by_16(packed, channels * size);
     if (in.channels_last || layout.shift() > 5) {
       const dim3 block = block_for<T>(channels);
-      return launch(stream, blocks_for(layout.images * layout.cells(), block.y), block, pack_rows<T>, layout, features,
-                    packed, out.total, channels, in.channels_last, aligned_rows && divides_by_16(features, 0), mean);
+      return launch(stream, blocks_for(layout.images * layout.cells(), block.y), block, pack_rows<T>, layout,
+                    features, packed, out.total, channels, in.channels_last,
+                    aligned_rows && divides_by_16(features, 0), mean);
     }
     const bool aligned_planes = divides_by_16(features, layout.width() * size);
-    const dim3 grid(static_cast<unsigned>(layout.images * layout.rows) * blocks_for(layout.width(), Tile<T>::kCells),
-                    blocks_for(channels, Tile<T>::kChannels));
+    const dim3 grid(
+        static_cast<unsigned>(layout.images * layout.rows) * blocks_for(layout.width(), Tile<T>::kCells),
+        blocks_for(channels, Tile<T>::kChannels));
     return launch(stream, grid, kThreads, pack_planes<T>, layout, features, packed, out.total, channels,
                   aligned_planes, aligned_rows, mean);
   });

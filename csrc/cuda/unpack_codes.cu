@@ -8,7 +8,8 @@ namespace dqcore::cuda {
 namespace {
 
 // Codes that the CPU would refuse are left out, so that no write leaves the maps.
-__global__ void unpack(Layout layout, Codes in, int64_t* __restrict__ code_map, int64_t* __restrict__ grain_map) {
+__global__ void unpack(Layout layout, Codes in, int64_t* __restrict__ code_map,
+                       int64_t* __restrict__ grain_map) {
   const int64_t image = blockIdx.x, end = min(static_cast<int64_t>(layout.cu_seqlens[image + 1]), in.total);
   code_map += image * layout.cells();
   grain_map += image * layout.rows * layout.columns;
@@ -31,7 +32,8 @@ __global__ void unpack(Layout layout, Codes in, int64_t* __restrict__ code_map, 
 
 }  // namespace
 
-int unpack_codes(const Layout& layout, const Codes& in, int64_t* code_map, int64_t* grain_map, Stream stream) {
+int unpack_codes(const Layout& layout, const Codes& in, int64_t* code_map, int64_t* grain_map,
+                 Stream stream) {
   // A valid sequence has at most as many codes as there are cells, and no other needs to be fast.
   const unsigned parts = std::min(blocks_for(layout.cells(), kThreads), 65535u);
   const dim3 grid(static_cast<unsigned>(layout.images), parts);

@@ -46,8 +46,8 @@ struct alignas(16) Vector {
   }
 };
 
-// kCells cells of kChannels channels, one Vector a thread either way. Two bytes or more of padding a row of cells keep
-// both ways free of bank conflicts.
+// kCells cells of kChannels channels, one Vector a thread either way. Two bytes or more of padding a row of
+// cells keep both ways free of bank conflicts.
 template <typename T>
 struct Tile {
   static constexpr int kCells = 32;

@@ -44,7 +44,8 @@ class DQVAEConfig(TokenizerConfig):
         if len(self.strides) < 2:
             raise ValueError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
         super().__post_init__()
-        target_shares("target_ratio", self.target_ratio, len(self.strides))
+        ratio = target_shares("target_ratio", self.target_ratio, len(self.strides))
+        object.__setattr__(self, "target_ratio", ratio)  # a number will do for two granularities
         for name, known in {
             "router": ("feature", "entropy", "random"),
             "budget": ("paper", "released"),
@@ -69,6 +70,7 @@ _TINY = DQVAEConfig(
     groups=8,
     router_groups=8,
     resolution=128,
+    restart=True,
 )
 _TRIPLE = DQVAEConfig(
     strides=(32, 16, 8),

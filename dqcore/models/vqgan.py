@@ -43,6 +43,7 @@ PRESETS: dict[str, VQGANConfig] = {
         num_blocks=1,
         groups=8,
         resolution=128,
+        restart=True,
     ),
     "vqgan-f8-tiny": VQGANConfig(
         strides=(8,),
@@ -57,6 +58,7 @@ PRESETS: dict[str, VQGANConfig] = {
         num_blocks=1,
         groups=8,
         resolution=128,
+        restart=True,
     ),
 }
 

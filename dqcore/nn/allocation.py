@@ -87,9 +87,8 @@ def _nearest_counts(budget: int, num_regions: int, at_least: list[int]) -> list[
     wanted = [more - less for more, less in zip(at_least, [*at_least[1:], 0], strict=True)]
     codes = min(budget, num_regions * 4 ** (len(wanted) - 1))
     codes -= (codes - num_regions) % 3  # each step adds a multiple of three codes
-    while (counts := _split(codes, num_regions, wanted)) is None:
-        codes -= 3
-    return counts
+    splits = (_split(total, num_regions, wanted) for total in range(codes, num_regions - 1, -3))
+    return next(counts for counts in splits if counts is not None)
 
 
 def _split(codes: int, regions: int, wanted: list[int]) -> list[int] | None:

@@ -81,10 +81,12 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
 
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         return {key.removeprefix("features."): value for key, value in state.items() if "classifier" not in key}
     except Exception as error:
-        raise PerceptualUnavailableError(f"perceptual_weights: {path}: not a file of weights ({error})") from error
+        raise PerceptualUnavailableError(
+            f"perceptual_weights: {path}: not a file of weights ({type(error).__name__})"
+        ) from error
 
 
 def _build(backbone: dict[str, Tensor], path: Path) -> nn.Module:

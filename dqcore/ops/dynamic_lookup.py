@@ -112,7 +112,7 @@ def block_sum(x: Tensor, size: int) -> Tensor:
 def dynamic_lookup_backward_reference(
     maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
 ) -> list[Tensor]:
-    """Gradient of each map: the block sum of ``grad_quantized``, plus that of ``grad_error`` times ``2 (z - e) / cells``.
+    """Gradient of each map: block sums of ``grad_quantized`` and of ``grad_error``, this times ``2 (z - e) / cells``.
 
     ``quantized`` is the forward's result, so that a codebook updated in place meanwhile changes nothing.
     """
@@ -183,10 +183,12 @@ def _cuda(maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool) 
     return quantized, error, codes, counts, sums
 
 
-def _backward_cuda(maps: list[Tensor], grain: Tensor, *grads: Tensor | None) -> list[Tensor]:
+def _backward_cuda(
+    maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
+) -> list[Tensor]:
     from dqcore.kernels.dynamic_lookup import dynamic_lookup_bwd
 
-    return dynamic_lookup_bwd(maps, grain, *grads)
+    return dynamic_lookup_bwd(maps, grain, quantized, grad_quantized, grad_error)
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, ...]) -> None:

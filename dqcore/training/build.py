@@ -107,9 +107,9 @@ def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World)
     return total, LearningRate(peak, min(warmup, total), total, options.schedule)
 
 
-def fit_router(options: TokenizerTraining, model: nn.Module, images: TrainingImages) -> None:
+def fit_router(options: TokenizerTraining, trainer: TokenizerStep, images: TrainingImages) -> None:
     """Fit an entropy router's thresholds to random training crops, so that the target shares hold on this data."""
-    router: Any = getattr(model, "router", None)
+    router: Any = getattr(trainer.model, "router", None)
     if not hasattr(router, "fit") or getattr(router, "fitted", False):
         return
     steps = -(-options.threshold_images // (options.batch_size * images.world.size))
@@ -120,14 +120,16 @@ def fit_router(options: TokenizerTraining, model: nn.Module, images: TrainingIma
             yield torch.cat([uint8_to_float(part) for part in everywhere]).to(images.world.device)
 
     router.fit(batches())
+    if trainer.average is not None:
+        trainer.average.module.load_state_dict(trainer.model.state_dict())
 
 
-def compile_networks(model: nn.Module) -> None:
+def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile encoder and decoder in place; the quantizer, which changes its buffers, and the last layer stay out."""
     last: Any = model.get_submodule("decoder.conv_out")
     last.forward = torch.compiler.disable(last.forward)  # the adaptive weight passes back through this layer alone
     for name in ("encoder", "decoder"):
-        model.get_submodule(name).compile()
+        model.get_submodule(name).compile(backend=backend)
 
 
 def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining) -> None:

@@ -6,6 +6,7 @@ Gradients are averaged by hand after the backward pass: one pass serves two netw
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """This process's place; starts ``torch.distributed`` when ``torchrun`` launched it.
+    """This process's place; when ``torchrun`` launched it, ``torch.distributed`` runs from here to its end.
 
     Args:
         device: ``"auto"`` (a GPU if there is one), or a torch device.
@@ -113,6 +114,7 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(place)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # a group started anew on the same port may meet its old store
     if not dist.is_initialized():
         return World(0, 1, place)
     return World(dist.get_rank(), dist.get_world_size(), place)

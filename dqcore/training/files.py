@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+
+#: Seconds to wait for the loader processes of a killed run.
+PATIENCE = 15.0
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -41,6 +47,28 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, lambda file: torch.save(state, file))
 
 
+@contextlib.contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is missing, against a second run in it.
+
+    A killed process holds nothing, once its loader processes have noticed.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise ValueError(f"out: another process is training in {folder}")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """Read a state onto the CPU with ``weights_only=True``: the file cannot run code.
 
@@ -52,3 +80,13 @@ def read_state(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"{path}: not a checkpoint of a training run ({type(error).__name__})") from error
     return state
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -83,7 +83,7 @@ class TokenizerTraining:
     target_ratio: tuple[float, ...] | None = None
     """Target shares of regions at each granularity above the coarsest; by default the preset's."""
     budget_weight: float | None = None
-    """Weight (lambda) of the budget loss; 0 lets the router choose freely."""
+    """Weight (lambda) of the budget loss, by default the preset's; 0 lets the router choose freely."""
     budget: Literal["paper", "released"] | None = None
     """Form of the budget loss; released counts the dual term twice, as the authors' code does."""
     restart: bool | None = None

@@ -23,9 +23,9 @@ class Recipe:
         betas: Adam's, for both networks.
         perceptual_weight: Of LPIPS.
         adversarial_maximum: Cap of the adaptive weight, "the weight for adversarial loss".
-        budget_weight: lambda of the budget loss (supplement, table 1).
-        budget: ``"released"`` counts the dual term twice and leaves a triple's median term unweighted.
-        restart: Whether unused codes restart from the batch.
+        budget: Form of the budget loss; ``"released"`` counts the dual term twice and leaves a triple's median term
+            unweighted. None: the preset's.
+        restart: Whether unused codes restart from the batch; None: the preset's (the paper's presets: no).
     """
 
     epochs: float
@@ -36,9 +36,8 @@ class Recipe:
     betas: tuple[float, float] = (0.5, 0.9)
     perceptual_weight: float = 1.0
     adversarial_maximum: float = 0.75
-    budget_weight: float = 10.0
-    budget: Literal["paper", "released"] = "paper"
-    restart: bool = False
+    budget: Literal["paper", "released"] | None = None
+    restart: bool | None = None
 
 
 #: ``ffhq`` and ``imagenet`` follow the supplement; ``released`` the configuration of the authors' code for ImageNet.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +116,7 @@ class TokenizerStep:
         self.model.train()
         terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
         self.world.average_gradients(self.parameters)
-        limit = self.weights.gradient_clip
-        terms["gradient_norm"] = nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+        terms["gradient_norm"] = self._clip()
         if adversarial:
             terms |= self._discriminator_losses(images, reconstruction)
         levels = getattr(getattr(self.model, "quantizer", None), "num_granularities", 1)
@@ -216,10 +216,17 @@ class TokenizerStep:
         means = self.world.mean(torch.cat([values, ratios])).tolist()
         numbers: dict[str, Any] = dict(zip(terms, means, strict=False))
         for name in TERMS:
-            if not torch.tensor(numbers.get(name, 0.0)).isfinite():
+            if not math.isfinite(numbers.get(name, 0.0)):
                 raise NonFiniteLossError(name, step + 1, numbers[name])
         shares = means[len(terms) :]
         return numbers | {"ratios": shares, "fine_ratio": shares[-1]}
+
+    def _clip(self) -> Tensor:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.weights.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.weights.gradient_clip, norm)
+        return norm
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.weights.autocast)

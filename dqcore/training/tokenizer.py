@@ -27,7 +27,7 @@ from dqcore.training.build import (
 )
 from dqcore.training.checkpoint import capture, restore
 from dqcore.training.distributed import World, join_world
-from dqcore.training.files import write_atomically, write_json, write_state
+from dqcore.training.files import sole_owner, write_atomically, write_json, write_state
 from dqcore.training.images import find_images
 from dqcore.training.log import MetricsLog, Row
 from dqcore.training.options import FREE_ON_RESUME, TokenizerTraining
@@ -68,7 +68,7 @@ def train_tokenizer(
         The run.
 
     Raises:
-        ValueError: options, images or checkpoint do not fit; nothing has been written then.
+        ValueError: options, images or checkpoint do not fit, or another process runs it; nothing has been written.
         FileNotFoundError: a folder does not exist.
         PerceptualUnavailableError: LPIPS was asked for and its weights are not there.
         NonFiniteLossError: a loss became infinite or NaN; ``nonfinite.pt`` in the run's folder holds the batch, its
@@ -80,8 +80,7 @@ def train_tokenizer(
     world = join_world(options.device)
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        run = _Run(options, world, model)
-        return run.train(progress)
+        return _Run(options, world, model).train(progress)
 
 
 class _Run:
@@ -98,29 +97,36 @@ class _Run:
         self.total, self.learning_rate = new_schedule(options, self.images.steps_per_epoch, world)
         self.completed = 0
         self.broken: set[str] = set()
-        if options.resume and self.checkpoint.is_file():
-            self._check_same_run()
-            self.completed, broken = restore(self.checkpoint, self.trainer, world)
-            self.broken.update(broken)
-        else:
-            fit_router(options, model, self.images)
-            torch.manual_seed(options.seed + world.rank)
-        if options.compile:
-            compile_networks(model)
 
     def train(self, progress: Callable[[Row], object] | None) -> TokenizerRun:
-        options, world = self.options, self.world
-        if not world.is_main:
+        options = self.options
+        if not self.world.is_main:
+            self._start()
             return self._loop(None)
-        write_json(options.out / "config.json", self._description())
-        with MetricsLog(
-            options.out,
-            resume_at=self.completed,
-            total=self.total,
-            tensorboard=options.tensorboard,
-            progress=progress,
-        ) as log:
-            return self._loop(log)
+        with sole_owner(options.out):
+            self._start()
+            write_json(options.out / "config.json", self._description())
+            with MetricsLog(
+                options.out,
+                resume_at=self.completed,
+                total=self.total,
+                tensorboard=options.tensorboard,
+                progress=progress,
+            ) as log:
+                return self._loop(log)
+
+    def _start(self) -> None:
+        """Put the state of the last checkpoint back, or begin."""
+        options = self.options
+        if options.resume and self.checkpoint.is_file():
+            self._check_same_run()
+            self.completed, broken = restore(self.checkpoint, self.trainer, self.world)
+            self.broken.update(broken)
+        else:
+            fit_router(options, self.trainer, self.images)
+            torch.manual_seed(options.seed + self.world.rank)
+        if options.compile:
+            compile_networks(self.trainer.model)
 
     def _loop(self, log: MetricsLog | None) -> TokenizerRun:
         options = self.options
@@ -131,15 +137,17 @@ class _Run:
             self.completed += 1
             self.broken.update(batch.broken)
             last = self.completed == self.total
-            if self.completed % options.log_every == 0 or last or self.completed == 1:
+            logged = self.completed % options.log_every == 0 or last or self.completed == 1
+            if logged:
                 images = (self.completed - since) * options.batch_size * self.world.size
                 speed = images / (time.perf_counter() - clock)
                 self._write(log, numbers | {"learning_rate": rate} | self._state() | {"images_per_second": speed})
-                clock, since = time.perf_counter(), self.completed
             if len(self.images.validation) and (self.completed % options.validate_every == 0 or last):
                 self._write(log, self._validate())
             if self.completed % options.checkpoint_every == 0 or last:
                 self._save()
+            if logged:
+                clock, since = time.perf_counter(), self.completed
             if log is not None:
                 log.advance(self.completed)
         return TokenizerRun(options.out, self._model_to_use().eval(), log.rows if log is not None else [])

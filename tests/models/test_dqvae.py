@@ -111,7 +111,7 @@ def test_gradients_reach_every_parameter(name):
 
 
 def test_the_router_learns_from_the_reconstruction_and_from_the_budget():
-    model = DQVAE.from_preset("dqvae-dual-tiny")
+    model = DQVAE.from_preset("dqvae-dual-tiny", target_ratio=(0.99,))  # which no draw meets exactly
     for loss in ("reconstruction", "budget_loss"):
         model.zero_grad()
         getattr(model(detailed(2)), loss).square().sum().backward()
@@ -187,7 +187,7 @@ def test_holes_decode():
     assert not torch.equal(partial, whole)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", TINY[:2])
 def test_compiles_whole(name):
     model = build(name)
     images = detailed(1, 32, 64)
@@ -218,6 +218,10 @@ def test_learns_an_image():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_one_number_is_a_target_ratio_for_two_granularities():
+    assert DQVAEConfig(target_ratio=0.3).target_ratio == (0.3,)
 
 
 def test_random_router():

@@ -48,6 +48,25 @@ def test_a_killed_save_leaves_the_old_files(saved, monkeypatch):
     assert {name: (path / name).read_bytes() for name in os.listdir(path)} == before
 
 
+def test_files_are_on_disk_before_they_take_their_place(saved, monkeypatch):
+    model, path = saved
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(descriptor):
+        events.append("flush")
+        fsync(descriptor)
+
+    def move(source, target):
+        events.append(os.path.basename(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", move)
+    model.save_pretrained(path)
+    assert events == ["flush", "model.safetensors", "flush", "flush", "config.json", "flush"]
+
+
 def test_wrong_class(saved):
     with pytest.raises(ValueError, match="expected a VQGAN, it describes DQVAE"):
         VQGAN.from_pretrained(saved[1])

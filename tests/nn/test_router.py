@@ -49,6 +49,13 @@ def test_step_scores_are_positive_where_the_router_goes_on():
     assert (scores[:, 1:] <= scores[:, :-1]).all()
 
 
+def test_step_scores_are_logits_per_code_on_the_concave_envelope():
+    logits = torch.tensor([[0.0, 6.0, 16.0], [0.0, 1.0, 31.0]]).view(1, 1, 2, 3)  # codes 1, 4, 16
+    scores = FeatureRouter(8, 3, groups=4).step_scores(Routing(logits.argmax(-1), gate_logits=logits))
+    expected = torch.tensor([[6 / 3, 31 / 15], [10 / 12, 31 / 15]], dtype=torch.float64)
+    torch.testing.assert_close(scores.view(2, 2), expected)
+
+
 def noise(batch=6, height=64, width=64):
     amplitude = torch.linspace(0.02, 1, batch * (height // 16) * (width // 16)).view(
         batch, 1, height // 16, width // 16

@@ -1,0 +1,5 @@
+"""``python -m dqcore``."""
+
+from dqcore.cli import main
+
+raise SystemExit(main())

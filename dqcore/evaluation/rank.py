@@ -1,0 +1,32 @@
+"""Rank correlation: whether one quantity follows another, whatever the scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["spearman"]
+
+
+def spearman(x: Tensor, y: Tensor) -> float:
+    """Spearman's rank correlation, the Pearson correlation of the ranks; tied values share the mean of their ranks.
+
+    Args:
+        x: Any numbers; read in raster order.
+        y: As many numbers.
+
+    Returns:
+        In [-1, 1]; NaN where all values of ``x`` or of ``y`` are equal.
+    """
+    if x.numel() != y.numel() or x.numel() < 2:
+        raise ValueError(f"y: expected as many values as x, at least 2, got {x.numel()} and {y.numel()}")
+    a, b = _ranks(x), _ranks(y)
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 0, float64; ties get their mean rank."""
+    _, place, counts = torch.unique(values.flatten().double(), return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double() - 1
+    return (last - (counts - 1) / 2)[place]

@@ -1,0 +1,7 @@
+"""Reports: one self-contained HTML page for a run, and the pictures in it."""
+
+from dqcore.report.page import Photo, write_report
+from dqcore.report.pictures import error_map, grain_overlay, side_by_side
+from dqcore.report.run import report_run
+
+__all__ = ["Photo", "error_map", "grain_overlay", "report_run", "side_by_side", "write_report"]

@@ -1,0 +1,212 @@
+"""The report of a run: one HTML file that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dqcore.evaluation.reconstruct import Reconstruction
+from dqcore.evaluation.tokenizer import Evaluation
+from dqcore.report.curves import Series, bar_chart, line_chart
+from dqcore.report.pictures import error_map, grain_overlay, granularity_colour
+from dqcore.training.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Photo", "write_report"]
+
+#: Pixels that the longer side of a picture is enlarged or reduced to.
+PICTURE_SIZE = 384
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image in the report and its name."""
+
+    name: str
+    result: Reconstruction
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    model: Any,
+    evaluation: Evaluation,
+    photos: Sequence[Photo],
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, object],
+    note: str = "",
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: The HTML file.
+        title: Its heading.
+        model: The tokenizer, for its sizes.
+        evaluation: Numbers measured on the held-out images.
+        photos: The images to show.
+        rows: Rows of the run's ``metrics.jsonl``.
+        settings: What to list in the table of settings.
+        note: A sentence under the headline numbers.
+
+    Returns:
+        ``path``.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("dqcore.report", "."),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    levels = model.config.num_granularities
+    page = environment.get_template("report.html").render(
+        title=title,
+        note=note,
+        granularities=_granularities(model, evaluation),
+        headline=_headline(model, evaluation),
+        photos=[_photo(photo, levels) for photo in photos],
+        charts=_charts(rows, evaluation, _target(model)),
+        settings=settings,
+    )
+    write_atomically(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _target(model: Any) -> float | None:
+    ratios = getattr(model.config, "target_ratio", None)
+    return None if ratios is None else float(ratios[-1])
+
+
+def _granularities(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
+    """Legend: name, accent colour, codes and share of the regions, coarse to fine."""
+    strides = model.config.strides
+    names = {1: ["all"], 2: ["coarse", "fine"], 3: ["coarse", "median", "fine"]}.get(
+        len(strides), [f"granularity {level}" for level in range(len(strides))]
+    )
+    return [
+        {
+            "name": name,
+            "colour": "#{:02x}{:02x}{:02x}".format(*granularity_colour(level, len(strides))),
+            "codes": f"{4**level} code{'s' if level else ''} for {strides[0]} × {strides[0]} pixels",
+            "share": f"{evaluation.ratios[level]:.0%}",
+        }
+        for level, name in enumerate(names)
+    ]
+
+
+def _headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
+    """The numbers at the top: value, unit, what it is, and a remark."""
+    config, target = model.config, _target(model)
+    fixed = 4 ** (config.num_granularities - 1) * evaluation.codes_per_image / _codes_per_region(evaluation)
+    cards = [
+        ("PSNR", f"{evaluation.psnr:.2f}", "dB", f"SSIM {evaluation.ssim:.3f}"),
+        ("Codes per image", f"{evaluation.codes_per_image:.0f}", "", f"all fine: {fixed:.0f}"),
+        (
+            "Bits per pixel",
+            f"{evaluation.bits_per_pixel:.4f}",
+            "",
+            f"{evaluation.entropy_bits_per_pixel:.4f} entropy-coded; 24 in the original",
+        ),
+        (
+            "Fine regions",
+            f"{evaluation.fine_ratio:.1%}",
+            "",
+            "of all regions" if target is None else f"target {target:.0%}",
+        ),
+        (
+            "Codebook in use",
+            f"{evaluation.usage:.0%}",
+            "",
+            f"of {config.codebook_size} codes, perplexity {evaluation.perplexity:.0f}",
+        ),
+    ]
+    if evaluation.rank_correlation is not None:
+        cards.append(
+            ("Codes follow detail", f"{evaluation.rank_correlation:.2f}", "ρ", "rank correlation with entropy")
+        )
+    if evaluation.lpips is not None:
+        cards.append(("LPIPS", f"{evaluation.lpips:.3f}", "", "lower is closer"))
+    return [dict(zip(("name", "value", "unit", "remark"), card, strict=True)) for card in cards]
+
+
+def _codes_per_region(evaluation: Evaluation) -> float:
+    return sum(share * 4**level for level, share in enumerate(evaluation.ratios))
+
+
+def _photo(photo: Photo, num_granularities: int) -> dict[str, Any]:
+    result = photo.result
+    height, width = result.image.shape[1:]
+    scale = max(1, round(PICTURE_SIZE / max(height, width)))
+    overlay = grain_overlay(result.padded, result.grain, num_granularities, scale=scale)
+    overlay = overlay.crop((0, 0, width * scale, height * scale))
+    return {
+        "name": photo.name,
+        "facts": f"{result.psnr:.1f} dB · {result.num_codes} codes · {result.bits_per_pixel:.3f} bits/pixel",
+        "pictures": [
+            {"caption": "input", "source": _inline(_picture(result.image, scale))},
+            {"caption": "where the codes went", "source": _inline(overlay)},
+            {"caption": "reconstruction", "source": _inline(_picture(result.reconstruction, scale))},
+            {"caption": "error", "source": _inline(_enlarged(error_map(result.image, result.reconstruction), scale))},
+        ],
+    }
+
+
+def _picture(image: Tensor, scale: int) -> Image:
+    from dqcore.data.images import tensor_to_image
+
+    return _enlarged(tensor_to_image(image), scale)
+
+
+def _enlarged(image: Image, scale: int) -> Image:
+    from PIL import Image as Images
+
+    return image.resize((image.width * scale, image.height * scale), Images.Resampling.BICUBIC)
+
+
+def _inline(image: Image) -> str:
+    """A data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=90, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, target: float | None) -> list[dict[str, str]]:
+    """Titles and SVGs; a quantity that the run never logged, or that stayed 0, has no chart."""
+
+    def points(name: str) -> list[tuple[float, float]]:
+        return [(row["step"], row[name]) for row in rows if name in row]
+
+    charts = []
+
+    def add(title: str, remark: str, lines: list[Series], **options: Any) -> None:
+        lines = [line for line in lines if any(y for _, y in line.points)]
+        if lines:
+            charts.append({"title": title, "remark": remark, "svg": line_chart(lines, label=title, **options)})
+
+    reconstruction = Series("reconstruction (L1)", points("reconstruction_loss"), "first")
+    add("Loss", "in training, over steps", [Series("all terms", points("loss"), "faint"), reconstruction])
+    fine = [Series("training", points("fine_ratio"), "first"), Series("held out", points("val_fine_ratio"), "second")]
+    if target is not None:
+        add("Fine regions", "share of regions; dashed: the target", fine, target=target)
+        budget = [Series("", [(x, (y - target) ** 2) for x, y in points("fine_ratio")], "first")]
+        if any(y for _, y in points("budget_loss")):
+            budget = [Series("", points("budget_loss"), "first")]
+            add("Budget loss", "weighted squared distance from the target", budget, log=True)
+        else:
+            add("Budget error", "squared distance of the training batch from the target", budget, log=True)
+    add("PSNR", "on held-out images, dB", [Series("", points("val_psnr"), "second")])
+    counts = sorted(evaluation.code_counts, reverse=True)
+    svg = bar_chart(counts, label="Code usage", x_label=f"{len(counts)} codes, most used first")
+    charts.append({"title": "Code usage", "remark": "how often each code occurs in the held-out images", "svg": svg})
+    return charts

@@ -1,0 +1,107 @@
+"""Pictures of what a tokenizer did: grain maps laid over images, and maps of the error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from dqcore.data.images import tensor_to_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["error_map", "grain_overlay", "granularity_colour"]
+
+RGB = tuple[int, int, int]
+
+#: From the coarsest to the finest of three granularities; two take the ends.
+_COLOURS: tuple[RGB, ...] = ((58, 110, 196), (38, 166, 140), (240, 138, 36))
+#: Black, purple, orange, pale yellow: rising brightness, so that it also reads in grey.
+_HEAT = np.array([(8, 6, 20), (84, 24, 110), (200, 60, 70), (250, 150, 50), (252, 246, 190)], dtype=np.float64)
+_TINT = 0.4
+
+
+def granularity_colour(granularity: int, num_granularities: int) -> RGB:
+    """Accent colour of a granularity: blue for the coarsest, amber for the finest, between them in order."""
+    last = len(_COLOURS) - 1
+    place = last if num_granularities == 1 else granularity * last / (num_granularities - 1)
+    low = min(int(place), last - 1)
+    share = place - low
+    a, b = _COLOURS[low], _COLOURS[low + 1]
+    red, green, blue = (round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
+def grain_overlay(image: Tensor, grain: Tensor, num_granularities: int, *, scale: int = 1) -> Image:
+    """The image with each region tinted by its granularity, and a line around each of its codes.
+
+    Args:
+        image: ``(3, H, W)`` in [-1, 1].
+        grain: Its grain map, int64, ``(h, w)``; ``H / h`` pixels is the side of a region.
+        num_granularities: G, which sets the colours.
+        scale: Enlarge the picture first, so that the lines stay thin.
+
+    Returns:
+        An RGB image of ``(scale * W, scale * H)`` pixels.
+    """
+    from PIL import Image as Images
+    from PIL import ImageDraw
+
+    region = image.shape[1] // grain.shape[0] * scale
+    size = (image.shape[2] * scale, image.shape[1] * scale)
+    photo = tensor_to_image(image).resize(size, Images.Resampling.BICUBIC)
+    palette = np.array([granularity_colour(g, num_granularities) for g in range(num_granularities)], dtype=np.float64)
+    cells = grain.repeat_interleave(region, 0).repeat_interleave(region, 1).cpu().numpy()
+    grey = np.asarray(photo.convert("L"), dtype=np.float64)[..., None]
+    pixels = 0.3 * np.asarray(photo, dtype=np.float64) + 0.7 * grey
+    tinted = (1 - _TINT) * pixels + _TINT * palette[cells]
+    picture = Images.fromarray(tinted.round().astype(np.uint8))
+    lines = Images.new("L", size, 0)
+    draw = ImageDraw.Draw(lines)
+    for y, row in enumerate(grain.tolist()):
+        for x, granularity in enumerate(row):
+            _draw_cells(draw, x * region, y * region, region, 2**granularity)
+    picture.paste(Images.new("RGB", size, (255, 255, 255)), mask=lines)
+    return picture
+
+
+def error_map(image: Tensor, reconstruction: Tensor, *, limit: float = 0.5) -> Image:
+    """Mean absolute error over the channels, from dark (none) to bright.
+
+    Args:
+        image: ``(3, H, W)`` in [-1, 1].
+        reconstruction: The same shape.
+        limit: Error that is shown brightest, in units of pixel value; 0.5 is 64 of 255 levels.
+    """
+    from PIL import Image as Images
+
+    error = (image - reconstruction.clamp(-1, 1)).abs().mean(0).div(limit).clamp(0, 1)
+    place = error.double().cpu().numpy() * (len(_HEAT) - 1)
+    low = np.minimum(place.astype(np.int64), len(_HEAT) - 2)
+    share = (place - low)[..., None]
+    return Images.fromarray(((1 - share) * _HEAT[low] + share * _HEAT[low + 1]).round().astype(np.uint8))
+
+
+def side_by_side(pictures: list[Image], *, gap: int = 4) -> Image:
+    """Pictures of one height in a row, with white between them."""
+    from PIL import Image as Images
+
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    row = Images.new("RGB", (width, max(picture.height for picture in pictures)), (255, 255, 255))
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width + gap
+    return row
+
+
+def _draw_cells(draw: object, left: int, top: int, region: int, count: int) -> None:
+    """The region's outline (opacity 150 of 255), and the lines between its ``count x count`` codes (90)."""
+    cell = region // count
+    for index in range(1, count):
+        draw.line([(left + index * cell, top), (left + index * cell, top + region - 1)], fill=90)  # type: ignore[attr-defined]
+        draw.line([(left, top + index * cell), (left + region - 1, top + index * cell)], fill=90)  # type: ignore[attr-defined]
+    draw.line([(left, top), (left + region, top)], fill=150)  # type: ignore[attr-defined]
+    draw.line([(left, top), (left, top + region)], fill=150)  # type: ignore[attr-defined]

@@ -1,0 +1,148 @@
+"""The CUDA kernels of csrc, compiled for the CPU through ``cuda_on_cpu`` and held against the references.
+
+What a GPU adds (memory order between blocks, coalescing, launch limits) this cannot show; indices, barriers, bounds,
+alignment and sums it can.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import dqcore
+from dqcore import backends
+from dqcore.ops import pack_codes, unpack_codes
+from dqcore.ops.layout import count_codes
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which("c++") or "c++"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
+]
+# images, channels, rows, columns, granularities
+SHAPES = [(2, 40, 2, 5, 2), (1, 72, 1, 35, 2), (2, 3, 1, 9, 3), (1, 8, 2, 3, 4), (0, 4, 1, 1, 2), (3, 1, 70, 1, 1)]
+
+
+def build(folder: Path) -> Path:
+    """Compile csrc with its CUDA sources as C++ into an extension module."""
+    pybind11 = pytest.importorskip("pybind11")
+    sources = [path for pattern in ("*.cpp", "cpu/*.cpp", "cuda/*.cu") for path in (ROOT / "csrc").glob(pattern)]
+    includes = [Path(__file__).with_name("cuda_on_cpu"), ROOT / "csrc"]
+    includes += [Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
+    flags = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-Wall", "-DDQCORE_CUDA"]
+    flags += [f"-I{path}" for path in includes]
+
+    def compile_one(source: Path) -> Path:
+        target = folder / f"{source.parent.name}_{source.name}.o"
+        subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", str(target)], check=True)
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = [str(path) for path in pool.map(compile_one, sources)]
+    module = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run([COMPILER, "-shared", *objects, "-o", str(module), "-lpthread"], check=True)
+    return module
+
+
+class OnCpu:
+    """The extension with its CUDA functions in the places of the CPU ones."""
+
+    def __init__(self, module):
+        self._module = module
+        self.has_cuda = True
+        self.launches = 0
+
+    def __getattr__(self, name: str):
+        if not name.endswith("_cpu"):
+            return getattr(self._module, name)
+
+        def launch(*arguments):
+            self.launches += 1
+            error = getattr(self._module, name.replace("_cpu", "_cuda"))(*arguments[:-1], self._module.Stream(0, 0))
+            assert error == 0
+
+        return launch
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("_C", build(tmp_path_factory.mktemp("csrc")))
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def on_cpu(module, monkeypatch):
+    fake = OnCpu(module)
+    monkeypatch.setattr(backends, "extension", lambda: fake)
+    yield fake
+    assert fake.launches > 0
+
+
+def both(run):
+    """What the kernels and the references say."""
+    with dqcore.backend("reference"):
+        expected = run()
+    return run(), expected
+
+
+@pytest.mark.parametrize("order", ["row-first", "region-first"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_codes(on_cpu, shape, order):
+    images, _, rows, columns, granularities = shape
+    grain = torch.randint(0, granularities, (images, rows, columns))
+    codes = torch.randint(0, 512, (images, rows << (granularities - 1), columns << (granularities - 1)))
+    actual, expected = both(lambda: pack_codes(codes, grain, order, granularities))
+    assert actual == expected
+    actual, expected = both(lambda: unpack_codes(expected))
+    assert torch.equal(actual[0], expected[0]) and torch.equal(actual[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_features(on_cpu, shape, dtype, channels_last):
+    images, channels, rows, columns, granularities = shape
+    grain = torch.randint(0, granularities, (images, rows, columns))
+    features = torch.randn(images, channels, rows << (granularities - 1), columns << (granularities - 1)).to(dtype)
+    features = features.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    for mean in (False, True):
+        layout = (grain, "row-first", granularities, mean)
+        actual, packed = both(lambda: torch.ops.dqcore.pack_features(features, *layout, count_codes(grain)))  # noqa: B023
+        assert torch.equal(actual, packed)
+        assert torch.equal(*both(lambda: torch.ops.dqcore.expand_features(packed, *layout, channels_last)))  # noqa: B023
+
+
+def test_blocks_wider_than_a_tile(on_cpu):
+    features, grain = torch.randn(1, 5, 64, 64), torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert torch.equal(*both(lambda: torch.ops.dqcore.pack_features(features, grain, "row-first", 7, True, 1)))
+
+
+def test_what_the_cpu_refuses_stays_inside_the_buffers(on_cpu, monkeypatch):
+    """Wrong grains, totals and positions: no error, for which the host would wait, and no write beyond the result."""
+    grain = torch.tensor([[[5, -3, 1]]])
+    monkeypatch.setattr("dqcore.ops.extension.check_total", lambda *_: None)
+    features = torch.randn(1, 4, 2, 6)
+    packed = torch.ops.dqcore.pack_features(features, grain, "row-first", 2, True, 9)
+    clamped = torch.ops.dqcore.pack_features(features, grain.clamp(0, 1), "row-first", 2, True, 9)
+    assert torch.equal(packed, clamped)
+    assert torch.ops.dqcore.pack_features(features, grain, "row-first", 2, True, 2).shape == (2, 4)
+    expanded = torch.ops.dqcore.expand_features(packed[:1], grain, "row-first", 2, False, False)
+    assert torch.equal(expanded[0, :, 0, 2], packed[0]) and not expanded[0, :, :, :2].any()
+    seq = pack_codes(torch.zeros(1, 2, 2, dtype=torch.int64), torch.ones(1, 1, 1, dtype=torch.int64))
+    seq.positions[:2] = torch.tensor([4, -1])
+    seq.grains[2] = 7
+    unpack_codes(seq)
+
+
+def test_bad_launch_has_a_name(module):
+    layout = module.Layout(0, 0, 0, 0, 1, 1, 1, 1)
+    error = module.pack_codes_cuda(layout, 0, module.Codes(0, 0, 0, 0), module.Stream(1, 0))
+    assert module.cuda_error_name(error) == "cudaErrorInvalidDevice"

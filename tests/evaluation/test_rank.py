@@ -1,0 +1,29 @@
+import math
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from dqcore.evaluation import spearman
+
+
+@pytest.mark.parametrize("levels", [2, 3, 7, 10**6])
+def test_is_scipys_with_ties(levels):
+    x, y = torch.randint(levels, (400,)), torch.randn(400)
+    y = y + 0.5 * x / levels
+    assert spearman(x, y) == pytest.approx(spearmanr(x.numpy(), y.numpy()).statistic, abs=1e-12)
+
+
+def test_does_not_depend_on_scale():
+    x = torch.randn(5, 4)
+    assert spearman(x, x.exp()) == pytest.approx(1)
+    assert spearman(x, -(x**3)) == pytest.approx(-1)
+
+
+def test_a_constant_has_no_rank():
+    assert math.isnan(spearman(torch.zeros(4), torch.randn(4)))
+
+
+def test_sizes_must_agree():
+    with pytest.raises(ValueError, match="as many values as x"):
+        spearman(torch.zeros(3), torch.zeros(4))

@@ -1,0 +1,59 @@
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from dqcore.report.curves import Series, bar_chart, line_chart
+
+
+def lines(svg):
+    root = ElementTree.fromstring(svg)
+    return [[tuple(map(float, p.split(","))) for p in line.get("points").split()] for line in root.iter("polyline")]
+
+
+def ticks(svg):
+    return [element.text for element in ElementTree.fromstring(svg).iter("text") if element.get("class") == "tick"]
+
+
+def test_points_lie_where_they_should():
+    ((a, b, c),) = lines(line_chart([Series("loss", [(0, 0.0), (50, 1.0), (100, 0.5)])], label="loss"))
+    assert a[0] < b[0] < c[0]
+    assert a[1] > c[1] > b[1]  # up is a smaller y
+    assert c[1] - b[1] == pytest.approx(a[1] - c[1], abs=0.2)
+
+
+def test_logarithmic_axis_spaces_decades_evenly():
+    points = [(1, 1e-4), (2, 1e-3), (3, 1e-2), (4, 0.0), (5, float("nan"))]
+    ((a, b, c),) = lines(line_chart([Series("", points)], label="budget", log=True))
+    assert a[1] - b[1] == pytest.approx(b[1] - c[1], abs=0.2)
+
+
+def test_target_line_and_names():
+    svg = line_chart([Series("fine < coarse", [(1, 0.3), (9, 0.3)])], label="ratio", target=0.5)
+    root = ElementTree.fromstring(svg)
+    (target,) = [line for line in root.iter("line") if line.get("class") == "target"]
+    ((first, _),) = lines(svg)
+    assert float(target.get("y1")) < first[1]
+    assert "fine < coarse" in "".join(root.itertext())
+
+
+def test_ticks_are_round_numbers():
+    assert ticks(line_chart([Series("", [(0, 0.13), (1000, 0.41)])], label="x"))[:4] == ["0.1", "0.2", "0.3", "0.4"]
+
+
+def test_a_constant_still_has_an_axis():
+    assert lines(line_chart([Series("", [(1, 2.0)])], label="x"))
+
+
+def test_nothing_to_draw():
+    with pytest.raises(ValueError, match="at least one point"):
+        line_chart([Series("", [(1, float("nan"))])], label="x")
+
+
+def test_bars_are_as_high_as_their_values():
+    root = ElementTree.fromstring(bar_chart([4, 2, 0], label="use", x_label="codes"))
+    (path,) = list(root.iter("path"))
+    bars = [bar for bar in path.get("d").split("z") if bar]
+    tops = [float(bar.split("V")[1].split("h")[0]) for bar in bars]
+    floor = float(bars[0].split(",")[1].split("V")[0])
+    assert len(bars) == 2
+    assert floor - tops[0] == pytest.approx(2 * (floor - tops[1]), abs=0.1)

@@ -1,0 +1,112 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from dqcore.codes import CodeSequence
+from dqcore.ops import pack_codes
+
+
+def sequence(images: int = 3) -> CodeSequence:
+    gen = torch.Generator().manual_seed(images)
+    grain = torch.randint(0, 2, (images, 2, 3), generator=gen)
+    return pack_codes(torch.randint(0, 9, (images, 4, 6), generator=gen), grain)
+
+
+def fields(**changes) -> dict:
+    ones = torch.zeros(1, dtype=torch.int64)
+    values = dict(codes=ones, positions=ones, grains=ones, cu_seqlens=torch.tensor([0, 1], dtype=torch.int32))
+    return values | dict(region_grid=(1, 1), num_granularities=1) | changes
+
+
+def test_counts_images_and_codes():
+    seq = sequence()
+    assert len(seq) == 3
+    assert seq.lengths.dtype == torch.int32
+    assert seq.lengths.tolist() == [int(seq.cu_seqlens[i + 1] - seq.cu_seqlens[i]) for i in range(3)]
+    assert len(sequence(0)) == 0 and sequence(0).lengths.tolist() == []
+
+
+def test_slices_by_image():
+    seq = sequence(4)
+    ends = seq.cu_seqlens.tolist()
+    part = seq[1:3]
+    assert len(part) == 2
+    assert part.codes.tolist() == seq.codes[ends[1] : ends[3]].tolist()
+    assert part.cu_seqlens.tolist() == [0, ends[2] - ends[1], ends[3] - ends[1]]
+    assert part[1] == seq[2] == seq[-2]
+    assert seq[:] == seq
+    assert len(seq[3:1]) == len(seq[4:]) == 0
+    assert [image.codes.tolist() for image in seq] == [seq[i].codes.tolist() for i in range(4)]
+    assert (part.region_grid, part.num_granularities, part.order) == ((2, 3), 2, "row-first")
+
+
+def test_bad_indices():
+    seq = sequence()
+    for index in (3, -4):
+        with pytest.raises(IndexError, match="images: expected an index of 3"):
+            seq[index]
+    with pytest.raises(ValueError, match="images: expected a slice of step 1"):
+        seq[::-1]
+
+
+def test_equality_looks_at_everything():
+    seq = sequence()
+    assert seq == copy.deepcopy(seq)
+    assert seq != "sequence"
+    for change in (
+        {"codes": seq.codes + 1},
+        {"positions": torch.zeros_like(seq.positions)},
+        {"cu_seqlens": torch.tensor([0, 0, 0, len(seq.codes)], dtype=torch.int32)},
+        {"num_granularities": 3},
+        {"region_grid": (6, 1)},
+        {"order": "region-first"},
+    ):
+        assert dataclasses.replace(seq, **change) != seq, change
+    with pytest.raises(TypeError):
+        hash(seq)
+
+
+def test_frozen_and_readable():
+    seq = sequence()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        seq.order = "region-first"
+    assert repr(seq) == (
+        f"CodeSequence({len(seq.codes)} codes of 3 images, region_grid=(2, 3), "
+        "num_granularities=2, order='row-first', device='cpu')"
+    )
+
+
+def test_to_device():
+    seq = sequence()
+    assert seq.to("cpu") is seq
+    moved = seq.to("meta")
+    assert moved.device.type == "meta"
+    assert {moved.positions.device, moved.grains.device, moved.cu_seqlens.device} == {moved.device}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codes": [0]}, "codes: expected a tensor of torch.int64, got list"),
+        ({"grains": torch.zeros(1)}, "grains: expected a tensor of torch.int64, got torch.float32"),
+        ({"cu_seqlens": torch.tensor([0, 1])}, "cu_seqlens: expected a tensor of torch.int32"),
+        ({"positions": torch.zeros(2, dtype=torch.int64)}, "positions: expected one dimension, as long as codes"),
+        ({"positions": torch.zeros(1, dtype=torch.int64, device="meta")}, "positions: expected device cpu"),
+        ({"cu_seqlens": torch.tensor([0, 2], dtype=torch.int32)}, "cu_seqlens: expected to ascend from 0 to 1"),
+        ({"cu_seqlens": torch.tensor([0, 2, 1], dtype=torch.int32)}, "cu_seqlens: expected to ascend"),
+        ({"cu_seqlens": torch.tensor([], dtype=torch.int32)}, "cu_seqlens: expected to ascend"),
+        ({"grains": torch.tensor([1])}, r"grains: expected values in \[0, 1\), got \[1, 1\]"),
+        ({"grains": torch.tensor([-1])}, "grains: expected values"),
+        ({"positions": torch.tensor([1])}, r"positions: expected values in \[0, 1 \* 4\*\*g\)"),
+        ({"positions": torch.tensor([-1])}, "positions: expected values"),
+        ({"region_grid": (0, 1)}, "region_grid: expected at least one region"),
+        ({"num_granularities": 0}, "num_granularities: expected at least 1"),
+        ({"order": "raster"}, "order: expected 'row-first' or 'region-first', got 'raster'"),
+    ],
+)
+def test_invalid_fields(changes, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        CodeSequence(**fields(**changes))
+    CodeSequence(**fields())

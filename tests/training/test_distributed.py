@@ -1,0 +1,97 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqcore.training import train_tokenizer
+from dqcore.training.distributed import join_world
+
+SCRIPT = """
+import dataclasses, importlib.util, sys
+from pathlib import Path
+import torch
+from dqcore.models.dqvae import DQVAE
+from dqcore.training import TokenizerTraining, train_tokenizer
+
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+for name, discriminator, router in (("plain", False, "entropy"), ("adversarial", True, "feature")):
+    torch.manual_seed(7)
+    model = DQVAE(dataclasses.replace(shared.CONFIG, router=router, initialisation="uniform", restart=False))
+    options = TokenizerTraining(
+        data=Path(sys.argv[2]), out=Path(sys.argv[3]) / name, steps=3, batch_size=4, image_size=32, learning_rate=1e-3,
+        perceptual="none", discriminator=discriminator, discriminator_dim=4, validation_share=0.2, workers=0,
+        log_every=1, checkpoint_every=2, threshold_images=8,
+    )
+    run = train_tokenizer(options, model=model, progress=lambda row: None)
+    torch.save(run.model.state_dict(), f"{sys.argv[3]}/{name}-{sys.argv[4]}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = str(Path(__file__).with_name("conftest.py"))
+    processes = []
+    for rank in ("0", "1"):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, "-c", SCRIPT, shared, str(pictures), str(folder), rank]
+        processes.append(subprocess.Popen(command, env=os.environ | place, stderr=subprocess.PIPE, text=True))
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=150)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["plain", "adversarial"])
+def test_processes_hold_the_same_weights(two_processes, name):
+    first, second = (torch.load(two_processes / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_two_processes_equal_one_with_the_joined_batch(two_processes, options, tiny):
+    whole = options(
+        steps=3,
+        batch_size=8,
+        warmup_steps=None,
+        discriminator=False,
+        validation_share=0.2,
+        threshold_images=8,
+        validate_every=2000,
+    )
+    model = tiny(router="entropy", initialisation="uniform", restart=False)
+    expected = train_tokenizer(whole, model=model, progress=lambda row: None).metrics
+    rows = [json.loads(line) for line in (two_processes / "plain" / "metrics.jsonl").read_text().splitlines()]
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        for name in row.keys() - {"ratios", "val_ratios", "images_per_second"}:
+            assert row[name] == pytest.approx(other[name], rel=2e-3, abs=1e-6), name
+
+
+def test_both_processes_are_in_the_checkpoint(two_processes):
+    state = torch.load(two_processes / "adversarial" / "checkpoint.pt", weights_only=True)
+    assert len(state["random"]) == 2 and not torch.equal(state["random"][0][0], state["random"][1][0])
+    assert json.loads((two_processes / "adversarial" / "config.json").read_text())["processes"] == 2
+
+
+def test_alone_nothing_is_started(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    world = join_world("auto")
+    assert (world.rank, world.size) == (0, 1) and not torch.distributed.is_initialized()
+    assert world.gather("x") == ["x"] and world.mean(torch.ones(2)).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="device: 'tpu' cannot be used here"):
+        join_world("tpu")

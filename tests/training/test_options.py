@@ -1,0 +1,44 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import tyro
+
+from dqcore.training import TokenizerTraining
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"learning_rate": -1.0}, "learning_rate: expected more than 0"),
+        ({"workers": -1}, "workers: expected at least 0"),
+        ({"validation_share": 1.0}, r"validation_share: expected a share in \[0, 1\)"),
+        ({"average_decay": 1.0}, "average_decay: expected"),
+        ({"resize": 100}, r"resize: expected at least image_size \(256\), got 100"),
+        ({"steps": 5, "epochs": 1}, "give either steps or epochs"),
+        ({"recipe": "celeba"}, "recipe: expected one of ffhq, imagenet, released"),
+    ],
+)
+def test_bad_values_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerTraining(data=Path("x"), **changes)
+
+
+def test_command_line(capsys):
+    arguments = ["--data", "photos", "--steps", "5", "--target-ratio", "0.3", "0.2", "--perceptual", "none", "--resume"]
+    options = tyro.cli(TokenizerTraining, args=arguments)
+    assert options.data == Path("photos") and options.steps == 5 and options.target_ratio == (0.3, 0.2)
+    assert options.resume and options.perceptual == "none"
+    with pytest.raises(SystemExit):
+        tyro.cli(TokenizerTraining, args=["--help"])
+    text = capsys.readouterr().out
+    assert all("--" + field.name.replace("_", "-") in text for field in fields(TokenizerTraining))
+    assert "torchvision's" in text
+
+
+def test_options_that_a_model_does_not_have():
+    options = TokenizerTraining(data=Path("x"), preset="vqgan-f16", target_ratio=(0.5,))
+    with pytest.raises(ValueError, match="target_ratio: preset vqgan-f16 has no such thing"):
+        options.model_overrides({"resolution", "codebook_size"})

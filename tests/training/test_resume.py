@@ -1,0 +1,131 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqcore.training import files, train_tokenizer
+from dqcore.training.files import read_state, sole_owner
+
+SCRIPT = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+import torch
+from dqcore.models.dqvae import DQVAE
+from dqcore.training import TokenizerTraining, train_tokenizer
+
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+torch.manual_seed(7)
+model = DQVAE(shared.CONFIG)
+fields = eval(sys.argv[2])
+fields |= {"data": Path(fields["data"]), "out": Path(fields["out"])}
+
+def progress(row):
+    if row["step"] == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train_tokenizer(TokenizerTraining(**fields), model=model, progress=progress)
+"""
+
+
+def _quiet(row):
+    pass
+
+
+def _numbers(rows):
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def _same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b
+
+
+@pytest.fixture
+def whole(tiny, options, tmp_path):
+    """An uninterrupted run of ten steps, with everything that has a state."""
+    long = options(steps=10, average_decay=0.9, schedule="cosine", out=tmp_path / "whole")
+    return train_tokenizer(long, model=tiny(), progress=_quiet)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(whole, tiny, options, tmp_path):
+    fields = {name: value for name, value in vars(options(steps=10, average_decay=0.9, schedule="cosine")).items()}
+    text = repr({name: str(value) if isinstance(value, Path) else value for name, value in fields.items()})
+    shared = str(Path(__file__).with_name("conftest.py"))
+    process = subprocess.run([sys.executable, "-c", SCRIPT, shared, text], capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    folder = options().out
+    assert read_state(folder / "checkpoint.pt")["step"] == 6
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 8
+
+    resumed = options(steps=10, average_decay=0.9, schedule="cosine", resume=True)
+    run = train_tokenizer(resumed, model=tiny(), progress=_quiet)
+    assert _numbers(run.metrics) == _numbers(whole.metrics)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert _numbers(map(json.loads, lines)) == _numbers(whole.metrics)
+    assert _same(read_state(folder / "checkpoint.pt"), read_state(whole.path / "checkpoint.pt"))
+    assert _same(run.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_run_without_a_checkpoint_starts_again(tiny, options):
+    options().out.mkdir()
+    (options().out / "metrics.jsonl").write_text('{"step": 1}\n')
+    run = train_tokenizer(options(steps=2, resume=True), model=tiny(), progress=_quiet)
+    assert [row["step"] for row in run.metrics if "loss" in row] == [1, 2]
+
+
+def test_a_resumed_run_may_be_longer(tiny, options):
+    train_tokenizer(options(steps=3), model=tiny(), progress=_quiet)
+    run = train_tokenizer(options(steps=5, resume=True), model=tiny(), progress=_quiet)
+    whole = train_tokenizer(options(steps=5, out=options().out.with_name("long")), model=tiny(), progress=_quiet)
+    assert _same(run.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_checkpoint_written_halfway_is_never_seen(tiny, options, monkeypatch):
+    train_tokenizer(options(steps=3), model=tiny(), progress=_quiet)
+    before = (options().out / "checkpoint.pt").read_bytes()
+    save = torch.save
+
+    def torn(state, file):
+        save(state, file)
+        file.truncate(1000)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="no space left"):
+        train_tokenizer(options(steps=6, resume=True), model=tiny(), progress=_quiet)
+    assert (options().out / "checkpoint.pt").read_bytes() == before
+    assert not [name for name in os.listdir(options().out) if name.endswith(".tmp")]
+
+
+def test_another_run_is_not_resumed(tiny, options, pictures, tmp_path):
+    train_tokenizer(options(steps=1), model=tiny(), progress=_quiet)
+    with pytest.raises(ValueError, match="batch_size: the run was started with 4, got 5"):
+        train_tokenizer(options(steps=2, batch_size=5, resume=True), model=tiny())
+    (tmp_path / "fewer").mkdir()
+    for path in sorted(pictures.iterdir())[:12]:
+        (tmp_path / "fewer" / path.name).symlink_to(path)
+    with pytest.raises(ValueError, match="data: the folder's files are not those"):
+        train_tokenizer(options(steps=2, data=tmp_path / "fewer", resume=True), model=tiny())
+    (options().out / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"checkpoint.pt: not a checkpoint"):
+        train_tokenizer(options(steps=2, resume=True), model=tiny())
+
+
+def test_two_runs_do_not_share_a_folder(tiny, options, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    with sole_owner(options().out), pytest.raises(ValueError, match="out: another process is training in"):
+        train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet)
+    assert train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet).metrics
