@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import common
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import architecture, bound, on_device
 from dqcore.kernels.dropout_mask import keep_tile
 from dqcore.kernels.sequences import (
     block_list,
@@ -50,7 +50,7 @@ def config(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: i
 def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
     """By channels of a head, size of an element and GPU: the largest that compiles without spilling registers."""
     if not half:
-        return config(64 if dim <= 64 else 32, 32, 32, 8, 1)
+        return config(64 if dim <= 64 else 32, 32, 16, 8, 1)
     if arch in (90, 100):
         return config(128, 64 if dim <= 128 else 32, padded(dim), 8, 2)
     return config(64, 64, padded(dim), 4, 3) if dim <= 64 else config(128, 32, padded(dim), 8, 2 if dim <= 128 else 1)
@@ -154,9 +154,8 @@ def varlen_attention_fwd(
     lse = torch.empty((heads, rows), dtype=torch.float32, device=q.device)
     if rows == 0:
         return out, lse
-    half = q.dtype != torch.float32
-    launch = tile(dim, half, common.capability(q))
     with on_device(q):
+        launch = tile(dim, q.dtype != torch.float32, architecture())
         blocks, size = block_list(cu_seqlens_q, rows, launch["BLOCK_M"], last_first=True)
         _varlen_attention_fwd_kernel[(size, heads)](
             *(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks),

@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import architecture, bound, on_device
 from dqcore.kernels.dropout_mask import keep_tile, keep_tile_transposed
 from dqcore.kernels.sequences import (
     block_list,
@@ -34,14 +33,14 @@ from dqcore.kernels.varlen_attention import LOG2E, config, flags, padded
 def query_tile(dim: int, half: bool, arch: int) -> dict[str, int]:
     """Tile of the kernel for ``dq``."""
     if not half:
-        return config(32, 32, 32, 4 if dim <= 64 else 8, 1)
+        return config(32, 32, 16, 4 if dim <= 64 else 8, 1)
     return config(128, 64 if dim <= 64 or (dim <= 128 and arch in (90, 100)) else 32, padded(dim), 8, 2)
 
 
 def key_tile(dim: int, half: bool, arch: int, *, dropout: bool) -> dict[str, int]:
     """Tile of the kernel for ``dk`` and ``dv``."""
     if not half:
-        return config(32 if dim <= 64 else 16, 64, 32, 8, 1)
+        return config(32 if dropout and dim <= 64 else 16, 64 if dropout or dim <= 64 else 32, 32, 8, 1)
     if arch in (90, 100):
         return config(64, 128, padded(dim), 8, 2) if dim <= 64 else config(32, 128, padded(dim), 8, 1 if dropout else 2)
     return config(32, 64, padded(dim), 4, 2) if dim <= 64 else config(64, 64, padded(dim), 8, 1)
@@ -237,13 +236,14 @@ def varlen_attention_bwd(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``q (T, H, d)``, ``k`` and ``v (S, Hkv, d)``."""
-    batch, half, arch = cu_seqlens_q.shape[0] - 1, q.dtype != torch.float32, common.capability(q)
+    batch, half = cu_seqlens_q.shape[0] - 1, q.dtype != torch.float32
     grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
     special = flags(q, k, left, right, keep, precision)
     packed = (cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed)
     inputs = (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
     with on_device(q):
+        arch = architecture()
         if len(q) > 0:
             launch = query_tile(q.shape[2], half, arch)
             blocks, size = block_list(cu_seqlens_q, len(q), launch["BLOCK_M"], last_first=True)
