@@ -78,9 +78,9 @@ def _dispatch(words: list[str]) -> int:
         print(_overview(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     if words[0] == "--version":
-        import dqcore
+        from dqcore import __version__
 
-        print(f"dqcore {dqcore.__version__}")
+        print(f"dqcore {__version__}")
         return 0
     verb, rest = _split_verb(words)
     if verb is None:

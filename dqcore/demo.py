@@ -86,7 +86,7 @@ def run_demo(*, out: Path = Path("runs/demo"), seed: int = 0, steps: int | None 
         train_tokenizer(options, model=model, progress=progress)
     trained = time.perf_counter() - start
     note = (
-        f"Trained for {trained:.0f} seconds on {torch.get_num_threads()} CPU threads. The photographs: see "
+        f"Trained for {trained:.0f} seconds, CPU threads: {torch.get_num_threads()}. Who took the photographs: "
         "dqcore/data/sample/ATTRIBUTION.md."
     )
     page, evaluation = report_run(out, title="dqcore demo: codes where the detail is", note=note, device="cpu")

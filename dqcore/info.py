@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-import dqcore
-from dqcore import backends
+from dqcore import __version__, backends
 from dqcore.models.dqvae import DQVAE
 from dqcore.models.vqgan import VQGAN
 
@@ -19,7 +18,7 @@ __all__ = ["lines"]
 
 def lines() -> Iterator[str]:
     """Versions, devices, kernels and why they are missing, presets with their numbers of parameters."""
-    yield f"dqcore {dqcore.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    yield f"dqcore {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     yield f"devices    {', '.join(_devices())}"
     record, module = backends.build_record(), backends.extension()
     yield f"extension  {'available' if module is not None else 'missing: ' + record['extension']}"

@@ -195,18 +195,30 @@ def _charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, target: floa
             charts.append({"title": title, "remark": remark, "svg": line_chart(lines, label=title, **options)})
 
     reconstruction = Series("reconstruction (L1)", points("reconstruction_loss"), "first")
-    add("Loss", "in training, over steps", [Series("all terms", points("loss"), "faint"), reconstruction])
-    fine = [Series("training", points("fine_ratio"), "first"), Series("held out", points("val_fine_ratio"), "second")]
+    add("Loss", "of training batches", [Series("all terms", points("loss"), "faint"), reconstruction])
     if target is not None:
-        add("Fine regions", "share of regions; dashed: the target", fine, target=target)
-        budget = [Series("", [(x, (y - target) ** 2) for x, y in points("fine_ratio")], "first")]
+        fine = points("fine_ratio")
+        mean = _running_mean(fine)
+        lines = [Series("batch", fine, "faint"), Series("running mean", mean, "first")]
+        add("Fine regions", "share of regions in training; dashed: the target", lines, target=target)
         if any(y for _, y in points("budget_loss")):
-            budget = [Series("", points("budget_loss"), "first")]
-            add("Budget loss", "weighted squared distance from the target", budget, log=True)
+            budget = points("budget_loss")
+            add("Budget loss", "weighted squared distance from the target", [Series("", budget)], log=True)
         else:
-            add("Budget error", "squared distance of the training batch from the target", budget, log=True)
-    add("PSNR", "on held-out images, dB", [Series("", points("val_psnr"), "second")])
+            error = [(x, (y - target) ** 2) for x, y in mean]
+            add("Budget error", "squared distance of the running mean from the target", [Series("", error)], log=True)
+    add("PSNR", "on centre crops of held-out images, dB", [Series("", points("val_psnr"), "second")])
     counts = sorted(evaluation.code_counts, reverse=True)
     svg = bar_chart(counts, label="Code usage", x_label=f"{len(counts)} codes, most used first")
     charts.append({"title": "Code usage", "remark": "how often each code occurs in the held-out images", "svg": svg})
     return charts
+
+
+def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over the last tenth of the points up to each."""
+    window = max(1, len(points) // 10)
+    means = []
+    for index, (x, _) in enumerate(points):
+        recent = [y for _, y in points[max(0, index + 1 - window) : index + 1]]
+        means.append((x, sum(recent) / len(recent)))
+    return means

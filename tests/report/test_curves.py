@@ -15,7 +15,12 @@ def ticks(svg):
 
 
 def test_points_lie_where_they_should():
-    ((a, b, c),) = lines(line_chart([Series("loss", [(0, 0.0), (50, 1.0), (100, 0.5)])], label="loss"))
+    svg = line_chart([Series("loss", [(0, 0.0), (50, 1.0), (100, 0.5)])], label="loss")
+    ((a, b, c),) = lines(svg)
+    grid = [float(line.get("y1")) for line in ElementTree.fromstring(svg).iter("line")]
+    assert (a[1], b[1]) == (max(grid), min(grid))
+    assert ticks(svg)[0] == "0" and ticks(svg)[len(grid) - 1] == "1"
+    assert max(grid) - min(grid) == pytest.approx(176)  # of 220, without the margins
     assert a[0] < b[0] < c[0]
     assert a[1] > c[1] > b[1]  # up is a smaller y
     assert c[1] - b[1] == pytest.approx(a[1] - c[1], abs=0.2)

@@ -1,0 +1,41 @@
+import json
+import time
+
+import pytest
+
+from dqcore.demo import run_demo
+
+
+def test_a_few_steps_make_a_run_and_a_page(tmp_path, capsys):
+    out = tmp_path / "demo"
+    result = run_demo(out=out, steps=3, seed=1)
+    assert result.page == out / "report.html"
+    assert result.evaluation.num_images == 10
+    printed = capsys.readouterr().out
+    assert f"{result.evaluation.psnr:.2f} dB" in printed
+    assert str(result.page) in printed
+    saved = json.loads((out / "evaluation.json").read_text())
+    assert saved["psnr"] == result.evaluation.psnr
+    assert json.loads((out / "config.json").read_text())["options"]["steps"] == 3
+    assert run_demo(out=out, steps=3, seed=1).evaluation.psnr == result.evaluation.psnr  # replaced, by the same
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="is no run of dqcore"):
+        run_demo(out=tmp_path, steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path):
+    """What the README promises, on photographs that training never saw."""
+    start = time.process_time()
+    result = run_demo(out=tmp_path / "demo")
+    seconds = time.process_time() - start
+    found = result.evaluation
+    assert found.psnr >= 20
+    assert abs(found.fine_ratio - result.target_ratio) <= 0.03
+    assert found.usage > 0.5
+    assert found.rank_correlation >= 0.5
+    assert seconds < 2 * 180, "three minutes of two cores"
