@@ -50,7 +50,7 @@ def config(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: i
 def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
     """By channels of a head, size of an element and GPU: the largest that compiles without spilling registers."""
     if not half:
-        return config(64 if dim <= 64 else 32, 32, 16, 8, 1)
+        return config(32, 32, 16, 4 if dim <= 64 else 8, 1)
     if arch in (90, 100):
         return config(128, 64 if dim <= 128 else 32, padded(dim), 8, 2)
     return config(64, 64, padded(dim), 4, 3) if dim <= 64 else config(128, 32, padded(dim), 8, 2 if dim <= 128 else 1)

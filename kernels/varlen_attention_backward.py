@@ -40,7 +40,7 @@ def query_tile(dim: int, half: bool, arch: int) -> dict[str, int]:
 def key_tile(dim: int, half: bool, arch: int, *, dropout: bool) -> dict[str, int]:
     """Tile of the kernel for ``dk`` and ``dv``."""
     if not half:
-        return config(32 if dropout and dim <= 64 else 16, 64 if dropout or dim <= 64 else 32, 32, 8, 1)
+        return config(16, 64 if dropout or dim <= 64 else 32, 32, 8, 1)
     if arch in (90, 100):
         return config(64, 128, padded(dim), 8, 2) if dim <= 64 else config(32, 128, padded(dim), 8, 1 if dropout else 2)
     return config(32, 64, padded(dim), 4, 2) if dim <= 64 else config(64, 64, padded(dim), 8, 1)
