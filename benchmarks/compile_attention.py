@@ -62,7 +62,7 @@ def inner_loop(compiled: Any, scores: int) -> dict[str, Any]:
         target = re.search(r"\bBRA\b.* 0x([0-9a-f]+)", line)
         if target and int(target[1], 16) < address:
             body = [other for place, other in lines if int(target[1], 16) <= place <= address]
-            if any("MMA" in other for other in body):
+            if any("HGMMA" in other for other in body):
                 loops.append(len(body))
     products = sum("HGMMA" in line for _, line in lines)
     share = scores / (32 * compiled.metadata.num_warps)

@@ -34,7 +34,9 @@ def query_tile(dim: int, half: bool, arch: int) -> dict[str, int]:
     """Tile of the kernel for ``dq``."""
     if not half:
         return config(32, 32, 16, 4 if dim <= 64 else 8, 1)
-    return config(128, 64 if dim <= 64 or (dim <= 128 and arch in (90, 100)) else 32, padded(dim), 8, 2)
+    if dim <= 64 or (dim <= 128 and arch in (90, 100)):
+        return config(128, 64, padded(dim), 8, 2)
+    return config(128, 32, padded(dim), 8, 1 if arch == 120 else 2)
 
 
 def key_tile(dim: int, half: bool, arch: int, *, dropout: bool) -> dict[str, int]:
