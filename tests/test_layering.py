@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ("backends", "codes", "testing", "kernels", "_C"),
+    ("backends", "codes", "files", "testing", "kernels", "_C"),
     ("ops",),
     ("codebook", "estimators", "quantizer", "nn"),
     ("models", "convert"),

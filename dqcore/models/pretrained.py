@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
+
+from dqcore.files import write_atomically, write_json
 
 __all__ = ["Pretrained", "config_from_dict"]
 
@@ -57,15 +58,13 @@ class Pretrained(nn.Module):
 
         Each file is written beside its place, flushed to disk and renamed: a killed run never leaves half a file.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         config = {"model": type(self).__name__, **_fields(self.config)}
-        text = json.dumps(config, indent=2) + "\n"
-        _write(folder / WEIGHTS, lambda file: save_file(state, file, metadata={"format": "pt"}))
-        _write(folder / CONFIG, lambda file: file.write_text(text))
+        write_atomically(folder / WEIGHTS, lambda file: file.write(save(state, metadata={"format": "pt"})))
+        write_json(folder / CONFIG, config)
 
     @classmethod
     def from_pretrained(cls: type[Model], path: str | os.PathLike[str]) -> Model:
@@ -140,28 +139,6 @@ def _load(model: nn.Module, path: Path) -> None:
             expected, got = tuple(own[name].shape), tuple(state[name].shape)
             raise ValueError(f"{path}: {name} has shape {got}, the config expects {expected}")
     model.load_state_dict(state)
-
-
-def _write(path: Path, save: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        save(temporary)
-        temporary.chmod(0o644)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _download(repository: str) -> Path:

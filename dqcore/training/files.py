@@ -1,45 +1,23 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
+"""The state files of training runs, and who may write them."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
+from dqcore.files import write_atomically, write_json
+
+__all__ = ["read_state", "sole_owner", "write_atomically", "write_json", "write_state"]
+
 #: Seconds to wait for the loader processes of a killed run.
 PATIENCE = 15.0
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Make the file ``path`` from what ``write`` puts into the binary file it is given; a kill leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write indented JSON atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
