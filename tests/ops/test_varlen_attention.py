@@ -246,13 +246,15 @@ def test_opcheck():
 def test_compiles_once_for_all_lengths():
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda *x: varlen_attention(*x), fullgraph=True, dynamic=True, backend=counter)
+    counts = []
     for lengths in ([3, 4], [9, 1], [20, 6]):
         q, k, v, cu, _ = inputs(lengths)
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         out = compiled(*leaves, cu)
         assert torch.equal(out, varlen_attention(q, k, v, cu))
         out.sum().backward()
-    assert counter.frame_count == 1
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[1] == counts[2] > 0
 
 
 def test_compiled_dropout_draws_anew():
