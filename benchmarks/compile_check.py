@@ -24,8 +24,9 @@ from typing import Any
 LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
 
-def cases() -> Iterator[Callable[[], Any]]:
+def cases(arch: int) -> Iterator[Callable[[], Any]]:
     """The launches that ship: each stem at the sizes of the paper's models and at the ends of their range."""
+    import compile_attention
     import torch
     from torch import Tensor
 
@@ -58,6 +59,7 @@ def cases() -> Iterator[Callable[[], Any]]:
         yield lambda patch=patch: patch_entropy.patch_entropy_fwd(
             empty(8, 3, 256, 256), patch, -1.0, 1.0, 32, 0.01, GREY, NO_MASS
         )
+    yield from compile_attention.cases(arch)
 
 
 class Driver:
@@ -85,6 +87,7 @@ def check(arch: int) -> list[dict[str, Any]]:
     """Compile all cases for one target: a row for each kernel and configuration."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
+        import compile_attention
         import triton
 
         triton.runtime.driver.set_active(Driver(arch))
@@ -94,12 +97,15 @@ def check(arch: int) -> list[dict[str, Any]]:
             def launch(*args: Any, **options: Any) -> None:
                 compiled = kernel.warmup(*args, grid=grid, **options)
                 config = _config(kernel, args, options)
-                rows.setdefault(f"{kernel.__name__} {config}", _row(kernel.__name__, arch, config, compiled))
+                row = _row(kernel.__name__, arch, config, compiled)
+                if arch == 90 and "KEEP" in options:
+                    row |= compile_attention.inner_loop(compiled, options["BLOCK_M"] * options["BLOCK_N"])
+                rows.setdefault(f"{kernel.__name__} {config}", row)
 
             return launch
 
         triton.runtime.jit.JITFunction.__getitem__ = compile_only
-        for case in cases():
+        for case in cases(arch):
             case()
         return list(rows.values())
 

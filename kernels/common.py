@@ -18,6 +18,11 @@ def on_device(tensor: Tensor) -> Any:
     return torch.cuda.device_of(tensor)
 
 
+def architecture() -> int:
+    """What a launch compiles for on the current device, as 90 for compute capability 9.0; 80 where interpreted."""
+    return 80 if INTERPRETED else int(triton.runtime.driver.active.get_current_target().arch)
+
+
 @triton.jit
 def bound(count, INTERPRETED: tl.constexpr):
     """A loop's run-time bound; where interpreted a plain int, since Triton 3.6 and numpy 2.4 cannot make one of it."""

@@ -52,6 +52,21 @@ def test_every_kernel_is_checked_for_every_target(checked):
     }
 
 
+@pytest.mark.slow
+def test_dropout_costs_little_and_hopper_uses_its_tensor_cores(checked):
+    rows = [
+        row for row in json.loads(checked.stdout) if "instructions_per_score" in row and "q:bfloat16" in row["config"]
+    ]
+    assert all(row["wgmma"] > 0 for row in rows)
+    per_score = {}
+    for row in rows:
+        dim, keep = (next(w for w in row["config"].split() if w.startswith(name)) for name in ("D=", "KEEP="))
+        per_score[row["kernel"], dim, keep] = row["instructions_per_score"]
+    assert len(per_score) == 12
+    for (kernel, dim, keep), count in per_score.items():
+        assert count <= 2.2 * per_score[kernel, dim, "KEEP=256"], (kernel, dim, keep)
+
+
 def test_failures_are_named():
     row = {"kernel": "k", "arch": 89, "config": "D=8", "stack_bytes": 0, "shared_bytes": 99 * 1024}
     assert compile_check.failures([row]) == []

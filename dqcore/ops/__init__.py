@@ -5,6 +5,8 @@ coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 """
 
 from dqcore.ops.code_sums import CodeSums, code_sums
+from dqcore.ops.decode_attention import decode_attention
+from dqcore.ops.dropout_mask import dropout_mask
 from dqcore.ops.dynamic_lookup import Lookup, dynamic_lookup
 from dqcore.ops.expand_features import expand_features
 from dqcore.ops.nearest_code import nearest_code
@@ -12,11 +14,14 @@ from dqcore.ops.pack_codes import pack_codes
 from dqcore.ops.pack_features import pack_features
 from dqcore.ops.patch_entropy import patch_entropy
 from dqcore.ops.unpack_codes import unpack_codes
+from dqcore.ops.varlen_attention import varlen_attention
 
 __all__ = [
     "CodeSums",
     "Lookup",
     "code_sums",
+    "decode_attention",
+    "dropout_mask",
     "dynamic_lookup",
     "expand_features",
     "nearest_code",
@@ -24,4 +29,5 @@ __all__ = [
     "pack_features",
     "patch_entropy",
     "unpack_codes",
+    "varlen_attention",
 ]

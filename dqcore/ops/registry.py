@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,9 @@ def register(
     fake: Callable[..., Any],
     cpu: Implementation | None = None,
     cuda: Implementation | None = None,
+    mutates_args: Sequence[str] = (),
 ) -> CustomOpDef:
-    """Define ``torch.ops.dqcore.<stem>`` with the schema of ``reference``.
+    """Define ``torch.ops.dqcore.<stem>`` with the schema of ``reference``, which writes to ``mutates_args`` alone.
 
     Every call takes the implementation of the device its tensors lie on, where that is available and no tensor is
     float64; else the reference, which is the op's specification and test oracle.
@@ -48,8 +49,8 @@ def register(
             return reference(*args)
         return choice.run(*args)
 
-    schema = torch.library.infer_schema(reference, mutates_args=())
-    op = torch.library.custom_op(f"dqcore::{stem}", implementation, mutates_args=(), schema=schema)
+    schema = torch.library.infer_schema(reference, mutates_args=mutates_args)
+    op = torch.library.custom_op(f"dqcore::{stem}", implementation, mutates_args=mutates_args, schema=schema)
     op.register_fake(fake)
     return op
 

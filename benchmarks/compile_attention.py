@@ -1,0 +1,69 @@
+"""What ``compile_check.py`` compiles of attention: forward, both backward kernels and decoding."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_backward
+
+KEEP = 230  # of 256: dropout 0.1
+FULL = (90,)  # where float32 and every head size are compiled too, not only what training runs
+
+
+def cases(arch: int) -> Iterator[Callable[[], Any]]:
+    """Launches at the head sizes of the paper's transformers, with and without dropout."""
+    for dim in (64, 128):
+        for dtype in (torch.bfloat16, torch.float32) if arch in FULL else (torch.bfloat16,):
+            for keep in (256, KEEP) if arch in FULL else (KEEP,):
+                yield lambda dim=dim, dtype=dtype, keep=keep: _train(dim, dtype, keep)
+            yield lambda dim=dim, dtype=dtype: _decode(64, dim, dtype)
+    yield lambda: _decode(2, 64, torch.bfloat16)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _train(dim: int, dtype: torch.dtype, keep: int) -> None:
+    q, k, v = _empty(16000, 3, 16, dim, dtype=dtype).unbind(1)
+    cu_seqlens = _empty(33, dtype=torch.int32)
+    seed = _empty(2, dtype=torch.int64) if keep < 256 else None
+    rest = (cu_seqlens, cu_seqlens, None, seed, -1, 0, dim**-0.5, keep, "ieee")
+    out, lse = varlen_attention.varlen_attention_fwd(q, k, v, *rest)
+    varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, *rest)
+
+
+def _decode(batch: int, dim: int, dtype: torch.dtype) -> None:
+    q, k, v = _empty(batch, 1, 3, 16, dim, dtype=dtype).unbind(2)
+    cache = _empty(2, batch, 1024, 16, dim, dtype=dtype)
+    lengths, active = _empty(batch, dtype=torch.int32), _empty(batch, dtype=torch.bool)
+    decode_attention.decode_attention_fwd(q, k, v, *cache, lengths, active, dim**-0.5, "ieee")
+
+
+def inner_loop(compiled: Any, scores: int) -> dict[str, Any]:
+    """Instructions of a thread for each of its scores, in the loop over whole tiles; and warp-group products in all."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    lines = [(int(address, 16), line) for address, line in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", text)]
+    loops = []
+    for address, line in lines:
+        target = re.search(r"\bBRA\b.* 0x([0-9a-f]+)", line)
+        if target and int(target[1], 16) < address:
+            body = [other for place, other in lines if int(target[1], 16) <= place <= address]
+            if any("HGMMA" in other for other in body):
+                loops.append(len(body))
+    products = sum("HGMMA" in line for _, line in lines)
+    share = scores / (32 * compiled.metadata.num_warps)
+    return {"instructions_per_score": round(min(loops) / share, 1) if loops else None, "wgmma": products}

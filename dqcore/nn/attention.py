@@ -1,0 +1,77 @@
+"""Causal self-attention over packed sequences, and one step of it over a cache."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dqcore.ops import decode_attention, varlen_attention
+
+__all__ = ["CausalSelfAttention"]
+
+
+class CausalSelfAttention(nn.Module):
+    """``proj(attention(qkv(x)))``: every code of a sequence sees itself and those before it.
+
+    Args:
+        dim: Channels of input and output; ``num_heads`` divides it.
+        num_heads: Heads, of ``dim / num_heads`` channels each, at most 256.
+        dropout: Probability that an attention weight is dropped in training (the paper's 0.1); rounded to n/256.
+        bias: Whether the two projections add a bias.
+
+    Parameters: ``qkv.weight (3 dim, dim)``, in the order of queries, keys and values; ``proj.weight (dim, dim)``.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.1, *, bias: bool = True) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads: expected a divisor of dim={dim}, got {num_heads}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.proj = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor, *, prefix_lengths: Tensor | None = None) -> Tensor:
+        """Attention within each sequence of a packed batch.
+
+        Args:
+            x: ``(T, dim)``.
+            cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``; ``(B + 1,)`` int32.
+            prefix_lengths: ``(B,)`` int32: codes that all of their sequence see, wherever they stand.
+
+        Returns:
+            ``(T, dim)``.
+        """
+        q, k, v = self._heads(x)
+        dropout_p = self.dropout if self.training else 0.0
+        out = varlen_attention(q, k, v, cu_seqlens, dropout_p=dropout_p, prefix_lengths=prefix_lengths)
+        return self.proj(out.flatten(-2))  # type: ignore[union-attr]
+
+    def empty_cache(self, batch_size: int, capacity: int) -> Tensor:
+        """Room for ``capacity`` codes a slot: keys and values ``(2, B, capacity, H, d)``, like the layer's weights."""
+        weight = self.qkv.weight
+        return weight.new_zeros(2, batch_size, capacity, self.num_heads, weight.shape[1] // self.num_heads)
+
+    def step(self, x: Tensor, cache: Tensor, lengths: Tensor, *, active: Tensor | None = None) -> Tensor:
+        """Attention of new codes to the cached past of their slot, to which they are appended; without dropout.
+
+        Args:
+            x: ``(B, dim)``, or ``(B, n, dim)`` for n codes a slot.
+            cache: Of :meth:`empty_cache`; written to.
+            lengths: Codes cached so far, ``(B,)`` int32; left as they are, for the other layers.
+            active: ``(B,)`` bool; False for slots that take no part: their rows see nothing and their cache rests.
+
+        Returns:
+            ``x``'s shape: the last rows of :meth:`forward` over everything cached.
+        """
+        q, k, v = self._heads(x)
+        return self.proj(decode_attention(q, k, v, cache[0], cache[1], lengths, active=active).flatten(-2))
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values ``(..., H, d)``: views of one product."""
+        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+
+    def extra_repr(self) -> str:
+        """Heads and dropout, for ``print``."""
+        return f"num_heads={self.num_heads}, dropout={self.dropout}"

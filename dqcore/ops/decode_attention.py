@@ -1,0 +1,166 @@
+"""``decode_attention``: one or a few new codes a sample, each against its own cached past.
+
+Dimensions: ``B`` slots, ``n`` new codes a slot, ``C`` capacity of a slot's cache, ``H`` query heads, ``Hkv`` key heads,
+``d`` channels a head.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.registry import Implementation, register
+from dqcore.ops.sequences import scale_of
+from dqcore.ops.varlen_attention import MAX_HEAD_DIM, Precision, varlen_attention_reference
+
+__all__ = ["decode_attention", "decode_attention_reference"]
+
+
+def decode_attention(
+    q: Tensor,
+    k_new: Tensor,
+    v_new: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_lengths: Tensor,
+    *,
+    active: Tensor | None = None,
+    softmax_scale: float | None = None,
+    precision: Precision = "ieee",
+) -> Tensor:
+    """Append keys and values to the cache, and attend: ``o_i = softmax_{j <= L + i}(scale q_i . k_j) v_j``.
+
+    Writes ``k_new[b]`` and ``v_new[b]`` to rows ``L = cache_lengths[b]`` and following of slot b's cache. The lengths
+    are left as they are, since the layers of a model share them: the caller adds n after the last layer.
+
+    Args:
+        q: New queries ``(B, n, H, d)``, or ``(B, H, d)`` for n = 1; d up to 256; floating point; any strides.
+        k_new: Their keys ``(B, n, Hkv, d)`` or ``(B, Hkv, d)``; Hkv divides H.
+        v_new: Their values, as ``k_new``.
+        k_cache: Keys so far ``(B, C, Hkv, d)``; its last dimension is contiguous. **Written to.**
+        v_cache: Values so far, as ``k_cache``. **Written to.**
+        cache_lengths: Rows of each slot's cache that are in use, ``(B,)`` int32 in ``[0, C - n]`` (on a GPU, where the
+            host does not look, what does not fit is neither written nor seen).
+        active: ``(B,)`` bool; a slot that is False costs nothing: its cache is left alone and its output is 0.
+        softmax_scale: By default ``d ** -0.5``.
+        precision: How float32 is multiplied on a GPU, as in :func:`dqcore.ops.varlen_attention`.
+
+    Returns:
+        ``q``'s shape and dtype; the last rows of causal :func:`dqcore.ops.varlen_attention` over the whole slot.
+
+    Raises:
+        TypeError: A tensor has the wrong type or dtype.
+        ValueError: Shapes or devices do not fit, or a cache is too short (looked at on the CPU only).
+
+    Gradient: none. Deterministic; a slot's output does not depend on the other slots' values or on ``active``.
+    Cost: reads each active slot's cache once, up to its own length; never copies it.
+    """
+    single = isinstance(q, Tensor) and q.dim() == 3
+    if single:
+        q, k_new, v_new = q[:, None], k_new[:, None], v_new[:, None]
+    _check(q, k_new, v_new, k_cache, v_cache)
+    _check_slots(cache_lengths, active, q, k_cache)
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
+    scale = scale_of(softmax_scale, q.shape[3])
+    new = (x.detach() if x.stride(3) == 1 else x.detach().contiguous() for x in (q, k_new, v_new))
+    out: Tensor = torch.ops.dqcore.decode_attention(*new, k_cache, v_cache, cache_lengths, active, scale, precision)
+    return out[:, 0] if single else out
+
+
+def decode_attention_reference(
+    q: Tensor,
+    k_new: Tensor,
+    v_new: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache_lengths: Tensor,
+    active: Tensor | None,
+    scale: float,
+    precision: str,
+) -> Tensor:
+    """The specification: append, then the causal attention of one slot at a time."""
+    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    for slot, length in active_slots(cache_lengths, active):
+        end = length + q.shape[1]
+        k_cache[slot, length:end] = k_new[slot]
+        v_cache[slot, length:end] = v_new[slot]
+        rows = torch.tensor([0, q.shape[1]], dtype=torch.int32)
+        keys = torch.tensor([0, end], dtype=torch.int32)
+        past = (k_cache[slot, :end], v_cache[slot, :end])
+        out[slot], _ = varlen_attention_reference(q[slot], *past, rows, keys, None, None, -1, 0, scale, 256, precision)
+    return out
+
+
+def active_slots(cache_lengths: Tensor, active: Tensor | None) -> list[tuple[int, int]]:
+    """``(slot, length)`` of each slot that takes part; reads the lengths."""
+    lengths = enumerate(cache_lengths.tolist())
+    return list(lengths) if active is None else [pair for pair in lengths if active[pair[0]]]
+
+
+def _check(q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
+    check_tensor("q", q, dim=4)
+    batch, new, heads, dim = q.shape
+    if not 1 <= dim <= MAX_HEAD_DIM:
+        raise ValueError(f"q: expected 1 to {MAX_HEAD_DIM} channels a head, got shape {tuple(q.shape)}")
+    check_tensor("k_cache", k_cache, dim=4, dtypes=(q.dtype,))
+    capacity, key_heads = k_cache.shape[1:3]
+    if k_cache.shape[0] != batch or k_cache.shape[3] != dim or key_heads < 1 or heads % key_heads or heads < 1:
+        expected = f"{batch} slots, a number of heads that divides {heads}, and {dim} channels"
+        raise ValueError(f"k_cache: expected {expected}, as q has, got shape {tuple(k_cache.shape)}")
+    for name, tensor, rows in (("v_cache", v_cache, capacity), ("k_new", k_new, new), ("v_new", v_new, new)):
+        check_tensor(name, tensor, dim=4, dtypes=(q.dtype,))
+        if tensor.shape != (batch, rows, key_heads, dim):
+            raise ValueError(f"{name}: expected shape {(batch, rows, key_heads, dim)}, got {tuple(tensor.shape)}")
+    for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
+        if tensor.stride(3) != 1:
+            raise ValueError(f"{name}: expected a contiguous last dimension, got strides {tensor.stride()}")
+    check_same_device(q=q, k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache)
+
+
+def _check_slots(cache_lengths: Tensor, active: Tensor | None, q: Tensor, k_cache: Tensor) -> None:
+    check_tensor("cache_lengths", cache_lengths, dim=1, dtypes=(torch.int32,))
+    named = {"cache_lengths": cache_lengths}
+    if active is not None:
+        check_tensor("active", active, dim=1, dtypes=(torch.bool,))
+        named["active"] = active
+    check_same_device(q=q, **named)
+    for name, tensor in named.items():
+        if tensor.shape[0] != q.shape[0]:
+            raise ValueError(f"{name}: expected {q.shape[0]} values, one for each slot, got {tensor.shape[0]}")
+    if torch.compiler.is_compiling() or q.device.type != "cpu":
+        return
+    room = k_cache.shape[1] - q.shape[1]
+    for slot, length in active_slots(cache_lengths, active):
+        if not 0 <= length <= room:
+            expected = f"lengths in [0, {room}], room for {q.shape[1]} more of {k_cache.shape[1]}"
+            raise ValueError(f"cache_lengths: expected {expected}, got {length} in slot {slot}")
+
+
+def _fake(q: Tensor, *args: object) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _cpu(*args: object) -> Tensor:
+    from dqcore.ops.cpu.decode_attention import decode_attention_cpu
+
+    return decode_attention_cpu(*args)  # type: ignore[arg-type]
+
+
+def _cuda(*args: object) -> Tensor:
+    from dqcore.kernels.decode_attention import decode_attention_fwd
+
+    return decode_attention_fwd(*args)  # type: ignore[arg-type]
+
+
+register(
+    "decode_attention",
+    decode_attention_reference,
+    fake=_fake,
+    cpu=Implementation(_cpu, "torch"),
+    cuda=Implementation(_cuda, "triton"),
+    mutates_args=("k_cache", "v_cache"),
+)

@@ -1,0 +1,78 @@
+"""Sequences of any lengths packed end to end: where each lies, what its queries see, and the checks of both."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dqcore.ops.checks import check_tensor
+
+__all__ = ["Sequence", "check_seqlens", "check_window", "scale_of", "sequences", "visible_keys"]
+
+
+class Sequence(NamedTuple):
+    """One sequence of a packed batch."""
+
+    rows: slice  # of the packed queries
+    keys: slice  # of the packed keys
+    prefix: int
+
+
+def sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, prefix_lengths: Tensor | None) -> Iterator[Sequence]:
+    """The sequences that have both queries and keys; reads their lengths."""
+    first, key = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    prefix = [0] * len(first) if prefix_lengths is None else prefix_lengths.tolist()
+    for b in range(len(first) - 1):
+        if first[b] < first[b + 1] and key[b] < key[b + 1]:
+            yield Sequence(slice(first[b], first[b + 1]), slice(key[b], key[b + 1]), prefix[b])
+
+
+def visible_keys(queries: int, keys: int, prefix: int, left: int, right: int, device: torch.device) -> Tensor:
+    """Which keys each query of one sequence sees, ``(queries, keys)`` bool; a negative side of the window is open."""
+    position = torch.arange(queries, device=device)[:, None] + (keys - queries)
+    key = torch.arange(keys, device=device)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    if left >= 0:
+        seen &= key >= position - left
+    if right >= 0:
+        seen &= key <= position + right
+    return seen | (key < prefix)
+
+
+def check_seqlens(name: str, cu_seqlens: Tensor, rows: int, longest: int | None = None) -> None:
+    """Raise unless ``cu_seqlens`` is ``(B + 1,)`` int32 and, on the CPU, rises from 0 to at most ``rows``."""
+    check_tensor(name, cu_seqlens, dim=1, dtypes=(torch.int32,))
+    if cu_seqlens.shape[0] == 0:
+        raise ValueError(f"{name}: expected the start of each sequence and the end of the last, got no value")
+    if torch.compiler.is_compiling() or cu_seqlens.device.type != "cpu":
+        return
+    values = cu_seqlens.tolist()
+    lengths = [end - start for start, end in itertools.pairwise(values)]
+    if values[0] != 0 or min(lengths, default=0) < 0 or values[-1] > rows:
+        raise ValueError(f"{name}: expected values rising from 0 to at most {rows} rows, got {_shortened(values)}")
+    if longest is not None and max(lengths, default=0) > longest:
+        side = name.removeprefix("cu_seqlens")
+        raise ValueError(f"max_seqlen{side}: expected at least {max(lengths)}, the longest sequence, got {longest}")
+
+
+def _shortened(values: list[int]) -> str:
+    return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:4]))}, ..., {values[-1]}]"
+
+
+def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
+    """``(left, right)``, -1 for an open side; a causal window has nothing on its right."""
+    if len(window_size) != 2 or min(window_size) < -1:
+        raise ValueError(f"window_size: expected (left, right), each at least -1, got {window_size}")
+    left, right = window_size
+    return int(left), 0 if causal else int(right)
+
+
+def scale_of(softmax_scale: float | None, dim: int) -> float:
+    """The factor on scores, ``dim ** -0.5`` by default; raises unless it is positive."""
+    if softmax_scale is not None and not 0 < softmax_scale < float("inf"):
+        raise ValueError(f"softmax_scale: expected a positive number, got {softmax_scale}")
+    return dim**-0.5 if softmax_scale is None else float(softmax_scale)
