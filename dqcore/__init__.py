@@ -5,7 +5,8 @@ From the ground up, each layer importing only those before it:
 - ``dqcore.kernels`` (Triton) and ``dqcore._C`` (C++/CUDA): compute; both may be absent
 - ``dqcore.ops``: the ops, each with a reference, a schema, gradients, and a choice of kernel
 - ``dqcore.quantizer``: :class:`DynamicQuantizer`, with its strategies in ``codebook`` and ``estimators``; ``dqcore.nn``
-- ``dqcore.models``: :class:`VQGAN` and :class:`DQVAE`; ``dqcore.convert`` reads the released checkpoints
+- ``dqcore.models``: the tokenizers :class:`VQGAN` and :class:`DQVAE`, the prior :class:`DQTransformer` and its
+  rivals; ``dqcore.convert`` reads the released checkpoints
 - ``dqcore.training``, ``evaluation``, ``report``, ``data``, and the command line ``dqcore``
 
 Importing it needs only PyTorch.
@@ -16,6 +17,7 @@ from importlib.metadata import version as _version
 from dqcore import convert, ops
 from dqcore.backends import backend
 from dqcore.codes import CodeSequence
+from dqcore.models.dq_transformer import DQTransformer, DQTransformerConfig
 from dqcore.models.dqvae import DQVAE, DQVAEConfig
 from dqcore.models.vqgan import VQGAN, VQGANConfig
 from dqcore.ops.pack_codes import pack_codes
@@ -28,6 +30,8 @@ __all__ = [
     "DQVAE",
     "VQGAN",
     "CodeSequence",
+    "DQTransformer",
+    "DQTransformerConfig",
     "DQVAEConfig",
     "DynamicQuantizer",
     "Quantized",

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import functools
 import io
+import os
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
-from dqcore import verbs
+from dqcore import verbs, verbs_prior
 
 __all__ = ["main"]
 
@@ -26,6 +27,12 @@ def _training_options() -> Callable[..., Any]:
     from dqcore.training import TokenizerTraining
 
     return TokenizerTraining
+
+
+def _prior_options() -> Callable[..., Any]:
+    from dqcore.training.prior import PriorTraining
+
+    return PriorTraining
 
 
 def _deferred(function: Callable[..., None]) -> Callable[[], Callable[..., Any]]:
@@ -49,6 +56,8 @@ class _Verb(NamedTuple):
 VERBS = {
     "demo": _Verb("train a small tokenizer on sample photographs, and write a report", _deferred(verbs.demo)),
     "train tokenizer": _Verb("train a tokenizer on a folder of images", _training_options, verbs.train_tokenizer),
+    "train prior": _Verb("train a prior on a tokenizer's codes", _prior_options, verbs_prior.train_prior),
+    "sample": _Verb("draw images from a prior", _deferred(verbs_prior.sample)),
     "encode": _Verb("encode a folder of images to codes and grain maps", _deferred(verbs.encode)),
     "reconstruct": _Verb("encode and decode images, and show what came back", _deferred(verbs.reconstruct)),
     "evaluate": _Verb("measure a tokenizer on a folder of images", _deferred(verbs.evaluate)),
@@ -66,6 +75,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dqcore: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, FloatingPointError) as error:
         if not _is_users(error):
             raise

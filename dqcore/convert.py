@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.convert_prior import dqtransformer_from_official
 from dqcore.models.dqvae import DQVAE, DQVAEConfig
 from dqcore.nn.position import Position
 from dqcore.nn.router import EntropyRouter, Gate
 
-__all__ = ["dqvae_from_official", "dqvae_to_official", "load_official"]
+__all__ = ["dqtransformer_from_official", "dqvae_from_official", "dqvae_to_official", "load_official"]
 
 _NAMES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
 _STRIDES = {"dual": 2, "triple": 3}

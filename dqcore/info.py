@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from dqcore import __version__, backends
-from dqcore.models.dqvae import DQVAE
-from dqcore.models.vqgan import VQGAN
+from dqcore.models.saved import PRIORS, TOKENIZERS
 
 __all__ = ["lines"]
 
@@ -27,7 +26,7 @@ def lines() -> Iterator[str]:
     yield f"LPIPS      {_package('lpips', 'perceptual')}"
     yield f"logging    TensorBoard {_package('tensorboard', 'tensorboard')}"
     yield "presets"
-    for kind in (VQGAN, DQVAE):
+    for kind in (*TOKENIZERS.values(), *PRIORS.values()):
         for name in kind.PRESETS:
             with torch.device("meta"):
                 count = sum(parameter.numel() for parameter in kind.from_preset(name).parameters())

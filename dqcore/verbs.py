@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["convert", "demo", "encode", "evaluate", "info", "reconstruct", "report", "train_tokenizer"]
 
 
-def demo(*, steps: int | None = None, out: Path = Path("runs/demo"), seed: int = 0) -> None:
+def demo(*, steps: int | None = None, out: Path = Path("runs/demo"), seed: int = 0, prior: bool = False) -> None:
     """Train a small tokenizer on the photographs that ship with dqcore, and write a report.
 
     Needs neither a GPU nor a network; takes less than three minutes on two cores.
@@ -30,10 +30,11 @@ def demo(*, steps: int | None = None, out: Path = Path("runs/demo"), seed: int =
         steps: Optimiser steps; by default as many as the page's numbers need.
         out: Folder of the run; a demo that lies there already is replaced.
         seed: Of weights, crops and order.
+        prior: Go on to a small prior, about a minute more: the report then shows samples and completions too.
     """
     from dqcore.demo import run_demo
 
-    run_demo(out=out, seed=seed, steps=steps)
+    run_demo(out=out, seed=seed, steps=steps, prior=prior)
 
 
 def encode(
@@ -81,7 +82,7 @@ def encode(
         "num_codes": num_codes,
     }
     writer = ShardWriter(out, description, shard_size=shard_size)
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("encode", total=len(paths))
         encode_images(
             model,
@@ -175,7 +176,7 @@ def evaluate(
     from dqcore.evaluation.folder import evaluate_folder
     from dqcore.training.files import write_json
 
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         result, protocol, broken = evaluate_folder(
             folder,
@@ -223,16 +224,17 @@ def report(
 
 
 def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path) -> None:
-    """Convert a checkpoint of the paper's authors to a folder that dqcore loads.
+    """Convert a checkpoint of the paper's authors, a tokenizer or a DQ-Transformer, to a folder that dqcore loads.
 
     Args:
         checkpoint: Their .ckpt, .pt or .safetensors file; nothing in it is executed.
-        config: JSON file with their settings: kind, router, ch, ch_mult, ... (see dqcore.convert).
+        config: JSON file with their settings: kind, router, ch, ... of a tokenizer, coarse_hw, heads, ... of a
+            DQ-Transformer (see dqcore.convert and dqcore.convert_prior).
         out: Folder for the model.
     """
     import json
 
-    from dqcore.convert import dqvae_from_official, load_official
+    from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
 
     state = load_official(checkpoint)
     try:
@@ -241,7 +243,7 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
         raise ValueError(f"{config}: expected a JSON object ({error})") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{config}: expected a JSON object, got {type(settings).__name__}")
-    model = dqvae_from_official(state, settings)
+    model = (dqtransformer_from_official if "content_layers" in settings else dqvae_from_official)(state, settings)
     model.save_pretrained(out)
     print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters in {out}")
 
@@ -280,7 +282,7 @@ def _targets(images: Sequence[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     """A progress bar on stderr, shown on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -17,7 +17,15 @@ def test_a_few_steps_make_a_run_and_a_page(tmp_path, capsys):
     saved = json.loads((out / "evaluation.json").read_text())
     assert saved["psnr"] == result.evaluation.psnr
     assert json.loads((out / "config.json").read_text())["options"]["steps"] == 3
+    assert "Images from nothing" not in result.page.read_text()
     assert run_demo(out=out, steps=3, seed=1).evaluation.psnr == result.evaluation.psnr  # replaced, by the same
+
+
+def test_it_goes_on_to_a_prior(tmp_path):
+    page = run_demo(out=tmp_path / "demo", steps=3, prior=True).page.read_text()
+    for heading, pictures in (("Images from nothing", 16), ("Coarse to fine", 8), ("The lower half imagined", 16)):
+        section = page.partition(f"<h2>{heading}</h2>")[2].partition("<h2>")[0]
+        assert section.count("data:image/webp") == pictures
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path):

@@ -12,9 +12,9 @@ LAYERS = [
     ("backends", "codes", "files", "testing", "kernels", "_C"),
     ("ops",),
     ("codebook", "estimators", "quantizer", "nn"),
-    ("models", "convert"),
+    ("models", "convert", "convert_prior"),
     ("training", "evaluation", "report", "data"),
-    ("demo", "info", "verbs", "cli", "__main__", "__init__"),
+    ("demo", "demo_prior", "info", "verbs", "verbs_prior", "cli", "__main__", "__init__"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted([*ROOT.glob("dqcore/**/*.py"), *ROOT.glob("kernels/**/*.py")])

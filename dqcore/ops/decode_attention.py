@@ -6,6 +6,7 @@ Dimensions: ``B`` slots, ``n`` new codes a slot, ``C`` capacity of a slot's cach
 
 from __future__ import annotations
 
+import itertools
 from typing import get_args
 
 import torch
@@ -98,7 +99,7 @@ def decode_attention_reference(
 def active_slots(cache_lengths: Tensor, active: Tensor | None) -> list[tuple[int, int]]:
     """``(slot, length)`` of each slot that takes part; reads the lengths."""
     lengths = enumerate(cache_lengths.tolist())
-    return list(lengths) if active is None else [pair for pair in lengths if active[pair[0]]]
+    return list(lengths) if active is None else list(itertools.compress(lengths, active.tolist()))
 
 
 def _check(q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:

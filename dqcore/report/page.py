@@ -20,7 +20,7 @@ from dqcore.training.files import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Photo", "write_report"]
+__all__ = ["Gallery", "Photo", "write_report"]
 
 #: Pixels that the longer side of a picture is enlarged or reduced to.
 PICTURE_SIZE = 384
@@ -34,6 +34,15 @@ class Photo:
     result: Reconstruction
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """A section of pictures: its heading, a sentence about it, and images ``(3, H, W)`` in [-1, 1] with captions."""
+
+    title: str
+    remark: str
+    pictures: Sequence[tuple[Tensor, str]]
+
+
 def write_report(
     path: Path,
     *,
@@ -44,6 +53,7 @@ def write_report(
     rows: Sequence[dict[str, Any]],
     settings: dict[str, object],
     note: str = "",
+    galleries: Sequence[Gallery] = (),
 ) -> Path:
     """Write the page.
 
@@ -56,6 +66,7 @@ def write_report(
         rows: Rows of the run's ``metrics.jsonl``.
         settings: What to list in the table of settings.
         note: A sentence under the headline numbers.
+        galleries: More pictures, after the photographs.
 
     Returns:
         ``path``.
@@ -76,6 +87,7 @@ def write_report(
         granularities=_granularities(model, evaluation),
         headline=_headline(model, evaluation),
         photos=[_photo(photo, levels) for photo in photos],
+        galleries=[_gallery(gallery) for gallery in galleries],
         charts=_charts(rows, evaluation, _target(model)),
         settings=settings,
     )
@@ -160,6 +172,14 @@ def _photo(photo: Photo, num_granularities: int) -> dict[str, Any]:
             {"caption": "error", "source": _inline(_enlarged(error_map(result.image, result.reconstruction), scale))},
         ],
     }
+
+
+def _gallery(gallery: Gallery) -> dict[str, Any]:
+    pictures = [
+        {"caption": caption, "source": _inline(_picture(image, max(1, PICTURE_SIZE // (2 * max(image.shape)))))}
+        for image, caption in gallery.pictures
+    ]
+    return {"title": gallery.title, "remark": gallery.remark, "pictures": pictures}
 
 
 def _picture(image: Tensor, scale: int) -> Image:

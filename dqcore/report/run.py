@@ -11,7 +11,7 @@ from dqcore.data.images import BrokenImageError, list_images, read_image, split_
 from dqcore.evaluation.load import image_batches, load_tokenizer
 from dqcore.evaluation.reconstruct import reconstruct
 from dqcore.evaluation.tokenizer import Evaluation, evaluate_tokenizer
-from dqcore.report.page import Photo, write_report
+from dqcore.report.page import Gallery, Photo, write_report
 from dqcore.training.log import read_metrics
 
 __all__ = ["report_run"]
@@ -27,6 +27,7 @@ def report_run(
     max_photos: int = 12,
     max_images: int = 1000,
     device: str = "auto",
+    galleries: Sequence[Gallery] = (),
 ) -> tuple[Path, Evaluation]:
     """Measure a run's model on its held-out images and write its report.
 
@@ -39,6 +40,7 @@ def report_run(
         max_photos: Photographs shown.
         max_images: Photographs measured.
         device: Where to run the model.
+        galleries: More pictures, after the photographs.
 
     Returns:
         The page's path, and what was measured.
@@ -65,6 +67,7 @@ def report_run(
         rows=read_metrics(run / "metrics.jsonl"),
         settings=_settings(config, evaluation, size),
         note=note,
+        galleries=galleries,
     )
     return page, evaluation
 

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from dqcore.training.distributed import World
 from dqcore.training.files import read_state
-from dqcore.training.step import TokenizerStep
 
 FORMAT = 1
 
 
-def capture(trainer: TokenizerStep, world: World, completed: int, broken: Iterable[str] = ()) -> dict[str, Any]:
+class Trainer(Protocol):
+    """What a step of training changes, as named tensors and plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put a state back."""
+        ...
+
+
+def capture(trainer: Trainer, world: World, completed: int, broken: Iterable[str] = ()) -> dict[str, Any]:
     """The state after ``completed`` steps and the ``broken`` files met; every process must call this.
 
     Returns:
@@ -33,7 +44,7 @@ def capture(trainer: TokenizerStep, world: World, completed: int, broken: Iterab
     }
 
 
-def restore(path: Path, trainer: TokenizerStep, world: World) -> tuple[int, list[str]]:
+def restore(path: Path, trainer: Trainer, world: World) -> tuple[int, list[str]]:
     """Put a captured state back, random states included; returns the steps completed and the broken files met.
 
     Raises:

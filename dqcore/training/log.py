@@ -113,10 +113,14 @@ class _ProgressBar:
 
     def show(self, row: Row) -> None:
         if "loss" in row:
-            note = f"loss {row['loss']:.4f}  fine {row['fine_ratio']:.2f}  {row['images_per_second']:.0f} images/s"
+            fine = f"  fine {row['fine_ratio']:.2f}" if "fine_ratio" in row else ""
+            note = f"loss {row['loss']:.4f}{fine}  {row['images_per_second']:.0f} images/s"
             self._bar.update(self._task, note=note)
         elif "val_psnr" in row:
             self._bar.console.print(f"step {row['step']}: validation PSNR {row['val_psnr']:.2f} dB")
+        elif "val_loss" in row:
+            text = f"validation loss {row['val_loss']:.4f}, {row['val_bits_per_image']:.0f} bits an image"
+            self._bar.console.print(f"step {row['step']}: {text}")
 
     def stop(self) -> None:
         self._bar.stop()
