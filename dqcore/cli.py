@@ -10,8 +10,8 @@ import contextlib
 import difflib
 import functools
 import io
-import os
 import itertools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -1,51 +1,60 @@
 """Two gloo processes must end with the codebook of one process on the joined batch."""
 
-import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from dqcore import DynamicQuantizer
 from dqcore.codebook import EMA, KMeans, RandomRestart
 
 STEPS = 3
+LOAD = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+shared.process(int(sys.argv[2]), sys.argv[3])
+"""
 
 
-def batches(rank=None):
-    gen = torch.Generator().manual_seed(7)
-    for _ in range(STEPS):
-        z, grain = torch.randn(5, 4, 8, 8, generator=gen), torch.randint(0, 2, (5, 4, 4), generator=gen)
-        part = slice(None) if rank is None else (slice(0, 2), slice(2, 5))[rank]  # unequal shares
-        yield z[part], grain[part]
+def quantizers():
+    torch.manual_seed(11)
+    return [
+        DynamicQuantizer(4, 16, 2, learning=EMA(decay=0.8)),
+        DynamicQuantizer(4, 16, 2, initialisation=KMeans()),
+        DynamicQuantizer(4, 99, 2, restart=RandomRestart(0.99)),
+    ]
 
 
 def run(quantizer, rank=None):
-    for z, grain in batches(rank):
-        quantizer(z, grain)
+    """Train on this process's unequal share of every batch; all of it without a rank."""
+    gen = torch.Generator().manual_seed(7)
+    part = slice(None) if rank is None else (slice(0, 2), slice(2, 5))[rank]
+    for _ in range(STEPS):
+        z, grain = torch.randn(5, 4, 8, 8, generator=gen), torch.randint(0, 2, (5, 4, 4), generator=gen)
+        quantizer(z[part], grain[part])
     return quantizer.state_dict()
 
 
-def process(rank, folder, quantizer, others):
+def process(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    try:
-        torch.manual_seed(rank)
-        results = [run(copy.deepcopy(module), rank) for module in (quantizer, *others)]  # arrives in shared memory
-        torch.save(results, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    modules = quantizers()
+    torch.manual_seed(rank)
+    torch.save([run(module, rank) for module in modules], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    quantizer = DynamicQuantizer(4, 16, 2, learning=EMA(decay=0.8))
-    expected = run(copy.deepcopy(quantizer))
-    others = [
-        DynamicQuantizer(4, 16, 2, initialisation=KMeans()),
-        DynamicQuantizer(4, 99, 2, restart=RandomRestart(0.99)),
-    ]
-    mp.spawn(process, (str(tmp_path), quantizer, others), nprocs=2)
+    expected = run(quantizers()[0])
+    commands = [[sys.executable, "-c", LOAD, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    for started in processes:
+        _, errors = started.communicate(timeout=120)
+        assert started.returncode == 0, errors
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for one, two in zip(first, second, strict=True):
         for name, value in one.items():
