@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -99,3 +102,26 @@ def test_compiles():
 def test_backend_rejects_unknown_names():
     with pytest.raises(ValueError, match="backend: expected"):
         dqcore.backend("cuda")
+
+
+MEASURE = """
+import resource, sys, torch
+from dqcore.ops import dynamic_lookup, nearest_code
+num, size, dim = map(int, sys.argv[1:4])
+nearest_code(torch.randn(9, dim), torch.randn(9, dim))
+x, codebook = torch.randn(num, dim, dtype=getattr(torch, sys.argv[4])), torch.randn(size, dim)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+nearest_code(x, codebook)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 - num * 8 / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", [(600_000, 64, 8, "float32"), (2000, 65536, 64, "float32"), (9000, 9000, 512, "bfloat16")]
+)
+def test_memory_beside_the_result_is_bounded(case):
+    """Megabytes of a fresh process's peak; the scores alone would be 146, 500 and 309."""
+    command = [sys.executable, "-c", MEASURE, *map(str, case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 64
