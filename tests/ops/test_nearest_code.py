@@ -106,7 +106,7 @@ def test_backend_rejects_unknown_names():
 
 MEASURE = """
 import resource, sys, torch
-from dqcore.ops import dynamic_lookup, nearest_code
+from dqcore.ops import nearest_code
 num, size, dim = map(int, sys.argv[1:4])
 nearest_code(torch.randn(9, dim), torch.randn(9, dim))
 x, codebook = torch.randn(num, dim, dtype=getattr(torch, sys.argv[4])), torch.randn(size, dim)
