@@ -2,8 +2,8 @@
 
 One launch lists the tokens of all granularities, and ``nearest_code`` searches the list at once, leaving each code at
 the first cell of its block. Then one program a run of cells of the finest grid writes code map, quantized map and
-error, every cell once. The backward pass is one launch a granularity, one program a tile of cells and channels, each written
-once and so always the same. Tiles are (channels, cells), since cells lie side by side in memory. Reference:
+error, every cell once. The backward pass is one launch a granularity, one program a tile of cells and channels, each
+written once and so always the same. Tiles are (channels, cells), since cells lie side by side in memory. Reference:
 ``dqcore.ops.dynamic_lookup``.
 """
 

@@ -104,7 +104,7 @@ def _search_part(
     exact = precision == "exact"
     rows = triton.cdiv(room, config["BLOCK_N"])
     _scan_kernel[(rows, splits)](
-        *(vectors, scales, prepared.values, prepared.squares, tokens.count, work.best, work.second, work.codes),
+        *(vectors, scales, prepared.values, prepared.squares, tokens.number, work.best, work.second, work.codes),
         *(first, first + room, room, prepared.values.shape[0], span),
         **shared,
         **config,
@@ -112,7 +112,7 @@ def _search_part(
     )
     height, width = tokens.maps[-1].shape[2:]
     _certify_kernel[(triton.cdiv(room, ROWS),)](
-        *(work.best, work.second, work.codes, margins, tokens.cells, tokens.count, codes, work.pending),
+        *(work.best, work.second, work.codes, margins, tokens.cells, tokens.number, codes, work.pending),
         *(work.limits, work.candidates, work.found, work.rescans, work.numbers),
         *(first, first + room, room, height, width),
         SPLITS=splits,

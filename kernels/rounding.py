@@ -245,7 +245,7 @@ def round_vectors(tokens: Tokens, codes: Codes, first: int, room: int, dim: int)
     vectors = torch.empty(room, width, dtype=codes.values.dtype, device=codes.values.device)
     scales, margins = torch.empty(2, room, dtype=torch.float32, device=codes.values.device)
     _round_vectors_kernel[(triton.cdiv(room, ROWS),)](
-        *(tokens.maps, tokens.strides, tokens.cells, tokens.count, codes.centre, codes.largest, codes.sizes),
+        *(tokens.maps, tokens.strides, tokens.cells, tokens.number, codes.centre, codes.largest, codes.sizes),
         *(vectors, scales, margins, first, first + room, *tokens.maps[-1].shape[2:]),
         ERROR=1.01 * ACCUMULATION * (width + 16),
         G=len(tokens.maps),

@@ -1,9 +1,9 @@
 """The scan of all codes in half precision, and what it proves: kernels of ``nearest_code``, whose file explains them.
 
 ``_scan_kernel``: one program takes BLOCK_N vectors past a stretch of the codes on tensor cores and keeps the two
-smallest scores ``t_k = 2^a h_k - p.q_k`` of each. The low bits of a score are overwritten by its column, so that the index costs
-no comparison; that and the last multiply-add move t by at most ``PACK |t|``. Padding is infinite and, with a column in
-its low bits, NaN, which ``minimum`` drops and the NaN-keeping ``maximum`` passes on: so it wins nothing.
+smallest scores ``t_k = 2^a h_k - p.q_k`` of each. The low bits of a score are overwritten by its column, so that the
+index costs no comparison; that and the last rounding move t by at most ``PACK |t|``. Padding is infinite and, with a
+column in its low bits, NaN, which ``minimum`` drops and the NaN-keeping ``maximum`` passes on: so it wins nothing.
 
 ``_certify_kernel`` merges the stretches. Code k may be nearest only if ``t_k - PACK |t_k|`` is within the limit
 ``t_min + PACK |t_min| + margin``. If that leaves one code it is the answer; if it leaves the first codes of several
