@@ -53,16 +53,17 @@ class Codes(NamedTuple):
 
 
 @triton.jit
-def _binade(value):
-    """The largest power of two that ``value`` reaches, within 2^-100 and 2^100."""
+def _scale_to(value, POWER: tl.constexpr):
+    """The power of two that brings ``value``, within 2^-100 and 2^100, between 2^POWER and twice that; exactly."""
     value = tl.minimum(tl.maximum(value, 7.9e-31), 1.2e30)
-    return (value.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
+    bits = ((254 + POWER) << 23) - (value.to(tl.int32, bitcast=True) & 0x7F800000)
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _code_scale(largest):
     """2^b, by which no channel of a centred code reaches 2^15."""
-    return 8192.0 / _binade(tl.load(largest))
+    return _scale_to(tl.load(largest), 13)
 
 
 @triton.jit
@@ -169,7 +170,7 @@ def _round_vectors_kernel(
             value = _centred(start, stride, inside, centre, channel, D, BLOCK_D)
             largest_here = tl.maximum(largest_here, tl.max(tl.abs(value), 0))
         code_scale = _code_scale(largest)
-        scale = tl.minimum(16384.0 / _binade(largest_here), code_scale * 256)
+        scale = tl.minimum(_scale_to(largest_here, 14), code_scale * 256)
         ratio = scale / code_scale
     square = tl.zeros([BLOCK_N], tl.float32)
     lost = tl.zeros([BLOCK_N], tl.float32)
@@ -190,7 +191,7 @@ def _round_vectors_kernel(
         square += tl.sum(value * value, 0)
         lost += tl.sum(rest * rest, 0)
     norm = tl.sqrt(square) * 1.001 + 1e-16
-    tiny = 1e-36 * scale  # what may underflow, 2^-126 a channel, and be flushed to zero
+    tiny = 1e-36 * scale + 1e-18  # what may underflow, 2^-126 a channel, and be flushed to zero
     miss = tl.sqrt(lost) * 1.001 + 6e-8 * norm + tiny  # centring rounds by 2^-24
     code_norm, code_miss = tl.load(sizes), tl.load(sizes + 1)
     size = (norm + miss) * (1.4142136 if SPLIT else 1.0) * tl.load(sizes + 2)
