@@ -58,13 +58,14 @@ def _tag(score, column, BLOCK_K: tl.constexpr, INTERPRETED: tl.constexpr):
     """``score`` with its low bits overwritten by its column: one instruction, where the compiler finds two."""
     bits, column = tl.broadcast(score.to(tl.int32, bitcast=True), column[None, :])
     if INTERPRETED:
-        bits = (bits & -BLOCK_K) | column
+        tagged = ((bits & -BLOCK_K) | column).to(tl.float32, bitcast=True)
+        return tl.where(tagged == tagged, tagged, float("inf"))  # Triton 3.6 interprets minimum as keeping NaN
     else:
         high = tl.full(bits.shape, -BLOCK_K, tl.int32)
         bits = tl.inline_asm_elementwise(
             "lop3.b32 $0, $1, $2, $3, 0xEA;", "=r,r,r,r", [bits, high, column], dtype=tl.int32, is_pure=True, pack=1
         )  # (bits & high) | column
-    return bits.to(tl.float32, bitcast=True)
+        return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
