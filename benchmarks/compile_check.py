@@ -27,7 +27,8 @@ STORED = Path(__file__).with_name("results") / "compile.json"
 DRIFT = 0.05
 PARTS = 4  # pieces of one target's work, so that processes end together
 
-#: Constants whose product is the number of elements that one turn of the main loop works on; else all BLOCK_*, or one a thread.
+#: Constants whose product is the number of elements that a turn of the main loop works on; else all BLOCK_*, or one a
+#: thread.
 ELEMENTS = {
     "_nearest_code_kernel": ("BLOCK_N", "BLOCK_K"),
     "_settle_kernel": ("BLOCK_K", "WIDTH"),
