@@ -1,4 +1,4 @@
-"""That a training step can become one CUDA graph, found out without a GPU: fake CUDA tensors have no values to wait for."""
+"""That a training step can become one CUDA graph, found out without a GPU: fake CUDA tensors have no values."""
 
 import contextlib
 import copy
