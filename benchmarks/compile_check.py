@@ -24,13 +24,16 @@ from typing import Any
 #: Shared memory that a block may have, by compute capability, bytes.
 LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 STORED = Path(__file__).with_name("results") / "compile.json"
+#: Multiprocessors of the largest GPU of each generation: some launches are cut by their number.
+PROCESSORS = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
 DRIFT = 0.05
 PARTS = 4  # pieces of one target's work, so that processes end together
 
 #: Constants whose product is the number of elements that a turn of the main loop works on; else all BLOCK_*, or one a
 #: thread.
 ELEMENTS = {
-    "_nearest_code_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_scan_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_rescan_kernel": ("BLOCK_N", "BLOCK_K"),
     "_settle_kernel": ("BLOCK_K", "WIDTH"),
     "_varlen_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
     "_varlen_attention_dq_kernel": ("BLOCK_M", "BLOCK_N"),
@@ -39,12 +42,13 @@ ELEMENTS = {
 }
 #: Kernels that may have no loop, and why; of these the whole program is held.
 WITHOUT_LOOP = {
-    "_clear_kernel": "its steps over channels are unrolled",
-    "_list_regions_kernel": "one block of regions a program",
+    "_certify_kernel": "its few stretches are unrolled",
+    "_list_tokens_kernel": "one block of regions a program",
     "_lookup_backward_kernel": "one tile a program",
     "_merge_kernel": "its few splits are unrolled",
     "_patch_entropy_kernel": "a small patch is unrolled",
-    "_square_kernel": "a small D is unrolled",
+    "_round_codes_kernel": "whole codes are one tile",
+    "_round_vectors_kernel": "a small D is unrolled",
 }
 #: Kernels whose half-precision products are not Hopper's, and why.
 WITHOUT_WGMMA = {"_decode_attention_kernel": "16 rows of queries; a warp group multiplies 64"}
@@ -84,6 +88,9 @@ def compiling(arch: int, seen: Callable[[Any, str, dict[str, Any], Any], None]) 
         return launch
 
     triton.runtime.driver.set_active(Driver(arch))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dqcore.kernels.") and hasattr(module, "processors"):
+            module.processors = lambda: PROCESSORS[arch]
     triton.runtime.jit.JITFunction.__getitem__ = compile_only
 
 

@@ -1,6 +1,8 @@
 import importlib
 import inspect
+import itertools
 import json
+import sys
 import timeit
 from pathlib import Path
 
@@ -10,6 +12,8 @@ pytest.importorskip("triton")
 
 from dqcore.kernels import tuned
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+tune_problems = importlib.import_module("tune_problems")
 TARGETS = (80, 86, 89, 90, 100, 120)
 SHIPPED = sorted(path.stem for path in tuned.TABLES.glob("*.json"))
 
@@ -132,10 +136,11 @@ def kernels():
 
 def problems(stem, table):
     """What is wrong with a shipped table, one line each."""
-    known = kernels()
-    name = next((name for name in (f"_{stem}_kernel", f"_{stem}_fwd_kernel") if name in known), None)
-    if name is None:
+    known, stems = kernels(), tune_problems.STEMS
+    if stem not in stems or stems[stem].kernel not in known:
         return [f"{stem}: there is no such kernel"]
+    domain, name = stems[stem].domain, stems[stem].kernel
+    sizes = [dict(zip(domain, values, strict=True)) for values in itertools.product(*domain.values())]
     parameters, source = known[name]
     allowed = {"num_warps", "num_stages", "num_ctas", "maxnreg"} | parameters
     lines = []
@@ -144,8 +149,11 @@ def problems(stem, table):
     for arch, part in table.items():
         if not part.get("source"):
             lines.append(f"{stem} {arch}: no source")
-        if part["rows"][-1]["when"]:
-            lines.append(f"{stem} {arch}: the last row is not for every size")
+        for size in sizes:
+            if not any(
+                all(tuned._meets(size[name], limit) for name, limit in row["when"].items()) for row in part["rows"]
+            ):
+                lines.append(f"{stem} {arch}: no row is for {size}")
         for row in part["rows"]:
             # A key in small letters is the launcher's own, which reads it by its name.
             own = {key for key in row["config"] if key.islower() and f'"{key}"' in source}
@@ -166,10 +174,11 @@ def test_problems_are_seen():
     assert problems("nearest_code", {"80": good, "90": good}) == []
     assert problems("nearest", {"80": good}) == ["nearest: there is no such kernel"]
     assert problems("nearest_code", {"90": good}) == ["nearest_code: architectures ['90']"]
-    bad = {"source": "", "rows": [{"when": {"dim": 8}, "config": {"BLOCK_Q": 64, "own": 1}}]}
+    bad = {"source": "", "rows": [{"when": {"width": 64}, "config": {"BLOCK_Q": 64, "own": 1}}]}
     assert problems("nearest_code", {"80": bad}) == [
         "nearest_code 80: no source",
-        "nearest_code 80: the last row is not for every size",
+        "nearest_code 80: no row is for {'width': 65}",
+        "nearest_code 80: no row is for {'width': 512}",
         "nearest_code 80: BLOCK_Q",
         "nearest_code 80: own",
     ]
