@@ -93,4 +93,4 @@ def _table(stem: str) -> dict[int, list[dict[str, Any]]]:
 
 
 def _meets(value: int | str, limit: int | str) -> bool:
-    return value == limit if isinstance(limit, str) else value <= limit  # type: ignore[operator]
+    return value == limit if isinstance(limit, str) or isinstance(value, str) else value <= limit
