@@ -56,8 +56,8 @@ class Codes(NamedTuple):
 def _scale_to(value, POWER: tl.constexpr):
     """The power of two that brings ``value``, within 2^-100 and 2^100, between 2^POWER and twice that; exactly."""
     value = tl.minimum(tl.maximum(value, 7.9e-31), 1.2e30)
-    bits = ((254 + POWER) << 23) - (value.to(tl.int32, bitcast=True) & 0x7F800000)
-    return bits.to(tl.float32, bitcast=True)
+    exponent = value.to(tl.int32, bitcast=True) >> 23
+    return ((254 + POWER - exponent) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
