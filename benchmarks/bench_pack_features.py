@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from rows import compare
 
 from dqcore.ops import pack_features
-from dqcore.testing import assert_close, interleaved_medians
+from dqcore.testing import assert_close
 
-IMAGES, CHANNELS, REGIONS, FINE = 32, 256, 16, 0.5
+SHAPES = {"cpu": (32, 256, 16), "cuda": (32, 256, 16)}  # images, channels, regions a side
+TINY = (2, 8, 2)
+FINE = 0.5
 FORMATS = {"planes": torch.contiguous_format, "vectors": torch.channels_last}
 
 
@@ -25,19 +28,12 @@ def _pool(features, grain):
 @pytest.mark.parametrize("memory", FORMATS)
 def bench_pack_features(benchmark, device, memory):
     """(32, 256, 32, 32) float32, half of the regions fine."""
+    images, channels, side = SHAPES[device]
     torch.manual_seed(0)
-    grain = (torch.rand(IMAGES, REGIONS, REGIONS, device=device) < FINE).long()
-    features = torch.randn(IMAGES, CHANNELS, 2 * REGIONS, 2 * REGIONS, device=device)
+    grain = (torch.rand(images, side, side, device=device) < FINE).long()
+    features = torch.randn(images, channels, 2 * side, 2 * side, device=device)
     features = features.contiguous(memory_format=FORMATS[memory])
     packed = pack_features(features, grain)
     assert_close(packed, _pool(features, grain))
-    mine, theirs, copy = interleaved_medians(
-        lambda: pack_features(features, grain), lambda: _pool(features, grain), features.clone
-    )
-    benchmark.extra_info |= {
-        "shape": list(features.shape),
-        "memory": memory,
-        "speedup_over_pooling": theirs / mine,
-        "time_over_clone": mine / copy,
-    }
-    benchmark(pack_features, features, grain)
+    calls = {"pooling": lambda: _pool(features, grain), "clone": features.clone}
+    compare(benchmark, device, lambda: pack_features(features, grain), calls, shape=list(features.shape), memory=memory)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_backward
@@ -47,23 +42,3 @@ def _decode(batch: int, dim: int, dtype: torch.dtype) -> None:
     cache = _empty(2, batch, 1024, 16, dim, dtype=dtype)
     lengths, active = _empty(batch, dtype=torch.int32), _empty(batch, dtype=torch.bool)
     decode_attention.decode_attention_fwd(q, k, v, *cache, lengths, active, dim**-0.5, "ieee")
-
-
-def inner_loop(compiled: Any, scores: int) -> dict[str, Any]:
-    """Instructions of a thread for each of its scores, in the loop over whole tiles; and warp-group products in all."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-    lines = [(int(address, 16), line) for address, line in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", text)]
-    loops = []
-    for address, line in lines:
-        target = re.search(r"\bBRA\b.* 0x([0-9a-f]+)", line)
-        if target and int(target[1], 16) < address:
-            body = [other for place, other in lines if int(target[1], 16) <= place <= address]
-            if any("HGMMA" in other for other in body):
-                loops.append(len(body))
-    products = sum("HGMMA" in line for _, line in lines)
-    share = scores / (32 * compiled.metadata.num_warps)
-    return {"instructions_per_score": round(min(loops) / share, 1) if loops else None, "wgmma": products}

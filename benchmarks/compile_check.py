@@ -2,7 +2,8 @@
 
 Each case calls a launcher on tensors without data, under a driver that stands for the target: so what is compiled is
 what the launcher would run there, with Triton's own specialisation of its arguments. Exit code 1 if a kernel spills
-registers to the stack or asks for more shared memory than a block may have.
+registers to the stack, asks for more shared memory than a block may have, multiplies half precision beside Hopper's
+tensor cores, or if its main loop is over 5 % longer or shorter than ``results/compile.json`` says.
 """
 
 from __future__ import annotations
@@ -10,56 +11,47 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import json
+import math
 import multiprocessing
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 #: Shared memory that a block may have, by compute capability, bytes.
 LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+STORED = Path(__file__).with_name("results") / "compile.json"
+#: Multiprocessors of the largest GPU of each generation: some launches are cut by their number.
+PROCESSORS = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
+DRIFT = 0.05
+PARTS = 4  # pieces of one target's work, so that processes end together
 
-
-def cases(arch: int) -> Iterator[Callable[[], Any]]:
-    """The launches that ship: each stem at the sizes of the paper's models and at the ends of their range."""
-    import compile_attention
-    import torch
-    from torch import Tensor
-
-    from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, patch_entropy
-    from dqcore.ops.patch_entropy import GREY, NO_MASS
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    def nearest(dim: int, dtype: torch.dtype, precision: str = "exact") -> Callable[[], Any]:
-        x, codebook = empty(8, dim, 32, 32, dtype=dtype), empty(1024, dim, dtype=dtype)
-        return lambda: nearest_code.nearest_code_fwd(x, codebook, precision)
-
-    def lookup(num_granularities: int, dtype: torch.dtype) -> Iterator[Callable[[], Any]]:
-        maps = [empty(8, 256, 16 * 2**g, 16 * 2**g, dtype=dtype) for g in range(num_granularities)]
-        grain, codebook = empty(8, 16, 16, dtype=torch.int64), empty(1024, 256)
-        yield lambda: dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
-        yield lambda: dynamic_lookup.dynamic_lookup_bwd(maps, grain, maps[-1], maps[-1], maps[-1][:, 0])
-
-    for dim in (8, 256, 257):
-        yield nearest(dim, torch.float32)
-    yield nearest(8, torch.bfloat16)
-    yield nearest(256, torch.bfloat16)
-    yield nearest(256, torch.float16)
-    yield nearest(256, torch.float32, "fast")
-    yield lambda: code_sums.code_sums_fwd(empty(8192, 256), empty(8192, dtype=torch.int64), 1024)
-    for dtype, num_granularities in ((torch.float32, 2), (torch.bfloat16, 3)):
-        yield from lookup(num_granularities, dtype)
-    for patch in (8, 16):
-        yield lambda patch=patch: patch_entropy.patch_entropy_fwd(
-            empty(8, 3, 256, 256), patch, -1.0, 1.0, 32, 0.01, GREY, NO_MASS
-        )
-    yield from compile_attention.cases(arch)
+#: Constants whose product is the number of elements that a turn of the main loop works on; else all BLOCK_*, or one a
+#: thread.
+ELEMENTS = {
+    "_scan_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_rescan_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_settle_kernel": ("BLOCK_K", "WIDTH"),
+    "_varlen_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_varlen_attention_dq_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_varlen_attention_dkv_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_decode_attention_kernel": ("BLOCK_M", "BLOCK_N"),
+}
+#: Kernels that may have no loop, and why; of these the whole program is held.
+WITHOUT_LOOP = {
+    "_certify_kernel": "its few stretches are unrolled",
+    "_list_tokens_kernel": "one block of regions a program",
+    "_lookup_backward_kernel": "one tile a program",
+    "_merge_kernel": "its few splits are unrolled",
+    "_patch_entropy_kernel": "a small patch is unrolled",
+    "_round_codes_kernel": "whole codes are one tile",
+    "_round_vectors_kernel": "a small D is unrolled",
+}
+#: Kernels whose half-precision products are not Hopper's, and why.
+WITHOUT_WGMMA = {"_decode_attention_kernel": "16 rows of queries; a warp group multiplies 64"}
 
 
 class Driver:
@@ -83,38 +75,72 @@ class Driver:
         return self.target
 
 
-def check(arch: int) -> list[dict[str, Any]]:
-    """Compile all cases for one target: a row for each kernel and configuration."""
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["TRITON_CACHE_DIR"] = cache
-        import compile_attention
-        import triton
+def compiling(arch: int, seen: Callable[[Any, str, dict[str, Any], Any], None]) -> None:
+    """From here on launches only compile, for ``arch``, and tell ``seen``: kernel, configuration, constants, result."""
+    import triton
 
-        triton.runtime.driver.set_active(Driver(arch))
-        rows: dict[str, dict[str, Any]] = {}
+    def compile_only(kernel: Any, grid: Any) -> Callable[..., None]:
+        def launch(*args: Any, **options: Any) -> None:
+            compiled = kernel.warmup(*args, grid=grid, **options)
+            given = dict(zip(kernel.arg_names, args, strict=False)) | options
+            seen(kernel, _config(kernel, given, compiled), given, compiled)
 
-        def compile_only(kernel: Any, grid: Any) -> Callable[..., None]:
-            def launch(*args: Any, **options: Any) -> None:
-                compiled = kernel.warmup(*args, grid=grid, **options)
-                config = _config(kernel, args, options)
-                row = _row(kernel.__name__, arch, config, compiled)
-                if arch == 90 and "KEEP" in options:
-                    row |= compile_attention.inner_loop(compiled, options["BLOCK_M"] * options["BLOCK_N"])
-                rows.setdefault(f"{kernel.__name__} {config}", row)
+        return launch
 
-            return launch
-
-        triton.runtime.jit.JITFunction.__getitem__ = compile_only
-        for case in cases(arch):
-            case()
-        return list(rows.values())
+    triton.runtime.driver.set_active(Driver(arch))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dqcore.kernels.") and hasattr(module, "processors"):
+            module.processors = lambda: PROCESSORS[arch]
+    triton.runtime.jit.JITFunction.__getitem__ = compile_only
 
 
-def _config(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
-    """The constants, the options and the tensors' types, as text."""
+def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
+    """Compile every ``parts``-th case for one target: a row for each kernel and configuration."""
+    import compile_attention
+    import compile_lookup
+
+    rows: dict[str, dict[str, Any]] = {}
+
+    def seen(kernel: Any, config: str, given: dict[str, Any], compiled: Any) -> None:
+        key = f"{kernel.__name__} {config}"
+        if key not in rows:
+            rows[key] = {"kernel": kernel.__name__, "arch": arch, "config": config, **measure(kernel, given, compiled)}
+
+    compiling(arch, seen)
+    for case in [*compile_lookup.cases(arch), *compile_attention.cases(arch)][part::parts]:
+        case()
+    return list(rows.values())
+
+
+def measure(kernel: Any, given: dict[str, Any], compiled: Any) -> dict[str, Any]:
+    """What a compiled kernel takes and does, by the names of a row."""
+    import sass
+
+    target, warps = compiled.metadata.target.arch, compiled.metadata.num_warps
+    usage = sass.resources(compiled.asm["cubin"])
+    code = sass.instructions(sass.cuobjdump(compiled.asm["cubin"], "-sass"))
+    loop = sass.main_loop(code, products="tt.dot " in compiled.asm["ttir"])
+    sizes = ELEMENTS.get(kernel.__name__) or [name for name in given if name.startswith("BLOCK_")]
+    share = math.prod(given[name] for name in sizes) / (32 * warps) if sizes else 1
+    return {
+        "registers": usage["REG"],
+        "stack_bytes": usage["STACK"] + usage["LOCAL"],
+        "shared_bytes": compiled.metadata.shared,
+        "shared_limit": LIMITS[target],
+        "num_warps": warps,
+        "instructions": len(code),
+        "instructions_per_element": round(loop[0] / share, 3) if loop else None,
+        "around_per_element": round(loop[1] / share, 3) if loop else None,
+        "half_products": len(re.findall(r"tt\.dot .*: tensor<[0-9x]*xb?f16", compiled.asm["ttir"])),
+        "wgmma": sum(bool(sass.WARP_GROUP.search(line.text)) for line in code),
+        "tensor_products": sum(bool(sass.TENSOR.search(line.text)) for line in code),
+    }
+
+
+def _config(kernel: Any, given: dict[str, Any], compiled: Any) -> str:
+    """Constants, options, the tensors' types, and which numbers were specialised: all that makes a binary."""
     import torch
 
-    given = dict(zip(kernel.arg_names, args, strict=False)) | options
     constants = {param.name for param in kernel.params if param.is_constexpr}
     words = []
     for name, value in given.items():
@@ -122,67 +148,89 @@ def _config(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
             words.append(f"{name}:{str(value.dtype).removeprefix('torch.')}")
         elif value is None or name in constants or name not in kernel.arg_names:
             words.append(f"{name}={value}")
-    return " ".join(words)
-
-
-def _row(name: str, arch: int, config: str, compiled: Any) -> dict[str, Any]:
-    usage = resource_usage(compiled.asm["cubin"])
-    return {
-        "kernel": name,
-        "arch": arch,
-        "config": config,
-        "registers": usage["REG"],
-        "stack_bytes": usage["STACK"] + usage["LOCAL"],
-        "shared_bytes": compiled.metadata.shared,
-        "shared_limit": LIMITS[arch],
-        "num_warps": compiled.metadata.num_warps,
-    }
-
-
-def resource_usage(cubin: bytes) -> dict[str, int]:
-    """Registers, stack and local memory of a compiled kernel, read by the cuobjdump that Triton brings."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.check_output([tool, "--dump-resource-usage", file.name], text=True)
-    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    numbers = {name for name, value in given.items() if isinstance(value, int)} - constants
+    fixed = {kernel.arg_names[place[0]] for place in compiled.src.constants} & numbers
+    even = {kernel.arg_names[place[0]] for place in compiled.src.attrs} & numbers
+    words += [f"{name}=1" for name in kernel.arg_names if name in fixed]
+    return " ".join([*words, *(f"16|{name}" for name in kernel.arg_names if name in even)])
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
-    """One line for each kernel that spills or would not launch."""
-    return [
-        f"{row['kernel']} on sm_{row['arch']}: {what} ({row['config']})"
-        for row in rows
+    """One line for each kernel that spills, would not launch, is slow for want of wgmma, or cannot be read."""
+    lines = []
+    for row in rows:
+        kernel = row["kernel"]
+        slow = row["arch"] == 90 and row["half_products"] and row["wgmma"] < row["tensor_products"] + (not row["wgmma"])
         for bad, what in (
             (row["stack_bytes"] > 0, f"{row['stack_bytes']} bytes of stack"),
             (row["shared_bytes"] > LIMITS[row["arch"]], f"{row['shared_bytes']} bytes of shared memory"),
-        )
-        if bad
-    ]
+            (slow and kernel not in WITHOUT_WGMMA, "half-precision products without wgmma"),
+            (row["instructions_per_element"] is None and kernel not in WITHOUT_LOOP, "no loop found"),
+        ):
+            if bad:
+                lines.append(f"{kernel} on sm_{row['arch']}: {what} ({row['config']})")
+    return lines
+
+
+def moved(rows: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[str]:
+    """One line for each main loop that is over 5 % from its stored length, and each row that only one side has."""
+    now, then = ({(row["kernel"], row["arch"], row["config"]): row for row in side} for side in (rows, stored))
+    lines = [f"{name} on sm_{arch}: not stored ({config})" for name, arch, config in now.keys() - then.keys()]
+    lines += [f"{name} on sm_{arch}: only stored ({config})" for name, arch, config in then.keys() - now.keys()]
+    for name, arch, config in now.keys() & then.keys():
+        new, old = now[name, arch, config], then[name, arch, config]
+        counts = ("instructions_per_element", "around_per_element")
+        if new["instructions_per_element"] is None and old["instructions_per_element"] is None:
+            counts = ("instructions",)
+        for count in counts:
+            if None in (new[count], old[count]) or abs(new[count] - old[count]) > DRIFT * old[count]:
+                lines.append(f"{name} on sm_{arch}: {count} {old[count]} -> {new[count]} ({config})")
+    return sorted(lines)
+
+
+def collect(archs: list[int]) -> list[dict[str, Any]]:
+    """The rows of these targets, compiled by a process a core."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    context = multiprocessing.get_context("spawn")
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as cache, concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
+        os.environ["TRITON_CACHE_DIR"] = cache  # shared: what two parts launch is compiled once
+        work = [pool.submit(check, arch, part, PARTS) for arch in archs for part in range(PARTS)]
+        rows = [row for done in work for row in done.result()]
+    unique = {(row["kernel"], row["arch"], row["config"]): row for row in rows}
+    return [unique[key] for key in sorted(unique)]
 
 
 def main() -> int:
-    """Print the table, or write the rows as JSON."""
+    """Print the table, or write the rows as JSON; then what is wrong."""
+    import triton
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
+    parser.add_argument(
+        "--update", action="store_true", help=f"write results/{STORED.name}, and hold nothing against it"
+    )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     args = parser.parse_args()
-    os.environ.pop("TRITON_INTERPRET", None)
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
-        rows = [row for part in pool.map(check, args.arch) for row in part]
+    rows = collect(args.arch)
+    record = json.dumps({"triton": triton.__version__, "rows": rows}, indent=1)
     if args.json == "-":
-        print(json.dumps(rows, indent=1))
-    elif args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
+        print(record)
+    elif args.json or args.update:
+        Path(STORED if args.update else args.json).write_text(record + "\n")
     else:
         for row in rows:
             numbers = f"{row['registers']:4} registers {row['stack_bytes']:5} stack {row['shared_bytes']:7} shared"
-            print(f"{row['kernel']:26} sm_{row['arch']:<4}{numbers}  {row['config']}")
-    for line in (found := failures(rows)):
+            loop = f"{row['instructions_per_element'] or math.nan:8.2f} instructions an element"
+            print(f"{row['kernel']:30} sm_{row['arch']:<4}{numbers} {loop}  {row['config']}")
+    found = failures(rows)
+    stored = json.loads(STORED.read_text())
+    if stored["triton"] != triton.__version__:
+        print(f"instructions are not held: stored with Triton {stored['triton']}, this is {triton.__version__}",
+              file=sys.stderr)  # fmt: skip
+    else:
+        found += moved(rows, [row for row in stored["rows"] if row["arch"] in args.arch])
+    for line in found:
         print(line, file=sys.stderr)
     return 1 if found else 0
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
-import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # where a benchmark's helpers lie
+
+from machine import machine, name_of, versions
 
 from dqcore.testing import devices
 
@@ -78,7 +80,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not rows or not session.config.getoption("--benchmark"):
         return
     about = machine()
-    path = RESULTS / (re.sub(r"[^a-z0-9]+", "-", str(about["gpu"] or about["cpu"]).lower()).strip("-") + ".json")
+    path = RESULTS / f"{name_of(about)}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
     kept = {row["name"]: row for row in record.get("rows", [])}
     now = versions()
@@ -87,43 +89,3 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"\n{len(rows)} rows written to {os.path.relpath(path)}")
-
-
-def machine() -> dict[str, str | int | None]:
-    """What the numbers were measured on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"gpu": gpu, "cpu": _cpu(), "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-def versions() -> dict[str, str | None]:
-    """What was measured; a row keeps its own, since a run may replace only some."""
-    try:
-        import triton
-    except ImportError:
-        triton = None
-    return {
-        "dqcore": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": getattr(triton, "__version__", None),
-    }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    return names[0].strip() if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The checked-out commit, with a ``+`` where the package differs from it."""
-    here = Path(__file__).resolve().parents[1]
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dqcore", "kernels", "csrc")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -9,7 +9,7 @@ From the ground up, each layer importing only those before it:
   rivals; ``dqcore.convert`` reads the released checkpoints
 - ``dqcore.training``, ``evaluation``, ``report``, ``data``, and the command line ``dqcore``
 
-Importing it needs only PyTorch.
+:func:`warmup` compiles what a step launches before it is captured or timed. Importing dqcore needs only PyTorch.
 """
 
 from importlib.metadata import version as _version
@@ -23,6 +23,7 @@ from dqcore.models.vqgan import VQGAN, VQGANConfig
 from dqcore.ops.pack_codes import pack_codes
 from dqcore.ops.unpack_codes import unpack_codes
 from dqcore.quantizer import DynamicQuantizer, Quantized
+from dqcore.warmup import warmup
 
 __version__ = _version("dqcore")
 
@@ -41,4 +42,5 @@ __all__ = [
     "ops",
     "pack_codes",
     "unpack_codes",
+    "warmup",
 ]

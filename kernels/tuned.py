@@ -1,8 +1,8 @@
 """Tiles and stages of each kernel by GPU and size, looked up in ``tables/<stem>.json``; nothing is tuned at run time.
 
-A table holds, for each architecture, where its rows come from and the rows in order: ``when`` they apply (words must be
-equal, numbers are upper bounds) and the ``config``, the kernel's constants and launch options. The first row that
-applies is taken. ``benchmarks/tune.py`` measures a table for the GPU at hand.
+A table holds, for each architecture, where its rows come from (``source``) and the ``rows`` in order: ``when`` they
+apply (words must be equal, numbers are upper bounds) and the ``config``, the kernel's constants and launch options. The
+first row that applies is taken, the last applies always. ``benchmarks/tune.py`` measures a table for the GPU at hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import triton
+
 from dqcore.kernels import common
 
 TABLES = Path(__file__).with_name("tables")
@@ -23,16 +25,15 @@ _forced: dict[str, dict[str, int]] = {}
 def config(stem: str, **size: int | str) -> dict[str, int]:
     """How to launch kernel ``stem`` on the current GPU at this size, as ``config("nearest_code", dim=256)``.
 
-    A GPU without a table of its own takes that of the newest architecture before it.
+    A GPU without a table of its own takes that of the newest architecture before it, or else the oldest one.
+
+    Raises:
+        LookupError: No row is for this size, or a row asks for a size that was not given.
+        ValueError: The table is malformed.
     """
     if stem in _forced:
-        return _forced[stem]
-    table = _table(stem)
-    known = [arch for arch in sorted(table) if arch <= common.architecture()]
-    for row in table[known[-1] if known else min(table)]["rows"]:
-        if all(_meets(size[name], limit) for name, limit in row["when"].items()):
-            return dict(row["config"])
-    raise LookupError(f"tables/{stem}.json has no row for {size}")
+        return dict(_forced[stem])
+    return dict(_row(stem, _architecture(_device()), tuple(size.items())))
 
 
 @contextlib.contextmanager
@@ -48,9 +49,47 @@ def force(stem: str, config: dict[str, int]) -> Iterator[None]:
             _forced[stem] = before
 
 
+def forget() -> None:
+    """Read tables and GPUs anew."""
+    for cached in (_architecture, _row, _table):
+        cached.cache_clear()
+
+
+def _device() -> int:
+    return -1 if common.INTERPRETED else int(triton.runtime.driver.active.get_current_device())
+
+
 @functools.cache
-def _table(stem: str) -> dict[int, dict[str, Any]]:
-    return {int(arch): part for arch, part in json.loads((TABLES / f"{stem}.json").read_text()).items()}
+def _architecture(device: int) -> int:
+    """That of the current GPU, whose number is ``device``; to ask it takes microseconds."""
+    return common.architecture()
+
+
+@functools.lru_cache(maxsize=4096)
+def _row(stem: str, arch: int, size: tuple[tuple[str, int | str], ...]) -> dict[str, int]:
+    given, table = dict(size), _table(stem)
+    known = [other for other in table if other <= arch]
+    for row in table[max(known, default=min(table))]:
+        if missing := row["when"].keys() - given.keys():
+            raise LookupError(f"tables/{stem}.json asks for {', '.join(sorted(missing))}, got {given}")
+        if all(_meets(given[name], limit) for name, limit in row["when"].items()):
+            return dict(row["config"])
+    raise LookupError(f"tables/{stem}.json has no row for {given}")
+
+
+@functools.cache
+def _table(stem: str) -> dict[int, list[dict[str, Any]]]:
+    path = TABLES / f"{stem}.json"
+    try:
+        table = {int(arch): part["rows"] for arch, part in json.loads(path.read_text()).items()}
+        rows = [(row["when"].items(), row["config"].values()) for rows in table.values() for row in rows]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected rows of 'when' and 'config' for each architecture: {error!r}") from error
+    if not table or not all(table.values()):
+        raise ValueError(f"{path}: expected at least one row for each architecture")
+    if not all(isinstance(value, int) for _, values in rows for value in values):
+        raise ValueError(f"{path}: expected whole numbers in each config")
+    return table
 
 
 def _meets(value: int | str, limit: int | str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    ("backends", "codes", "files", "testing", "kernels", "_C"),
+    ("backends", "codes", "files", "testing", "warmup", "kernels", "_C"),
     ("ops",),
     ("codebook", "estimators", "quantizer", "nn"),
     ("models", "convert", "convert_prior"),
@@ -44,7 +44,7 @@ def test_imports_point_down(path):
             top = parts[1] not in RANK
             assert target <= mine or (top and mine >= RANK["models"]), f"{path}:{line} imports {name}, which lies above"
         if layer(path) == "kernels":
-            assert parts[0] in ("torch", "triton", "dqcore", "__future__", "math", "typing", "functools", "collections")
+            assert parts[0] in {"torch", "triton", "dqcore", *sys.stdlib_module_names}, f"{path}:{line}"
             assert parts[:2] != ["torch", "nn"] and "autograd" not in parts, f"{path}:{line}"
 
 

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
+
 #include "cuda/launch.cuh"
 
 namespace dqcore::cuda {
@@ -15,6 +17,18 @@ __device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(
 __device__ inline void store(float value, float* out) { *out = value; }
 __device__ inline void store(float value, __half* out) { *out = __float2half_rn(value); }
 __device__ inline void store(float value, __nv_bfloat16* out) { *out = __float2bfloat16_rn(value); }
+
+// In one instruction: an assignment nvcc may take apart, and did where it knew the values one by one.
+__device__ inline void store_16_bytes(const void* values, void* out) {
+#ifdef __CUDA_ARCH__
+  uint4 bits;
+  memcpy(&bits, values, sizeof bits);
+  asm("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(out)), "r"(bits.x),
+      "r"(bits.y), "r"(bits.z), "r"(bits.w));
+#else
+  memcpy(out, values, 16);
+#endif
+}
 
 template <typename T>
 struct alignas(16) Vector {
@@ -33,7 +47,7 @@ struct alignas(16) Vector {
 
   __device__ void save(T* to, int64_t count, bool aligned) const {
     if (aligned && count >= kSize) {
-      *reinterpret_cast<Vector*>(to) = *this;
+      store_16_bytes(values, to);
       return;
     }
     for (int i = 0; i < kSize; ++i) {

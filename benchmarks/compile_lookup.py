@@ -1,0 +1,44 @@
+"""What ``compile_check.py`` compiles of lookup, statistics and patch entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, patch_entropy
+from dqcore.ops.patch_entropy import GREY, NO_MASS
+
+
+def cases(arch: int) -> Iterator[Callable[[], Any]]:
+    """Launches at the sizes of the paper's models and at the ends of their range."""
+    for dim in (8, 256, 257):
+        yield lambda dim=dim: _nearest(dim, torch.float32)
+    yield lambda: _nearest(8, torch.bfloat16)
+    yield lambda: _nearest(256, torch.bfloat16)
+    yield lambda: _nearest(256, torch.float16)
+    yield lambda: _nearest(256, torch.float32, "fast")
+    yield lambda: code_sums.code_sums_fwd(_empty(8192, 256), _empty(8192, dtype=torch.int64), 1024)
+    for dtype, num_granularities in ((torch.float32, 2), (torch.bfloat16, 3)):
+        yield lambda dtype=dtype, num=num_granularities: _lookup(num, dtype)
+    for patch in (8, 16):
+        yield lambda patch=patch: patch_entropy.patch_entropy_fwd(
+            _empty(8, 3, 256, 256), patch, -1.0, 1.0, 32, 0.01, GREY, NO_MASS
+        )
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _nearest(dim: int, dtype: torch.dtype, precision: str = "exact") -> None:
+    nearest_code.nearest_code_fwd(_empty(8, dim, 32, 32, dtype=dtype), _empty(1024, dim, dtype=dtype), precision)
+
+
+def _lookup(num_granularities: int, dtype: torch.dtype) -> None:
+    maps = [_empty(8, 256, 16 * 2**g, 16 * 2**g, dtype=dtype) for g in range(num_granularities)]
+    grain, codebook = _empty(8, 16, 16, dtype=torch.int64), _empty(1024, 256)
+    dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
+    dynamic_lookup.dynamic_lookup_bwd(maps, grain, maps[-1], maps[-1], maps[-1][:, 0])

@@ -1,0 +1,128 @@
+"""Every kernel against float64 on adversarial inputs, in seconds: what ``gpu_report.py`` asks before it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+import dqcore
+from dqcore.ops import (
+    code_sums,
+    decode_attention,
+    dynamic_lookup,
+    expand_features,
+    nearest_code,
+    pack_codes,
+    pack_features,
+    patch_entropy,
+    unpack_codes,
+    varlen_attention,
+)
+from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
+
+Check = Callable[[], None]
+
+
+def run(device: str, *, tiny: bool) -> dict[str, str | None]:
+    """Every check by name, with what went wrong, or None."""
+    found: dict[str, str | None] = {}
+    for name, check in checks(device, tiny).items():
+        try:
+            check()
+            found[name] = None
+        except Exception as error:  # the others still tell something
+            found[name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
+    return found
+
+
+def checks(device: str, tiny: bool) -> dict[str, Check]:
+    """Against the float64 argmin; against the reference in float64; twice the same."""
+    every: dict[str, Check] = {}
+    sizes = [(33, 40, 8)] if tiny else [(1000, 300, 8), (3000, 1030, 256), (129, 65, 100)]
+    for num, size, dim in sizes:
+        for case, (x, codebook) in adversarial_codebooks(num, size, dim).items():
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                pair = x.to(device, dtype), codebook.to(device, dtype)
+                if all(tensor.isfinite().all() for tensor in pair):
+                    every[f"nearest_code {case} {num}x{size}x{dim} {dtype}"] = lambda pair=pair: _nearest(*pair)
+    for name, launch in every_kernel(device).items():
+        if name != "decode_attention":  # appends to its caches
+            every[f"{name} again"] = lambda launch=launch: _same(launch(), launch())
+        every[f"{name} against the reference"] = lambda launch=launch: _against_reference(launch)
+    return every
+
+
+def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
+    """A small launch of each op, forward and backward."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    grain = torch.randint(0, 2, (3, 4, 5), generator=generator).to(device)
+    maps = [normal(3, 24, 4 << g, 5 << g).requires_grad_() for g in range(2)]
+    codebook, flat = normal(70, 24), normal(300, 24)
+    codes = torch.randint(-1, 7, (300,), generator=generator).to(device)
+    code_map = torch.randint(0, 70, (3, 8, 10), generator=generator).to(device)
+    features = normal(3, 24, 8, 10).requires_grad_()
+    qkv = normal(41, 3, 2, 32).requires_grad_()
+    ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32, device=device)
+    seed = torch.tensor([3, 5], device=device)
+    caches, new = normal(2, 3, 40, 2, 32), normal(3, 3, 2, 32)
+    lengths = torch.tensor([0, 17, 39], dtype=torch.int32, device=device)
+
+    def lookup() -> tuple:
+        out = dynamic_lookup(maps, grain, codebook, with_sums=True)
+        grads = torch.autograd.grad(out.quantized.square().sum() + out.error.sum(), maps)
+        return (out.codes, out.quantized, out.error, *out.statistics, *grads)
+
+    def scatter() -> tuple:
+        packed = pack_features(features, grain)
+        wide = expand_features(packed, grain, num_granularities=2)
+        return (packed, wide, *torch.autograd.grad(wide.square().sum(), features))
+
+    def attention() -> tuple:
+        out = varlen_attention(*qkv.unbind(1), ends, dropout_p=0.1, dropout_seed=seed)
+        return (out, *torch.autograd.grad(out.square().sum(), qkv))
+
+    def sequence() -> tuple:
+        seq = pack_codes(code_map, grain)
+        return (seq.codes, seq.positions, *unpack_codes(seq))
+
+    return {
+        "nearest_code": lambda: (nearest_code(flat, codebook),),
+        "dynamic_lookup": lookup,
+        "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
+        "patch_entropy": lambda: (_entropy(device),),
+        "pack and expand features": scatter,
+        "pack and unpack codes": sequence,
+        "varlen_attention": attention,
+        "decode_attention": lambda: (decode_attention(*new.unbind(1), *caches, lengths),),
+    }
+
+
+def _entropy(device: str) -> torch.Tensor:
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images[0, :, :16, :16] = 0.03  # one value: all mass in two bins
+    return patch_entropy(images.to(device), 16)
+
+
+def _nearest(x: torch.Tensor, codebook: torch.Tensor) -> None:
+    assert_nearest(nearest_code(x, codebook), x, codebook)
+
+
+def _same(first: tuple, second: tuple) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), "two runs differ"
+
+
+def _against_reference(launch: Callable[[], tuple]) -> None:
+    actual = launch()
+    with dqcore.backend("reference"):
+        expected = launch()
+    for a, b in zip(actual, expected, strict=True):
+        if b.is_floating_point():
+            scale = b.double().abs().max().clamp_min(1e-30)
+            assert_close(a.double() / scale, b.double() / scale, torch.float32)
+        else:
+            assert torch.equal(a, b), "indices differ"

@@ -1,0 +1,70 @@
+"""What numbers were measured on, and what was measured."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+
+def machine() -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": gpu, "cpu": _cpu(), "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def name_of(about: dict[str, str | int | None]) -> str:
+    """A machine's name in file names, ``h200`` for ``NVIDIA H200``."""
+    words = re.sub(r"[^a-z0-9]+", "-", str(about["gpu"] or about["cpu"]).lower()).strip("-")
+    return words.removeprefix("nvidia-")
+
+
+def versions() -> dict[str, str | None]:
+    """What was measured; a row keeps its own, since a run may replace only some."""
+    try:
+        import triton
+    except ImportError:
+        triton = None
+    return {
+        "dqcore": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": getattr(triton, "__version__", None),
+    }
+
+
+def power() -> dict[str, str] | None:
+    """The GPU's clocks, power and temperature now, as nvidia-smi says; None without it."""
+    names = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,power.draw,power.limit,temperature.gpu"
+    names += ",clocks_event_reasons.active"
+    try:
+        text = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={names}", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True, timeout=20,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(names.split(","), (word.strip() for word in text.splitlines()[0].split(",")), strict=False))
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The checked-out commit, with a ``+`` where the package differs from it."""
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dqcore", "kernels", "csrc")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,68 @@
+"""A benchmark's row: ours beside its peers, held against a target."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from dqcore.testing import interleaved_medians, medians
+
+Calls = dict[str, Callable[[], object]]
+
+
+def compare(
+    benchmark: Any,
+    device: str,
+    ours: Callable[[], object],
+    peers: Calls,
+    target: dict[str, Any] | None = None,
+    *,
+    waits: Calls | None = None,
+    rounds: int | None = None,
+    **about: Any,
+) -> dict[str, float]:
+    """Time ours and the peers in turn, write them down with the target and whether it is met, and run the fixture.
+
+    On a GPU calls are replayed from CUDA graphs, but for the peers in ``waits``: there the host waits for the device,
+    which no graph can hold, so they are launched and timed one by one. Ours is timed twice, ``seconds_again`` being the
+    second time: what lies between them is noise. ``target`` may have ``seconds``, the most, and ``speedup``, the least
+    over each peer named; only a GPU is held to it. Returns the seconds of all, ours as ``dqcore``.
+    """
+    rounds, waits = rounds or (15 if device == "cuda" else 5), waits or {}
+    seconds, failed = medians({"dqcore": ours, **peers}, device, rounds=rounds)
+    for name, call in waits.items():
+        seconds[name] = interleaved_medians(call, rounds=rounds)[0]
+    again, _ = medians({"dqcore": ours}, device, rounds=rounds)
+    mine = seconds["dqcore"]
+    speedup = {name: peer / mine for name, peer in seconds.items() if name != "dqcore"}
+    benchmark.extra_info |= {"seconds": mine, "seconds_again": again["dqcore"], "speedup": speedup, **about}
+    benchmark.extra_info |= {"peers": {name: seconds[name] for name in speedup}, "left_out": failed}
+    benchmark.extra_info["launched_one_by_one"] = list(waits)
+    if target and device == "cuda":
+        benchmark.extra_info |= {"target": target, "met": met(target, mine, speedup)}
+    benchmark(ours)
+    return seconds
+
+
+def met(target: dict[str, Any], seconds: float, speedup: dict[str, float]) -> bool | None:
+    """Whether all of a target is reached; None if what is known is, but a peer is missing."""
+    wanted = target.get("speedup", {})
+    known = [speedup[peer] >= least for peer, least in wanted.items() if peer in speedup]
+    known += [seconds <= target["seconds"]] if "seconds" in target else []
+    if not all(known):
+        return False
+    return True if len(known) == len(wanted) + ("seconds" in target) else None
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether cuBLAS may round float32 factors to TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,156 @@
+"""Machine code of a compiled kernel, read by the cuobjdump that Triton brings: what it takes, and its main loop."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+#: Matrix products of the tensor cores: of a warp, of a warp group (sm_90), of one thread for all (sm_100).
+TENSOR = re.compile(r"\b(HMMA|IMMA|DMMA|QMMA|OMMA|HGMMA|QGMMA|IGMMA|UTC\w*MMA)\b")
+WARP_GROUP = re.compile(r"\bHGMMA\b")
+SCALAR = re.compile(r"\b(FFMA2?|DFMA)\b")
+
+
+class Instruction(NamedTuple):
+    """One line of SASS."""
+
+    address: int
+    text: str
+
+
+class Loop(NamedTuple):
+    """The instructions between a branch back and where it leads, and of all loops within."""
+
+    body: frozenset[int]
+    own: int  # instructions of the body that lie in no loop within
+    products: int
+
+
+def cuobjdump(binary: bytes, *options: str) -> str:
+    """What cuobjdump prints of a cubin or object file."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return subprocess.run([tool, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, stack and local memory, in bytes, by cuobjdump's names REG, STACK, LOCAL."""
+    text = cuobjdump(cubin, "--dump-resource-usage")
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def instructions(text: str) -> list[Instruction]:
+    """The instructions of a cubin with one kernel, as ``cuobjdump -sass`` prints it."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", text)
+    return [Instruction(int(address, 16), line) for address, line in found]
+
+
+def loops(code: list[Instruction], product: re.Pattern[str]) -> list[Loop]:
+    """All natural loops, by dominators: a branch back that only leaves a block moved out of the way makes none."""
+    blocks = _blocks(code)
+    follow: list[list[int]] = [[] for _ in blocks]
+    reached, rest = {0}, [0]
+    while rest:  # what comes after the end, a jump to itself, is never reached
+        block = rest.pop()
+        follow[block] = _successors(blocks[block][-1], block, blocks)
+        rest += set(follow[block]) - reached
+        reached |= set(follow[block])
+    before = [[i for i, after in enumerate(follow) if j in after] for j in range(len(blocks))]
+    dominators = _dominators(before)
+    bodies: dict[int, set[int]] = {}  # by header
+    for latch, after in enumerate(follow):
+        for header in dominators[latch].intersection(after):
+            body = bodies.setdefault(header, {header})
+            rest = [latch]
+            while rest:
+                if (block := rest.pop()) not in body:
+                    body.add(block)
+                    rest += before[block]
+    found = []
+    for body in bodies.values():
+        inner = set().union(*(other for other in bodies.values() if other < body))
+        lines = [line for block in sorted(body) for line in blocks[block]]
+        found.append(
+            Loop(
+                frozenset(line.address for line in lines),
+                sum(len(blocks[block]) for block in body - inner),
+                sum(bool(product.search(line.text)) for line in lines),
+            )
+        )
+    return found
+
+
+def main_loop(code: list[Instruction], products: bool) -> tuple[int, int] | None:
+    """Instructions of the loop where the time goes, and those of the loop around it (0 if none); None without loops.
+
+    With ``products``, the innermost loop with most of them (tensor cores', or scalar ones where there are none), of
+    equals the shortest: that of tiles without a mask. Else the longest innermost loop. What ptxas unrolled counts
+    whole.
+    """
+    product = TENSOR if any(TENSOR.search(line.text) for line in code) else SCALAR
+    every = loops(code, product)
+    working = [loop for loop in every if loop.products] if products else every
+    innermost = [loop for loop in working if not any(other.body < loop.body for other in working)]
+    if not innermost:
+        return None
+    if products:
+        main = min(innermost, key=lambda loop: (-loop.products, len(loop.body)))
+    else:
+        main = max(innermost, key=lambda loop: len(loop.body))
+    around = min((loop for loop in every if main.body < loop.body), key=lambda loop: len(loop.body), default=None)
+    return len(main.body), around.own if around else 0
+
+
+def _blocks(code: list[Instruction]) -> list[list[Instruction]]:
+    """Basic blocks in the order of the code."""
+    starts = {_target(line) for line in code} | {
+        after.address for line, after in itertools.pairwise(code) if _ends(line)
+    }
+    blocks: list[list[Instruction]] = []
+    for line in code:
+        if not blocks or line.address in starts:
+            blocks.append([])
+        blocks[-1].append(line)
+    return blocks
+
+
+def _target(line: Instruction) -> int | None:
+    """Where a branch leads."""
+    found = re.search(r"\bBRA\b.*\b0x([0-9a-f]+)$", line.text)
+    return int(found[1], 16) if found else None
+
+
+def _ends(line: Instruction) -> bool:
+    return bool(re.search(r"\b(BRA|BRX|EXIT|RET|JMP)\b", line.text))
+
+
+def _successors(last: Instruction, index: int, blocks: list[list[Instruction]]) -> list[int]:
+    """Blocks that may run after one that ends in ``last``."""
+    target = _target(last)
+    found = [i for i, block in enumerate(blocks) if block[0].address == target]
+    always = not last.text.startswith("@") and not re.search(r"\bBRA\S* .*,", last.text)
+    if not (always and _ends(last)) and index + 1 < len(blocks):
+        found.append(index + 1)
+    return found
+
+
+def _dominators(before: list[list[int]]) -> list[set[int]]:
+    """For each block, those that every path to it from the first passes; its own included."""
+    everything = set(range(len(before)))
+    found = [{0}] + [everything] * (len(before) - 1)
+    changed = True
+    while changed:
+        changed = False
+        for i in range(1, len(before)):
+            now = {i} | (set.intersection(*(found[j] for j in before[i])) if before[i] else set())
+            if now != found[i]:
+                found[i], changed = now, True
+    return found

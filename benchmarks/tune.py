@@ -1,0 +1,233 @@
+"""Choose the tile of every kernel that has a table in ``kernels/tables`` by measuring its candidates on this GPU.
+
+``python benchmarks/tune.py`` compiles each candidate for each row of each table in parallel, leaves out those that
+spill or exceed shared memory, checks and measures the rest, and writes the best into the table, under this GPU's
+architecture. ``--compile-only --arch 90`` needs no GPU: it prints what each candidate takes, to choose by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import importlib
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import compile_check
+import tune_problems
+
+TABLES = Path(__file__).parents[1] / "kernels" / "tables"
+RESULTS = Path(__file__).with_name("results")
+ROUNDS = 9
+FINALISTS = 3
+
+
+def work(arch: int, stems: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Each table's rows for a GPU, as (stem, ``when``): first those of the shapes that are measured in public."""
+    every = [(stem, row["when"]) for stem in stems for row in rows_of(stem, arch)]
+    return sorted(every, key=lambda item: item[1] not in tune_problems.STEMS[item[0]].first)
+
+
+def rows_of(stem: str, arch: int) -> list[dict[str, Any]]:
+    """The rows that a GPU takes today."""
+    table = json.loads((TABLES / f"{stem}.json").read_text())
+    older = [other for other in table if int(other) <= arch]
+    return table[max(older, key=int) if older else min(table, key=int)]["rows"]
+
+
+def candidates(stem: str) -> list[dict[str, int]]:
+    """What the kernel's file offers, and what the table holds for any GPU."""
+    module = importlib.import_module(f"dqcore.kernels.{tune_problems.STEMS[stem].module}")
+    table = json.loads((TABLES / f"{stem}.json").read_text())
+    offered = [*getattr(module, "CANDIDATES", []), *(row["config"] for part in table.values() for row in part["rows"])]
+    return [config for i, config in enumerate(offered) if config not in offered[:i]]
+
+
+def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, Any]]:
+    """What every candidate takes at the sizes of one row, in each variant that the row covers; nothing runs."""
+    from dqcore.kernels import tuned
+
+    rows, known = [], tune_problems.STEMS[stem]
+    for config in candidates(stem):
+        found: list[dict[str, Any]] = []
+
+        def seen(kernel: Any, text: str, given: dict[str, Any], compiled: Any, found=found) -> None:
+            if kernel.__name__ == known.kernel:
+                found.append(compile_check.measure(kernel, given, compiled))
+
+        error = None
+        try:
+            for variant in known.variants(when):
+                problem = known.problem(variant, "meta", False)
+                compile_check.compiling(arch, seen)
+                with tuned.force(stem, config):
+                    problem.run()
+        except Exception as problem:  # a tile that this kernel cannot be compiled with is no candidate
+            error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[-1:]}"
+        rows.append({"config": config, "compiled": found, "left_out": error or _left_out(found)})
+    return rows
+
+
+def _left_out(found: list[dict[str, Any]]) -> str | None:
+    """Why a candidate is not measured."""
+    for row in found:
+        if row["stack_bytes"]:
+            return f"{row['stack_bytes']} bytes of stack"
+        if row["shared_bytes"] > row["shared_limit"]:
+            return f"{row['shared_bytes']} bytes of shared memory"
+    return None if found else "the kernel was not launched"
+
+
+def compile_all(rows: list[tuple[str, dict[str, Any]]], arch: int) -> list[list[dict[str, Any]]]:
+    """:func:`compile_row` of each, in a process a core; the binaries stay in Triton's cache for the launches after."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
+        return list(pool.map(compile_row, *zip(*rows, strict=True), [arch] * len(rows)))
+
+
+def measure_row(
+    stem: str, when: dict[str, Any], offered: list[dict[str, int]], device: str, tiny: bool
+) -> list[dict[str, Any]]:
+    """Check each candidate against the reference, then time it; the fastest few once more, in turn; fastest first."""
+    from dqcore.kernels import tuned
+
+    problem = tune_problems.STEMS[stem].problem(when, device, tiny)
+    expected = problem.reference()
+    results = []
+    for config in offered:
+        row: dict[str, Any] = {"config": config}
+        try:
+            with tuned.force(stem, config):
+                row["error"] = tune_problems.distance(problem.run(), expected)
+                if not row["error"] <= problem.tolerance:
+                    row["left_out"] = f"wrong by {row['error']:.2g}"
+                else:
+                    row["seconds"] = statistics.median(_times(problem, device, 1 if tiny else ROUNDS))
+        except RuntimeError as error:  # Triton's OutOfResources is one
+            row["left_out"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        results.append(row)
+    good = sorted((row for row in results if "seconds" in row), key=lambda row: row["seconds"])
+    again: list[list[float]] = [[] for _ in good[:FINALISTS]]
+    for _ in range(1 if tiny else 3):
+        for row, times in zip(good, again, strict=False):
+            with tuned.force(stem, row["config"]):
+                times += _times(problem, device, 1 if tiny else ROUNDS)
+    for row, times in zip(good, again, strict=False):
+        row["seconds"], row["spread"] = statistics.median(times), max(times) - min(times)
+    best = sorted(good[:FINALISTS], key=lambda row: row["seconds"])
+    return [*best, *good[FINALISTS:], *(row for row in results if "seconds" not in row)]
+
+
+def _times(problem: tune_problems.Problem, device: str, rounds: int) -> list[float]:
+    if device != "cuda":
+        start = time.perf_counter()
+        problem.run()
+        return [time.perf_counter() - start] * rounds
+    from dqcore.testing import replayed
+
+    run = replayed(problem.run)
+    return [run() for _ in range(rounds)]
+
+
+def write_table(stem: str, arch: int, chosen: list[tuple[dict[str, Any], dict[str, int]]], source: str) -> None:
+    """Put the chosen configurations into a table; rows that were not measured stay as they were, and are named."""
+    path = TABLES / f"{stem}.json"
+    rows = [dict(row) for row in rows_of(stem, arch)]
+    kept = []
+    for row in rows:
+        config = next((config for when, config in chosen if when == row["when"]), None)
+        if config is None:
+            kept.append(json.dumps(row["when"]))
+        row["config"] = config or row["config"]
+    table = json.loads(path.read_text())
+    table[str(arch)] = {"source": source + (f"; not measured: {', '.join(kept)}" if kept else ""), "rows": rows}
+    parts = []
+    for key in sorted(table, key=int):
+        lines = ",\n".join(f"   {json.dumps(row)}" for row in table[key]["rows"])
+        parts.append(f' "{key}": {{\n  "source": {json.dumps(table[key]["source"])},\n  "rows": [\n{lines}\n  ]\n }}')
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = False) -> dict[str, Any]:
+    """Measure, most important rows first, until the time is over; write the tables; the whole sweep."""
+    from machine import machine, name_of, versions
+
+    end = time.monotonic() + 60 * minutes
+    rows = work(arch, stems)
+    # Interpreted kernels are not compiled; there two candidates are enough to run every line.
+    plain = [{"config": config, "compiled": [], "left_out": None} for stem in stems for config in candidates(stem)[:2]]
+    compiled = [plain for _ in rows] if tiny else compile_all(rows, arch)
+    sweep, chosen = [], {stem: [] for stem in stems}
+    for (stem, when), offered in zip(rows, compiled, strict=True):
+        entry = {"stem": stem, "when": when, "compiled": offered}
+        if time.monotonic() < end:
+            fit = [row["config"] for row in offered if row["left_out"] is None]
+            entry["measured"] = measure_row(stem, when, fit, device, tiny)
+            if entry["measured"] and "seconds" in entry["measured"][0]:
+                chosen[stem].append((when, entry["measured"][0]["config"]))
+                print(f"{stem} {when}: {entry['measured'][0]['seconds'] * 1e6:.1f} us, {chosen[stem][-1][1]}")
+        else:
+            print(f"{stem} {when}: no time left")
+        sweep.append(entry)
+    about, now = machine(), versions()
+    what = f"torch {now['torch']}, Triton {now['triton']}, dqcore {now['dqcore']}"
+    for stem in stems:
+        if chosen[stem]:
+            write_table(stem, arch, chosen[stem], f"measured on {about['gpu'] or about['cpu']}, {what}")
+    record = {"machine": about, "versions": now, "arch": arch, "sweep": sweep}
+    (RESULTS / f"tune-{name_of(about)}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def show(rows: list[tuple[str, dict[str, Any]]], compiled: list[list[dict[str, Any]]]) -> None:
+    """A line for each candidate: what it takes, or why it is left out."""
+    for (stem, when), offered in zip(rows, compiled, strict=True):
+        print(f"{stem} {when}")
+        for row in offered:
+            most = max(row["compiled"], key=lambda one: one["registers"], default=None)
+            words = " ".join(f"{name}={value}" for name, value in row["config"].items())
+            numbers = ""
+            if most:
+                numbers = f"{most['registers']:4} registers {most['shared_bytes']:7} shared {resident(most)} resident "
+                numbers += f"{most['instructions_per_element']} + {most['around_per_element']} an element"
+            print(f"  {words:75} {numbers} {row['left_out'] or ''}")
+
+
+def resident(row: dict[str, Any]) -> int:
+    """Blocks that a multiprocessor holds at once, by registers, shared memory and warps."""
+    registers = 65536 // (32 * row["num_warps"] * -(-row["registers"] // 8) * 8)
+    return min(registers, row["shared_limit"] // (row["shared_bytes"] + 1024), 64 // row["num_warps"])
+
+
+def main() -> int:
+    """Compile, or measure and write."""
+    have = [stem for stem in tune_problems.STEMS if (TABLES / f"{stem}.json").exists()]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stem", nargs="+", choices=have, default=have)
+    parser.add_argument("--minutes", type=float, default=8, help="of measuring, at most")
+    parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--arch", type=int, choices=compile_check.LIMITS, help="with --compile-only")
+    args = parser.parse_args()
+    if args.compile_only:
+        rows = work(args.arch or 90, args.stem)
+        show(rows, compile_all(rows, args.arch or 90))
+        return 0
+    import torch
+
+    if not torch.cuda.is_available():
+        print("no GPU; --compile-only needs none", file=sys.stderr)
+        return 1
+    major, minor = torch.cuda.get_device_capability()
+    tune(args.stem, 10 * major + minor, "cuda", args.minutes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

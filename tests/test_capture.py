@@ -1,0 +1,161 @@
+"""That a training step can become one CUDA graph, found out without a GPU: fake CUDA tensors have no values."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dqcore import DynamicQuantizer
+from dqcore.codebook import Gradient, RandomRestart
+from dqcore.estimators import Cosine, Rotation
+from dqcore.ops.patch_entropy import GREY, NO_MASS
+from dqcore.testing import assert_close
+
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero", "equal", "bincount", "_unique2",
+         "unique_dim", "unique_consecutive", "repeat_interleave.Tensor", "lift_fresh", "lift_fresh_copy"}  # fmt: skip
+
+
+class Watch(TorchDispatchMode):
+    """Collects the ops that make the host wait, or copy between it and the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops, self.found = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = str(func).removeprefix("aten.")
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor)]
+        indices = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, torch.Tensor)]
+        masks = name.startswith("index") and any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+        waits = name in WAITS or name.split(".")[0] in WAITS
+        self.ops += 1
+        if waits or masks or len({tensor.device.type for tensor in tensors}) > 1:
+            self.found.append(name)
+        return out
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """Tensors made within lie on a GPU that does not exist; asking for a value raises."""
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
+    with FakeTensorMode(), torch.device("cuda"):
+        yield
+
+
+OPTIONS = {
+    "ema": {"restart": RandomRestart()},
+    "gradient": {"learning": Gradient(), "restart": RandomRestart()},
+    "cosine": {"metric": Cosine(), "estimator": Rotation(), "restart": RandomRestart()},
+    "projected": {"codebook_dim": 4, "restart": RandomRestart()},
+}
+
+
+def problem(masked=False, **options):
+    quantizer = DynamicQuantizer(8, 32, 2, **options)
+    maps = [torch.randn(2, 8, 4 << g, 4 << g, requires_grad=True) for g in range(2)]
+    mask = torch.ones(2, 4, 4, dtype=torch.bool) if masked else None
+    return quantizer, maps, torch.zeros(2, 4, 4, dtype=torch.int64), mask
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_forward_never_waits(fake_gpu, name, masked):
+    quantizer, maps, grain, mask = problem(masked, **OPTIONS[name])
+    with Watch() as watch:
+        quantizer(maps, grain, mask)
+        quantizer(maps[1], grain, mask)
+    assert watch.ops > 50 and watch.found == []
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_backward_never_waits(name):
+    """On the CPU, since autograd asks for a real GPU; what it runs beside ops is the same there."""
+    quantizer, maps, grain, _ = problem(**OPTIONS[name])
+    out = quantizer(maps, grain)
+    value = out.map.square().sum() + out.loss
+    with Watch() as watch:
+        value.backward()
+    assert watch.ops > 5 and watch.found == []
+
+
+def launches():
+    from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, patch_entropy
+
+    maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(2)]
+    grain, codebook, x = torch.zeros(2, 4, 4, dtype=torch.int64), torch.randn(32, 8), torch.randn(64, 8)
+    yield lambda: nearest_code.nearest_code_fwd(x, codebook, "exact")
+    yield lambda: nearest_code.nearest_code_fwd(x.half(), codebook.half(), "exact")
+    yield lambda: code_sums.code_sums_fwd(x, torch.zeros(64, dtype=torch.int64), 32)
+    yield lambda: dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
+    yield lambda: dynamic_lookup.dynamic_lookup_bwd(maps, grain, maps[-1], maps[-1], maps[-1][:, 0])
+    yield lambda: patch_entropy.patch_entropy_fwd(maps[1][:, :3], 4, -1.0, 1.0, 32, 0.01, GREY, NO_MASS)
+
+
+def test_launchers_never_wait(fake_gpu, monkeypatch):
+    """What they run between their kernels, which are left out here."""
+    triton = pytest.importorskip("triton")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    launched = []
+    for kind in (triton.runtime.jit.JITFunction, InterpretedFunction):
+        monkeypatch.setattr(kind, "__getitem__", lambda kernel, grid: lambda *args, **options: launched.append(kernel))
+    for launch in launches():
+        before = len(launched)
+        with Watch() as watch:
+            launch()
+        assert watch.found == [] and len(launched) > before
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.masked_fill(x > 0, 1).nonzero(),
+        lambda x: x.cpu(),
+        lambda x: x + torch.ones(3, device="cpu"),
+        lambda x: torch.tensor([1.0, 2.0], device=x.device) * x[:2],
+        lambda x: torch.repeat_interleave(x, torch.ones(3, dtype=torch.int64, device=x.device)),
+    ],
+)
+def test_waits_are_seen(fake_gpu, wait):
+    x, refused = torch.randn(3), False
+    with Watch() as watch:
+        try:
+            wait(x)
+        except (RuntimeError, TypeError):  # some of these fake tensors refuse themselves
+            refused = True
+    assert watch.found or refused
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_training_step_is_one_graph(name):
+    """Forward, loss, EMA and restarts that do happen: the compiled step moves the codebook as the eager one does."""
+    quantizer, maps, _, _ = problem(**{**OPTIONS[name], "restart": RandomRestart(0.99)})
+    grain = torch.randint(0, 2, (2, 4, 4))
+    other = copy.deepcopy(quantizer)
+
+    def run(quantizer, maps, grain):
+        out = quantizer(maps, grain)
+        return out.codes, out.map.square().mean() + out.loss
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for seed in range(3):
+        results = []
+        for call, layer in ((compiled, quantizer), (run, other)):
+            torch.manual_seed(seed)
+            codes, loss = call(layer, maps, grain)
+            results.append((codes, loss, torch.autograd.grad(loss, maps)))
+        (codes, loss, grads), (expected_codes, expected_loss, expected_grads) = results
+        assert torch.equal(codes, expected_codes)
+        assert_close(loss, expected_loss)
+        for grad, expected in zip(grads, expected_grads, strict=True):
+            assert_close(grad, expected)
+    assert (quantizer.codebook.cluster_size == 1).any()  # restarted
+    for buffer, expected in zip(quantizer.state_dict().values(), other.state_dict().values(), strict=True):
+        assert_close(buffer.double(), expected.double(), torch.float32)
