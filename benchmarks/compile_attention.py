@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_backward
+from dqcore.kernels.setting import Setting
 
 KEEP = 230  # of 256: dropout 0.1
 FULL = (90,)  # where float32 and every head size are compiled too, not only what training runs
@@ -33,13 +34,13 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _train(dim: int, dtype: torch.dtype, keep: int) -> None:
+def _train(dim: int, dtype: torch.dtype, keep: int, precision: str = "ieee") -> None:
     q, k, v = _empty(16000, 3, 16, dim, dtype=dtype).unbind(1)
     cu_seqlens = _empty(33, dtype=torch.int32)
     seed = _empty(2, dtype=torch.int64) if keep < 256 else None
-    rest = (cu_seqlens, cu_seqlens, None, seed, -1, 0, dim**-0.5, keep, "ieee")
-    out, lse = varlen_attention.varlen_attention_fwd(q, k, v, *rest)
-    varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, *rest)
+    setting = Setting(cu_seqlens, cu_seqlens, None, seed, -1, 0, dim**-0.5, keep, precision)
+    out, lse = varlen_attention.varlen_attention_fwd(q, k, v, setting)
+    varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, setting)
 
 
 def _decode(batch: int, dim: int, dtype: torch.dtype) -> None:

@@ -5,11 +5,12 @@ Dimensions: ``T`` packed query rows, ``S`` packed key rows, ``H`` query heads, `
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from dqcore.kernels.setting import Setting
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.dropout_mask import draw_seed, keep_of, kept
 from dqcore.ops.registry import Implementation, register
@@ -228,28 +229,28 @@ def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: object)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _cpu(*args: object) -> tuple[Tensor, Tensor]:
+def _cpu(q: Tensor, k: Tensor, v: Tensor, *setting: Any) -> tuple[Tensor, Tensor]:
     from dqcore.ops.cpu.varlen_attention import varlen_attention_cpu
 
-    return varlen_attention_cpu(*args)  # type: ignore[arg-type]
+    return varlen_attention_cpu(q, k, v, Setting(*setting))
 
 
-def _cuda(*args: object) -> tuple[Tensor, Tensor]:
+def _cuda(q: Tensor, k: Tensor, v: Tensor, *setting: Any) -> tuple[Tensor, Tensor]:
     from dqcore.kernels.varlen_attention import varlen_attention_fwd
 
-    return varlen_attention_fwd(*args)  # type: ignore[arg-type]
+    return varlen_attention_fwd(q, k, v, Setting(*setting))
 
 
-def _backward_cpu(*args: object) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cpu(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu
 
-    return varlen_attention_backward_cpu(*args)  # type: ignore[arg-type]
+    return varlen_attention_backward_cpu(*args[:6], Setting(*args[6:]))
 
 
-def _backward_cuda(*args: object) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     from dqcore.kernels.varlen_attention_backward import varlen_attention_bwd
 
-    return varlen_attention_bwd(*args)  # type: ignore[arg-type]
+    return varlen_attention_bwd(*args[:6], Setting(*args[6:]))
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
