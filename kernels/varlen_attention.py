@@ -58,7 +58,8 @@ CANDIDATES = [
         (64, 128, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 8, 1),
     )),
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
-        (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (64, 32, 16, 4), (64, 32, 16, 8), (64, 32, 32, 8), (64, 64, 32, 8),
+        (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (64, 32, 16, 4), (64, 32, 16, 8),
+        (64, 32, 32, 8), (64, 64, 32, 8),
     )),
 ]  # fmt: skip
 
@@ -164,8 +165,8 @@ def varlen_attention_fwd(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> t
 def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
     """How a kernel is launched: never by T or B, so that no sequence's rounding depends on its batch mates."""
     dtype = "float32" if q.dtype == torch.float32 else "half"
-    size = {"dtype": dtype, "precision": setting.precision, "dim": q.shape[2], "dropout": int(setting.keep < 256)}
-    launch = tuned.config(stem, **size)
+    dropout = int(setting.keep < 256)
+    launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
     return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2]))}
 
 

@@ -18,6 +18,7 @@ from dqcore.ops.sequences import check_seqlens, check_window, scale_of, sequence
 
 __all__ = ["Precision", "varlen_attention", "varlen_attention_reference"]
 
+Grads = tuple[Tensor, Tensor, Tensor]
 Precision = Literal["ieee", "tf32x3", "tf32"]
 MAX_HEAD_DIM = 256
 
@@ -150,7 +151,7 @@ def varlen_attention_backward_reference(
     scale: float,
     keep: int,
     precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Grads:
     """Gradients of ``q``, ``k`` and ``v``: ``ds = p (dp - sum_d(do o))`` where p are the weights before dropout."""
     grads = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
     for rows, keys, prefix in sequences(cu_seqlens_q, cu_seqlens_k, prefix_lengths):
@@ -225,7 +226,7 @@ def _fake(q: Tensor, *args: object) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide)
 
 
-def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: object) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: object) -> Grads:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
@@ -241,16 +242,16 @@ def _cuda(q: Tensor, k: Tensor, v: Tensor, *setting: Any) -> tuple[Tensor, Tenso
     return varlen_attention_fwd(q, k, v, Setting(*setting))
 
 
-def _backward_cpu(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cpu(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *setting: Any) -> Grads:
     from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu
 
-    return varlen_attention_backward_cpu(*args[:6], Setting(*args[6:]))
+    return varlen_attention_backward_cpu(grad, q, k, v, out, lse, Setting(*setting))
 
 
-def _backward_cuda(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cuda(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *setting: Any) -> Grads:
     from dqcore.kernels.varlen_attention_backward import varlen_attention_bwd
 
-    return varlen_attention_bwd(*args[:6], Setting(*args[6:]))
+    return varlen_attention_bwd(grad, q, k, v, out, lse, Setting(*setting))
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
