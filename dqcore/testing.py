@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -80,3 +81,57 @@ def interleaved_medians(*calls: Callable[[], object], rounds: int = 15) -> list[
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return [statistics.median(times[2:]) for times in seconds]
+
+
+def medians(
+    calls: dict[str, Callable[[], object]], device: torch.device | str, rounds: int = 15
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Median seconds of each call, in turn; and why those that fail were left out. The first call may not fail.
+
+    On a GPU calls are replayed from CUDA graphs, so that the host's part is not counted.
+    """
+    ready: dict[str, Callable[[], float]] = {}
+    failed: dict[str, str] = {}
+    for name, call in calls.items():
+        try:
+            ready[name] = replayed(call) if torch.device(device).type == "cuda" else functools.partial(_timed, call)
+            ready[name]()
+        except RuntimeError as error:
+            if not ready:
+                raise
+            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            ready.pop(name, None)
+    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(rounds):
+        for name, run in ready.items():
+            seconds[name].append(run())
+    return {name: statistics.median(times) for name, times in seconds.items()}, failed
+
+
+def replayed(call: Callable[[], object], repeats: int = 10) -> Callable[[], float]:
+    """Capture ``repeats`` calls in a CUDA graph; what is returned replays it and gives the seconds of one."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(repeats):
+            call()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def run() -> float:
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000 / repeats
+
+    return run
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
