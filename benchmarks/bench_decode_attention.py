@@ -19,13 +19,14 @@ class Step:
         slots, capacity, heads, dim = shape
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randint(1, capacity - 1, (slots,), generator=generator)
-        self.lengths = (drawn if cached is None else torch.full((slots,), cached)).to(device, torch.int32)
+        drawn = drawn if cached is None else torch.full((slots,), cached)
+        self.lengths = drawn.to(device, torch.int32)
         self.cache = torch.randn(2, slots, capacity, heads, dim, device=device, dtype=dtype)
         self.new = torch.randn(slots, 3, heads, dim, device=device, dtype=dtype).unbind(1)
         self.every = torch.arange(slots, device=device)
         self.seen = torch.arange(capacity, device=device) <= self.lengths[:, None]
         self.starts = torch.arange(slots + 1, device=device, dtype=torch.int32)
-        self.read = 2 * (int(self.lengths.sum()) + slots) * heads * dim * self.cache.element_size()
+        self.read = 2 * (int(drawn.sum()) + slots) * heads * dim * self.cache.element_size()
 
     def mine(self):
         """Ours."""
