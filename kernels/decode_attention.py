@@ -199,6 +199,7 @@ def decode_attention_fwd(
             PRECISION=precision,
             UPCAST=common.INTERPRETED,
             INTERPRETED=common.INTERPRETED,
+            enable_fp_fusion=True,
             **config,
         )
         if shares > 1:

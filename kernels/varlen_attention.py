@@ -167,7 +167,7 @@ def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
     dtype = "float32" if q.dtype == torch.float32 else "half"
     dropout = int(setting.keep < 256)
     launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
-    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2]))}
+    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "enable_fp_fusion": True}
 
 
 def flags(q: Tensor, k: Tensor, setting: Setting) -> dict[str, object]:

@@ -65,7 +65,8 @@ def varlen_attention(
         return_lse: Also return the log of the sum of exponentials.
         dropout_seed: ``(2,)`` int64 on the inputs' device; by default drawn from that device's default generator.
             :func:`dqcore.ops.dropout_mask` of the same seed is the mask.
-        precision: How float32 is multiplied on a GPU: in full, in three TF32 products, or in one.
+        precision: How a GPU multiplies float32, which is all it concerns: ``"ieee"`` in full, without tensor cores;
+            ``"tf32x3"`` as three TF32 products, about as exact; ``"tf32"`` as one, relative errors up to 1e-3.
 
     Returns:
         ``(T, H, d)`` in ``q``'s dtype; with ``return_lse`` also ``(H, T)`` float32, natural logarithm. A query that
