@@ -1,5 +1,6 @@
 """``varlen_attention`` against what PyTorch has for the same sequences: packed, padded, masked, and one at a time."""
 
+import functools
 import itertools
 
 import pytest
@@ -102,12 +103,17 @@ class Flex(Packed):
             return (owner[i] == owner[j]) & (j <= i)
 
         self.mask = create_block_mask(seen, None, None, len(owner), len(owner), device=device.type)
-        self.attend = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+        self.attend = _compiled_flex() if device.type == "cuda" else flex_attention
 
     def __call__(self, dropout_p=0.0):
         """Heads first, as it wants them: views."""
         out = self.attend(*(x.transpose(0, 1)[None] for x in self.leaves), block_mask=self.mask)
         return out[0].transpose(0, 1)
+
+
+@functools.cache
+def _compiled_flex():
+    return torch.compile(flex_attention, dynamic=False)
 
 
 class Padded(Packed):
