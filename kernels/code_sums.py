@@ -35,7 +35,7 @@ def _rows(maps, strides, grain, order, position, inside, channel, D, height, wid
     return tl.load(start[:, None] + channel[None, :] * stride[:, None], mask=where, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _run_sums_kernel(
     maps,
     strides,
@@ -64,7 +64,7 @@ def _run_sums_kernel(
     tl.store(runs + run * D + channel, total, mask=channel < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _code_sums_kernel(
     maps,
     strides,
@@ -108,9 +108,8 @@ def _code_sums_kernel(
 
 def code_sums_fwd(x: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """``x (N, D)`` or ``(B, D, H, W)`` with a code each, negative for none -> ``(K,)`` and ``(K, D)`` float32."""
-    cells = x if x.dim() == 4 else x.T[None, :, None]
     with on_device(x):
-        return token_sums(Tokens((cells,)), None, codes.flatten().to(torch.int32), num_codes)
+        return token_sums(Tokens.of(x), None, codes.flatten().to(torch.int32), num_codes)
 
 
 def token_sums(tokens: Tokens, grain: Tensor | None, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4}
 FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4}
 
 
-@triton.jit(do_not_specialize=["N"])
+@triton.jit(do_not_specialize=["N", "height", "width"])
 def _fill_kernel(
     maps, strides, grain, codebook, codes, quantized, error, keys, N, height, width, stride_k, stride_e,
     G: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -62,7 +62,7 @@ def _fill_kernel(
         tl.store(keys + cell, tl.where(cell == first, code, -1).to(tl.int32), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "height", "width"])
 def _lookup_backward_kernel(
     x,
     grain,

@@ -29,6 +29,14 @@ from dqcore.kernels.tokens import Tokens
 WORKSPACE = 2**25  # bytes of rounded vectors and what is known of them; a longer batch is searched in parts
 STRETCH = 2048  # codes that one program scans at most, so that two codes within the margin are rarely in one stretch
 MOST_STRETCHES = 32
+ROWS = 128  # vectors that one program certifies
+CANDIDATES = [
+    {"BLOCK_N": n, "BLOCK_K": k, "BLOCK_D": d, "num_warps": warps, "num_stages": stages}
+    for n, k in ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 64))
+    for d in (64, 128, 256, 512)
+    for warps in (4, 8)
+    for stages in (1, 2, 3, 4)
+]
 RESCAN = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8, "num_stages": 2}
 
 class Workspace(NamedTuple):
@@ -102,14 +110,14 @@ def _search_part(
         enable_fp_fusion=True,
     )
     height, width = tokens.maps[-1].shape[2:]
-    _certify_kernel[(triton.cdiv(room, 128),)](
+    _certify_kernel[(triton.cdiv(room, ROWS),)](
         *(work.best, work.second, work.codes, margins, tokens.cells, tokens.count, codes, work.pending),
         *(work.limits, work.candidates, work.found, work.rescans, work.numbers),
         *(first, first + room, room, height, width),
         SPLITS=splits,
         PACK=1.02 * (config["BLOCK_K"] + 1) * 2.0**-23 if exact else None,
         LIST=LIST,
-        BLOCK_N=128,
+        BLOCK_N=ROWS,
         num_warps=4,
     )
     if not exact:
@@ -142,7 +150,6 @@ def nearest_code_fwd(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
     shape = x.shape[:1] if x.dim() == 2 else (x.shape[0], *x.shape[2:])
     codes = torch.empty(shape, dtype=torch.int64, device=x.device)
     if codes.numel() > 0:
-        cells = x if x.dim() == 4 else x.T[None, :, None]  # the vectors as one line of an image
         with on_device(x):
-            search(Tokens((cells,)), codebook, precision, codes)
+            search(Tokens.of(x), codebook, precision, codes)
     return codes

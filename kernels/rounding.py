@@ -27,6 +27,7 @@ from dqcore.kernels.tokens import Tokens, locate, starts
 #: largest for each of its terms, 2.5 units of 2^-24 a product. Assumed; no GPU has confirmed it yet.
 ACCUMULATION = 3 * 2.0**-24
 PADDING = 256  # codes; every block of a scan divides it
+ROWS = 64  # vectors that one program rounds
 SPLIT_DIM = 16  # up to here the comparison of scores costs more than a product of four times the depth
 
 
@@ -61,7 +62,7 @@ def _raise(maximum, values):
     tl.atomic_max(maximum, tl.max(bits, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def _round_codes_kernel(
     codebook, centre, largest, values, squares, sizes, K, stride_k, stride_d,
     D: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -109,7 +110,7 @@ def _centred(start, stride, inside, centre, channel, D: tl.constexpr, BLOCK_D: t
     return value
 
 
-@triton.jit(do_not_specialize=["first", "N"])
+@triton.jit(do_not_specialize=["first", "N", "height", "width"])
 def _round_vectors_kernel(
     maps, strides, cells, count, centre, largest, sizes, vectors, scales, margins, first, N, height, width, ERROR,
     G: tl.constexpr, D: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -183,7 +184,7 @@ def round_codes(codebook: Tensor, exact: bool) -> Codes:
         centre = codebook[:: triton.cdiv(size, 512)].mean(0, dtype=torch.float32)
         low, high = codebook.aminmax()
         largest = torch.maximum(-low, high).float()
-    block = 64 if common.INTERPRETED else max(1, 1024 // whole)
+    block = min(PADDING, 64) if common.INTERPRETED else max(1, 1024 // whole)
     _round_codes_kernel[(room // block,)](
         *(codebook, centre, largest, values, squares, sizes.view(torch.int32), size, *codebook.stride()),
         D=dim,
@@ -201,7 +202,7 @@ def round_vectors(tokens: Tokens, codes: Codes, first: int, room: int, dim: int)
     whole = width // 4 if codes.split else width
     vectors = torch.empty(room, width, dtype=codes.values.dtype, device=codes.values.device)
     scales, margins = torch.empty(2, room, dtype=torch.float32, device=codes.values.device)
-    _round_vectors_kernel[(triton.cdiv(room, 64),)](
+    _round_vectors_kernel[(triton.cdiv(room, ROWS),)](
         *(tokens.maps, tokens.strides, tokens.cells, tokens.count, codes.centre, codes.largest, codes.sizes),
         *(vectors, scales, margins, first, first + room, *tokens.maps[-1].shape[2:]),
         ERROR=1.01 * ACCUMULATION * (width + 16),
@@ -209,7 +210,7 @@ def round_vectors(tokens: Tokens, codes: Codes, first: int, room: int, dim: int)
         D=dim,
         WHOLE=whole,
         SPLIT=codes.split,
-        BLOCK_N=64,
+        BLOCK_N=ROWS,
         BLOCK_D=min(32, whole),
         num_warps=4,
     )

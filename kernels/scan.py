@@ -110,7 +110,7 @@ def _scan_kernel(
     tl.store(second + out, following, mask=inside)
 
 
-@triton.jit(do_not_specialize=["first", "N", "room"])
+@triton.jit(do_not_specialize=["first", "N", "room", "height", "width"])
 def _certify_kernel(
     best, second, stretches, margins, cells, count, codes, pending, limits, candidates, found, rescans, numbers,
     first, N, room, height, width, SPLITS: tl.constexpr, PACK: tl.constexpr, LIST: tl.constexpr, BLOCK_N: tl.constexpr,

@@ -18,10 +18,10 @@ LIST = 16
 
 
 def tree_tile(dim: int) -> dict[str, int]:
-    """At most 4 leaves of LEAF channels, 512 float64 elements each."""
+    """At most 4 leaves of LEAF channels, 256 float64 elements each."""
     whole = max(16, triton.next_power_of_2(dim))
     leaf = max(16, whole // 4)
-    return {"BLOCK_K": 64 if common.INTERPRETED else max(1, 512 // leaf), "LEAF": leaf, "WIDTH": whole}
+    return {"BLOCK_K": 64 if common.INTERPRETED else max(1, 256 // leaf), "LEAF": leaf, "WIDTH": whole}
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def _fold(values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
         return _fold(tl.sum(tl.reshape(values, [ROWS, 2, WIDTH // 2]), 1), ROWS, WIDTH // 2)
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit(do_not_specialize=["first", "K", "height", "width"])
 def _settle_kernel(
     maps, strides, cells, codebook, codes, pending, numbers, candidates, found, first, K, height, width, stride_k,
     stride_e, G: tl.constexpr, D: tl.constexpr, LIST: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,

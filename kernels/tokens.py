@@ -47,8 +47,8 @@ def starts(maps, strides, own, image, row, column, G: tl.constexpr):
     return start, stride
 
 
-@triton.jit(do_not_specialize=["N"])
-def _list_tokens_kernel(grain, cells, count, N, rows, columns, G: tl.constexpr, BLOCK_N: tl.constexpr):
+@triton.jit(do_not_specialize=["N", "columns"])
+def _list_tokens_kernel(grain, cells, count, N, columns, G: tl.constexpr, BLOCK_N: tl.constexpr):
     """Append the tokens of every region to ``cells``, and their number to ``count``; their order changes no result."""
     region = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     own = tl.load(grain + region, mask=region < N, other=-1)
@@ -70,12 +70,11 @@ def list_tokens(grain: Tensor, num_granularities: int) -> tuple[Tensor, Tensor]:
 
     A granularity out of range marks a region without tokens.
     """
-    rows, columns = grain.shape[1:]
     cells = torch.empty(grain.numel() * 4 ** (num_granularities - 1), dtype=torch.int64, device=grain.device)
     count = torch.zeros(1, dtype=torch.int64, device=grain.device)
     block = 128
     _list_tokens_kernel[(triton.cdiv(grain.numel(), block),)](
-        grain.contiguous(), cells, count, grain.numel(), rows, columns, G=num_granularities, BLOCK_N=block, num_warps=4
+        grain.contiguous(), cells, count, grain.numel(), grain.shape[2], G=num_granularities, BLOCK_N=block, num_warps=4
     )
     return cells, count
 
@@ -86,6 +85,13 @@ class Tokens(NamedTuple):
     maps: tuple[Tensor, ...]  # each (B, D, H_g, W_g), coarse to fine
     cells: Tensor | None = None  # None: every cell of the one map
     count: Tensor | None = None  # (1,) int64, how many are listed
+
+    @classmethod
+    def of(cls, x: Tensor) -> Tokens:
+        """All vectors of ``x (B, D, H, W)``, or of ``(N, D)`` as one line of an image."""
+        if x.dim() == 2:
+            x = x.as_strided((1, x.shape[1], 1, x.shape[0]), (0, x.stride(1), 0, x.stride(0)))
+        return cls((x,))
 
     @property
     def most(self) -> int:
