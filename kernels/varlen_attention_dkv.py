@@ -29,7 +29,7 @@ from dqcore.kernels.sequences import (
 from dqcore.kernels.setting import Setting
 from dqcore.kernels.varlen_attention import LENGTHS, LOG2E, VARYING, candidate, flags, tile
 
-CANDIDATES = [  # with dropout BLOCK_N is a multiple of 64
+CANDIDATES = [
     *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
         (128, 64, 8, 1), (64, 128, 8, 2), (64, 128, 8, 1), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2),
         (64, 64, 8, 1), (32, 128, 8, 2), (32, 128, 8, 1), (32, 64, 4, 2), (32, 64, 4, 1),
