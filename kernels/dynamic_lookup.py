@@ -1,9 +1,9 @@
 """Multi-granularity lookup: only the codes that exist are searched, each vector read where it lies in its own map.
 
 One launch lists the tokens of all granularities, and ``nearest_code`` searches the list at once, leaving each code at
-the first cell of its block. Then one program a run of cells of the finest grid writes code map, quantized map and error,
-every cell once. The backward pass is one launch a granularity, one program a tile of cells and channels, each written
-once and so always the same. Tiles are (channels, cells), since cells lie side by side in memory. Reference:
+the first cell of its block. Then one program a run of cells of the finest grid writes code map, quantized map and
+error, every cell once. The backward pass is one launch a granularity, one program a tile of cells and channels, each
+written once and so always the same. Tiles are (channels, cells), since cells lie side by side in memory. Reference:
 ``dqcore.ops.dynamic_lookup``.
 """
 
@@ -43,6 +43,7 @@ def _fill_kernel(
     first = (line >> level << level) * width + (column >> level << level)
     code = tl.load(codes + first, mask=coded, other=-1)
     start, stride = starts(maps, strides, own, image, row, column, G)
+    area = height.to(tl.int64) * width
     total = tl.zeros([BLOCK_N], tl.float32)
     for channel in range(0, D, BLOCK_D):
         d = (channel + tl.arange(0, BLOCK_D)).to(tl.int64)
@@ -53,7 +54,7 @@ def _fill_kernel(
         vector = tl.load(start[None, :] + d[:, None] * stride[None, :], mask=where & coded[None, :], other=0.0)
         difference = vector.to(tl.float32) - value
         total += tl.sum(difference * difference, 0)
-        out = quantized + (image[None, :] * D + d[:, None]) * (height.to(tl.int64) * width) + (row * width + column)[None, :]
+        out = quantized + (image[None, :] * D + d[:, None]) * area + (row * width + column)[None, :]
         tl.store(out, value.to(quantized.dtype.element_ty), mask=where)
     share = tl.full([BLOCK_N], 1, tl.int32) << (2 * level)
     tl.store(error + cell, total / share.to(tl.float32), mask=inside)

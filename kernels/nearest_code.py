@@ -2,8 +2,8 @@
 
 1. ``rounding`` turns codes e_k and vectors x into float16 (half precision stays as it is), and derives a margin for
    each vector: no two of its scores can be wrong by more than that against each other.
-2. ``scan`` computes all scores on tensor cores, keeps the two smallest of each stretch of codes, and settles a vector if
-   the margin leaves only one code.
+2. ``scan`` computes all scores on tensor cores, keeps the two smallest of each stretch of codes, and settles a vector
+   if the margin leaves only one code.
 3. ``settle`` compares the others' candidates in float64, in the order of ``dqcore.ops.nearest_code.squared_distance``.
 
 Everything stays on the device and every launch has a size known to the host. What the scan leaves open changes the time
@@ -21,14 +21,15 @@ from torch import Tensor
 
 from dqcore.kernels import common, tuned
 from dqcore.kernels.common import on_device, processors
-from dqcore.kernels.rounding import ACCUMULATION, Codes, round_codes, round_vectors
+from dqcore.kernels.rounding import Codes, round_codes, round_vectors
 from dqcore.kernels.scan import _certify_kernel, _rescan_kernel, _scan_kernel
 from dqcore.kernels.settle import LIST, _settle_kernel, tree_tile
 from dqcore.kernels.tokens import Tokens
 
 WORKSPACE = 2**25  # bytes of rounded vectors and what is known of them; a longer batch is searched in parts
-STRETCH = 2048  # codes that one program scans at most, so that two codes within the margin are rarely in one stretch
+STRETCH = 1024  # codes that one program scans at most, so that two codes within the margin are rarely in one stretch
 MOST_STRETCHES = 32
+PART = 128  # codes that one program scans again, so that few vectors still fill the GPU
 ROWS = 128  # vectors that one program certifies
 CANDIDATES = [
     {"BLOCK_N": n, "BLOCK_K": k, "BLOCK_D": d, "num_warps": warps, "num_stages": stages}
@@ -38,6 +39,7 @@ CANDIDATES = [
     for stages in (1, 2, 3, 4)
 ]
 RESCAN = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8, "num_stages": 2}
+
 
 class Workspace(NamedTuple):
     """What one part of a batch is searched with, ``room`` vectors and ``splits`` stretches of the codes."""
@@ -80,7 +82,7 @@ def rows_at_once(most: int, prepared: Codes) -> int:
 
 
 def _stretches(most: int, prepared: Codes) -> tuple[int, int]:
-    """Into how many stretches the codes are split, and their length: more for few vectors, so that they fill the GPU."""
+    """Number of stretches that the codes are split into, and their length: few vectors need many to fill the GPU."""
     size, width = prepared.values.shape
     config = tuned.config("nearest_code", width=width)
     blocks = size // config["BLOCK_K"]
@@ -99,11 +101,10 @@ def _search_part(
     work = Workspace.allocate(room, splits, codes.device)
     config["BLOCK_D"] = min(config["BLOCK_D"], vectors.shape[1])
     shared = {"W": vectors.shape[1], "UPCAST": common.INTERPRETED, "INTERPRETED": common.INTERPRETED}
-    columns = torch.arange(config["BLOCK_K"], dtype=torch.int32, device=codes.device)
     exact = precision == "exact"
     rows = triton.cdiv(room, config["BLOCK_N"])
     _scan_kernel[(rows, splits)](
-        *(vectors, scales, prepared.values, prepared.squares, columns, tokens.count, work.best, work.second, work.codes),
+        *(vectors, scales, prepared.values, prepared.squares, tokens.number, work.best, work.second, work.codes),
         *(first, first + room, room, prepared.values.shape[0], span),
         **shared,
         **config,
@@ -111,7 +112,7 @@ def _search_part(
     )
     height, width = tokens.maps[-1].shape[2:]
     _certify_kernel[(triton.cdiv(room, ROWS),)](
-        *(work.best, work.second, work.codes, margins, tokens.cells, tokens.count, codes, work.pending),
+        *(work.best, work.second, work.codes, margins, tokens.cells, tokens.number, codes, work.pending),
         *(work.limits, work.candidates, work.found, work.rescans, work.numbers),
         *(first, first + room, room, height, width),
         SPLITS=splits,
@@ -122,9 +123,11 @@ def _search_part(
     )
     if not exact:
         return
-    _rescan_kernel[(min(triton.cdiv(room, RESCAN["BLOCK_N"]), 2 * processors()), splits)](
+    parts = triton.cdiv(span, PART)
+    programs = min(triton.cdiv(room, RESCAN["BLOCK_N"]), triton.cdiv(8 * processors(), splits * parts))
+    _rescan_kernel[(programs, splits, parts)](
         *(vectors, scales, prepared.values, prepared.squares, work.limits, work.rescans, work.numbers),
-        *(work.candidates, work.found, room, prepared.values.shape[0], span),
+        *(work.candidates, work.found, room, prepared.values.shape[0], span, PART),
         LIST=LIST,
         **shared,
         BLOCK_D=min(128, vectors.shape[1]),

@@ -1,13 +1,21 @@
 """Codes and vectors as the scan of ``nearest_code`` reads them, and how far that is from what was given.
 
-Float32 is centred on the mean of some codes, which moves no argmin, scaled by a power of two, which rounds nothing, and
-rounded to float16: once, or for few channels (SPLIT) into a sum of two, so that one product of four times the depth
-has 22 bits. Two float16 or two bfloat16 are taken as they are: their products are exact. With ``Y = 2^a (x - m)``,
-``Q = 2^b (e - m)`` and p, q the rounded vectors, the scan computes
+Float32 is centred on the mean m of some codes, which moves no argmin, scaled by a power of two, which rounds nothing,
+and rounded to float16: once, or for few channels (SPLIT) into a sum of two, so that one product of four times the depth
+has 22 bits. Two float16 or two bfloat16 are taken as they are (m = 0): their products are exact. With
+``Y = 2^a (x - m)``, ``Q = 2^b (e - m)`` and p, q the rounded vectors, the scan computes
 
     t_k = 2^a h_k - p.q_k,    h_k = 2^(b-1) ||e_k - m||^2,
 
-which is ``2^(a+b-1) ||x - e_k||^2`` less a constant of the vector, off by at most ``margin / 2``. Norms are rounded up.
+which is ``2^(a+b-1) ||x - e_k||^2`` less a constant of the vector. As ``Y.Q - p.q = (Y - p).Q + p.(Q - q)``, and a sum
+of W products that begins with 2^a h loses ACCUMULATION (W + 16) of its size on a tensor core, t_k is off by at most
+
+    ||Y - p|| max ||Q|| + ||p|| max ||Q - q||
+    + ACCUMULATION (W + 16) (||p|| max ||q|| + 2^a max h) + 2^-24 2^a max h
+    + 2^-48 (2^(b-a) ||Y||^2 + 2 ||Y|| max ||Q|| + 2^(a-b) max ||Q||^2)    (the answer's float64 distance rounds, too)
+
+and what underflows; ``||Y - p||`` counts the rounding of x - m, too. The margin is twice that, for two scores that are
+compared; infinite where something might overflow. Norms are rounded up.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import common
+from dqcore.kernels.common import bound
 from dqcore.kernels.tokens import Tokens, locate, starts
 
 #: Loss of a product and its sum in a tensor core, of the norms' product, by channel: a core adds a block of 8 or more
@@ -27,6 +36,7 @@ from dqcore.kernels.tokens import Tokens, locate, starts
 #: largest for each of its terms, 2.5 units of 2^-24 a product. Assumed; no GPU has confirmed it yet.
 ACCUMULATION = 3 * 2.0**-24
 PADDING = 256  # codes; every block of a scan divides it
+MEASURE = {"BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4}
 ROWS = 64  # vectors that one program rounds
 SPLIT_DIM = 16  # up to here the comparison of scores costs more than a product of four times the depth
 
@@ -38,7 +48,7 @@ class Codes(NamedTuple):
     squares: Tensor  # (K',) float32, h; infinite where padded
     sizes: Tensor  # (4,) float32: the largest ||Q||, ||Q - q||, ||q|| and h
     centre: Tensor | None  # (D,) float32; None where products are exact
-    largest: Tensor | None  # () float32, at least half of the largest |e - m|
+    largest: Tensor | None  # (1,) float32, at least half of the largest |e - m|
     split: bool
 
 
@@ -60,6 +70,32 @@ def _raise(maximum, values):
     """Raise a non-negative maximum in memory; NaN, whose bits exceed those of all numbers, stays."""
     bits = (values * 1.000001).to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
     tl.atomic_max(maximum, tl.max(bits, 0))
+
+
+@triton.jit(do_not_specialize=["K"])
+def _measure_codes_kernel(
+    codebook, centre, largest, K, stride_k, stride_d, D: tl.constexpr, SAMPLES: tl.constexpr, INTERPRETED: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The largest channel of all codes, and the mean of every so many of them: a block of channels a program."""
+    k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    for channel in range(0, D, BLOCK_D):
+        d = channel + tl.arange(0, BLOCK_D)
+        where = (k < K)[:, None] & (d < D)[None, :]
+        value = tl.load(codebook + k[:, None] * stride_k + d[None, :] * stride_d, mask=where, other=0.0).to(tl.float32)
+        _raise(largest, tl.reshape(tl.abs(value), [BLOCK_K * BLOCK_D]))
+    step = tl.cdiv(K, SAMPLES)
+    number = tl.cdiv(K, step)
+    own, jump = tl.program_id(0) * BLOCK_D, tl.num_programs(0) * BLOCK_D
+    for channel in range(bound(own, INTERPRETED), D, bound(jump, INTERPRETED)):
+        d = channel + tl.arange(0, BLOCK_D)
+        total = tl.zeros([BLOCK_D], tl.float32)
+        for first in range(0, SAMPLES, BLOCK_K):
+            sample = first + tl.arange(0, BLOCK_K)
+            start = codebook + (sample.to(tl.int64) * step * stride_k)[:, None] + d[None, :] * stride_d
+            value = tl.load(start, mask=(sample < number)[:, None] & (d < D)[None, :], other=0.0)
+            total += tl.sum(value.to(tl.float32), 0)
+        tl.store(centre + d, total / number, mask=d < D)
 
 
 @triton.jit(do_not_specialize=["K"])
@@ -178,12 +214,18 @@ def round_codes(codebook: Tensor, exact: bool) -> Codes:
     kind = codebook.dtype if exact else torch.float16
     values = torch.empty(room, (4 if split else 1) * whole, dtype=kind, device=codebook.device)
     squares = torch.empty(room, dtype=torch.float32, device=codebook.device)
-    sizes = torch.zeros(4, dtype=torch.float32, device=codebook.device)
+    sizes = torch.zeros(5, dtype=torch.float32, device=codebook.device)
     centre = largest = None
     if not exact:
-        centre = codebook[:: triton.cdiv(size, 512)].mean(0, dtype=torch.float32)
-        low, high = codebook.aminmax()
-        largest = torch.maximum(-low, high).float()
+        centre = torch.empty(dim, dtype=torch.float32, device=codebook.device)
+        largest = sizes[4:]
+        _measure_codes_kernel[(triton.cdiv(size, MEASURE["BLOCK_K"]),)](
+            *(codebook, centre, largest.view(torch.int32), size, *codebook.stride()),
+            D=dim,
+            SAMPLES=512,
+            INTERPRETED=common.INTERPRETED,
+            **MEASURE,
+        )
     block = min(PADDING, 64) if common.INTERPRETED else max(1, 1024 // whole)
     _round_codes_kernel[(room // block,)](
         *(codebook, centre, largest, values, squares, sizes.view(torch.int32), size, *codebook.stride()),
@@ -203,7 +245,7 @@ def round_vectors(tokens: Tokens, codes: Codes, first: int, room: int, dim: int)
     vectors = torch.empty(room, width, dtype=codes.values.dtype, device=codes.values.device)
     scales, margins = torch.empty(2, room, dtype=torch.float32, device=codes.values.device)
     _round_vectors_kernel[(triton.cdiv(room, ROWS),)](
-        *(tokens.maps, tokens.strides, tokens.cells, tokens.count, codes.centre, codes.largest, codes.sizes),
+        *(tokens.maps, tokens.strides, tokens.cells, tokens.number, codes.centre, codes.largest, codes.sizes),
         *(vectors, scales, margins, first, first + room, *tokens.maps[-1].shape[2:]),
         ERROR=1.01 * ACCUMULATION * (width + 16),
         G=len(tokens.maps),

@@ -1,9 +1,9 @@
 """The scan of all codes in half precision, and what it proves: kernels of ``nearest_code``, whose file explains them.
 
-``_scan_kernel``: one program takes BLOCK_N vectors past a stretch of the codes on tensor cores and keeps the two smallest
-scores ``t_k = 2^a h_k - p.q_k`` of each. The low bits of a score are overwritten by its column, so that the index costs
-no comparison; that and the last multiply-add move t by at most ``PACK |t|``. Padding is infinite and, with a column in
-its low bits, NaN, which ``minimum`` drops and the NaN-keeping ``maximum`` passes on: so it wins nothing.
+``_scan_kernel``: one program takes BLOCK_N vectors past a stretch of the codes on tensor cores and keeps the two
+smallest scores ``t_k = 2^a h_k - p.q_k`` of each. The low bits of a score are overwritten by its column, so that the
+index costs no comparison; that and the last rounding move t by at most ``PACK |t|``. Padding is infinite and, with a
+column in its low bits, NaN, which ``minimum`` drops and the NaN-keeping ``maximum`` passes on: so it wins nothing.
 
 ``_certify_kernel`` merges the stretches. Code k may be nearest only if ``t_k - PACK |t_k|`` is within the limit
 ``t_min + PACK |t_min| + margin``. If that leaves one code it is the answer; if it leaves the first codes of several
@@ -42,6 +42,18 @@ def _row_minima(low, high, BLOCK_N: tl.constexpr, PAIRS: tl.constexpr, INTERPRET
 
 
 @triton.jit
+def _columns(BLOCK_K: tl.constexpr, INTERPRETED: tl.constexpr):
+    """0 to BLOCK_K, kept in registers: left to itself the compiler computes a column anew for every score."""
+    if INTERPRETED:
+        return tl.arange(0, BLOCK_K)
+    else:
+        args: tl.constexpr = "=r,r"
+        return tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", args, [tl.arange(0, BLOCK_K)], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
 def _tag(score, column, BLOCK_K: tl.constexpr, INTERPRETED: tl.constexpr):
     """``score`` with its low bits overwritten by its column: one instruction, where the compiler finds two."""
     bits, column = tl.broadcast(score.to(tl.int32, bitcast=True), column[None, :])
@@ -76,7 +88,7 @@ def _scores(
 
 @triton.jit(do_not_specialize=["first", "N", "room", "span"])
 def _scan_kernel(
-    vectors, scales, values, squares, columns, count, best, second, codes, first, N, room, K, span,
+    vectors, scales, values, squares, count, best, second, codes, first, N, room, K, span,
     W: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -89,7 +101,7 @@ def _scan_kernel(
     inside = first + row < N
     x = tl.load(vectors + row[:, None] * W + tl.arange(0, BLOCK_D)[None, :], mask=inside[:, None], other=0.0)
     scale = tl.load(scales + row, mask=inside, other=1.0)
-    column = tl.load(columns + tl.arange(0, BLOCK_K))  # read, or the compiler would compute them for every score
+    column = _columns(BLOCK_K, INTERPRETED)
     smallest = tl.full([BLOCK_N], float("inf"), tl.float32)
     following = tl.full([BLOCK_N], float("inf"), tl.float32)
     block = tl.zeros([BLOCK_N], tl.int32)
@@ -157,29 +169,30 @@ def _certify_kernel(
         tl.store(pending + start + tl.cumsum(left, 0) - 1, row.to(tl.int32), mask=left > 0)
 
 
-@triton.jit(do_not_specialize=["room", "span"])
+@triton.jit(do_not_specialize=["room", "span", "part"])
 def _rescan_kernel(
-    vectors, scales, values, squares, limits, rescans, numbers, candidates, found, room, K, span,
+    vectors, scales, values, squares, limits, rescans, numbers, candidates, found, room, K, span, part,
     W: tl.constexpr, LIST: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    rescans += tl.program_id(1).to(tl.int64) * room
-    number = tl.load(numbers + tl.program_id(1))
-    stretch = tl.multiple_of(tl.program_id(1) * span, BLOCK_K)
-    end = tl.minimum(stretch + span, K)
-    jump = tl.num_programs(0) * BLOCK_N
-    for i in range(bound(tl.program_id(0) * BLOCK_N, INTERPRETED), bound(number, INTERPRETED), bound(jump, INTERPRETED)):
+    """A program takes every so many blocks of a stretch's list past one part of the stretch."""
+    stretch = tl.program_id(1)
+    number = tl.load(numbers + stretch)
+    begin = tl.multiple_of(stretch * span + tl.program_id(2) * part, BLOCK_K)
+    end = tl.minimum(tl.minimum(begin + part, (stretch + 1) * span), K)
+    rescans += stretch.to(tl.int64) * room
+    own, jump = tl.program_id(0) * BLOCK_N, tl.num_programs(0) * BLOCK_N
+    for i in range(bound(own, INTERPRETED), bound(number, INTERPRETED), bound(jump, INTERPRETED)):
         position = i + tl.arange(0, BLOCK_N)
         inside = position < number
         row = tl.load(rescans + position, mask=inside, other=0).to(tl.int64)
         x = tl.load(vectors + row[:, None] * W + tl.arange(0, BLOCK_D)[None, :], mask=inside[:, None], other=0.0)
         scale = tl.load(scales + row, mask=inside, other=1.0)
         limit = tl.load(limits + row, mask=inside, other=float("-inf"))
-        for first_code in range(bound(stretch, INTERPRETED), bound(end, INTERPRETED), BLOCK_K):
-            k = first_code + tl.arange(0, BLOCK_K)
+        for first_code in range(bound(begin, INTERPRETED), bound(end, INTERPRETED), BLOCK_K):
             score = _scores(vectors, values, squares, row, inside, x, scale, first_code, W, BLOCK_K, BLOCK_D, UPCAST)
             near = score - tl.abs(score) * 2.4e-7 <= limit[:, None]
-            code = tl.broadcast_to(k[None, :], [BLOCK_N, BLOCK_K])
+            code = tl.broadcast_to((first_code + tl.arange(0, BLOCK_K))[None, :], [BLOCK_N, BLOCK_K])
             counter = tl.broadcast_to((found + row)[:, None], [BLOCK_N, BLOCK_K])
             slot = tl.atomic_add(counter, 1, mask=near)
             tl.store(candidates + row[:, None] * LIST + slot, code, mask=near & (slot < LIST))

@@ -60,11 +60,11 @@ def _settle_kernel(
     stride_e, G: tl.constexpr, D: tl.constexpr, LIST: tl.constexpr, SPLITS: tl.constexpr, INTERPRETED: tl.constexpr,
     BLOCK_K: tl.constexpr, LEAF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    end = tl.load(numbers + SPLITS)
-    for i in range(bound(tl.program_id(0), INTERPRETED), bound(end, INTERPRETED), bound(tl.num_programs(0), INTERPRETED)):
+    own, end, jump = tl.program_id(0), tl.load(numbers + SPLITS), tl.num_programs(0)
+    for i in range(bound(own, INTERPRETED), bound(end, INTERPRETED), bound(jump, INTERPRETED)):
         row = tl.load(pending + i).to(tl.int64)
-        own, cell, image, line, column = locate(first + row, True, cells, height, width)
-        vector, stride_d = starts(maps, strides, own, image, line, column, G)
+        level, cell, image, line, column = locate(first + row, True, cells, height, width)
+        vector, stride_d = starts(maps, strides, level, image, line, column, G)
         count = tl.load(found + row)
         listed = count <= LIST
         end_noted = tl.where(listed, count, 0)

@@ -84,7 +84,7 @@ class Tokens(NamedTuple):
 
     maps: tuple[Tensor, ...]  # each (B, D, H_g, W_g), coarse to fine
     cells: Tensor | None = None  # None: every cell of the one map
-    count: Tensor | None = None  # (1,) int64, how many are listed
+    number: Tensor | None = None  # (1,) int64, how many are listed
 
     @classmethod
     def of(cls, x: Tensor) -> Tokens:

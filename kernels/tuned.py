@@ -54,4 +54,4 @@ def _table(stem: str) -> dict[int, dict[str, Any]]:
 
 
 def _meets(value: int | str, limit: int | str) -> bool:
-    return value == limit if isinstance(limit, str) else value <= limit
+    return value == limit if isinstance(limit, str) or isinstance(value, str) else value <= limit

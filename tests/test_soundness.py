@@ -1,7 +1,7 @@
 """No vector that the scan settles differs from float64, on ten million adversarial ones and a pessimistic tensor core.
 
-The kernels themselves run in Triton's interpreter, over tiles of thousands of vectors. Its products are replaced by ones
-that lose as much as ``rounding.ACCUMULATION`` allows, in whichever direction.
+The kernels themselves run in Triton's interpreter, over tiles of thousands of vectors. Its products are replaced by
+ones that lose as much as ``rounding.ACCUMULATION`` allows, in whichever direction.
 """
 
 import os

@@ -25,8 +25,9 @@ def nearest_code(x: Tensor, codebook: Tensor, *, precision: Precision = "exact")
     Args:
         x: Vectors ``(N, D)``, or a feature map ``(B, D, H, W)``; float16, bfloat16, float32 or float64; any strides.
         codebook: Codes ``(K, D)``, K >= 1; any of these dtypes; same device as ``x``.
-        precision: ``"exact"``, or ``"fast"`` to take the smallest score of one low-precision product as it is. On the
-            CPU that is float32, wrong for up to 0.02 % of Gaussian vectors and more where codes nearly coincide.
+        precision: ``"exact"``, or ``"fast"`` to take the smallest score of one low-precision product as it is: float32
+            on the CPU, wrong for up to 0.02 % of Gaussian vectors; float16 on a GPU, wrong for 0.06 % (256 channels,
+            1024 codes; 0.005 % at 8 channels); more where codes nearly coincide.
 
     Returns:
         Indices, int64, ``(N,)`` or ``(B, H, W)``. With ``"exact"`` equal to the float64 argmin of the given values,
