@@ -32,7 +32,7 @@ from dqcore.kernels.varlen_attention import LENGTHS, LOG2E, VARYING, candidate, 
 CANDIDATES = [
     *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
         (128, 64, 8, 1), (64, 128, 8, 2), (64, 128, 8, 1), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2),
-        (64, 64, 8, 1), (32, 128, 8, 2), (32, 128, 8, 1), (32, 64, 4, 2), (32, 64, 4, 1),
+        (64, 64, 8, 1), (32, 128, 8, 2), (32, 128, 8, 1), (16, 128, 8, 1), (32, 64, 4, 2), (32, 64, 4, 1),
     )),
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (16, 32, 32, 8), (16, 64, 16, 8), (16, 64, 32, 8), (16, 64, 16, 16), (32, 64, 16, 16),
