@@ -9,32 +9,37 @@ import torch
 from torch import Tensor
 
 from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_backward
+from dqcore.kernels.setting import Setting
 
 KEEP = 230  # of 256: dropout 0.1
-FULL = (90,)  # where float32 and every head size are compiled too, not only what training runs
+FULL = (90,)  # where training without dropout and the other products of float32 are compiled too
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
-    """Launches at the head sizes of the paper's transformers, with and without dropout."""
-    for dim in (64, 128):
-        for dtype in (torch.bfloat16, torch.float32) if arch in FULL else (torch.bfloat16,):
-            for keep in (256, KEEP) if arch in FULL else (KEEP,):
-                yield lambda dim=dim, dtype=dtype, keep=keep: _train(dim, dtype, keep)
-            yield lambda dim=dim, dtype=dtype: _decode(64, dim, dtype)
-    yield lambda: _decode(2, 64, torch.bfloat16)
+    """Launches at the head sizes of the paper's transformers, and at the widest."""
+    half, single = torch.bfloat16, torch.float32
+    sizes = [(64, half), (128, half), (256, half), (64, single), (128, single)]
+    for dim, dtype in sizes:
+        for keep in (256, KEEP) if arch in FULL else (KEEP,):
+            yield lambda dim=dim, dtype=dtype, keep=keep: _train(dim, dtype, keep)
+        yield lambda dim=dim, dtype=dtype: _decode(64, dim, dtype)
+    if arch in FULL:
+        for dim in (64, 128):
+            yield lambda dim=dim: _train(dim, single, KEEP, "tf32x3")
+    yield lambda: _decode(2, 64, half)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _train(dim: int, dtype: torch.dtype, keep: int) -> None:
+def _train(dim: int, dtype: torch.dtype, keep: int, precision: str = "ieee") -> None:
     q, k, v = _empty(16000, 3, 16, dim, dtype=dtype).unbind(1)
     cu_seqlens = _empty(33, dtype=torch.int32)
     seed = _empty(2, dtype=torch.int64) if keep < 256 else None
-    rest = (cu_seqlens, cu_seqlens, None, seed, -1, 0, dim**-0.5, keep, "ieee")
-    out, lse = varlen_attention.varlen_attention_fwd(q, k, v, *rest)
-    varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, *rest)
+    setting = Setting(cu_seqlens, cu_seqlens, None, seed, -1, 0, dim**-0.5, keep, precision)
+    out, lse = varlen_attention.varlen_attention_fwd(q, k, v, setting)
+    varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, setting)
 
 
 def _decode(batch: int, dim: int, dtype: torch.dtype) -> None:

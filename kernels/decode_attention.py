@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
+from dqcore.kernels import common, tuned
 from dqcore.kernels.common import bound, on_device
 from dqcore.kernels.sequences import load_rows, store_rows
 
@@ -23,12 +23,15 @@ PROGRAMS = 264  # enough to fill the largest GPUs, two to a multiprocessor
 MAX_SPLITS = 16
 
 
-def tile(rows: int, dim: int, half: bool) -> dict[str, int]:
-    """Rows (queries of a slot that share a key head) and keys of a tile; one float32 row takes no matrix product."""
-    if half:
-        block_m = max(16, min(64, triton.next_power_of_2(rows)))
-        return {"BLOCK_M": block_m, "BLOCK_N": 64 if dim <= 128 else 32, "num_warps": 4, "num_stages": 2}
-    return {"BLOCK_M": 1 if rows == 1 else 16, "BLOCK_N": 32, "num_warps": 4 if dim <= 64 else 8, "num_stages": 2}
+#: What ``benchmarks/tune.py`` tries. BLOCK_M is how many of a slot's queries, of those that share a key head, are one
+#: tile: 1 for one float32 query, which takes no matrix product; 16 or more where there are tensor cores.
+CANDIDATES = [
+    {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": stages}
+    for block_m in (1, 16, 32, 64)
+    for block_n in (32, 64, 128)
+    for warps in (2, 4, 8)
+    for stages in (2, 3)
+]
 
 
 def splits(programs: int, capacity: int) -> int:
@@ -94,7 +97,7 @@ def _decode_attention_kernel(
             tl.store(out + place[:, None] + d[None, :], nothing, mask=where)
         return
     length = tl.load(lengths + slot)
-    used = tl.minimum(length, capacity)
+    used = tl.minimum(tl.maximum(length, 0), capacity)
     room = tl.minimum(N, capacity - used)
     k_new += slot * stride_kb + key_head * stride_kh
     v_new += slot * stride_vb + key_head * stride_vh
@@ -177,7 +180,9 @@ def decode_attention_fwd(
     if out.numel() == 0:
         return out
     key_heads, group = k_cache.shape[2], heads // k_cache.shape[2]
-    config = tile(new * group, dim, q.dtype != torch.float32)
+    with on_device(q):
+        dtype = "float32" if q.dtype == torch.float32 else "half"
+        config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=new * group)
     blocks = triton.cdiv(new * group, config["BLOCK_M"])
     shares = splits(batch * key_heads * blocks, k_cache.shape[1])
     entries = batch * heads * new * shares if shares > 1 else 0
@@ -194,6 +199,7 @@ def decode_attention_fwd(
             PRECISION=precision,
             UPCAST=common.INTERPRETED,
             INTERPRETED=common.INTERPRETED,
+            enable_fp_fusion=True,
             **config,
         )
         if shares > 1:

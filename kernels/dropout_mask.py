@@ -37,17 +37,23 @@ def keep_tile(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: tl.constexp
 
 @triton.jit
 def keep_tile_transposed(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The transpose of :func:`keep_tile`, ``(BLOCK_N, BLOCK_M)``; BLOCK_N is a multiple of 64.
+    """The transpose of :func:`keep_tile`, ``(BLOCK_N, BLOCK_M)``.
 
     The four columns that share a 32-bit word share it until it has changed places.
     """
-    GROUPS: tl.constexpr = BLOCK_N // 64
+    GROUPS: tl.constexpr = (BLOCK_N + 63) // 64
+    WORDS: tl.constexpr = BLOCK_N // 16  # a word has the bytes of two of 8 columns in each of two octets
     counter = (column // 64 * 4 + tl.arange(0, 4 * GROUPS)).to(tl.uint32)[None, :]
     offset = tl.load(seed + 1).to(tl.uint32)
     a, b, c, d = tl.philox(tl.load(seed), counter, rows.to(tl.uint32)[:, None], head.to(tl.uint32), offset, n_rounds=7)
-    words = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [BLOCK_M, GROUPS, 4, 2, 2])
-    words = tl.reshape(tl.permute(words, [1, 4, 3, 2, 0]), [4 * GROUPS, 1, 4, 1, BLOCK_M])
-    words = tl.reshape(tl.broadcast_to(words, [4 * GROUPS, 2, 4, 2, BLOCK_M]), [BLOCK_N, BLOCK_M])
+    if BLOCK_N == 32:
+        second = column % 64 != 0
+        words = tl.permute(tl.join(tl.where(second, c, a), tl.where(second, d, b)), [2, 1, 0])
+    else:
+        words = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [BLOCK_M, GROUPS, 4, 2, 2])
+        words = tl.permute(words, [1, 4, 3, 2, 0])
+    words = tl.broadcast_to(tl.reshape(words, [WORDS, 1, 4, 1, BLOCK_M]), [WORDS, 2, 4, 2, BLOCK_M])
+    words = tl.reshape(words, [BLOCK_N, BLOCK_M])
     key = tl.arange(0, BLOCK_N)[:, None]
     byte = (words >> ((key // 8 % 2 * 2 + key % 2) * 8).to(tl.uint32)) & 255
     return byte < KEEP

@@ -20,7 +20,7 @@ from dqcore.kernels import common
 from dqcore.kernels.common import bound
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "T"], do_not_specialize_on_alignment=["cu_seqlens"])
 def _block_list_kernel(
     cu_seqlens, blocks, B, T, LAST_FIRST: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr
 ):
@@ -98,6 +98,13 @@ def store_rows(start, stride, first, count, block, BLOCK: tl.constexpr, D: tl.co
     if D != BLOCK_D:
         where = where & (d < D)[None, :]
     tl.store(start + rows[:, None].to(tl.int64) * stride + d[None, :], block.to(start.dtype.element_ty), mask=where)
+
+
+@triton.jit
+def load_base(lse, rows, count):
+    """Base-2 logarithm of each row's sum; inf where there is none, so that its weights are 0."""
+    value = tl.load(lse + rows, mask=rows < count, other=float("-inf"))
+    return tl.where(value == float("-inf"), float("inf"), value * 1.4426950408889634)
 
 
 @triton.jit

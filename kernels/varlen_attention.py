@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
-from dqcore.kernels.common import architecture, bound, on_device
+from dqcore.kernels import common, tuned
+from dqcore.kernels.common import bound, on_device
 from dqcore.kernels.dropout_mask import keep_tile
 from dqcore.kernels.sequences import (
     block_list,
@@ -26,9 +26,13 @@ from dqcore.kernels.sequences import (
     store_rows,
     visible,
 )
+from dqcore.kernels.setting import Setting
 
 LOG2E = 1.4426950408889634
 LN2 = tl.constexpr(0.6931471805599453)
+#: Arguments that change from batch to batch: no kernel is compiled anew for them, nor for where these tensors start.
+VARYING = ["B", "T", "S", "left", "right"]
+LENGTHS = ["cu_seqlens_q", "cu_seqlens_k", "prefix_lengths", "seed"]
 
 
 def padded(dim: int) -> int:
@@ -36,8 +40,8 @@ def padded(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
 
 
-def config(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int) -> dict[str, int]:
-    """A tile of queries and keys, the channels of one product, and how it is launched."""
+def candidate(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int) -> dict[str, int]:
+    """A tile of queries and keys, the channels of one product of theirs, and how it is launched."""
     return {
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
@@ -47,13 +51,17 @@ def config(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: i
     }
 
 
-def tile(dim: int, half: bool, arch: int) -> dict[str, int]:
-    """By channels of a head, size of an element and GPU: the largest that compiles without spilling registers."""
-    if not half:
-        return config(32, 32, 16, 4 if dim <= 64 else 8, 1)
-    if arch in (90, 100):
-        return config(128, 64 if dim <= 128 else 32, padded(dim), 8, 2)
-    return config(64, 64, padded(dim), 4, 3) if dim <= 64 else config(128, 32, padded(dim), 8, 2 if dim <= 128 else 1)
+#: What ``benchmarks/tune.py`` tries: whole heads (CHUNK above any size) for tensor cores, few channels for float32.
+CANDIDATES = [
+    *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
+        (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 8, 1), (128, 64, 4, 3), (128, 32, 8, 2),
+        (64, 128, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 8, 1),
+    )),
+    *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
+        (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (64, 32, 16, 4), (64, 32, 16, 8),
+        (64, 32, 32, 8), (64, 64, 32, 8),
+    )),
+]  # fmt: skip
 
 
 @triton.jit
@@ -86,9 +94,9 @@ def _attend(
     return larger, total, mixed
 
 
-@triton.jit(do_not_specialize=["B", "T", "S", "left", "right"])
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=LENGTHS)
 def _varlen_attention_fwd_kernel(
-    q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks, B, T, S, left, right, scale,
+    q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks, B, T, left, right, scale,
     stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_ot, stride_oh,
     GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -134,47 +142,42 @@ def _varlen_attention_fwd_kernel(
     tl.store(lse + rows, (largest + tl.log2(total)) * LN2, mask=rows < queries)
 
 
-def varlen_attention_fwd(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    prefix_lengths: Tensor | None,
-    seed: Tensor | None,
-    left: int,
-    right: int,
-    scale: float,
-    keep: int,
-    precision: str,
-) -> tuple[Tensor, Tensor]:
+def varlen_attention_fwd(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
     """``q (T, H, d)``, ``k`` and ``v (S, Hkv, d)`` -> ``(T, H, d)`` and lse ``(H, T)`` float32."""
-    rows, heads, dim = q.shape
+    rows, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((heads, rows), dtype=torch.float32, device=q.device)
     if rows == 0:
         return out, lse
     with on_device(q):
-        launch = tile(dim, q.dtype != torch.float32, architecture())
-        blocks, size = block_list(cu_seqlens_q, rows, launch["BLOCK_M"], last_first=True)
+        launch = tile("varlen_attention", q, setting)
+        blocks, size = block_list(setting.cu_seqlens_q, rows, launch["BLOCK_M"], last_first=True)
         _varlen_attention_fwd_kernel[(size, heads)](
-            *(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks),
-            *(cu_seqlens_q.shape[0] - 1, rows, k.shape[0], left, right, scale * LOG2E),
+            *(q, k, v, out, lse, *setting.tensors, blocks),
+            *(setting.batch, rows, setting.left, setting.right, setting.scale * LOG2E),
             *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2]),
-            **flags(q, k, left, right, keep, precision),
+            **flags(q, k, setting),
             **launch,
         )
     return out, lse
 
 
-def flags(q: Tensor, k: Tensor, left: int, right: int, keep: int, precision: str) -> dict[str, object]:
+def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
+    """How a kernel is launched: never by T or B, so that no sequence's rounding depends on its batch mates."""
+    dtype = "float32" if q.dtype == torch.float32 else "half"
+    dropout = int(setting.keep < 256)
+    launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
+    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "enable_fp_fusion": True}
+
+
+def flags(q: Tensor, k: Tensor, setting: Setting) -> dict[str, object]:
     """What forward and backward kernels are specialised for."""
     return {
         "GROUP": q.shape[1] // k.shape[1],
-        "LEFT": left >= 0,
-        "RIGHT": right >= 0,
-        "KEEP": keep,
-        "PRECISION": precision,
+        "LEFT": setting.left >= 0,
+        "RIGHT": setting.right >= 0,
+        "KEEP": setting.keep,
+        "PRECISION": setting.precision,
         "D": q.shape[2],
         "BLOCK_D": padded(q.shape[2]),
         "UPCAST": common.INTERPRETED,

@@ -5,11 +5,12 @@ Dimensions: ``T`` packed query rows, ``S`` packed key rows, ``H`` query heads, `
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from dqcore.kernels.setting import Setting
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.dropout_mask import draw_seed, keep_of, kept
 from dqcore.ops.registry import Implementation, register
@@ -17,6 +18,7 @@ from dqcore.ops.sequences import check_seqlens, check_window, scale_of, sequence
 
 __all__ = ["Precision", "varlen_attention", "varlen_attention_reference"]
 
+Grads = tuple[Tensor, Tensor, Tensor]
 Precision = Literal["ieee", "tf32x3", "tf32"]
 MAX_HEAD_DIM = 256
 
@@ -63,7 +65,8 @@ def varlen_attention(
         return_lse: Also return the log of the sum of exponentials.
         dropout_seed: ``(2,)`` int64 on the inputs' device; by default drawn from that device's default generator.
             :func:`dqcore.ops.dropout_mask` of the same seed is the mask.
-        precision: How float32 is multiplied on a GPU: in full, in three TF32 products, or in one.
+        precision: How a GPU multiplies float32, which is all it concerns: ``"ieee"`` in full, without tensor cores;
+            ``"tf32x3"`` as three TF32 products, about as exact; ``"tf32"`` as one, relative errors up to 1e-3.
 
     Returns:
         ``(T, H, d)`` in ``q``'s dtype; with ``return_lse`` also ``(H, T)`` float32, natural logarithm. A query that
@@ -149,7 +152,7 @@ def varlen_attention_backward_reference(
     scale: float,
     keep: int,
     precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Grads:
     """Gradients of ``q``, ``k`` and ``v``: ``ds = p (dp - sum_d(do o))`` where p are the weights before dropout."""
     grads = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
     for rows, keys, prefix in sequences(cu_seqlens_q, cu_seqlens_k, prefix_lengths):
@@ -224,32 +227,32 @@ def _fake(q: Tensor, *args: object) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide)
 
 
-def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: object) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: object) -> Grads:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _cpu(*args: object) -> tuple[Tensor, Tensor]:
+def _cpu(q: Tensor, k: Tensor, v: Tensor, *setting: Any) -> tuple[Tensor, Tensor]:
     from dqcore.ops.cpu.varlen_attention import varlen_attention_cpu
 
-    return varlen_attention_cpu(*args)  # type: ignore[arg-type]
+    return varlen_attention_cpu(q, k, v, Setting(*setting))
 
 
-def _cuda(*args: object) -> tuple[Tensor, Tensor]:
+def _cuda(q: Tensor, k: Tensor, v: Tensor, *setting: Any) -> tuple[Tensor, Tensor]:
     from dqcore.kernels.varlen_attention import varlen_attention_fwd
 
-    return varlen_attention_fwd(*args)  # type: ignore[arg-type]
+    return varlen_attention_fwd(q, k, v, Setting(*setting))
 
 
-def _backward_cpu(*args: object) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cpu(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *setting: Any) -> Grads:
     from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu
 
-    return varlen_attention_backward_cpu(*args)  # type: ignore[arg-type]
+    return varlen_attention_backward_cpu(grad, q, k, v, out, lse, Setting(*setting))
 
 
-def _backward_cuda(*args: object) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_cuda(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *setting: Any) -> Grads:
     from dqcore.kernels.varlen_attention_backward import varlen_attention_bwd
 
-    return varlen_attention_bwd(*args)  # type: ignore[arg-type]
+    return varlen_attention_bwd(grad, q, k, v, out, lse, Setting(*setting))
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:

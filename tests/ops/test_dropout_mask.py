@@ -1,21 +1,72 @@
+import contextlib
+import itertools
+
+import numpy
 import pytest
 import torch
 
+from dqcore import backends
 from dqcore.ops import dropout_mask, varlen_attention
+
+with contextlib.suppress(ImportError):
+    import triton
+    import triton.language as tl
 
 
 def mask(heads=4, rows=96, columns=200, p=0.1, seed=(11, 3)):
     return dropout_mask(torch.tensor(seed), heads, rows, columns, p)
 
 
+def philox(counter, key, rounds, bits=32):
+    """Philox-4x32 and 4x64 as published (Salmon et al., SC 2011), in Python's integers."""
+    multipliers = {32: (0xD2511F53, 0xCD9E8D57), 64: (0xD2E7470EE14C6C93, 0xCA5A826395121157)}[bits]
+    weyl = {32: (0x9E3779B9, 0xBB67AE85), 64: (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)}[bits]
+    word = 2**bits - 1
+    for index in range(rounds):
+        (high0, low0), (high1, low1) = (divmod(m * c, 2**bits) for m, c in zip(multipliers, counter[::2], strict=True))
+        key0, key1 = ((k + index * w) & word for k, w in zip(key, weyl, strict=True))
+        counter = (high1 ^ counter[1] ^ key0, low1, high0 ^ counter[3] ^ key1, low0)
+    return counter
+
+
+def test_philox_is_the_published_one():
+    """Its rounds as NumPy has them, ten of 64 bits; its 32-bit constants against the authors' answer for zeros."""
+    for counter, key in (((0, 0, 0, 0), (0, 0)), ((5, 2**63, 1, 2**40 + 3), (2**64 - 1, 77))):
+        generator = numpy.random.Philox(counter=numpy.array(counter, "u8"), key=numpy.array(key, "u8"))
+        after = (counter[0] + 1, *counter[1:])  # NumPy counts before it draws
+        assert philox(after, key, 10, bits=64) == tuple(generator.random_raw(4).tolist())
+    assert philox((0, 0, 0, 0), (0, 0), 10) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+
+
+def test_philox_is_tritons():
+    if not (backends.has_triton() and backends.interpreting()):
+        pytest.skip("needs Triton's interpreter")
+
+    @triton.jit
+    def ten_rounds(out, seed, offset):
+        a, b, c, d = tl.randint4x(seed, offset, n_rounds=10)
+        tl.store(out, a.to(tl.int64))
+        tl.store(out + 1, b.to(tl.int64))
+        tl.store(out + 2, c.to(tl.int64))
+        tl.store(out + 3, d.to(tl.int64))
+
+    for seed, offset in ((0, 0), (2**40 + 5, 12345), (-3, 2**31 - 1)):
+        out = torch.zeros(4, dtype=torch.int64)
+        ten_rounds[(1,)](out, seed, offset)
+        key = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+        assert [word & 0xFFFFFFFF for word in out.tolist()] == list(philox((offset, 0, 0, 0), key, 10))
+
+
 def test_known_answer():
-    """Philox-4x32-7 of counter 0 and key 0, from the authors' test vectors, by columns."""
-    words = [0x5F6FB709, 0x0D893F64, 0x4F121F81, 0x4F730A48]
-    values = [(word >> shift) & 255 for word in words for shift in (0, 8, 16, 24)]
-    columns = [8 * (i // 2) + i % 2 for i in range(16)]
-    for p in (0.25, 0.5, 0.75):
-        expected = [value < 256 * (1 - p) for value in values]
-        assert mask(1, 1, 64, p, (0, 0))[0, 0, columns].tolist() == expected
+    """Each byte from its definition: 7 rounds on the counter (column group, row, head, offset)."""
+    seed, offset, keep = -(2**62) + 12345, 2**33 + 7, 160
+    kept = dropout_mask(torch.tensor([seed, offset]), 3, 40, 130, 1 - keep / 256)
+    key = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
+    for head, row, column in itertools.product((0, 2), (0, 1, 39), range(130)):
+        words = philox((4 * (column // 64) + column % 8 // 2, row, head, offset & 0xFFFFFFFF), key, 7)
+        place = column // 8 % 8 * 2 + column % 2
+        byte = (words[place // 4] >> (8 * (place % 4))) & 255
+        assert kept[head, row, column] == (byte < keep)
 
 
 def test_a_function_of_its_coordinates_alone():

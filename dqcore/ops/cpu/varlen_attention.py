@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.kernels.setting import Setting
 from dqcore.ops.sequences import Sequence, sequences, visible_keys
 from dqcore.ops.varlen_attention import varlen_attention_backward_reference, varlen_attention_reference
 
@@ -23,30 +24,17 @@ class Mask(NamedTuple):
     blind: Tensor | None  # (n,) bool, queries that see nothing; their bias is 0
 
 
-def varlen_attention_cpu(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    prefix_lengths: Tensor | None,
-    seed: Tensor | None,
-    left: int,
-    right: int,
-    scale: float,
-    keep: int,
-    precision: str,
-) -> tuple[Tensor, Tensor]:
+def varlen_attention_cpu(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
     """:func:`dqcore.ops.varlen_attention` for float16, bfloat16 and float32 on the CPU."""
-    if seed is not None:
-        packed = (cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, left, right)
-        return varlen_attention_reference(q, k, v, *packed, scale, keep, precision)
+    if setting.seed is not None:
+        return varlen_attention_reference(q, k, v, *setting)
     out = torch.zeros(q.shape, dtype=q.dtype)
     lse = torch.full((q.shape[1], q.shape[0]), -torch.inf)
-    for each in sequences(cu_seqlens_q, cu_seqlens_k, prefix_lengths):
-        mask = mask_of(each, left, right, q.dtype)
+    for each in sequences(*setting[:3]):
+        mask = mask_of(each, setting.left, setting.right, q.dtype)
+        inputs = grouped(q[each.rows], k[each.keys], v[each.keys])
         some, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *grouped(q[each.rows], k[each.keys], v[each.keys]), 0.0, mask.causal, attn_mask=mask.bias, scale=scale
+            *inputs, 0.0, mask.causal, attn_mask=mask.bias, scale=setting.scale
         )
         if mask.blind is not None:
             some, logs = some.masked_fill(mask.blind[:, None], 0), logs.masked_fill(mask.blind, -torch.inf)
@@ -56,35 +44,20 @@ def varlen_attention_cpu(
 
 
 def varlen_attention_backward_cpu(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    prefix_lengths: Tensor | None,
-    seed: Tensor | None,
-    left: int,
-    right: int,
-    scale: float,
-    keep: int,
-    precision: str,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``q``, ``k`` and ``v``."""
-    if seed is not None:
-        packed = (cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, left, right)
-        return varlen_attention_backward_reference(grad, q, k, v, out, lse, *packed, scale, keep, precision)
+    if setting.seed is not None:
+        return varlen_attention_backward_reference(grad, q, k, v, out, lse, *setting)
     grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v))
-    for each in sequences(cu_seqlens_q, cu_seqlens_k, prefix_lengths):
-        mask = mask_of(each, left, right, q.dtype)
+    for each in sequences(*setting[:3]):
+        mask = mask_of(each, setting.left, setting.right, q.dtype)
         some, logs = split_heads(grad[each.rows], k), lse[:, each.rows].unflatten(0, (k.shape[1], -1)).transpose(0, 1)
         if mask.blind is not None:
             some, logs = some.masked_fill(mask.blind[:, None], 0), logs.masked_fill(mask.blind, torch.inf)
-        inputs = grouped(q[each.rows], k[each.keys], v[each.keys])
+        inputs = (*grouped(q[each.rows], k[each.keys], v[each.keys]), split_heads(out[each.rows], k), logs)
         by_query, by_key, by_value = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            some, *inputs, split_heads(out[each.rows], k), logs, 0.0, mask.causal, attn_mask=mask.bias, scale=scale
+            some, *inputs, 0.0, mask.causal, attn_mask=mask.bias, scale=setting.scale
         )
         split_heads(grad_q[each.rows], k).copy_(by_query)
         for total, parts in ((grad_k, by_key), (grad_v, by_value)):
