@@ -18,7 +18,7 @@ class RecomputedSteps(CachedSteps):
 
     def __init__(self, prior, num_rows):
         super().__init__(prior, num_rows, 1)
-        self.inputs, self.next_rows = [], []
+        self.inputs, self.next_rows, self.capturable = [], [], False
 
     def positions(self, contents, rows, grains):
         """Logits after the tokens that come now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dqcore.ops import varlen_attention
+from dqcore.ops.varlen_attention import varlen_attention
 
 __all__ = ["CausalSelfAttention"]
 

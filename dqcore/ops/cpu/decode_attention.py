@@ -62,9 +62,7 @@ class _Places(NamedTuple):
 
 
 def _places(cache_lengths: Tensor, active: Tensor | None, capacity: int) -> _Places:
-    return _known_places(
-        tuple(cache_lengths.tolist()), None if active is None else tuple(active.tolist()), capacity
-    )
+    return _known_places(tuple(cache_lengths.tolist()), None if active is None else tuple(active.tolist()), capacity)
 
 
 @functools.lru_cache(maxsize=2)  # the layers of a model share their lengths
