@@ -96,7 +96,7 @@ def check_samples(prior, given):
     prior.new_steps = lambda rows, capacity: kept.append(KeptLogits(prior, rows, capacity)) or kept[0]
     samples = prior.generate(len(given), given=given, closed=1, top_k=None, seed=3)
     prior.new_steps = new_steps
-    codes, grain = dqcore.unpack_codes(samples)
+    _, grain = dqcore.unpack_codes(samples)
     assert torch.equal(grain.flatten(1).sum(1).cpu(), torch.full((len(given),), grain[0].numel() // 2))
     assert torch.equal(samples.codes[samples.grains == 0], given.codes)
     full = prior(samples).content_logits.view(len(given), -1, prior.config.codebook_size + 3)
@@ -120,7 +120,7 @@ class KeptLogits(CachedSteps):
 
 
 def seconds_of_recomputation(prior, slots, tokens):
-    """All steps of ``slots`` samples, from five of them by Simpson's rule: a step grows with its tokens as a parabola."""
+    """All steps of ``slots`` samples, from five of them by Simpson's rule: their cost is a parabola in the tokens."""
     places = [1 + round(quarter * (tokens - 1) / 4) for quarter in range(5)]
     device = prior.step_embedding.device
     zeros = torch.zeros(slots, dtype=torch.int64, device=device)

@@ -65,8 +65,9 @@ def encode(
     """
     from dqcore.data.encode import encode_images
     from dqcore.data.images import list_images
-    from dqcore.data.shards import ShardWriter, tokenizer_identity
-    from dqcore.evaluation.load import load_tokenizer, model_folder
+    from dqcore.data.shards import ShardWriter
+    from dqcore.evaluation.load import load_tokenizer
+    from dqcore.models.saved import fingerprint
 
     if min(shard_size, batch_size) < 1:
         raise ValueError("shard_size, batch_size: expected at least 1")
@@ -74,7 +75,7 @@ def encode(
     paths = [(_name(path, root), path) for path in list_images(folder)]
     model = load_tokenizer(checkpoint, device)
     description = {
-        "tokenizer": tokenizer_identity(model_folder(checkpoint)),
+        "tokenizer": fingerprint(checkpoint),
         "model": type(model).__name__,
         "strides": list(model.config.strides),
         "codebook_size": model.config.codebook_size,
