@@ -55,7 +55,7 @@ class Sampling:
     contents: Draw = field(default_factory=Draw)
     positions: Draw = field(default_factory=Draw)
     guidance: float = 1.0
-    check_every: int = 4
+    check_every: int = 2
 
     @property
     def copies(self) -> int:

@@ -212,7 +212,7 @@ class Prior(Pretrained):
         position_temperature = temperature if position_temperature is None else position_temperature
         positions = Draw(position_temperature, position_top_k, position_top_p)
         device = self.step_embedding.device
-        sampling = Sampling(contents, positions, guidance, 8 if device.type == "cuda" else 4)
+        sampling = Sampling(contents, positions, guidance, 8 if device.type == "cuda" else 2)
         labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels
         chosen = class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
         every = torch.stack([chosen, torch.full_like(chosen, NULL)])[: sampling.copies]

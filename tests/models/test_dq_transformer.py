@@ -77,15 +77,18 @@ def test_an_image_does_not_depend_on_the_others(kind, levels):
     torch.testing.assert_close(together.content_loss, weighted)
 
 
-def test_permuting_the_batch_permutes_the_logits_bit_for_bit():
-    model = spread(new()).eval()
-    images = list(sequence(5))
+@pytest.mark.parametrize(("kind", "levels"), KINDS)
+def test_permuting_the_batch_permutes_the_logits_bit_for_bit(kind, levels):
+    model = spread(new(kind, levels)).eval()
+    images = list(sequence(5, levels))
     order = [3, 0, 4, 2, 1]
     with torch.no_grad():
         out, permuted = model(join(images)), model(join([images[i] for i in order]))
-    ends = torch.tensor([len(image.codes) + 3 for image in images])
+    counts = [len(image.codes) + model.tape.num_specials - 1 for image in images]
     for name in ("content_logits", "position_logits"):
-        parts = getattr(out, name).split(ends.tolist())
+        if getattr(out, name) is None:
+            continue
+        parts = getattr(out, name).split(counts)
         assert torch.equal(getattr(permuted, name), torch.cat([parts[i] for i in order]))
 
 
@@ -212,12 +215,13 @@ def sampler_of(model, slots, count, **options):
 
 
 def test_slots_do_useful_work():
-    model = spread(new(codebook_size=20, dim=16)).eval()
-    sampler = sampler_of(model, 8, 200, check_every=1)
+    """Refilled every few steps only, as in ``generate``; the last samples of a run have nothing to follow them."""
+    model = spread(new(dim=16, region_grid=(5, 5))).eval()
+    sampler = sampler_of(model, 8, 100)
     results = sampler.run()
-    assert int((results[:, model.tape.positions >= 0] >= 0).sum()) > 200 * 12
     lengths = (results >= 0).sum(1)
     assert lengths.float().std() > 1  # samples do end at different times
+    assert int(lengths.sum()) - sampler.useful_steps <= 2 * 100  # what is read after the last code is no use
     assert sampler.useful_steps / sampler.slot_steps >= 0.95
 
 

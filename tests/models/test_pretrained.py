@@ -1,11 +1,13 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from dqcore import DQVAE, VQGAN
+from dqcore.models.saved import TOKENIZERS, load_saved
 
 
 @pytest.fixture
