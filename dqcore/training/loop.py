@@ -42,6 +42,8 @@ class Loop(ABC):
     learning_rate: LearningRate
     #: Options that may differ when a run is resumed.
     free_on_resume: frozenset[str]
+    #: What a mistaken resumption is told when :meth:`sources` differ, up to "that the run was started with".
+    other_sources: str
 
     def __init__(self, options: Any, world: World) -> None:
         self.options, self.world = options, world
@@ -120,9 +122,8 @@ class Loop(ABC):
         for name, value in now["options"].items():
             if name not in self.free_on_resume and before["options"].get(name) != value:
                 raise ValueError(f"{name}: the run was started with {before['options'].get(name)}, got {value}")
-        for name in self.sources():
-            if before[name] != now[name]:
-                raise ValueError(f"{name}: not what the run was started with")
+        if any(before[name] != now[name] for name in self.sources()):
+            raise ValueError(f"{self.other_sources} that the run was started with")
 
     def _loop(self, log: MetricsLog | None) -> None:
         options = self.options

@@ -74,6 +74,7 @@ def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | N
 
 class _Run(Loop):
     free_on_resume = FREE_ON_RESUME
+    other_sources = "codes: they are not those"
 
     def __init__(self, options: PriorTraining, world: World) -> None:
         super().__init__(options, world)

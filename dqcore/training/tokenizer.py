@@ -82,6 +82,7 @@ def train_tokenizer(
 
 class _Run(Loop):
     free_on_resume = FREE_ON_RESUME
+    other_sources = "data: the folder's files are not those"
 
     def __init__(self, options: TokenizerTraining, world: World, model: nn.Module | None) -> None:
         super().__init__(options, world)
