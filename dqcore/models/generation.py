@@ -118,7 +118,8 @@ class Sampler:
         step, turn = (Replay(run, self.steps.capturable) for run in (self.step, self.turn))
         finished = Watched(self.finished)
         known = 0
-        with torch.inference_mode():  # ops take a shorter way; the results are ordinary tensors
+        on_device = torch.cuda.device_of(self.results)  # a graph is captured on the current one
+        with torch.inference_mode(), on_device:  # ops take a shorter way; the results are ordinary tensors
             turn()
             while known < self.count:
                 for _ in range(self.sampling.check_every):
