@@ -14,35 +14,39 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import common
-from dqcore.kernels.common import bound, on_device, place
+from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.tokens import Tokens, starts
 
 CHUNK = 128
+TILE = {"BLOCK_N": 32, "BLOCK_D": 64, "num_warps": 4}
 RUNS = 2**14  # a longer batch has longer runs, so that their sums stay small
 
 
 @triton.jit
-def _rows(x, order, position, inside, channel, D, height, width, stride_b, stride_d, stride_h, stride_w):
+def _rows(maps, strides, grain, order, position, inside, channel, D, height, width, G: tl.constexpr):
     """Vectors at these sorted positions, ``(positions, channels)`` float32."""
-    token = tl.load(order + position, mask=inside, other=0)
-    image, row, column = place(token, None, height, width, 1)
-    start = x + image * stride_b + row * stride_h + column * stride_w
+    cell = tl.load(order + position, mask=inside, other=0)
+    line, column = cell // width, cell % width
+    own = tl.zeros_like(position).to(tl.int32)
+    if G > 1:
+        own = tl.load(grain + (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1)), mask=inside, other=0)
+    start, stride = starts(maps, strides, own, line // height, line % height, column, G)
     where = inside[:, None] & (channel < D)[None, :]
-    return tl.load(start[:, None] + channel[None, :].to(tl.int64) * stride_d, mask=where, other=0.0).to(tl.float32)
+    return tl.load(start[:, None] + channel[None, :] * stride[:, None], mask=where, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _run_sums_kernel(
-    x,
+    maps,
+    strides,
+    grain,
     order,
     sorted_codes,
     runs,
     D,
     height,
     width,
-    stride_b,
-    stride_d,
-    stride_h,
-    stride_w,
+    G: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -55,16 +59,16 @@ def _run_sums_kernel(
     total = tl.zeros([BLOCK_D], tl.float32)
     for start in range(0, CHUNK, BLOCK_N):
         position = run * CHUNK + start + tl.arange(0, BLOCK_N)
-        rows = _rows(
-            x, order, position, position >= 0, channel, D, height, width, stride_b, stride_d, stride_h, stride_w
-        )
+        rows = _rows(maps, strides, grain, order, position, position >= 0, channel, D, height, width, G)
         total += tl.sum(rows, 0)
     tl.store(runs + run * D + channel, total, mask=channel < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _code_sums_kernel(
-    x,
+    maps,
+    strides,
+    grain,
     order,
     offsets,
     runs,
@@ -72,10 +76,7 @@ def _code_sums_kernel(
     D,
     height,
     width,
-    stride_b,
-    stride_d,
-    stride_h,
-    stride_w,
+    G: tl.constexpr,
     CHUNK: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -91,9 +92,7 @@ def _code_sums_kernel(
     total = tl.zeros([BLOCK_D], tl.float32)
     for start in range(bound(first, INTERPRETED), bound(head, INTERPRETED), BLOCK_N):
         position = start + tl.arange(0, BLOCK_N)
-        rows = _rows(
-            x, order, position, position < head, channel, D, height, width, stride_b, stride_d, stride_h, stride_w
-        )
+        rows = _rows(maps, strides, grain, order, position, position < head, channel, D, height, width, G)
         total += tl.sum(rows, 0)
     for start in range(bound(first_run, INTERPRETED), bound(last_run, INTERPRETED), BLOCK_N):
         run = start + tl.arange(0, BLOCK_N)
@@ -102,34 +101,36 @@ def _code_sums_kernel(
     tail = tl.maximum(head, last_run * CHUNK)
     for start in range(bound(tail, INTERPRETED), bound(last, INTERPRETED), BLOCK_N):
         position = start + tl.arange(0, BLOCK_N)
-        rows = _rows(
-            x, order, position, position < last, channel, D, height, width, stride_b, stride_d, stride_h, stride_w
-        )
+        rows = _rows(maps, strides, grain, order, position, position < last, channel, D, height, width, G)
         total += tl.sum(rows, 0)
     tl.store(sums + code * D + channel, total, mask=channel < D)
 
 
 def code_sums_fwd(x: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """``x (N, D)`` or ``(B, D, H, W)`` with a code each, negative for none -> ``(K,)`` and ``(K, D)`` float32."""
-    cells = x if x.dim() == 4 else x.T[None, :, None]
-    _, dim, height, width = cells.shape
-    keys, order = codes.flatten().to(torch.int32).sort(stable=True)
-    bounds = torch.arange(num_codes + 1, dtype=torch.int32, device=x.device)
-    offsets = torch.searchsorted(keys, bounds)
+    with on_device(x):
+        return token_sums(Tokens.of(x), None, codes.flatten().to(torch.int32), num_codes)
+
+
+def token_sums(tokens: Tokens, grain: Tensor | None, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """The same over maps of several granularities, ``keys`` being the code at the first cell of each block, or -1."""
+    dim, height, width = tokens.maps[-1].shape[1:]
+    keys, order = keys.sort(stable=True)
+    offsets = torch.searchsorted(keys, torch.arange(num_codes + 1, dtype=torch.int32, device=keys.device))
     counts = offsets.diff().to(torch.float32)
-    sums = torch.zeros(num_codes, dim, dtype=torch.float32, device=x.device)
+    sums = torch.zeros(num_codes, dim, dtype=torch.float32, device=keys.device)
     if sums.numel() == 0 or keys.numel() == 0:
         return counts, sums
     chunk = max(CHUNK, triton.next_power_of_2(keys.numel() // RUNS))
     whole = keys.numel() // chunk
-    runs = torch.empty(whole, dim, dtype=torch.float32, device=x.device)
-    tile = {"BLOCK_N": 32, "BLOCK_D": 64, "num_warps": 4}
-    blocks = triton.cdiv(dim, tile["BLOCK_D"])
-    shape = (dim, height, width, *cells.stride())
-    with on_device(x):
-        if whole:
-            _run_sums_kernel[(whole, blocks)](cells, order, keys, runs, *shape, CHUNK=chunk, **tile)
-        _code_sums_kernel[(num_codes, blocks)](
-            *(cells, order, offsets, runs, sums), *shape, CHUNK=chunk, INTERPRETED=common.INTERPRETED, **tile
-        )
+    runs = torch.empty(whole, dim, dtype=torch.float32, device=keys.device)
+    blocks = triton.cdiv(dim, TILE["BLOCK_D"])
+    where = (tokens.maps, tokens.strides, grain, order)
+    shape = (dim, height, width)
+    shared = {"G": len(tokens.maps), "CHUNK": chunk, **TILE}
+    if whole:
+        _run_sums_kernel[(whole, blocks)](*where, keys, runs, *shape, **shared)
+    _code_sums_kernel[(num_codes, blocks)](
+        *where, offsets, runs, sums, *shape, INTERPRETED=common.INTERPRETED, **shared
+    )
     return counts, sums

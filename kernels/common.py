@@ -23,6 +23,11 @@ def architecture() -> int:
     return 80 if INTERPRETED else int(triton.runtime.driver.active.get_current_target().arch)
 
 
+def processors() -> int:
+    """Multiprocessors of the current device, by which launches are sized; what they compute does not depend on it."""
+    return torch.cuda.get_device_properties().multi_processor_count if torch.cuda.is_available() else 1
+
+
 @triton.jit
 def bound(count, INTERPRETED: tl.constexpr):
     """A loop's run-time bound; where interpreted a plain int, since Triton 3.6 and numpy 2.4 cannot make one of it."""
@@ -30,23 +35,3 @@ def bound(count, INTERPRETED: tl.constexpr):
         return count.handle.data.item()
     else:
         return count
-
-
-@triton.jit
-def place(token, regions, height, width, side):
-    """Image, row and column of each token of a map, int64.
-
-    Without ``regions`` (None) tokens count the map's cells row by row. With it they count the ``side x side`` cells of
-    the regions it lists, each an index into the row-major ``(B, height / side, width / side)`` grid of regions.
-    """
-    if regions is None:
-        line = token // width
-        return (line // height).to(tl.int64), (line % height).to(tl.int64), (token % width).to(tl.int64)
-    else:
-        region = tl.load(regions + token // (side * side))
-        cell = token % (side * side)
-        line = region // (width // side)
-        image = line // (height // side)
-        row = (line % (height // side)) * side + cell // side
-        column = (region % (width // side)) * side + cell % side
-        return image.to(tl.int64), row.to(tl.int64), column.to(tl.int64)

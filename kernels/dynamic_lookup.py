@@ -1,10 +1,10 @@
-"""Multi-granularity lookup: only the codes that exist are searched, each map read where it lies.
+"""Multi-granularity lookup: only the codes that exist are searched, each vector read where it lies in its own map.
 
-One launch lists the regions of every granularity (their order in the list changes nothing that is written). Then, for
-each granularity, the search of ``dqcore.kernels.nearest_code`` walks over the cells of its regions and leaves each code
-at the first cell of its block; and one program a run of codes fills the blocks: code map, quantized map and error. The
-backward pass is one launch a granularity, one program a tile of cells and channels, each written once and so always
-the same. Tiles are (channels, cells), since cells lie side by side in memory. Reference: ``dqcore.ops.dynamic_lookup``.
+One launch lists the tokens of all granularities, and ``nearest_code`` searches the list at once, leaving each code at
+the first cell of its block. Then one program a run of cells of the finest grid writes code map, quantized map and error,
+every cell once. The backward pass is one launch a granularity, one program a tile of cells and channels, each written
+once and so always the same. Tiles are (channels, cells), since cells lie side by side in memory. Reference:
+``dqcore.ops.dynamic_lookup``.
 """
 
 from __future__ import annotations
@@ -14,101 +14,55 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.code_sums import code_sums_fwd
-from dqcore.kernels.common import on_device, place
-from dqcore.kernels.nearest_code import prepare, search
+from dqcore.kernels.code_sums import token_sums
+from dqcore.kernels.common import on_device
+from dqcore.kernels.nearest_code import search
+from dqcore.kernels.tokens import Tokens, list_tokens, starts
 
 TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4}
+FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4}
 
 
-@triton.jit
-def _list_regions_kernel(grain, regions, counts, N, row, G: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Append the regions of granularity g to row g of ``regions``, and their number to row g of ``counts (G, 4)``."""
-    region = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    own = tl.load(grain + region, mask=region < N, other=-1)
-    for g in tl.static_range(G):
-        mine = (own == g).to(tl.int32)
-        first = tl.atomic_add(counts + 4 * g, tl.sum(mine, 0))
-        tl.store(regions + g * row + first + tl.cumsum(mine, 0) - 1, region, mask=own == g)
+@triton.jit(do_not_specialize=["N", "height", "width"])
+def _fill_kernel(
+    maps, strides, grain, codebook, codes, quantized, error, keys, N, height, width, stride_k, stride_e,
+    G: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Spread each code over its block; a region without one (its granularity out of range) gets -1 and 0.
 
-
-@triton.jit
-def _clear_kernel(
-    grain, codes, quantized, error, height, width, D: tl.constexpr, SIDE: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """Write what a region without a code holds; one program a region, and most have nothing to do."""
-    region = tl.program_id(0).to(tl.int64)
-    if tl.load(grain + region) >= 0:
-        return
-    cell = tl.arange(0, SIDE * SIDE)
-    columns = width // SIDE
-    line = region // columns
-    image = line // (height // SIDE)
-    at = ((line % (height // SIDE)) * SIDE + cell // SIDE) * width + (region % columns) * SIDE + cell % SIDE
-    tl.store(codes + image * height * width + at, tl.full([SIDE * SIDE], -1, tl.int64))
-    tl.store(error + image * height * width + at, tl.zeros([SIDE * SIDE], tl.float32))
-    for first in range(0, D, BLOCK_D):
-        d = first + tl.arange(0, BLOCK_D)
-        where = quantized + (image * D + d[:, None]) * (height * width) + at[None, :]
-        zero = tl.zeros([BLOCK_D, SIDE * SIDE], quantized.dtype.element_ty)
-        tl.store(where, zero, mask=(d < D)[:, None] & (cell >= 0)[None, :])
-
-
-@triton.jit
-def _fill_blocks_kernel(
-    x,
-    codebook,
-    codes,
-    quantized,
-    error,
-    regions,
-    count,
-    height,
-    width,
-    stride_b,
-    stride_d,
-    stride_h,
-    stride_w,
-    stride_k,
-    stride_e,
-    SPREAD: tl.constexpr,
-    SIDE: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    first = tl.program_id(0).to(tl.int64) * BLOCK_N
-    N = tl.load(count) * (SIDE * SIDE)
-    if first >= N:
-        return
-    token = first + tl.arange(0, BLOCK_N)
-    inside = token < N
-    image, row, column = place(tl.where(inside, token, 0), regions, height, width, SIDE)
-    start = x + image * stride_b + row * stride_h + column * stride_w
-    area = (height * SPREAD).to(tl.int64) * (width * SPREAD)
-    at = row * SPREAD * (width * SPREAD) + column * SPREAD
-    code = tl.load(codes + image * area + at, mask=inside, other=0)
+    ``keys`` gets each code once, at the first cell of its block, and -1 elsewhere.
+    """
+    cell = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = cell < N
+    line, column = cell // width, cell % width
+    image, row = line // height, line % height
+    region = (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1))
+    own = tl.load(grain + region, mask=inside, other=-1).to(tl.int32)
+    coded = (own >= 0) & (own < G)
+    level = tl.where(coded, G - 1 - own, 0)  # the block is 2^level cells wide
+    first = (line >> level << level) * width + (column >> level << level)
+    code = tl.load(codes + first, mask=coded, other=-1)
+    start, stride = starts(maps, strides, own, image, row, column, G)
     total = tl.zeros([BLOCK_N], tl.float32)
-    for first_channel in range(0, D, BLOCK_D):
-        d = (first_channel + tl.arange(0, BLOCK_D)).to(tl.int64)
+    for channel in range(0, D, BLOCK_D):
+        d = (channel + tl.arange(0, BLOCK_D)).to(tl.int64)
+        known = coded[:, None] & (d < D)[None, :]
+        value = tl.load(codebook + code[:, None] * stride_k + d[None, :] * stride_e, mask=known, other=0.0)
+        value = tl.trans(value).to(tl.float32)  # read along channels, written along cells
         where = (d < D)[:, None] & inside[None, :]
-        vector = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0).to(tl.float32)
-        value = tl.load(codebook + code[None, :] * stride_k + d[:, None] * stride_e, mask=where, other=0.0).to(
-            tl.float32
-        )
-        difference = vector - value
+        vector = tl.load(start[None, :] + d[:, None] * stride[None, :], mask=where & coded[None, :], other=0.0)
+        difference = vector.to(tl.float32) - value
         total += tl.sum(difference * difference, 0)
-        out = quantized + (image[None, :] * D + d[:, None]) * area + at[None, :]
-        for i in tl.static_range(SPREAD * SPREAD):
-            cell = (i // SPREAD) * (width * SPREAD) + i % SPREAD
-            tl.store(out + cell, value.to(quantized.dtype.element_ty), mask=where)
-    for i in tl.static_range(SPREAD * SPREAD):
-        cell = image * area + at + (i // SPREAD) * (width * SPREAD) + i % SPREAD
-        tl.store(codes + cell, code, mask=inside)
-        tl.store(error + cell, total / (SPREAD * SPREAD), mask=inside)
+        out = quantized + (image[None, :] * D + d[:, None]) * (height.to(tl.int64) * width) + (row * width + column)[None, :]
+        tl.store(out, value.to(quantized.dtype.element_ty), mask=where)
+    share = tl.full([BLOCK_N], 1, tl.int32) << (2 * level)
+    tl.store(error + cell, total / share.to(tl.float32), mask=inside)
+    tl.store(codes + cell, code, mask=inside)
+    if keys is not None:
+        tl.store(keys + cell, tl.where(cell == first, code, -1).to(tl.int32), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "height", "width"])
 def _lookup_backward_kernel(
     x,
     grain,
@@ -146,7 +100,8 @@ def _lookup_backward_kernel(
     BLOCK_D: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    image, row, column = place(token, None, height, width, 1)
+    line, column = token // width, token % width
+    image, row = line // height, line % height
     region = (image * (height // SIDE) + row // SIDE) * (width // SIDE) + column // SIDE
     mine = (token < N) & (tl.load(grain + region, mask=token < N, other=-1) == GRANULARITY)
     d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
@@ -179,7 +134,7 @@ def dynamic_lookup_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Code map ``(B, H, W)`` int64, quantized map, error ``(B, H, W)`` float32, counts ``(K,)``, sums ``(K, D)``.
 
-    A granularity of -1 marks a region without a code. Without ``with_sums`` the last two are empty.
+    A granularity out of range, as -1, marks a region without a code. Without ``with_sums`` the last two are empty.
     """
     finest, size = maps[-1], codebook.shape[0]
     batch, dim, height, width = finest.shape
@@ -191,26 +146,18 @@ def dynamic_lookup_fwd(
         return codes, quantized, error, counts, sums
     grain = grain.contiguous()
     with on_device(finest):
-        regions, found = _list_regions(grain, len(maps))
-        _clear_kernel[(grain.numel(),)](
-            grain, codes, quantized, error, height, width, D=dim, SIDE=2 ** (len(maps) - 1), BLOCK_D=64, num_warps=4
+        tokens = Tokens(tuple(maps), *list_tokens(grain, len(maps)))
+        keys = torch.empty(codes.numel(), dtype=torch.int32, device=finest.device) if with_sums else None
+        search(tokens, codebook, "exact", codes)
+        _fill_kernel[(triton.cdiv(codes.numel(), FILL["BLOCK_N"]),)](
+            *(tokens.maps, tokens.strides, grain, codebook, codes, quantized, error, keys),
+            *(codes.numel(), height, width, *codebook.stride()),
+            G=len(maps),
+            D=dim,
+            **FILL,
         )
-        prepared = prepare(finest, codebook)
-        for g, x in enumerate(maps):
-            search(x, prepared, "exact", codes, regions=regions[g], count=found[g], side=2**g)
-            _fill_blocks_kernel[(triton.cdiv(x.numel() // dim, TILE["BLOCK_N"]),)](
-                *(x, codebook, codes, quantized, error, regions[g], found[g]),
-                *(x.shape[2], x.shape[3], *x.stride(), *codebook.stride()),
-                SPREAD=width // x.shape[3],
-                SIDE=2**g,
-                D=dim,
-                **TILE,
-            )
-    if with_sums:
-        for g, x in enumerate(maps):
-            own = _codes_of(codes, grain, g, width // x.shape[3])
-            more_counts, more_sums = code_sums_fwd(x, own, size)
-            counts, sums = counts + more_counts, sums + more_sums
+        if keys is not None:
+            counts, sums = token_sums(tokens, grain, keys, size)
     return codes, quantized, error, counts, sums
 
 
@@ -239,21 +186,3 @@ def dynamic_lookup_bwd(
                 **TILE,
             )
     return grads
-
-
-def _list_regions(grain: Tensor, num_granularities: int) -> tuple[Tensor, Tensor]:
-    """Lists of the regions of each granularity, and their lengths; rows begin at multiples of 16 bytes."""
-    total = grain.numel()
-    regions = torch.empty(num_granularities, -(-total // 4) * 4, dtype=torch.int32, device=grain.device)
-    counts = torch.zeros(num_granularities, 4, dtype=torch.int32, device=grain.device)
-    _list_regions_kernel[(triton.cdiv(total, 256),)](
-        grain, regions, counts, total, regions.shape[1], G=num_granularities, BLOCK_N=256, num_warps=4
-    )
-    return regions, counts
-
-
-def _codes_of(codes: Tensor, grain: Tensor, granularity: int, spread: int) -> Tensor:
-    """The codes of one granularity on its own grid, -1 elsewhere."""
-    side = 2**granularity
-    blocks = codes[:, ::spread, ::spread].unflatten(2, (-1, side)).unflatten(1, (-1, side))
-    return torch.where(grain[:, :, None, :, None] == granularity, blocks, -1).flatten(3, 4).flatten(1, 2)

@@ -15,7 +15,8 @@ pytest.importorskip("triton")
 if not (backends.interpreting() or torch.cuda.is_available()):
     pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
 
-from dqcore.kernels import code_sums, dynamic_lookup, nearest_code
+from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, rounding, settle, tuned
+from dqcore.kernels.tokens import Tokens
 
 DEVICE = "cpu" if backends.interpreting() else "cuda"
 
@@ -36,30 +37,55 @@ def lookup_problem():
     return maps, torch.randint(-1, 2, (2, 3, 2), device=DEVICE), torch.randn(19, 12, device=DEVICE)
 
 
+def scan_alone(monkeypatch, x, codebook):
+    """What the scan settles by itself, -1 elsewhere."""
+    monkeypatch.setattr(nearest_code, "_rescan_kernel", NotLaunched())
+    monkeypatch.setattr(nearest_code, "_settle_kernel", NotLaunched())
+    codes = torch.full((len(x),), -1, device=DEVICE)
+    nearest_code.search(Tokens.of(x), codebook, "exact", codes)
+    return codes
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_pass_b_settles_everything_alone(monkeypatch, dtype):
+@pytest.mark.parametrize("error", [1e-4, 1e-3, 1e-2, float("inf")])
+def test_what_the_scan_leaves_open_is_settled(monkeypatch, dtype, error):
+    """From a few candidates to lists that overflow, to margins that prove nothing at all."""
     x, codebook = problem(num=40, dtype=dtype)
-    monkeypatch.setattr(nearest_code, "UNIT", float("inf"))  # an error bound that proves nothing
+    monkeypatch.setattr(rounding, "ACCUMULATION", error)
     assert torch.equal(
         nearest_code.nearest_code_fwd(x, codebook, "exact"), nearest_code_reference(x, codebook, "exact")
     )
 
 
+def test_lists_overflow_where_more_codes_are_near(monkeypatch):
+    """What the case above must meet: lists that hold all candidates, and lists that do not."""
+    x, codebook = problem(num=40)
+    seen, allocate = [], nearest_code.Workspace.allocate
+    monkeypatch.setattr(nearest_code.Workspace, "allocate", lambda *args: seen.append(allocate(*args)) or seen[-1])
+    monkeypatch.setattr(rounding, "ACCUMULATION", 1e-3)
+    assert torch.equal(
+        nearest_code.nearest_code_fwd(x, codebook, "exact"), nearest_code_reference(x, codebook, "exact")
+    )
+    found = torch.cat([work.found for work in seen])
+    assert (found > settle.LIST).any()
+    assert (found <= settle.LIST).any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_pass_a_settles_most_and_only_rightly(monkeypatch, dtype):
-    x, codebook = problem(num=300, dtype=dtype)
-    monkeypatch.setattr(nearest_code, "_settle_kernel", NotLaunched())
-    codes = nearest_code.nearest_code_fwd(x, codebook, "exact")
+@pytest.mark.parametrize("dim", [8, 20, 70])
+def test_scan_settles_most_and_only_rightly(monkeypatch, dtype, dim):
+    x, codebook = problem(num=300, dim=dim, dtype=dtype)
+    codes = scan_alone(monkeypatch, x, codebook)
     settled = codes >= 0
-    assert settled.float().mean() > 0.95
+    assert settled.float().mean() > 0.9
     assert torch.equal(codes[settled], nearest_code_reference(x, codebook, "exact")[settled])
 
 
 @pytest.mark.parametrize("case", ["duplicates", "all_equal", "huge", "subnormal", "common_mean", "near_duplicates"])
-def test_pass_a_never_guesses(monkeypatch, case):
-    x, codebook = (t.to(DEVICE) for t in adversarial_codebooks(500, 60, 30)[case])
-    monkeypatch.setattr(nearest_code, "_settle_kernel", NotLaunched())
-    codes = nearest_code.nearest_code_fwd(x, codebook, "exact")
+@pytest.mark.parametrize("dim", [8, 30])
+def test_scan_never_guesses(monkeypatch, case, dim):
+    x, codebook = (t.to(DEVICE) for t in adversarial_codebooks(500, 60, dim)[case])
+    codes = scan_alone(monkeypatch, x, codebook)
     settled = codes >= 0
     assert torch.equal(codes[settled], nearest_code_reference(x, codebook, "exact")[settled])
     if case in ("all_equal", "subnormal"):
@@ -78,14 +104,23 @@ def test_order_of_summation_decides():
 
 @pytest.mark.parametrize("tile", [(16, 16, 16), (32, 128, 16), (128, 32, 64)], ids=str)
 @pytest.mark.parametrize("case", ["gaussian", "near_duplicates", "vqgan_init"])
-def test_tiles_change_nothing(monkeypatch, tile, case):
-    x, codebook = (t.to(DEVICE) for t in adversarial_codebooks(50, 70, 33)[case])
+def test_tiles_and_stretches_change_nothing(monkeypatch, tile, case):
+    x, codebook = (t.to(DEVICE) for t in adversarial_codebooks(50, 700, 33)[case])
     expected = nearest_code_reference(x, codebook, "exact")
     sizes = dict(zip(("BLOCK_N", "BLOCK_K", "BLOCK_D"), tile, strict=True))
-    monkeypatch.setattr(nearest_code, "tile", lambda *_: {**sizes, "num_warps": 4, "num_stages": 1})
     monkeypatch.setattr(nearest_code, "tree_tile", lambda dim: {"BLOCK_K": tile[0], "LEAF": 16, "WIDTH": 64})
-    monkeypatch.setattr(nearest_code, "SPAN", 7)
-    assert torch.equal(nearest_code.nearest_code_fwd(x, codebook, "exact"), expected)
+    monkeypatch.setattr(nearest_code, "STRETCH", 2 * tile[1])
+    with tuned.force("nearest_code", {**sizes, "num_warps": 4, "num_stages": 1}):
+        assert torch.equal(nearest_code.nearest_code_fwd(x, codebook, "exact"), expected)
+
+
+@pytest.mark.parametrize("case", ["gaussian", "common_mean"])
+def test_parts_of_a_batch_change_nothing(monkeypatch, case):
+    x, codebook = (t.to(DEVICE) for t in adversarial_codebooks(1500, 40, 6)[case])
+    monkeypatch.setattr(nearest_code, "WORKSPACE", 1)
+    assert torch.equal(
+        nearest_code.nearest_code_fwd(x, codebook, "exact"), nearest_code_reference(x, codebook, "exact")
+    )
 
 
 @pytest.mark.parametrize("num", [0, 1, 127, 129])
