@@ -105,7 +105,6 @@ class Sampler:
         """Those of the steps of slots that read a token of a sample whose codes were not yet complete."""
         return int(self.useful)
 
-    @torch.no_grad()
     def run(self, progress: Callable[[int, int], object] | None = None) -> Tensor:
         """Walk all samples to their end.
 
@@ -118,8 +117,7 @@ class Sampler:
         step, turn = (Replay(run, self.steps.capturable) for run in (self.step, self.turn))
         finished = Watched(self.finished)
         known = 0
-        on_device = torch.cuda.device_of(self.results)  # a graph is captured on the current one
-        with torch.inference_mode(), on_device:  # ops take a shorter way; the results are ordinary tensors
+        with torch.inference_mode(), torch.cuda.device_of(self.results):  # graphs are captured on the current device
             turn()
             while known < self.count:
                 for _ in range(self.sampling.check_every):

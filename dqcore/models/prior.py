@@ -225,9 +225,10 @@ class Prior(Pretrained):
 
         slots = min(batch_size, 128 if slots is None else slots)
         slots = -(-slots // 4) * 4 if device.type == "cpu" else slots  # products of 4 rows and more agree in all bits
-        steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens)
-        sampler = Sampler(self.tape, steps, slots, sampling, plan, batch_size)
-        return self.tape.to_sequence(sampler.run(progress), self._order)
+        with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
+            steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens)
+            drawn = Sampler(self.tape, steps, slots, sampling, plan, batch_size).run(progress)
+        return self.tape.to_sequence(drawn, self._order)
 
     def new_steps(self, num_rows: int, capacity: int) -> CachedSteps:
         """Empty caches to sample with: ``num_rows`` samples of up to ``capacity`` tokens."""

@@ -75,7 +75,7 @@ class CausalSelfAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values ``(..., H, d)``: views of one product."""
-        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        return self.qkv(x).view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)
 
     def extra_repr(self) -> str:
         """Heads and dropout, for ``print``."""
