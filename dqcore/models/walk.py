@@ -111,7 +111,7 @@ class Walk:
 
     @property
     def numbers(self) -> Tensor:
-        """At each entry, the numbers that draw the position after it and the code that stands there, ``(S, 2)``."""
+        """The numbers that draw the code at the present entries and the position after them, ``(S, 2)``."""
         return self._here[0, :, 0, NUMBERS:]
 
     def load(self, fresh: Tensor, plan: Plan) -> None:
