@@ -1,5 +1,6 @@
 """A training step of DQ-Transformer on packed codes, against the same step on a padded batch."""
 
+import pytest
 import torch
 
 import dqcore
@@ -9,8 +10,12 @@ from dqcore.data.sample import sample_photos
 from dqcore.models.dq_transformer import DQTransformer
 from dqcore.nn.router import EntropyRouter
 from dqcore.testing import interleaved_medians
+from dqcore.training.distributed import World
+from dqcore.training.prior_step import PriorStep
 
 BATCH = 16
+#: Dense bfloat16 operations a second of matrix units, by the name of the GPU.
+MATRIX_PEAK = {"H200": 790e12, "H100": 790e12, "A100": 312e12}
 
 
 def photo_codes():
@@ -60,3 +65,68 @@ def bench_packed_training_step(benchmark, device):
         "speedup_over_padded": theirs / mine,
     }
     benchmark(packed)
+
+
+def floating_operations(model, sequence):
+    """Of a training step's matrix products, a multiplication and an addition each: backward is twice forward.
+
+    Counted are the codes that there are and the causal half of the scores; nothing is counted twice for being
+    computed again.
+    """
+    config = model.config
+    layers = config.position_layers + config.content_layers
+    lengths = sequence.lengths.double() + 2 * config.num_granularities - 1
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    scores = 2 * layers * config.dim * float(lengths.square().sum())
+    return 3 * (2 * weights * float(lengths.sum()) + scores)
+
+
+def test_floating_operations_are_those_that_run():
+    """PyTorch's own counter, on one image, whose attention it sees as whole squares."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = DQTransformer.from_preset("dqtransformer-tiny", dropout=0.0).train()
+    grain = torch.arange(64).view(1, 8, 8) % 2
+    sequence = dqcore.pack_codes(torch.zeros(1, 16, 16, dtype=torch.int64), grain, num_granularities=2)
+    with FlopCounterMode(display=False) as counter:
+        model(sequence).loss.backward()
+    products = ("mm", "addmm")
+    counted = sum(n for name, n in counter.get_flop_counts()["Global"].items() if str(name).split(".")[1] in products)
+    scores = 3 * 2 * 5 * 128 * (len(sequence.codes) + 3) ** 2
+    assert counted == floating_operations(model, sequence) - scores
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def bench_base_training_step(benchmark, compiled):
+    """On an H200 at least 45 % of the bfloat16 matrix peak: base model, 32 images, half of their regions fine.
+
+    The whole step: forward under autocast, backward, gradient norm, AdamW. On a CPU a small model, so that it runs.
+    """
+    cuda = torch.cuda.is_available()
+    if compiled and not cuda:
+        pytest.skip("compiled blocks are measured on a GPU")
+    torch.manual_seed(0)
+    preset, images, side = ("dqtransformer-base", 32, 16) if cuda else ("dqtransformer-tiny", 2, 8)
+    device = torch.device("cuda" if cuda else "cpu")
+    model = DQTransformer.from_preset(preset).to(device)
+    grain = torch.stack([torch.randperm(side * side).view(side, side) % 2 for _ in range(images)])
+    codes = torch.randint(0, model.config.codebook_size, (images, 2 * side, 2 * side))
+    sequence = dqcore.pack_codes(codes, grain, num_granularities=2).to(device)
+    if compiled:
+        for part in (model.position_transformer, model.content_transformer):
+            for block in part.blocks:
+                block.compile(dynamic=True)
+    step = PriorStep(model, World(0, 1, device), autocast=cuda)
+    losses = [step(sequence, None, n, 3e-4)["content_loss"] for n in range(3)]  # also warms up
+    assert losses[2] < losses[0], "it learns the batch"
+    benchmark.pedantic(step, (sequence, None, 3, 3e-4), rounds=10 if cuda else 1, warmup_rounds=2 if cuda else 0)
+    if benchmark.stats:
+        rate = floating_operations(model, sequence) / benchmark.stats.stats.median
+        peak = next((v for name, v in MATRIX_PEAK.items() if cuda and name in torch.cuda.get_device_name()), None)
+        benchmark.extra_info |= {
+            "target": ">= 0.45 of the matrix peak of an H200",
+            "tokens": len(sequence.codes) + 3 * images,
+            "images_per_second": images / benchmark.stats.stats.median,
+            "operations_per_second": rate,
+            "share_of_matrix_peak": None if peak is None else rate / peak,
+        }

@@ -54,7 +54,7 @@ class _Verb(NamedTuple):
 
 
 VERBS = {
-    "demo": _Verb("train a small tokenizer on sample photographs, and write a report", _deferred(verbs.demo)),
+    "demo": _Verb("train a small tokenizer and prior on sample photographs, and write a report", _deferred(verbs.demo)),
     "train tokenizer": _Verb("train a tokenizer on a folder of images", _training_options, verbs.train_tokenizer),
     "train prior": _Verb("train a prior on a tokenizer's codes", _prior_options, verbs_prior.train_prior),
     "sample": _Verb("draw images from a prior", _deferred(verbs_prior.sample)),

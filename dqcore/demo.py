@@ -4,8 +4,7 @@ Its router goes by the entropy of each region (the paper's repository calls that
 fitted to the training photographs. In the minutes that a demo has, the learned router does not yet follow detail: its
 gradient needs many more steps.
 
-Asked to, it goes on: a small DQ-Transformer learns the codes (:mod:`dqcore.demo_prior`), and the report shows what it
-draws.
+Then a small DQ-Transformer learns the codes (:mod:`dqcore.demo_prior`), and the report shows what it draws.
 """
 
 from __future__ import annotations
@@ -68,15 +67,15 @@ class DemoResult:
 
 
 def run_demo(
-    *, out: Path = Path("runs/demo"), seed: int = 0, steps: int | None = None, prior: bool = False
+    *, out: Path = Path("runs/demo"), seed: int = 0, steps: int | None = None, prior: bool = True
 ) -> DemoResult:
     """Train, measure, write ``report.html`` and ``evaluation.json``, and print the numbers.
 
     Args:
         out: Folder of the run; a demo that lies there is replaced.
         seed: Of weights, crops and order.
-        steps: Optimiser steps; the default takes less than three minutes.
-        prior: Go on to a prior; the report then shows samples and completions too. Less than five minutes in all.
+        steps: The tokenizer's optimiser steps; the default takes less than three minutes.
+        prior: Go on to a prior, whose samples and completions the report shows too. Less than five minutes in all.
 
     Raises:
         ValueError: ``out`` holds something other than a demo, or ``steps`` is below 1.

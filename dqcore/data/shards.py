@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,9 @@ from torch import Tensor
 
 from dqcore.training.files import write_atomically, write_json
 
-__all__ = ["INDEX", "ShardWriter", "read_shards", "tokenizer_identity"]
+__all__ = ["INDEX", "ShardWriter", "read_shards"]
 
 INDEX = "index.json"
-
-
-def tokenizer_identity(folder: Path) -> str:
-    """What tells one trained tokenizer from another: a hash of its weights and its config."""
-    digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
 
 
 class ShardWriter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,41 +12,14 @@ from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, read_image
-from dqcore.models.dqvae import DQVAE
-from dqcore.models.vqgan import VQGAN
+from dqcore.models.saved import TOKENIZERS, load_saved
 
-__all__ = ["hash_files", "image_batches", "load_tokenizer", "model_folder", "pick_device"]
-
-
-def model_folder(path: Path) -> Path:
-    """The folder of a saved model, or the one inside a training run's folder."""
-    return path / "model" if (path / "model" / "config.json").is_file() else path
+__all__ = ["hash_files", "image_batches", "load_tokenizer", "pick_device"]
 
 
 def load_tokenizer(path: Path, device: str = "auto") -> Any:
-    """A :class:`dqcore.DQVAE` or :class:`dqcore.VQGAN`, whichever was saved, in evaluation mode.
-
-    Args:
-        path: A folder that ``save_pretrained`` wrote, a training run's folder, or the id of a repository on the Hub.
-        device: See :func:`pick_device`.
-
-    Raises:
-        FileNotFoundError: there is no model.
-        ValueError: it is damaged, or another kind of model.
-    """
-    folder = model_folder(path)
-    config = folder / "config.json"
-    if folder.is_dir() and not config.is_file():
-        raise FileNotFoundError(f"{path}: expected a folder with config.json and model.safetensors")
-    kind: Any = DQVAE
-    if config.is_file():
-        try:
-            saved = json.loads(config.read_text())
-        except ValueError as error:
-            raise ValueError(f"{config}: expected a JSON object ({error})") from error
-        if isinstance(saved, dict) and saved.get("model") == VQGAN.__name__:
-            kind = VQGAN
-    return kind.from_pretrained(folder).to(pick_device(device))
+    """:func:`dqcore.models.saved.load_saved` for tokenizers, on a device of :func:`pick_device`."""
+    return load_saved(path, TOKENIZERS).to(pick_device(device))
 
 
 def pick_device(device: str) -> torch.device:

@@ -19,8 +19,8 @@ from dqcore.training.files import write_atomically
 
 __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
-#: Samples drawn before they are decoded and written.
-CHUNK = 1024
+#: Samples drawn before they are decoded and written; only while the last of them are drawn do slots stand idle.
+CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,14 @@ def write_samples(
         start = time.perf_counter()
         report = None if progress is None else _offset(progress, first, count)
         sequence = prior.generate(size, some, first=first, progress=report, **options)
-        images = decode_sequence(tokenizer, sequence, batch_size).clamp(-1, 1).cpu()
-        seconds += time.perf_counter() - start
-        for number, image in enumerate(images, first):
-            paths.append(out / f"{number:05d}.png")
-            _write_png(paths[-1], image)
-        shown += list(images[: 64 - len(shown)]) if len(shown) < 64 else []
+        for begin in range(0, size, batch_size):
+            images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
+            seconds += time.perf_counter() - start
+            for image in images:
+                paths.append(out / f"{len(paths):05d}.png")
+                _write_png(paths[-1], image)
+            shown += images[: max(0, 64 - len(shown))]
+            start = time.perf_counter()
     _write_png(out / "grid.png", image_grid(torch.stack(shown)))
     return Samples(paths, out / "grid.png", count / seconds)
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.models.replay import can_capture
+
 __all__ = ["CachedSteps"]
 
 
@@ -23,12 +25,13 @@ class CachedSteps:
             for transformer in (prior.position_transformer, prior.content_transformer)
         ]
         self._position_cache, self._content_cache = caches
+        self.capturable = can_capture(prior.step_embedding)
         self._state = torch.empty(0)
 
     def positions(self, contents: Tensor, rows: Tensor, grains: Tensor) -> Tensor | None:
         """Read a token of each row."""
         prior = self.prior
-        x = prior._embed(contents, rows, grains, self.lengths.clamp_max(prior.config.max_steps - 1).long())
+        x = prior._embed(contents, rows, grains, self.lengths.clamp_max(prior.config.max_steps - 1))
         self._state, logits = prior._read(x, self._position_cache)
         return logits
 
@@ -38,11 +41,6 @@ class CachedSteps:
         self.lengths += self.active
         return logits[:, : self.prior.config.codebook_size]
 
-    def restart(self, rows: Tensor) -> None:
+    def restart(self, fresh: Tensor) -> None:
         """Begin new samples in these rows."""
-        self.lengths[rows] = 0
-        self.active[rows] = True
-
-    def rest(self, rows: Tensor) -> None:
-        """Leave these rows out."""
-        self.active[rows] = False
+        self.lengths.masked_fill_(fresh, 0)

@@ -70,9 +70,7 @@ def uniforms(seed: int, samples: Tensor, count: int) -> Tensor:
 
     Determinism: the same on every device, for any other samples beside.
     """
-    seed &= (1 << 64) - 1
-    key = torch.tensor(seed - (1 << 64) if seed >> 63 else seed, device=samples.device)
-    streams = _mix(_mix(key) + samples)
+    streams = _mix(samples + _signed(_mix_number(seed)))
     places = torch.arange(1, count + 1, device=samples.device) * -0x61C8864680B583EB
     return _mix(streams[:, None] + places) >> (64 - _BITS) & (1 << _BITS) - 1
 
@@ -82,6 +80,18 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift(z, 30)) * -0x40A7B892E31B1A47
     z = (z ^ _shift(z, 27)) * -0x6B2FB644ECCEEE15
     return z ^ _shift(z, 31)
+
+
+def _mix_number(z: int) -> int:
+    """:func:`_mix` of a Python integer: a CUDA graph holds no copy from the host."""
+    mask = (1 << 64) - 1
+    z = ((z & mask) ^ (z & mask) >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return z ^ z >> 31
+
+
+def _signed(z: int) -> int:
+    return z - (1 << 64) if z >> 63 else z
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dqcore.files import write_atomically, write_json
 
-__all__ = ["Pretrained", "config_from_dict"]
+__all__ = ["Pretrained", "config_from_dict", "download"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -77,7 +77,7 @@ class Pretrained(nn.Module):
             FileNotFoundError: There is no such folder or repository, or a file is missing in it.
             ValueError: It holds another model, a config with unknown fields, or weights that do not fit the config.
         """
-        folder = Path(path) if os.path.exists(path) else _download(os.fspath(path))
+        folder = Path(path) if os.path.exists(path) else download(os.fspath(path))
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, {name} is missing")
@@ -141,7 +141,12 @@ def _load(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state)
 
 
-def _download(repository: str) -> Path:
+def download(repository: str) -> Path:
+    """The folder of a model on the Hugging Face Hub, with the tokenizer that a prior was saved with.
+
+    Raises:
+        FileNotFoundError: There is no such repository, or no way to it.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -149,6 +154,6 @@ def _download(repository: str) -> Path:
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         raise FileNotFoundError(missing)
     try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, "classes.json", "tokenizer/*"]))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error

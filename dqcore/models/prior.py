@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dqcore.codes import CodeSequence, Order
 from dqcore.models.cached_steps import CachedSteps
 from dqcore.models.conditions import check_sequence, class_labels, drop_labels
-from dqcore.models.draw import Draw
+from dqcore.models.draw import Draw, uniforms
 from dqcore.models.generation import Sampler, Sampling
 from dqcore.models.pretrained import Pretrained
 from dqcore.models.prior_config import PriorOutput, Targets
@@ -212,21 +212,23 @@ class Prior(Pretrained):
         position_temperature = temperature if position_temperature is None else position_temperature
         positions = Draw(position_temperature, position_top_k, position_top_p)
         device = self.step_embedding.device
-        sampling = Sampling(contents, positions, guidance, seed, 16 if device.type == "cuda" else 4)
+        sampling = Sampling(contents, positions, guidance, 8 if device.type == "cuda" else 2)
         labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels
         chosen = class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
-        every = torch.stack([chosen, torch.full_like(chosen, NULL)], 1)[:, : sampling.copies]
+        every = torch.stack([chosen, torch.full_like(chosen, NULL)])[: sampling.copies]
         known = None if given is None else self._given(given, batch_size)
 
         def plan(samples: Tensor) -> Plan:
             codes = None if known is None else known[samples]
-            return Plan(self.tape, every[samples], codes, closed, stop_after)
+            numbers = uniforms(seed, samples + first, 2 * len(self.tape))
+            return Plan(self.tape, every[:, samples], numbers, codes, closed, stop_after)
 
         slots = min(batch_size, 128 if slots is None else slots)
         slots = -(-slots // 4) * 4 if device.type == "cpu" else slots  # products of 4 rows and more agree in all bits
-        steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens + sampling.check_every)
-        sampler = Sampler(self.tape, steps, slots, sampling, plan, batch_size, first)
-        return self.tape.to_sequence(sampler.run(progress), self._order)
+        with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
+            steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens)
+            drawn = Sampler(self.tape, steps, slots, sampling, plan, batch_size).run(progress)
+        return self.tape.to_sequence(drawn, self._order)
 
     def new_steps(self, num_rows: int, capacity: int) -> CachedSteps:
         """Empty caches to sample with: ``num_rows`` samples of up to ``capacity`` tokens."""

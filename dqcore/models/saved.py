@@ -11,6 +11,7 @@ from typing import Any
 from dqcore.models.dq_transformer import DQTransformer
 from dqcore.models.dqvae import DQVAE
 from dqcore.models.global_local import GlobalLocal
+from dqcore.models.pretrained import download
 from dqcore.models.raster import Raster, RasterDynamic
 from dqcore.models.vqgan import VQGAN
 
@@ -21,7 +22,13 @@ PRIORS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQTransformer, Ras
 
 
 def model_folder(path: Path) -> Path:
-    """The folder of a saved model, or the one inside a training run's folder."""
+    """The folder of a saved model: itself, the one inside a training run's folder, or of a repository on the Hub.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+    """
+    if not path.exists():
+        return download(str(path))
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
@@ -29,7 +36,7 @@ def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
     """A model of one of these kinds, in evaluation mode, on the CPU.
 
     Args:
-        path: A folder that ``save_pretrained`` wrote, or a training run's folder.
+        path: A folder that ``save_pretrained`` wrote, a training run's folder, or the id of a repository on the Hub.
         kinds: Names of classes to classes.
 
     Raises:

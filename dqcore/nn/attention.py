@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from dqcore.ops import decode_attention, varlen_attention
+from dqcore.ops.varlen_attention import varlen_attention
 
 __all__ = ["CausalSelfAttention"]
 
@@ -51,7 +52,8 @@ class CausalSelfAttention(nn.Module):
     def empty_cache(self, batch_size: int, capacity: int) -> Tensor:
         """Room for ``capacity`` codes a slot: keys and values ``(2, B, capacity, H, d)``, like the layer's weights."""
         weight = self.qkv.weight
-        return weight.new_zeros(2, batch_size, capacity, self.num_heads, weight.shape[1] // self.num_heads)
+        cache = weight.new_zeros(2, batch_size, self.num_heads, capacity, weight.shape[1] // self.num_heads)
+        return cache.transpose(2, 3)  # a head's codes lie side by side
 
     def step(self, x: Tensor, cache: Tensor, lengths: Tensor, *, active: Tensor | None = None) -> Tensor:
         """Attention of new codes to the cached past of their slot, to which they are appended; without dropout.
@@ -65,12 +67,15 @@ class CausalSelfAttention(nn.Module):
         Returns:
             ``x``'s shape: the last rows of :meth:`forward` over everything cached.
         """
-        q, k, v = self._heads(x)
-        return self.proj(decode_attention(q, k, v, cache[0], cache[1], lengths, active=active).flatten(-2))
+        new = x if x.dim() == 3 else x[:, None]
+        q, k, v = self._heads(new)
+        scale = q.shape[-1] ** -0.5
+        out = torch.ops.dqcore.decode_attention(q, k, v, *cache.unbind(), lengths, active, scale, "ieee")
+        return self.proj(out.view(x.shape))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values ``(..., H, d)``: views of one product."""
-        return self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        return self.qkv(x).view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)
 
     def extra_repr(self) -> str:
         """Heads and dropout, for ``print``."""

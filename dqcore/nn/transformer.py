@@ -51,7 +51,7 @@ class TransformerBlock(nn.Module):
 
     def step(self, x: Tensor, cache: Tensor, lengths: Tensor, active: Tensor) -> Tensor:
         """One token of each slot, ``(S, dim)``; without dropout."""
-        x = x + self.attention.step(self.norm1(x), cache, lengths, active=active)
+        x = self.attention.step(self.norm1(x), cache, lengths, active=active).add_(x)
         return self.mlp(self.norm2(x)).add_(x)
 
 

@@ -1,14 +1,10 @@
-"""Train a prior: the loop around :class:`dqcore.training.prior_step.PriorStep`."""
+"""Train a prior: :class:`dqcore.training.prior_step.PriorStep` on packed codes."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.metadata
-import json
-import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +16,15 @@ from dqcore.codes import CodeSequence
 from dqcore.data.codes_cache import CachedCodes, TokenBatches
 from dqcore.models.saved import PRIORS
 from dqcore.training.average import WeightAverage
-from dqcore.training.checkpoint import capture, restore
+from dqcore.training.checkpoint import restore
 from dqcore.training.distributed import World, join_world
-from dqcore.training.files import sole_owner, write_json, write_state
-from dqcore.training.log import MetricsLog, Row
+from dqcore.training.files import sole_owner, write_json
+from dqcore.training.log import Row
+from dqcore.training.loop import Loop
 from dqcore.training.prior_codes import keep_tokenizer, training_codes
 from dqcore.training.prior_options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.prior_step import PriorStep
 from dqcore.training.schedule import LearningRate
-from dqcore.training.step import NonFiniteLossError
 
 __all__ = ["PriorRun", "PriorTraining", "train_prior"]
 
@@ -72,17 +68,18 @@ def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | N
     with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
         if not world.is_main:
             return _Run(options, world).train(None)
-        _check_folder(options)
         with sole_owner(options.out):
             return _Run(options, world).train(progress)
 
 
-class _Run:
-    """One run of the loop."""
+class _Run(Loop):
+    free_on_resume = FREE_ON_RESUME
+    other_sources = "codes: they are not those"
 
     def __init__(self, options: PriorTraining, world: World) -> None:
-        self.options, self.world = options, world
-        self.checkpoint = options.out / "checkpoint.pt"
+        super().__init__(options, world)
+        if world.is_main:
+            self.check_folder()
         self.codes = training_codes(options, world)
         torch.manual_seed(options.seed)
         model = new_prior(options, self.codes).to(world.device)
@@ -98,70 +95,63 @@ class _Run:
         )
         self.training, self.held_out = _split(self.codes, options.validation_share, options.seed, options.views)
         lengths = self.codes.lengths[self.training] + getattr(model.tape, "num_specials", 1)
-        self.batches = TokenBatches(lengths, options.token_budget, seed=options.seed, rank=world.rank, world=world.size)
+        self.token_batches = TokenBatches(
+            lengths, options.token_budget, seed=options.seed, rank=world.rank, world=world.size
+        )
         epochs = 100.0 if options.epochs is None else options.epochs
-        self.total = options.steps if options.steps is not None else max(1, self.batches.total(epochs))
+        self.total = options.steps if options.steps is not None else max(1, self.token_batches.total(epochs))
         warmup = min(options.warmup_steps, self.total)
         self.learning_rate = LearningRate(options.learning_rate, warmup, self.total, options.schedule)
-        self.completed = 0
 
     def train(self, progress: Callable[[Row], object] | None) -> PriorRun:
+        rows = self.run(progress)
+        return PriorRun(self.options.out, self.model_to_use().eval(), rows, self.codes.classes)
+
+    def start(self) -> None:
         options = self.options
         torch.manual_seed(options.seed + self.world.rank)
         if options.resume and self.checkpoint.is_file():
-            self._check_same_run()
+            self.check_same_run()
             self.completed, _ = restore(self.checkpoint, self.trainer, self.world)
         if options.compile:
             for part in self.trainer.model.children():
                 for block in getattr(part, "blocks", []):
                     block.compile(dynamic=True)
-        if not self.world.is_main:
-            return self._loop(None)
-        write_json(options.out / "config.json", self._description())
-        with MetricsLog(
-            options.out,
-            resume_at=self.completed,
-            total=self.total,
-            tensorboard=options.tensorboard,
-            progress=progress,
-        ) as log:
-            return self._loop(log)
 
-    def _loop(self, log: MetricsLog | None) -> PriorRun:
-        options = self.options
-        clock, since = time.perf_counter(), 0
-        for images in self.batches.run(self.completed, self.total):
-            rate = self.learning_rate(self.completed)
-            numbers = self._step(images, rate)
-            self.completed += 1
-            since += len(images)
-            last = self.completed == self.total
-            logged = self.completed % options.log_every == 0 or last or self.completed == 1
-            if logged:
-                speed = since * self.world.size / (time.perf_counter() - clock)
-                self._write(log, numbers | {"learning_rate": rate, "images_per_second": speed})
-            if len(self.held_out) and (self.completed % options.validate_every == 0 or last):
-                self._write(log, self.trainer.validate(self._model_to_use(), self._validation()))
-            if self.completed % options.checkpoint_every == 0 or last:
-                self._save()
-            if logged:
-                clock, since = time.perf_counter(), 0
-            if log is not None:
-                log.advance(self.completed)
-        rows = log.rows if log is not None else []
-        return PriorRun(options.out, self._model_to_use().eval(), rows, self.codes.classes)
+    def batches(self) -> Iterable[Tensor]:
+        return self.token_batches.run(self.completed, self.total)
 
-    def _step(self, images: Tensor, rate: float) -> dict[str, Any]:
-        sequence, labels = self._batch(self.training[images])
-        try:
-            return self.trainer(sequence, labels, self.completed, rate)
-        except NonFiniteLossError as error:
-            path = self.options.out / "nonfinite.pt"
-            state = capture(self.trainer, self.world, self.completed)
-            if self.world.is_main:
-                write_state(path, state | {"term": error.term, "images": self.training[images]})
-            error.args = (f"{error.args[0]}; the batch and the state are in {path}",)
-            raise
+    def step(self, batch: Tensor, rate: float) -> tuple[Row, int]:
+        sequence, labels = self._batch(self.training[batch])
+        return self.trainer(sequence, labels, self.completed, rate), len(batch) * self.world.size
+
+    def validate(self) -> Row | None:
+        return self.trainer.validate(self.model_to_use(), self._validation()) if len(self.held_out) else None
+
+    def save_model(self) -> None:
+        folder = self.options.out / "model"
+        self.model_to_use().save_pretrained(folder)
+        keep_tokenizer(self.options)
+        if self.codes.classes:
+            write_json(folder / "classes.json", list(self.codes.classes))
+
+    def contents_of(self, batch: Tensor) -> Row:
+        return {"images": self.training[batch]}
+
+    def sources(self) -> Row:
+        return {
+            "codes": {
+                "images": len(self.codes),
+                "codes": len(self.codes.codes),
+                "held_out": len(self.held_out),
+                "tokenizer": self.codes.tokenizer,
+                "classes": list(self.codes.classes),
+            }
+        }
+
+    def about(self) -> Row:
+        model: Any = self.trainer.model
+        return {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
 
     def _batch(self, images: Tensor) -> tuple[CodeSequence, Tensor | None]:
         sequence, labels = self.codes.batch(images)
@@ -174,61 +164,6 @@ class _Run:
         for images in mine.split(max(1, self.options.token_budget // mean)):
             if len(images):
                 yield self._batch(images)
-
-    def _save(self) -> None:
-        state = capture(self.trainer, self.world, self.completed)
-        if self.world.is_main:
-            self._model_to_use().save_pretrained(self.options.out / "model")
-            keep_tokenizer(self.options)
-            if self.codes.classes:
-                write_json(self.options.out / "model" / "classes.json", list(self.codes.classes))
-            write_state(self.checkpoint, state)
-        self.world.barrier()
-
-    def _model_to_use(self) -> Any:
-        average = self.trainer.average
-        return self.trainer.model if average is None else average.module
-
-    def _write(self, log: MetricsLog | None, row: Row) -> None:
-        if log is not None:
-            log.write({"step": self.completed, **row})
-
-    def _check_same_run(self) -> None:
-        path = self.options.out / "config.json"
-        try:
-            before = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"resume: {path} cannot be read ({error})") from error
-        now = self._description()
-        for name, value in now["options"].items():
-            if name not in FREE_ON_RESUME and before["options"].get(name) != value:
-                raise ValueError(f"{name}: the run was started with {before['options'].get(name)}, got {value}")
-        if before["codes"] != now["codes"]:
-            raise ValueError("codes: they are not those that the run was started with")
-
-    def _description(self) -> dict[str, Any]:
-        model: Any = self.trainer.model
-        return {
-            "options": self.options.as_json(),
-            "model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)},
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "codes": {
-                "images": len(self.codes),
-                "codes": len(self.codes.codes),
-                "held_out": len(self.held_out),
-                "tokenizer": self.codes.tokenizer,
-                "classes": list(self.codes.classes),
-            },
-            "steps": self.total,
-            "processes": self.world.size,
-            "threads": torch.get_num_threads(),
-            "device": str(self.world.device),
-            "versions": {
-                "dqcore": importlib.metadata.version("dqcore"),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        }
 
 
 def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
@@ -271,11 +206,6 @@ def _split(codes: CachedCodes, share: float, seed: int, views: int) -> tuple[Ten
         raise ValueError(f"validation_share: holding out {held} of {count} images leaves none to train on")
     training = order[held:].sort().values
     return torch.cat([training + view * count for view in range(views)]), order[:held].sort().values
-
-
-def _check_folder(options: PriorTraining) -> None:
-    if not options.resume and (options.out / "checkpoint.pt").is_file():
-        raise ValueError(f"out: {options.out} holds a run already; resume it or choose another folder")
 
 
 def _autocast(options: PriorTraining, device: torch.device) -> bool:

@@ -1,14 +1,17 @@
 """DQ-Transformer and the raster priors: packed passes, losses, sampling, saving."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dqcore
 from dqcore.models.dq_transformer import DQTransformer, DQTransformerConfig
+from dqcore.models.draw import uniforms
 from dqcore.models.generation import Sampler, Sampling
 from dqcore.models.raster import Raster, RasterDynamic
 from dqcore.models.walk import Plan
@@ -74,15 +77,18 @@ def test_an_image_does_not_depend_on_the_others(kind, levels):
     torch.testing.assert_close(together.content_loss, weighted)
 
 
-def test_permuting_the_batch_permutes_the_logits_bit_for_bit():
-    model = spread(new()).eval()
-    images = list(sequence(5))
+@pytest.mark.parametrize(("kind", "levels"), KINDS)
+def test_permuting_the_batch_permutes_the_logits_bit_for_bit(kind, levels):
+    model = spread(new(kind, levels)).eval()
+    images = list(sequence(5, levels))
     order = [3, 0, 4, 2, 1]
     with torch.no_grad():
         out, permuted = model(join(images)), model(join([images[i] for i in order]))
-    ends = torch.tensor([len(image.codes) + 3 for image in images])
+    counts = [len(image.codes) + model.tape.num_specials - 1 for image in images]
     for name in ("content_logits", "position_logits"):
-        parts = getattr(out, name).split(ends.tolist())
+        if getattr(out, name) is None:
+            continue
+        parts = getattr(out, name).split(counts)
         assert torch.equal(getattr(permuted, name), torch.cat([parts[i] for i in order]))
 
 
@@ -199,25 +205,28 @@ def test_samples_are_valid_and_depend_on_seed_and_index_alone(kind, levels):
     assert model.generate(6, seed=6) != six
 
 
+def sampler_of(model, slots, count, **options):
+    def plan(samples):
+        labels = torch.zeros(1, len(samples), dtype=torch.int64)
+        return Plan(model.tape, labels, uniforms(1, samples, 2 * len(model.tape)))
+
+    steps = model.new_steps(slots, model.tape.max_tokens)
+    return Sampler(model.tape, steps, slots, Sampling(**options), plan, count)
+
+
 def test_slots_do_useful_work():
-    model = spread(new(codebook_size=20, dim=16)).eval()
-    sampling = Sampling(seed=1, check_every=1)
-    steps = model.new_steps(8, model.tape.max_tokens + 1)
-    plan = Plan(model.tape, torch.zeros(200, 1, dtype=torch.int64))
-
-    def chosen(samples):
-        return Plan(model.tape, torch.zeros(len(samples), 1, dtype=torch.int64))
-
-    sampler = Sampler(model.tape, steps, 8, sampling, chosen, len(plan))
+    """Refilled every few steps only, as in ``generate``; the last samples of a run have nothing to follow them."""
+    model = spread(new(dim=16, region_grid=(5, 5))).eval()
+    sampler = sampler_of(model, 8, 100)
     results = sampler.run()
-    assert int((results[:, model.tape.positions >= 0] >= 0).sum()) > 200 * 12
     lengths = (results >= 0).sum(1)
     assert lengths.float().std() > 1  # samples do end at different times
+    assert int(lengths.sum()) - sampler.useful_steps <= 2 * 100  # what is read after the last code is no use
     assert sampler.useful_steps / sampler.slot_steps >= 0.95
 
 
 class Kernels(TorchDispatchMode):
-    """Counts what runs: operators that are no views and wait for nothing."""
+    """Counts what runs: operators that are no views."""
 
     def __init__(self):
         super().__init__()
@@ -231,24 +240,62 @@ class Kernels(TorchDispatchMode):
 
 @pytest.mark.parametrize("slots", [4, 64])
 def test_masks_and_bookkeeping_take_few_kernels(slots):
+    """Everything in a step but the transformers with their embeddings, and the two draws: for any number of slots."""
     model = new().eval()
-    sampler = Sampler(
-        model.tape,
-        model.new_steps(slots, 100),
-        slots,
-        Sampling(),
-        lambda s: Plan(model.tape, torch.zeros(len(s), 1, dtype=torch.int64)),
-        slots,
+    sampler = sampler_of(model, slots, slots)
+    sampler.turn()
+    numbers, columns = torch.zeros(slots, dtype=torch.int64), torch.randn(slots, 100)
+    sampler.steps.prior = SimpleNamespace(
+        _embed=lambda *tokens: columns,
+        _read=lambda *x: (columns, columns),
+        _write=lambda *x: columns,
+        config=model.config,
     )
-    sampler._refill(torch.arange(slots), 0)
-    walk, scores = sampler.walk, torch.randn(slots, 100)
+    object.__setattr__(sampler.sampling, "positions", lambda scores, _: sampler.tape.specials[1].expand(slots))
+    object.__setattr__(sampler.sampling, "contents", lambda logits, _: numbers)
     with Kernels() as kernels:
-        scores = scores.index_select(1, model.tape.columns)
-        entries = scores.masked_fill(walk.blocked(), -torch.inf).argmax(1)
-        walk.go(entries)
-        walk.fill(entries)
-    assert len(kernels.names) - 1 <= 15, kernels.names  # all but the argmax that stands for the draw
-    assert not {"nonzero", "item", "_local_scalar_dense"} & set(kernels.names)
+        sampler.step()
+    assert len(kernels.names) <= 15, kernels.names
+
+
+def addresses(sampler):
+    parts = vars(sampler), vars(sampler.walk), vars(sampler.steps)
+    found = {name: value for part in parts for name, value in part.items() if isinstance(value, torch.Tensor)}
+    del found["_state"]  # lives within a step
+    return {name: value.data_ptr() for name, value in found.items()}
+
+
+@pytest.mark.parametrize(("kind", "levels"), KINDS)
+def test_steps_stay_in_their_memory_and_ask_for_no_value(kind, levels):
+    """What a CUDA graph needs. Fake tensors raise where anything depends on a value."""
+    model = spread(new(kind, levels)).eval()
+    sampler = sampler_of(model, 4, 10)
+    before = addresses(sampler)
+    sampler.run()
+    assert addresses(sampler) == before
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        for part in (sampler, sampler.walk, sampler.steps):
+            for name, value in vars(part).items():
+                if isinstance(value, torch.Tensor):
+                    setattr(part, name, fake.from_tensor(value))
+        sampler.step()
+        sampler.turn()
+        with pytest.raises(DataDependentOutputException):
+            int(sampler.finished)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_captured_steps_draw_what_eager_ones_do(guidance, monkeypatch):
+    model = spread(new(dim=64, num_classes=3, label_dropout=0.1)).eval().cuda()
+    options = {"labels": torch.arange(20) % 3, "seed": 2, "slots": 8, "guidance": guidance}
+    captured = model.generate(20, **options)
+    assert captured == model.generate(20, **options)
+    some = options | {"labels": options["labels"][5:13], "first": 5}
+    assert captured[5:13] == model.generate(8, **some)
+    monkeypatch.setattr("dqcore.models.cached_steps.can_capture", lambda weights: False)
+    assert captured == model.generate(20, **options)
 
 
 def test_given_regions_are_kept():

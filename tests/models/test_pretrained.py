@@ -1,11 +1,13 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from dqcore import DQVAE, VQGAN
+from dqcore.models.saved import TOKENIZERS, load_saved
 
 
 @pytest.fixture
@@ -94,7 +96,8 @@ def test_hub_ids_are_downloaded(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert DQVAE.from_pretrained("someone/photos").config == saved[0].config
-    assert asked == {"someone/photos": ["config.json", "model.safetensors"]}
+    assert asked == {"someone/photos": ["config.json", "model.safetensors", "classes.json", "tokenizer/*"]}
+    assert load_saved(Path("someone/photos"), TOKENIZERS).config == saved[0].config
 
 
 def test_hub_failure_is_one_clear_error(monkeypatch):

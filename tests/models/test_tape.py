@@ -62,12 +62,16 @@ def tapes(levels):
     ]
 
 
+def plan_of(tape, slots):
+    return Plan(tape, torch.zeros(1, slots, dtype=torch.int64), uniforms(0, torch.arange(slots), 2 * len(tape)))
+
+
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_random_walks_are_valid_and_reach_every_granularity(levels):
     for tape in tapes(levels):
         slots = 40
         walk = Walk(tape, slots)
-        walk.load(torch.arange(slots), Plan(tape, torch.zeros(slots, 1, dtype=torch.int64)))
+        walk.load(torch.ones(slots, dtype=torch.bool), plan_of(tape, slots))
         before = walk.entries.clone()
         for _ in range(tape.max_tokens):
             entries = torch.where(walk.blocked(), 0.0, torch.rand(slots, len(tape)) + 1e-3).argmax(1)
@@ -76,7 +80,7 @@ def test_random_walks_are_valid_and_reach_every_granularity(levels):
             walk.go(entries)
             walk.fill(torch.randint(0, 50, (slots,)))
         assert bool(walk.complete().all())
-        sequence = tape.to_sequence(walk.codes(torch.arange(slots)), "row-first")
+        sequence = tape.to_sequence(walk.taken, "row-first")
         codes, grain = dqcore.unpack_codes(sequence)  # raises unless each region is covered exactly once
         assert dqcore.pack_codes(codes, grain, num_granularities=levels) == sequence
         assert grain.unique().tolist() == list(range(levels))
@@ -89,7 +93,7 @@ def test_walks_allow_exactly_what_images_have(levels):
         sequence = random_sequence(1, levels)
         tokens = tape.lay_out(sequence, torch.zeros(1, dtype=torch.int64))
         walk = Walk(tape, 1)
-        walk.load(torch.tensor([0]), Plan(tape, torch.zeros(1, 1, dtype=torch.int64)))
+        walk.load(torch.tensor([True]), plan_of(tape, 1))
         for entry in tokens.entries[1:]:
             assert not walk.blocked()[0, entry]
             walk.go(entry[None])

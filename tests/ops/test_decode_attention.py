@@ -169,3 +169,25 @@ def test_a_full_slot_may_rest():
     lengths = torch.tensor([0, 1, CAPACITY, 3], dtype=torch.int32)
     out = decode_attention(*given[:5], lengths, active=torch.tensor([True, True, False, True]))
     assert (out[2] == 0).all()
+
+
+@pytest.mark.parametrize("dim", [4, 20, 64])
+def test_caches_whose_heads_come_first(dim):
+    """What one batched product takes on the CPU; whoever else is in the batch, or rests, changes no bit."""
+    q, k_new, v_new, k_cache, v_cache, lengths = inputs(heads=4, key_heads=4, dim=dim)
+    caches = torch.stack([k_cache, v_cache]).nan_to_num().transpose(2, 3).contiguous().transpose(2, 3)
+    expected = by_varlen(q, k_new, v_new, *caches, lengths)
+    alone = slice(0, 2)
+    few = decode_attention(q[alone], k_new[alone], v_new[alone], *caches[:, alone].clone(), lengths[alone])
+    active = torch.tensor([True, True, False, True])
+    some = decode_attention(q, k_new, v_new, *caches.clone(), lengths, active=active)
+    before = caches.clone()
+    out = decode_attention(q, k_new, v_new, *caches, lengths)
+    assert_close(out, expected)
+    assert torch.equal(out[alone], few)
+    assert torch.equal(out[active], some[active])
+    assert some[2].count_nonzero() == 0
+    for slot, length in enumerate(LENGTHS):
+        assert torch.equal(caches[:, slot, length], torch.stack([k_new[slot, 0], v_new[slot, 0]]))
+        before[:, slot, length] = caches[:, slot, length]
+    assert torch.equal(before, caches)

@@ -1,6 +1,13 @@
-"""Decoding on the CPU: PyTorch's flash attention on views of the caches, which are never copied."""
+"""Decoding on the CPU: a batched product over all slots and heads at once, or PyTorch's flash attention slot by slot.
+
+Caches are never copied. The batched product needs those whose heads come before their codes, as
+``torch.empty(B, H, C, d).transpose(1, 2)``; others work, more slowly.
+"""
 
 from __future__ import annotations
+
+import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +18,8 @@ from dqcore.ops.sequences import Sequence
 
 #: Keys are taken by the so many: a slot's sums then run in the same order whatever the longest slot is.
 BLOCK = 32
+#: Products of fewer terms PyTorch takes another way, in another order.
+SMALLEST_PRODUCT = 400
 
 
 def decode_attention_cpu(
@@ -26,7 +35,7 @@ def decode_attention_cpu(
 ) -> Tensor:
     """:func:`dqcore.ops.decode_attention` for float16, bfloat16 and float32 on the CPU."""
     if q.shape[1] == 1 and q.shape[2] == k_new.shape[2] and len(q) > 1:
-        out = _all_slots(q, k_new, v_new, k_cache, v_cache, cache_lengths, active, scale)
+        out = _all_slots(q, k_new, v_new, k_cache, v_cache, _places(cache_lengths, active, k_cache.shape[1]), scale)
         if not out.isnan().any():  # hidden rows weigh 0, but 0 times a NaN left in one of them is NaN
             return out
     out = torch.zeros(q.shape, dtype=q.dtype)
@@ -43,29 +52,59 @@ def decode_attention_cpu(
     return out
 
 
+class _Places(NamedTuple):
+    """Where the new codes of a step go, and what they do not see."""
+
+    slots: Tensor
+    ends: Tensor
+    hidden: Tensor  # (B, L) bool; L is a multiple of BLOCK that holds the longest slot
+    resting: Tensor | None  # (B, 1, 1, 1) bool
+
+
+def _places(cache_lengths: Tensor, active: Tensor | None, capacity: int) -> _Places:
+    return _known_places(tuple(cache_lengths.tolist()), None if active is None else tuple(active.tolist()), capacity)
+
+
+@functools.lru_cache(maxsize=2)  # the layers of a model share their lengths
+def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, capacity: int) -> _Places:
+    takes_part = torch.ones(len(lengths), dtype=torch.bool) if active is None else torch.tensor(active)
+    ends = torch.tensor(lengths) * takes_part
+    longest = min(capacity, -(-(int(ends.max()) + 1) // BLOCK) * BLOCK)
+    slots = takes_part.nonzero()[:, 0]
+    resting = None if len(slots) == len(lengths) else ~takes_part[:, None, None, None]
+    return _Places(slots, ends[slots], torch.arange(longest) > ends[:, None], resting)
+
+
 def _all_slots(
-    q: Tensor,
-    k_new: Tensor,
-    v_new: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    cache_lengths: Tensor,
-    active: Tensor | None,
-    scale: float,
+    q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor, places: _Places, scale: float
 ) -> Tensor:
     """One new code a slot: one call for all of them, with each slot's own length as a mask."""
-    slots, capacity = torch.arange(len(q)), k_cache.shape[1]
-    if active is not None:
-        cache_lengths = cache_lengths * active
-        slots = active.nonzero()[:, 0]
-    places = slots, cache_lengths[slots].long()
-    k_cache[places], v_cache[places] = k_new[slots, 0], v_new[slots, 0]
-    longest = min(capacity, -(-(int(cache_lengths.max()) + 1) // BLOCK) * BLOCK)
-    hidden = torch.arange(longest) > cache_lengths[:, None]
+    slots, ends, hidden, resting = places
+    if resting is not None:
+        k_new, v_new = k_new[slots], v_new[slots]
+    k_cache[slots, ends], v_cache[slots, ends] = k_new[:, 0], v_new[:, 0]
+    longest = hidden.shape[1]
+    keys, values = k_cache[:, :longest].transpose(1, 2), v_cache[:, :longest].transpose(1, 2)
+    batched = _one_stride(keys) and _one_stride(values) and BLOCK * q.shape[3] >= SMALLEST_PRODUCT
+    out = (_attend_batched if batched and q.dtype == torch.float32 else _attend_flash)(q, keys, values, hidden, scale)
+    return out if resting is None else out.masked_fill_(resting, 0.0)
+
+
+def _attend_batched(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, scale: float) -> Tensor:
+    """``(B, 1, H, d)`` from keys and values ``(B, H, L, d)`` of one stride over slots and heads."""
+    slots, heads, length, _ = keys.shape
+    scores = torch.bmm((q * scale).view(slots * heads, 1, -1), keys.flatten(0, 1).mT)
+    weights = scores.view(slots, heads, length).masked_fill_(hidden[:, None], -torch.inf).softmax(-1)
+    return torch.bmm(weights.view(slots * heads, 1, length), values.flatten(0, 1)).view(q.shape)
+
+
+def _attend_flash(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, scale: float) -> Tensor:
     bias = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
-    keys, values = (cache[:, :longest].transpose(1, 2) for cache in (k_cache, v_cache))
     out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q.transpose(1, 2), keys, values, 0.0, False, attn_mask=bias, scale=scale
     )
-    out = out.transpose(1, 2).contiguous()
-    return out if active is None else out.masked_fill_(~active[:, None, None, None], 0.0)
+    return out.transpose(1, 2).contiguous()
+
+
+def _one_stride(cache: Tensor) -> bool:
+    return cache.stride(0) == cache.shape[1] * cache.stride(1)
