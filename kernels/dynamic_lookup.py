@@ -19,8 +19,8 @@ from dqcore.kernels.common import on_device
 from dqcore.kernels.nearest_code import search
 from dqcore.kernels.tokens import Tokens, list_tokens, starts
 
-TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4}
-FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4}
+TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
+FILL = {"BLOCK_N": 64, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit(do_not_specialize=["N", "height", "width"])
@@ -110,9 +110,10 @@ def _lookup_backward_kernel(
     total = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
     if grad_quantized is not None:
         first = grad_quantized + image * grad_b + row * SPREAD * grad_h + column * SPREAD * grad_w
-        for i in tl.static_range(SPREAD * SPREAD):
-            start = first + (i // SPREAD) * grad_h + (i % SPREAD) * grad_w
-            total += tl.load(start[None, :] + d[:, None] * grad_d, mask=where, other=0.0).to(tl.float32)
+        for i in range(SPREAD):  # unrolled, its addresses would not fit the registers
+            for j in tl.static_range(SPREAD):
+                start = first + i * grad_h + j * grad_w
+                total += tl.load(start[None, :] + d[:, None] * grad_d, mask=where, other=0.0).to(tl.float32)
     if grad_error is not None:
         scale = tl.zeros([BLOCK_N], tl.float32)
         first = grad_error + image * error_b + row * SPREAD * error_h + column * SPREAD * error_w

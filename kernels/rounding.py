@@ -235,6 +235,7 @@ def round_codes(codebook: Tensor, exact: bool) -> Codes:
         SPLIT=split,
         BLOCK_K=block,
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return Codes(values, squares, sizes, centre, largest, split)
 
@@ -256,5 +257,6 @@ def round_vectors(tokens: Tokens, codes: Codes, first: int, room: int, dim: int)
         BLOCK_N=ROWS,
         BLOCK_D=min(32, whole),
         num_warps=4,
+        enable_fp_fusion=True,
     )
     return vectors, scales, margins
