@@ -3,8 +3,8 @@
 One program a patch. Tiles of pixels by bins, a bin a lane, stay in registers and are summed over the pixels; grey
 values and their place among the bins are float64, the kernel ``exp(-d^2 / 2)`` is float32. Where bins lie far apart in
 units of sigma, as the paper's do, a pixel has weight in its REACH nearest bins on either side only, and the kernel is
-taken there alone: a bin left out would get ``exp(-(REACH step / sigma)^2 / 2)`` < 2e-9 of what the nearest gets. Nothing
-below 1e-30 matters, so that hardware which flushes subnormal numbers gives the same. Reference:
+taken there alone: a bin left out would get ``exp(-(REACH step / sigma)^2 / 2)`` < 2e-9 of what the nearest gets.
+Nothing below 1e-30 matters, so that hardware which flushes subnormal numbers gives the same. Reference:
 ``dqcore.ops.patch_entropy``.
 """
 
@@ -27,7 +27,7 @@ def tile(patch_size: int, num_bins: int) -> dict[str, int]:
 
 
 def reach(step: float, sigma: float) -> int | None:
-    """Bins on either side that a pixel has weight in; None if more than 4, where to look for them costs what it saves."""
+    """Bins on either side that a pixel has weight in; None if more than 4, where finding them costs what it saves."""
     bins = math.ceil(6.4 * sigma / step)
     return bins if bins <= 4 else None
 
