@@ -1,9 +1,9 @@
 """Sampling from DQ-Transformer: cached keys and values against running both transformers over all tokens each step."""
 
+import functools
 import time
 from unittest import mock
 
-import pytest
 import torch
 
 import dqcore
@@ -67,7 +67,7 @@ def bench_cached_sampling(benchmark, device):
         benchmark.extra_info["images_per_second"] = BATCH / benchmark.stats.stats.median
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def large():
     """The base model in bfloat16 on a GPU, with its slots; elsewhere a small one, so that what runs there runs here."""
     torch.manual_seed(0)
@@ -141,12 +141,12 @@ def seconds_of_recomputation(prior, slots, tokens):
     return tokens / 12 * sum(weight * time for weight, time in zip(weights, seconds, strict=True))
 
 
-def bench_base_model(benchmark, large):
+def bench_base_model(benchmark):
     """On an H200 at least 100 images a second in bfloat16 with 128 slots, half of the regions fine.
 
     Recomputation runs both transformers over all tokens so far at each step, packed and with the same kernels.
     """
-    prior, slots = large
+    prior, slots = large()
     check_samples(prior, half_coarse(prior, 2))
     given = half_coarse(prior, slots)
     options = {"slots": slots, "given": given, "closed": 1}
@@ -166,9 +166,9 @@ def bench_base_model(benchmark, large):
         }
 
 
-def bench_slot_turnover(benchmark, large):
+def bench_slot_turnover(benchmark):
     """Four times as many samples as slots: each slot goes on as soon as its sample is complete."""
-    prior, slots = large
+    prior, slots = large()
     made = []
     run = Sampler.run
     given = half_coarse(prior, 4 * slots)

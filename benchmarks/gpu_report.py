@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,9 +36,11 @@ from machine import machine, name_of, power, versions  # noqa: E402
 
 #: Files of benchmarks, the most important first; files that are not here come last.
 ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "decode_attention", "expand_features",
-         "patch_entropy", "pack_features", "code_sums", "transformer_training"]  # fmt: skip
-#: Files that measure the host or whole models: not among the targets of kernels.
-LEFT_OUT = {"generate", "prior_training"}
+         "patch_entropy", "pack_features", "code_sums", "transformer_training", "generate",
+         "prior_training"]  # fmt: skip
+#: Files that measure whole models, and the seconds that must be left for one of their rows; a dry run leaves them to
+#: ``pytest benchmarks/``, which runs them with small models.
+WHOLE_MODELS = {"generate": 120, "prior_training": 60}
 TESTS = ["tests/test_warmup.py", "tests/test_kernels.py", "tests/ops", "tests/test_quantizer.py"]
 SANITIZED = """
 import torch
@@ -54,6 +57,11 @@ class Benchmark:
     def __init__(self, device: str) -> None:
         self.device, self.extra_info, self.times = device, {}, []
 
+    @property
+    def stats(self) -> SimpleNamespace:
+        """As there: ``stats.stats.median``."""
+        return SimpleNamespace(stats=SimpleNamespace(median=statistics.median(self.times)))
+
     def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Median of some calls, each waited for."""
         for _ in range(12 if self.device == "cuda" else 1):
@@ -64,14 +72,28 @@ class Benchmark:
             self.times.append(time.perf_counter() - start)
         return result
 
-    def pedantic(self, call: Callable[..., Any], *, rounds: int = 1, args: tuple = (), **_: Any) -> Any:
-        """Once."""
-        return self(call, *args)
+    def pedantic(
+        self,
+        call: Callable[..., Any],
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
+        rounds: int = 1,
+        warmup_rounds: int = 0,
+    ) -> Any:
+        """So many calls, each waited for; those that warm up are not timed."""
+        for i in range(warmup_rounds + rounds):
+            start = time.perf_counter()
+            result = call(*args, **(kwargs or {}))
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            if i >= warmup_rounds:
+                self.times.append(time.perf_counter() - start)
+        return result
 
 
 def rows(only: list[str] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, module and arguments of every row, the important ones first."""
-    stems = {path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")} - LEFT_OUT
+    stems = {path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")}
     for stem in sorted(stems, key=lambda stem: (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)):
         if only and stem not in only:
             continue
@@ -196,7 +218,10 @@ def report(
     record["ceilings"] = ceilings(device)
     record["rows"], late = [], []
     for name, module, call in rows(only):
-        if left() < (0 if dry else 20):
+        whole = WHOLE_MODELS.get(module.__name__.removeprefix("bench_"))
+        if dry and whole:
+            continue
+        if left() < (0 if dry else whole or 20):
             late.append(name)
             continue
         if dry and hasattr(module, "TINY"):
