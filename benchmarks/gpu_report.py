@@ -36,8 +36,8 @@ from machine import machine, name_of, power, versions  # noqa: E402
 
 #: Files of benchmarks, the most important first; files that are not here come last.
 ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "decode_attention", "expand_features",
-         "patch_entropy", "pack_features", "code_sums", "pack_codes", "unpack_codes", "transformer_training", "generate",
-         "prior_training"]  # fmt: skip
+         "patch_entropy", "pack_features", "code_sums", "pack_codes", "unpack_codes", "transformer_training",
+         "generate", "prior_training"]  # fmt: skip
 #: Files that measure whole models, and the seconds that must be left for one of their rows; a dry run leaves them to
 #: ``pytest benchmarks/``, which runs them with small models.
 WHOLE_MODELS = {"generate": 120, "prior_training": 60}
