@@ -46,7 +46,7 @@ class Codes(NamedTuple):
 
     values: Tensor  # (K', W) float16 or bfloat16, -q
     squares: Tensor  # (K',) float32, h; infinite where padded
-    sizes: Tensor  # (4,) float32: the largest ||Q||, ||Q - q||, ||q|| and h
+    sizes: Tensor  # (5,) float32: the largest ||Q||, ||Q - q||, ||q||, h, and `largest`
     centre: Tensor | None  # (D,) float32; None where products are exact
     largest: Tensor | None  # (1,) float32, at least half of the largest |e - m|
     split: bool

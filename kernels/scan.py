@@ -47,10 +47,8 @@ def _columns(BLOCK_K: tl.constexpr, INTERPRETED: tl.constexpr):
     if INTERPRETED:
         return tl.arange(0, BLOCK_K)
     else:
-        args: tl.constexpr = "=r,r"
-        return tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", args, [tl.arange(0, BLOCK_K)], dtype=tl.int32, is_pure=False, pack=1
-        )
+        column = tl.arange(0, BLOCK_K)
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [column], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
