@@ -87,8 +87,8 @@ def test_wheel_is_whole(tmp_path):
         names = wheel.namelist()
         record = wheel.read("dqcore/_build.json").decode()
     assert any(name.startswith("dqcore/_C") for name in names)
-    for path in (ROOT / "kernels").glob("*.py"):
-        assert f"dqcore/kernels/{path.name}" in names
+    for path in (*(ROOT / "kernels").glob("*.py"), *(ROOT / "kernels" / "tables").glob("*.json")):
+        assert f"dqcore/{path.relative_to(ROOT)}" in names
     assert "dqcore/py.typed" in names
     assert any(name.startswith("dqcore/data/sample/") and name.endswith(".jpg") for name in names)
     assert "dqcore/data/sample/ATTRIBUTION.md" in names
