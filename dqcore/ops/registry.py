@@ -40,12 +40,9 @@ def register(
     fast = {"cpu": cpu, "cuda": cuda}
 
     def implementation(*args: Any) -> Any:
-        tensors = list(_tensors(args))
-        device = tensors[0].device
+        device, double = _device(args)
         choice = fast.get(backends.route(device))
-        if choice is None or not backends.available(choice.kernel, device):
-            return reference(*args)
-        if any(tensor.dtype == torch.float64 for tensor in tensors):
+        if choice is None or double or not backends.available(choice.kernel, device):
             return reference(*args)
         return choice.run(*args)
 
@@ -55,9 +52,15 @@ def register(
     return op
 
 
-def _tensors(args: Iterable[Any]) -> Iterable[Tensor]:
+def _device(args: Iterable[Any]) -> tuple[Any, bool]:
+    """The device of the first tensor among the arguments, None if there is none; whether any is float64."""
+    device, double = None, False
     for arg in args:
         if isinstance(arg, Tensor):
-            yield arg
+            where, wide = arg.device, arg.dtype is torch.float64
         elif isinstance(arg, (list, tuple)):
-            yield from _tensors(arg)
+            where, wide = _device(arg)
+        else:
+            continue
+        device, double = device or where, double or wide
+    return device, double

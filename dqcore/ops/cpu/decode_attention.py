@@ -7,6 +7,7 @@ Caches are never copied. The batched product needs those whose heads come before
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ def decode_attention_cpu(
     """:func:`dqcore.ops.decode_attention` for float16, bfloat16 and float32 on the CPU."""
     if q.shape[1] == 1 and q.shape[2] == k_new.shape[2] and len(q) > 1:
         out = _all_slots(q, k_new, v_new, k_cache, v_cache, _places(cache_lengths, active, k_cache.shape[1]), scale)
-        if not out.isnan().any():  # hidden rows weigh 0, but 0 times a NaN left in one of them is NaN
+        if not math.isnan(out.sum()):  # hidden rows weigh 0, but 0 times a NaN left in one of them is NaN
             return out
     out = torch.zeros(q.shape, dtype=q.dtype)
     new = q.shape[1]
