@@ -69,6 +69,8 @@ def decode_attention(
     scale = scale_of(softmax_scale, q.shape[3])
     new = (x.detach() if x.stride(3) == 1 else x.detach().contiguous() for x in (q, k_new, v_new))
     out: Tensor = torch.ops.dqcore.decode_attention(*new, k_cache, v_cache, cache_lengths, active, scale, precision)
+    if not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled()):
+        torch.autograd.graph.increment_version((k_cache, v_cache))  # so that autograd sees that they were written to
     return out[:, 0] if single else out
 
 

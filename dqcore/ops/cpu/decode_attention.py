@@ -36,7 +36,7 @@ def decode_attention_cpu(
 ) -> Tensor:
     """:func:`dqcore.ops.decode_attention` for float16, bfloat16 and float32 on the CPU."""
     if q.shape[1] == 1 and q.shape[2] == k_new.shape[2] and len(q) > 1:
-        out = _all_slots(q, k_new, v_new, k_cache, v_cache, _places(cache_lengths, active, k_cache.shape[1]), scale)
+        out = _all_slots(q, k_new, v_new, k_cache, v_cache, _places(cache_lengths, active, k_cache), scale)
         if not math.isnan(out.sum()):  # hidden rows weigh 0, but 0 times a NaN left in one of them is NaN
             return out
     out = torch.zeros(q.shape, dtype=q.dtype)
@@ -58,49 +58,51 @@ class _Places(NamedTuple):
 
     slots: Tensor
     ends: Tensor
-    hidden: Tensor  # (B, L) bool; L is a multiple of BLOCK that holds the longest slot
+    bias: Tensor  # (B * H, 1, L), -inf where a slot does not see; L is a multiple of BLOCK that holds the longest slot
     resting: Tensor | None  # (B, 1, 1, 1) bool
 
 
-def _places(cache_lengths: Tensor, active: Tensor | None, capacity: int) -> _Places:
-    return _known_places(tuple(cache_lengths.tolist()), None if active is None else tuple(active.tolist()), capacity)
+def _places(cache_lengths: Tensor, active: Tensor | None, cache: Tensor) -> _Places:
+    takes_part = None if active is None else tuple(active.tolist())
+    return _known_places(tuple(cache_lengths.tolist()), takes_part, cache.shape[1], cache.shape[2])
 
 
 @functools.lru_cache(maxsize=2)  # the layers of a model share their lengths
-def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, capacity: int) -> _Places:
+def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, capacity: int, heads: int) -> _Places:
     takes_part = torch.ones(len(lengths), dtype=torch.bool) if active is None else torch.tensor(active)
     ends = torch.tensor(lengths) * takes_part
     longest = min(capacity, -(-(int(ends.max()) + 1) // BLOCK) * BLOCK)
     slots = takes_part.nonzero()[:, 0]
     resting = None if len(slots) == len(lengths) else ~takes_part[:, None, None, None]
-    return _Places(slots, ends[slots], torch.arange(longest) > ends[:, None], resting)
+    bias = torch.zeros(len(lengths), longest).masked_fill_(torch.arange(longest) > ends[:, None], -torch.inf)
+    return _Places(slots, ends[slots], bias.repeat_interleave(heads, 0)[:, None], resting)
 
 
 def _all_slots(
     q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor, places: _Places, scale: float
 ) -> Tensor:
     """One new code a slot: one call for all of them, with each slot's own length as a mask."""
-    slots, ends, hidden, resting = places
+    slots, ends, bias, resting = places
     if resting is not None:
         k_new, v_new = k_new[slots], v_new[slots]
     k_cache[slots, ends], v_cache[slots, ends] = k_new[:, 0], v_new[:, 0]
-    longest = hidden.shape[1]
+    longest = bias.shape[2]
     keys, values = k_cache[:, :longest].transpose(1, 2), v_cache[:, :longest].transpose(1, 2)
     batched = _one_stride(keys) and _one_stride(values) and BLOCK * q.shape[3] >= SMALLEST_PRODUCT
-    out = (_attend_batched if batched and q.dtype == torch.float32 else _attend_flash)(q, keys, values, hidden, scale)
+    out = (_attend_batched if batched and q.dtype == torch.float32 else _attend_flash)(q, keys, values, bias, scale)
     return out if resting is None else out.masked_fill_(resting, 0.0)
 
 
-def _attend_batched(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, scale: float) -> Tensor:
+def _attend_batched(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
     """``(B, 1, H, d)`` from keys and values ``(B, H, L, d)`` of one stride over slots and heads."""
-    slots, heads, length, _ = keys.shape
-    scores = torch.bmm((q * scale).view(slots * heads, 1, -1), keys.flatten(0, 1).mT)
-    weights = scores.view(slots, heads, length).masked_fill_(hidden[:, None], -torch.inf).softmax(-1)
-    return torch.bmm(weights.view(slots * heads, 1, length), values.flatten(0, 1)).view(q.shape)
+    slots, heads, _, dim = keys.shape
+    rows = q.reshape(slots * heads, 1, dim)
+    weights = torch.baddbmm(bias, rows, keys.flatten(0, 1).mT, alpha=scale).softmax(-1)
+    return torch.bmm(weights, values.flatten(0, 1)).view(q.shape)
 
 
-def _attend_flash(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, scale: float) -> Tensor:
-    bias = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
+def _attend_flash(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    bias = bias.view(len(q), -1, 1, bias.shape[2])[:, :1].to(q.dtype)
     out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q.transpose(1, 2), keys, values, 0.0, False, attn_mask=bias, scale=scale
     )
