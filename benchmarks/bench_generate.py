@@ -65,6 +65,7 @@ def bench_cached_sampling(benchmark, device):
     if benchmark.stats:
         benchmark.extra_info["speedup_over_recomputation"] = times[0] / benchmark.stats.stats.median
         benchmark.extra_info["images_per_second"] = BATCH / benchmark.stats.stats.median
+        benchmark.extra_info["threads"] = torch.get_num_threads()
 
 
 @functools.cache

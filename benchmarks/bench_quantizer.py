@@ -5,7 +5,6 @@ import torch
 from rows import compare, met
 
 import dqcore
-from dqcore.codebook import EMA, RandomRestart
 from dqcore.testing import assert_nearest, interleaved_medians
 
 SHAPES = {"cpu": (8, 256, 32, 1024), "cuda": (32, 256, 32, 1024)}  # images, channels, cells a side, codes
@@ -52,7 +51,7 @@ def step(layer, features, grad, *grain):
     return run
 
 
-def problem(device, fine_ratio, **options):
+def problem(device, fine_ratio):
     """A quantizer, maps, a grain map and the gradient of the result."""
     images, dim, side, size = SHAPES[device]
     torch.manual_seed(0)
@@ -60,14 +59,14 @@ def problem(device, fine_ratio, **options):
     fine = torch.randn(images, dim, side, side, device=device, requires_grad=True)
     regions = torch.rand(images, (side // 2) ** 2, device=device).argsort(1) < fine_ratio * (side // 2) ** 2
     grain = regions.long().view(images, side // 2, side // 2)
-    quantizer = dqcore.DynamicQuantizer(dim, size, num_granularities=2, **options).to(device)
+    quantizer = dqcore.DynamicQuantizer(dim, size, num_granularities=2).to(device)
     return quantizer, [coarse, fine], grain, torch.randn_like(fine)
 
 
 @pytest.mark.parametrize("fine_ratio", [0.5, 1.0])
 def bench_training_step(benchmark, device, fine_ratio):
-    """EMA and restarts, all replayed from CUDA graphs where they can be; at least 8x on a GPU at ratio 0.5."""
-    quantizer, maps, grain, grad = problem(device, fine_ratio, learning=EMA(), restart=RandomRestart())
+    """With EMA, as the package has it, replayed from CUDA graphs where it can be; at least 8x on a GPU at ratio 0.5."""
+    quantizer, maps, grain, grad = problem(device, fine_ratio)
     before = quantizer.codebook.codes.clone()
     codes = quantizer(maps, grain).codes
     wide = (grain[:1] == 1).repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -80,16 +79,17 @@ def bench_training_step(benchmark, device, fine_ratio):
     ours = step(quantizer, maps, grad, grain)
     target = TARGET if fine_ratio == 0.5 else None
     waits = package(device, maps[1], grad)
-    compare(benchmark, device, ours, calls, target, waits=waits, fine_ratio=fine_ratio, active_vectors=len(active))
+    compare(benchmark, device, ours, calls, target, waits=waits, rounds=15,
+            fine_ratio=fine_ratio, active_vectors=len(active))  # fmt: skip
 
 
 def bench_eager_training_step(benchmark, device):
     """The same, launched one by one as the package is, by the clock on the wall: the host's part counts."""
-    quantizer, maps, grain, grad = problem(device, 0.5, learning=EMA(), restart=RandomRestart())
+    quantizer, maps, grain, grad = problem(device, 0.5)
     ours = step(quantizer, maps, grad, grain)
     calls = {"formula": step(Formula(quantizer.dim, quantizer.codebook_size).to(device), maps[1], grad, grain)}
     calls |= package(device, maps[1], grad)
-    mine, *others = interleaved_medians(ours, *calls.values(), rounds=15 if device == "cuda" else 5)
+    mine, *others = interleaved_medians(ours, *calls.values(), rounds=15)
     speedup = {name: seconds / mine for name, seconds in zip(calls, others, strict=True)}
     benchmark.extra_info |= {"seconds": mine, "peers": dict(zip(calls, others, strict=True)), "speedup": speedup}
     if device == "cuda":
