@@ -7,9 +7,9 @@ from unittest import mock
 import torch
 
 import dqcore
-from dqcore.models.cached_steps import CachedSteps
-from dqcore.models.dq_transformer import DQTransformer
-from dqcore.models.generation import Sampler
+from dqcore.models.priors.dq_transformer import DQTransformer
+from dqcore.models.sampling.cached_steps import CachedSteps
+from dqcore.models.sampling.sampler import Sampler
 
 BATCH = 8
 SLOTS = 128

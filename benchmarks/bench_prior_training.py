@@ -6,12 +6,12 @@ import torch
 import dqcore
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, read_image
-from dqcore.data.sample import sample_photos
-from dqcore.models.dq_transformer import DQTransformer
+from dqcore.data.photos import sample_photos
+from dqcore.distributed import World
+from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.nn.router import EntropyRouter
 from dqcore.testing import interleaved_medians
-from dqcore.training.distributed import World
-from dqcore.training.prior_step import PriorStep
+from dqcore.training.prior.step import PriorStep
 
 BATCH = 16
 #: Dense bfloat16 operations a second of matrix units, by the name of the GPU.

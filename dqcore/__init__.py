@@ -14,18 +14,19 @@ From the ground up, each layer importing only those before it:
 
 from importlib.metadata import version as _version
 
-from dqcore import convert, ops
+from dqcore import convert, moved, ops
 from dqcore.backends import backend
 from dqcore.codes import CodeSequence
-from dqcore.models.dq_transformer import DQTransformer, DQTransformerConfig
-from dqcore.models.dqvae import DQVAE, DQVAEConfig
-from dqcore.models.vqgan import VQGAN, VQGANConfig
+from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
+from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
+from dqcore.models.tokenizers.vqgan import VQGAN, VQGANConfig
 from dqcore.ops.pack_codes import pack_codes
 from dqcore.ops.unpack_codes import unpack_codes
+from dqcore.precompile import warmup
 from dqcore.quantizer import DynamicQuantizer, Quantized
-from dqcore.warmup import warmup
 
 __version__ = _version("dqcore")
+moved.install()
 
 __all__ = [
     "DQVAE",

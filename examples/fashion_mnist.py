@@ -18,9 +18,9 @@ from torch import nn
 
 from dqcore import DQVAE
 from dqcore.data.idx import FASHION_CLASSES, export_idx, read_idx_pair
-from dqcore.evaluation.sample import decode_sequence, load_pair, write_samples
+from dqcore.inference.sample import decode_sequence, load_pair, write_samples
 from dqcore.training import TokenizerTraining, train_tokenizer
-from dqcore.training.prior import PriorTraining, train_prior
+from dqcore.training.prior.run import PriorTraining, train_prior
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

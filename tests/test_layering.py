@@ -1,62 +1,81 @@
-"""Imports point down only; the compute layers know neither autograd nor nn."""
+"""Imports point down only, those inside functions too; the compute layers know neither autograd nor nn."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-LAYERS = [
-    ("backends", "codes", "files", "testing", "warmup", "kernels", "_C"),
-    ("ops",),
-    ("codebook", "estimators", "quantizer", "nn"),
-    ("models", "convert", "convert_prior"),
-    ("training", "evaluation", "report", "data"),
-    ("demo", "demo_prior", "info", "verbs", "verbs_prior", "cli", "__main__", "__init__"),
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-FILES = sorted([*ROOT.glob("dqcore/**/*.py"), *ROOT.glob("kernels/**/*.py")])
+spec = importlib.util.spec_from_file_location("layers", Path(__file__).with_name("layers.py"))
+layers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(layers)
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+def test_every_file_has_a_room_and_every_room_files():
+    found = {layers.room_of(file) for file in layers.FILES}
+    assert all(layers.rank(room) >= 0 for room in found), [room for room in found if layers.rank(room) < 0]
+    assert set(layers.ROOMS) <= found, set(layers.ROOMS) - found
 
 
-def layer(path):
-    parts = path.relative_to(ROOT).parts
-    return "kernels" if parts[0] == "kernels" else Path(parts[1]).stem
+def test_no_two_rooms_share_a_rank():
+    ranks = [layers.rank(layers.room_of(file)) for file in layers.FILES]
+    assert len(set(ranks)) == len({layers.room_of(file) for file in layers.FILES})
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down(path):
-    mine = RANK[layer(path)]
-    for name, line in imported(path):
-        parts = name.split(".")
-        if parts[0] == "dqcore":
-            target = RANK[parts[1] if parts[1] in RANK else "__init__"]
-            top = parts[1] not in RANK
-            assert target <= mine or (top and mine >= RANK["models"]), f"{path}:{line} imports {name}, which lies above"
-        if layer(path) == "kernels":
-            assert parts[0] in {"torch", "triton", "dqcore", *sys.stdlib_module_names}, f"{path}:{line}"
-            assert parts[:2] != ["torch", "nn"] and "autograd" not in parts, f"{path}:{line}"
+def test_every_op_file_is_a_room_of_its_own():
+    assert all(layers.room_of(file) == file for file in layers.FILES if file.startswith("ops/"))
 
 
-def test_every_file_has_a_layer():
-    assert all(layer(path) in RANK for path in FILES)
+@pytest.mark.parametrize("file", sorted(layers.FILES))
+def test_imports_point_down(file):
+    room = layers.room_of(file)
+    for target, line in layers.imports(file):
+        other = layers.room_of(target)
+        assert other == room or layers.rank(other) < layers.rank(room), f"{file}:{line} imports {target}, above it"
+
+
+def test_no_two_files_import_each_other():
+    below = {file: {target for target, _ in layers.imports(file)} for file in layers.FILES}
+    done: set[str] = set()
+
+    def visit(file, above):
+        assert file not in above, f"a cycle: {' -> '.join((*above, file))}"
+        if file not in done:
+            for target in below[file]:
+                visit(target, (*above, file))
+            done.add(file)
+
+    for file in layers.FILES:
+        visit(file, ())
+
+
+def test_the_house_is_low():
+    assert max(layers.floors().values()) <= 10
+    modules = {file for file in layers.FILES if "/" not in file} - {"__init__", "__main__"}
+    assert len(modules) <= 11
+
+
+def test_kernels_need_torch_and_triton_alone():
+    for file, path in layers.FILES.items():
+        if file.startswith("kernels/"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                for name in names:
+                    parts = name.split(".")
+                    allowed = {"torch", "triton", *sys.stdlib_module_names}
+                    assert parts[0] in allowed or parts[:2] == ["dqcore", "kernels"], f"{file}: {name}"
+                    assert parts[:2] != ["torch", "nn"] and "autograd" not in parts, f"{file}: {name}"
 
 
 def test_only_backends_looks_for_hardware():
-    for path in FILES:
-        if layer(path) in ("ops", "nn", "models", "quantizer", "codebook", "estimators"):
-            assert "cuda.is_available" not in path.read_text(), path
-            assert not any(name.split(".")[0] == "triton" for name, _ in imported(path)), path
+    for file, path in layers.FILES.items():
+        if file.partition("/")[0] in ("ops", "nn", "models", "quantizer", "codebook", "estimators"):
+            text = path.read_text()
+            assert "cuda.is_available" not in text, path
+            assert "import triton" not in text and "from triton" not in text, path
 
 
 def test_import_needs_torch_alone_and_leaves_no_trace(tmp_path):

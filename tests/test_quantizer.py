@@ -13,7 +13,7 @@ from dqcore.estimators import Cosine, Rotation
 from dqcore.ops.dynamic_lookup import merge_maps
 from dqcore.testing import assert_close
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "fixtures"
 
 
 def inputs(levels=2, batch=2, dim=8, height=3, width=4, grad=True):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.training.files import write_atomically, write_json
+from dqcore.files import write_atomically, write_json
 
 __all__ = ["INDEX", "ShardWriter", "read_shards"]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dqcore.evaluation.reconstruct import Reconstruction
-from dqcore.evaluation.tokenizer import Evaluation
+from dqcore.files import write_atomically
+from dqcore.inference.measure import Evaluation
+from dqcore.inference.reconstruct import Reconstruction
 from dqcore.report.curves import Series, bar_chart, line_chart
 from dqcore.report.pictures import error_map, grain_overlay, granularity_colour
-from dqcore.training.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image

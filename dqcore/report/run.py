@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.data.images import BrokenImageError, list_images, read_image, split_images
-from dqcore.evaluation.load import image_batches, load_tokenizer
-from dqcore.evaluation.reconstruct import reconstruct
-from dqcore.evaluation.tokenizer import Evaluation, evaluate_tokenizer
+from dqcore.inference.load import image_batches, load_tokenizer
+from dqcore.inference.measure import Evaluation, evaluate_tokenizer
+from dqcore.inference.reconstruct import reconstruct
 from dqcore.report.page import Gallery, Photo, write_report
 from dqcore.training.log import read_metrics
 

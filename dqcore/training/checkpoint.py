@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from dqcore.training.distributed import World
-from dqcore.training.files import read_state
+from dqcore.distributed import World
+from dqcore.training.state import read_state
 
 FORMAT = 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dqcore.training.files import write_atomically
+from dqcore.files import write_atomically
 
 Row = dict[str, Any]
 

@@ -12,14 +12,27 @@ from typing import Any
 
 import torch
 
+from dqcore.distributed import World
+from dqcore.files import write_json
 from dqcore.training.checkpoint import capture
-from dqcore.training.distributed import World
-from dqcore.training.files import write_json, write_state
 from dqcore.training.log import MetricsLog, Row
 from dqcore.training.schedule import LearningRate
-from dqcore.training.step import NonFiniteLossError
+from dqcore.training.state import write_state
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "NonFiniteLossError"]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss or the gradient became infinite or NaN; no optimiser has used it.
+
+    Attributes:
+        term: The first offending term, in the order in which a step looks for it.
+        step: The step it happened in, counted from 1.
+    """
+
+    def __init__(self, term: str, step: int, value: float) -> None:
+        super().__init__(f"{term} is {value} in step {step}")
+        self.term, self.step = term, step
 
 
 class Loop(ABC):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from dqcore.training.recipes import Schedule
+__all__ = ["LearningRate", "Schedule"]
+
+Schedule = Literal["constant", "cosine"]
 
 
 @dataclass(frozen=True)

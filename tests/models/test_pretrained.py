@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dqcore import DQVAE, VQGAN
-from dqcore.models.saved import TOKENIZERS, load_saved
+from dqcore.models.auto import TOKENIZERS, load_saved
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import dqcore
-from dqcore.models.draw import Draw, uniforms
+from dqcore.models.sampling.draw import Draw, uniforms
+from dqcore.models.sampling.walk import Plan, Walk
 from dqcore.models.tape import NULL, coarse_to_fine_tape, raster_tape
-from dqcore.models.walk import Plan, Walk
 
 GRID = (3, 4)
 

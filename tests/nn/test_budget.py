@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from dqcore.nn import BudgetLoss, ReleasedBudgetLoss
 
-RECORDED = load_file(Path(__file__).parents[1] / "data" / "budget.safetensors")
+RECORDED = load_file(Path(__file__).parents[1] / "fixtures" / "budget.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dqcore.ops.pack_codes import pack_codes_reference
 
 ORDERS = ["row-first", "region-first"]
 SHAPES = [(0, 2, 2, 2), (1, 1, 1, 1), (3, 5, 7, 1), (4, 3, 5, 2), (2, 4, 3, 3), (2, 1, 33, 4)]  # B, h, w, G
-GOLDEN = load_file(Path(__file__).parents[1] / "data" / "sequences.safetensors")
+GOLDEN = load_file(Path(__file__).parents[1] / "fixtures" / "sequences.safetensors")
 
 
 def maps(images: int, rows: int, columns: int, num_granularities: int, device: str = "cpu"):

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from dqcore.ops import patch_entropy
 from dqcore.ops.cpu import patch_entropy as cpu
 
-RECORDED = Path(__file__).parents[1] / "data" / "patch_entropy.safetensors"
+RECORDED = Path(__file__).parents[1] / "fixtures" / "patch_entropy.safetensors"
 OPTIONS = [
     {},
     {"bins": (0.0, 1.0)},

@@ -9,9 +9,9 @@ import torch
 
 import dqcore
 from dqcore.data.images import list_images
-from dqcore.data.sample import sample_folder
+from dqcore.data.photos import sample_folder
 from dqcore.evaluation import psnr
-from dqcore.evaluation.load import image_batches
+from dqcore.inference.load import image_batches
 from dqcore.report import report_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

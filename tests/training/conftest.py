@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dqcore.models.dqvae import DQVAE, DQVAEConfig
+from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
 from dqcore.training import TokenizerTraining
 
 CONFIG = DQVAEConfig(

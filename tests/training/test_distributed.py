@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dqcore.distributed import join_world
 from dqcore.training import train_tokenizer
-from dqcore.training.distributed import join_world
 
 SCRIPT = """
 import dataclasses, importlib.util, sys
 from pathlib import Path
 import torch
-from dqcore.models.dqvae import DQVAE
+from dqcore.models.tokenizers.dqvae import DQVAE
 from dqcore.training import TokenizerTraining, train_tokenizer
 
 torch.set_num_threads(1)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqcore.training import files, train_tokenizer
-from dqcore.training.files import read_state, sole_owner
+from dqcore.training import state, train_tokenizer
+from dqcore.training.state import read_state, sole_owner
 
 SCRIPT = """
 import importlib.util, os, signal, sys
 from pathlib import Path
 import torch
-from dqcore.models.dqvae import DQVAE
+from dqcore.models.tokenizers.dqvae import DQVAE
 from dqcore.training import TokenizerTraining, train_tokenizer
 
 torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def test_another_run_is_not_resumed(tiny, options, pictures, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tiny, options, monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    monkeypatch.setattr(state, "PATIENCE", 0.0)
     with sole_owner(options().out), pytest.raises(ValueError, match="out: another process is training in"):
         train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet)
     assert train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet).metrics

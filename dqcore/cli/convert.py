@@ -1,0 +1,35 @@
+"""``dqcore convert``: a released checkpoint to a folder that dqcore loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+__all__ = ["convert"]
+
+
+def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path) -> None:
+    """Convert a checkpoint of the paper's authors, a tokenizer or a DQ-Transformer, to a folder that dqcore loads.
+
+    Args:
+        checkpoint: Their .ckpt, .pt or .safetensors file; nothing in it is executed.
+        config: JSON file with their settings: kind, router, ch, ... of a tokenizer, coarse_hw, heads, ... of a
+            DQ-Transformer (see dqcore.convert and dqcore.convert.prior).
+        out: Folder for the model.
+    """
+    import json
+
+    from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
+
+    state = load_official(checkpoint)
+    try:
+        settings = json.loads(config.read_text())
+    except ValueError as error:
+        raise ValueError(f"{config}: expected a JSON object ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config}: expected a JSON object, got {type(settings).__name__}")
+    model = (dqtransformer_from_official if "content_layers" in settings else dqvae_from_official)(state, settings)
+    model.save_pretrained(out)
+    print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters in {out}")

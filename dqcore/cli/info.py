@@ -1,0 +1,69 @@
+"""``dqcore info``: what this installation is and can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterator
+
+import torch
+
+from dqcore import __version__, backends
+from dqcore.models.auto import PRIORS, TOKENIZERS
+
+__all__ = ["info", "lines"]
+
+
+def info() -> None:
+    """Show versions, devices, which kernels are there and why others are not, and the presets."""
+    for line in lines():
+        print(line)
+
+
+def lines() -> Iterator[str]:
+    """Versions, devices, kernels and why they are missing, presets with their numbers of parameters."""
+    yield f"dqcore {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    yield f"devices    {', '.join(_devices())}"
+    record, module = backends.build_record(), backends.extension()
+    yield f"extension  {'available' if module is not None else 'missing: ' + record['extension']}"
+    yield f"CUDA       {_cuda(module is not None and bool(module.has_cuda), record['cuda'])}"
+    yield f"Triton     {_triton()}"
+    yield f"LPIPS      {_package('lpips', 'perceptual')}"
+    yield f"logging    TensorBoard {_package('tensorboard', 'tensorboard')}"
+    yield "presets"
+    for kind in (*TOKENIZERS.values(), *PRIORS.values()):
+        for name in kind.PRESETS:
+            with torch.device("meta"):
+                count = sum(parameter.numel() for parameter in kind.from_preset(name).parameters())
+            yield f"  {name:<26}{count:>12,} parameters"
+
+
+def _devices() -> list[str]:
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return (
+        [f"CPU ({torch.get_num_threads()} threads)", *names]
+        if names
+        else [
+            f"CPU ({torch.get_num_threads()} threads)",
+            "no GPU that torch can use",
+        ]
+    )
+
+
+def _cuda(built: bool, record: str) -> str:
+    if not built:
+        return f"missing: {record}"
+    return "available" if torch.cuda.is_available() else "built, and there is no GPU to run it on"
+
+
+def _triton() -> str:
+    if not backends.has_triton():
+        return "missing: the package is not installed; ops on a GPU run as plain PyTorch"
+    version = importlib.metadata.version("triton")
+    return f"{version}, available" if torch.cuda.is_available() else f"{version}, and there is no GPU to run it on"
+
+
+def _package(name: str, extra: str) -> str:
+    found = importlib.util.find_spec(name) is not None
+    return "available" if found else f"missing: pip install 'dqcore[{extra}]'"

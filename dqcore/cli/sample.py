@@ -1,0 +1,115 @@
+"""``dqcore sample``: draw images from a prior."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional
+
+from dqcore.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["sample"]
+
+
+def sample(
+    prior: Annotated[Path, Positional],
+    *,
+    out: Path = Path("samples"),
+    count: int = 64,
+    label: str | None = None,
+    tokenizer: Path | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = 300,
+    top_p: float = 1.0,
+    position_temperature: float | None = None,
+    position_top_k: int | None = None,
+    position_top_p: float = 1.0,
+    guidance: float = 1.0,
+    slots: int = 128,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Draw images from a trained prior: PNGs, and a grid of the first 64.
+
+    Sample i depends on the seed and i alone.
+
+    Args:
+        prior: Folder of a saved prior or of a training run.
+        out: Folder for the images.
+        count: Number of images.
+        label: Class of all images, by name or number; "all" takes the classes in turn, which is what a prior with
+            classes does by default.
+        tokenizer: Folder of the tokenizer; by default the one saved with the prior.
+        temperature: Divides the logits of contents.
+        top_k: Contents are drawn from the so many likeliest codes.
+        top_p: Contents are drawn from the fewest likeliest codes whose probabilities reach this sum.
+        position_temperature: As temperature, for positions; by default the same.
+        position_top_k: As top_k, for positions.
+        position_top_p: As top_p, for positions.
+        guidance: Above 1 moves samples towards their class; needs a prior trained with label_dropout.
+        slots: Samples drawn at once.
+        batch_size: Images decoded together.
+        seed: Decides the samples.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from dqcore.inference.load import pick_device
+    from dqcore.inference.sample import load_pair, write_samples
+    from dqcore.models.auto import model_folder
+    from dqcore.models.priors.global_local import GlobalLocal
+
+    if min(count, slots, batch_size) < 1:
+        raise ValueError("count, slots, batch_size: expected at least 1")
+    model, decoder = load_pair(prior, tokenizer, pick_device(device))
+    positions: dict[str, Any] = {}
+    if not isinstance(model, GlobalLocal):
+        positions = {
+            "position_temperature": position_temperature,
+            "position_top_k": position_top_k,
+            "position_top_p": position_top_p,
+        }
+    with progress_bar() as bar:
+        task = bar.add_task("sample", total=count)
+        samples = write_samples(
+            model,
+            decoder,
+            out,
+            count,
+            labels=_labels(model_folder(prior), model.config.num_classes, label, count),
+            batch_size=batch_size,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+            slots=slots,
+            seed=seed,
+            **positions,
+        )
+    print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
+
+
+def _labels(folder: Path, num_classes: int, label: str | None, count: int) -> Tensor | int | None:
+    """Labels by number from what the user named."""
+    import torch
+
+    if num_classes == 0:
+        if label is not None:
+            raise ValueError("label: this prior has no classes")
+        return None
+    if label in (None, "all"):
+        return torch.arange(count) % num_classes
+    path = folder / "classes.json"
+    names = json.loads(path.read_text()) if path.is_file() else []
+    if label in names:
+        return int(names.index(label))
+    assert label is not None
+    if label.isdecimal() and int(label) < num_classes:
+        return int(label)
+    known = ", ".join(names) if names else f"0 to {num_classes - 1}"
+    raise ValueError(f"label: there is no class {label!r}, expected one of {known}")

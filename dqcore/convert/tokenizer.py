@@ -1,0 +1,272 @@
+"""To and from the layout of the checkpoints that the paper's authors released.
+
+Their configuration is given as a dict: ``kind`` (``"dual"`` or ``"triple"``), ``router`` (``target`` and ``params`` as
+in their YAML files), ``ch``, ``ch_mult``, ``z_channels``, ``num_res_blocks``, ``resolution``, ``codebook_size``,
+``encoder_attn_resolutions``, ``decoder_ch_mult``, ``decoder_attn_resolutions``, and optionally ``position_type`` and
+``commitment_beta``. An entropy router's ``params`` hold ``threshold`` (nats), or ``fine_grain_ratito`` (their spelling)
+with ``json_path`` or ``thresholds``: a file or mapping of percentiles ``"1"`` to ``"99"`` to nats. Without either,
+``model.router.fit(images)`` finds a threshold. ``bins`` is ``[-1, 1]`` unless given; the released checkpoint was
+trained with ``[0, 1]`` and must be given that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
+from dqcore.nn.position import Position
+from dqcore.nn.router import EntropyRouter, Gate
+
+__all__ = ["dqvae_from_official", "dqvae_to_official", "load_official"]
+
+_NAMES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
+_STRIDES = {"dual": 2, "triple": 3}
+_GATES: dict[str, Gate] = {"1layer-fc": "linear", "2layer-fc-SiLu": "silu", "2layer-fc-ReLu": "relu"}
+_THRESHOLDS = ("threshold", "fine_grain_threshold", "entropy_threshold", "thresholds")
+_BINS = ("bins", "entropy_bins")
+#: The authors' constructor makes learned tables for these two, but their forward pass never adds them.
+_POSITIONS: dict[str, Position] = {
+    "fourier+learned": "fourier+learned",
+    "fourier": "fourier",
+    "learned": "none",
+    "learned-relative": "none",
+    "none": "none",
+}
+#: Parts of a checkpoint that a tokenizer has no use for.
+_DROPPED = re.compile(r"^(loss|transformer|permuter)\.|(^|\.)perceptual_loss\.")
+
+#: Our names to theirs, applied one after the other; ``{0}`` stands for the name of granularity 0.
+_RULES = [
+    (r"^(encoder|decoder)\.levels\.(\d+)\.blocks\.", r"\1.levels.\2.block."),
+    (r"^(encoder|decoder)\.levels\.(\d+)\.attentions\.", r"\1.levels.\2.attn."),
+    (r"^encoder\.downsamples\.(\d+)\.", r"encoder.down.\1.downsample."),
+    (r"^decoder\.upsamples\.(\d+)\.", lambda match: f"decoder.up.{int(match[1]) + 1}.upsample."),
+    (r"^encoder\.levels\.", "encoder.down."),
+    (r"^decoder\.levels\.", "decoder.up."),
+    (r"^encoder\.heads\.(\d+)\.middle\.", r"encoder.mid_{\1}."),
+    (r"^encoder\.heads\.(\d+)\.(norm|conv)\.", r"encoder.\2_out_{\1}."),
+    (r"^decoder\.middle\.", "decoder.mid."),
+    (r"^router\.norms\.(\d+)\.", r"encoder.router.feature_norm_{\1}."),
+    (r"^router\.gate\.", "encoder.router.gate."),
+    (r"^decoder\.position\.fourier\.", "decoder.position_bias_fourier.lff.ffm.conv."),
+    (r"^decoder\.position\.learned\.(row|col)(?:s|umns)$", r"decoder.position_bias_learned.\1_embed.weight"),
+    (r"^quantizer\.codebook\.weight$", "quantize.codebook.weight"),
+    (r"^quantizer\.codebook\.cluster_size$", "quantize.codebook.cluster_size_ema"),
+    (r"^quantizer\.codebook\.embed_sum$", "quantize.codebook.embed_ema"),
+    (r"\.block([12])\.", r".block_\1."),
+    (r"\.attention\.", ".attn_1."),
+    (r"\.shortcut\.", ".nin_shortcut."),
+    (r"\.proj\.", ".proj_out."),
+]
+#: State of ours that theirs does not have.
+_OURS = ("router.thresholds", "quantizer.initialised", "quantizer.codebook.idle")
+
+
+def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint file, ``.safetensors`` or ``.ckpt``/``.pt``/``.pth``; nothing in it is ever executed.
+
+    Returns:
+        Its state dict; for a Lightning checkpoint the dict under ``state_dict``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, or holds Python objects other than tensors and plain containers.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such file")
+    if Path(path).suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds, by what is wrong with the file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
+    return _state(content)
+
+
+def dqvae_from_official(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> DQVAE:
+    """A :class:`dqcore.DQVAE` with the weights of the authors' model, in evaluation mode.
+
+    Args:
+        state_dict: Their names to tensors, or a whole Lightning checkpoint. Losses, perceptual networks and
+            transformers in it are dropped; of a stage-2 checkpoint its ``first_stage_model`` is taken.
+        config: Their configuration, see the module's docstring. Keys it does not name are ignored.
+
+    Raises:
+        ValueError: The configuration is incomplete or unknown, or weights are missing, left over or of the wrong shape.
+        FileNotFoundError: An entropy router's thresholds file does not exist.
+    """
+    state = {name: tensor for name, tensor in _state(state_dict).items() if not _DROPPED.search(name)}
+    ours = _config(config, state)
+    threshold = _threshold(config) if ours.router == "entropy" else None
+    if config.get("position_type") in ("learned", "learned-relative"):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.position_bias.")}
+    model = DQVAE(ours)
+    own = model.state_dict()
+    names = {name: _official_names(name, ours) for name in own if name not in _OURS}
+    expected = {official for parts in names.values() for official in parts}
+    _check_keys(missing=expected - state.keys(), left=state.keys() - expected)
+    loaded = {name: _merge(name, [state[part] for part in parts], own[name]) for name, parts in names.items()}
+    model.load_state_dict({**own, **loaded})
+    if isinstance(model.router, EntropyRouter) and threshold is not None:
+        model.router.set_thresholds([threshold])
+    return model.eval()
+
+
+def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
+    """The state dict that the authors' code would load; the inverse of :func:`dqvae_from_official`.
+
+    Raises:
+        ValueError: Their code has no such model (other than two or three granularities, 32 groups, or their positions).
+    """
+    config = model.config
+    if config.num_granularities not in _NAMES or config.groups != 32 or config.position not in _POSITIONS.values():
+        raise ValueError(
+            "model: expected two or three granularities, 32 groups and fourier or fourier+learned position"
+        )
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name not in _OURS:
+            parts = _official_names(name, config)
+            if name.endswith("position.fourier.weight"):
+                tensor = tensor[:, :, None, None]
+            state.update(zip(parts, tensor.detach().clone().chunk(len(parts)), strict=True))
+    return state
+
+
+def _state(content: Any) -> dict[str, Any]:
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise ValueError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
+    prefix = "first_stage_model."
+    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return inner or dict(state)
+
+
+def _config(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
+    try:
+        return _translate(config, state)
+    except KeyError as error:
+        raise ValueError(f"config: {error.args[0]} is missing") from error
+
+
+def _translate(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
+    encoder, decoder = tuple(config["ch_mult"]), tuple(config["decoder_ch_mult"])
+    coarsest = 2 ** (len(encoder) - 1)
+    number = _look_up("kind", _STRIDES, config["kind"])
+    strides = tuple(coarsest >> g for g in range(number))
+    quant_conv = state.get("quant_conv.weight")
+    return DQVAEConfig(
+        strides=strides,
+        codebook_size=config["codebook_size"],
+        dim=config["z_channels"] if quant_conv is None else len(quant_conv),
+        latent_channels=config["z_channels"],
+        channels=config["ch"],
+        encoder_multipliers=encoder,
+        decoder_multipliers=decoder,
+        encoder_attention=_attention(len(encoder), config["resolution"], config["encoder_attn_resolutions"]),
+        decoder_attention=_attention(len(decoder), config["resolution"], config["decoder_attn_resolutions"]),
+        num_blocks=config["num_res_blocks"],
+        position=_look_up("position_type", _POSITIONS, config.get("position_type", "fourier+learned")),
+        resolution=config["resolution"],
+        commitment=config.get("commitment_beta", 0.25),
+        **_router(config, number),
+    )
+
+
+def _attention(num_levels: int, resolution: int, resolutions: Any) -> tuple[int, ...]:
+    return tuple(2**level for level in range(num_levels) if resolution // 2**level in tuple(resolutions))
+
+
+def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
+    target, params = config["router"]["target"], config["router"].get("params", {})
+    kind = target.rpartition(".")[2]
+    ratio = {2: (0.5,), 3: (0.3, 0.3)}[number]
+    if kind.endswith("FeatureRouter"):
+        norm = str(params.get("normalization_type", "none"))
+        groups = 0 if norm == "none" else int(norm.rpartition("-")[2])
+        gate = _look_up("gate_type", _GATES, params.get("gate_type", "1layer-fc"))
+        return {"router": "feature", "gate": gate, "router_groups": groups, "target_ratio": ratio}
+    if kind == "DualGrainFixedEntropyRouter" and number == 2:
+        bins = _first(_BINS, params, config) or (-1.0, 1.0)
+        return {"router": "entropy", "entropy_bins": tuple(map(float, bins)), "target_ratio": (_fine_ratio(params),)}
+    raise ValueError(f"config: router {target} is unknown, expected a FeatureRouter or DualGrainFixedEntropyRouter")
+
+
+def _fine_ratio(params: Mapping[str, Any]) -> float:
+    return float(params.get("fine_grain_ratito", params.get("fine_grain_ratio", 0.5)))
+
+
+def _threshold(config: Mapping[str, Any]) -> float | None:
+    """The entropy router's threshold; None where only fitting can tell."""
+    params = config["router"].get("params", {})
+    value = _first(_THRESHOLDS, params, config)
+    path = params.get("json_path")
+    if value is None and path is not None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: no such thresholds file; give threshold (nats), or no json_path and fit")
+        value = json.loads(Path(path).read_text())
+    if isinstance(value, Mapping):
+        percentile = str(round(100 - 100 * _fine_ratio(params)))
+        if percentile not in value:
+            raise ValueError(f"config: there is no threshold for percentile {percentile}")
+        value = value[percentile]
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        (value,) = value
+    return None if value is None else float(value)
+
+
+def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:
+    return next((place[name] for place in places for name in names if place.get(name) is not None), None)
+
+
+def _look_up(name: str, table: Mapping[str, Any], value: str) -> Any:
+    if value not in table:
+        raise ValueError(f"config: {name} {value!r} is unknown, expected one of {', '.join(table)}")
+    return table[value]
+
+
+def _official_names(name: str, config: DQVAEConfig) -> tuple[str, ...]:
+    """Their names of one of our tensors: three for the fused query, key and value, else one."""
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)  # type: ignore[call-overload]
+    name = name.format(*_NAMES[config.num_granularities])
+    if config.gate == "linear":
+        name = name.replace("router.gate.0.", "router.gate.")
+    if config.position == "fourier":
+        name = name.replace("position_bias_fourier.", "position_bias.")
+    head, found, tail = name.partition(".qkv.")
+    return tuple(f"{head}.{part}.{tail}" for part in "qkv") if found else (name,)
+
+
+def _merge(name: str, parts: list[Tensor], own: Tensor) -> Tensor:
+    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if name.endswith("position.fourier.weight"):
+        tensor = tensor[:, :, 0, 0]
+    if tensor.shape != own.shape:
+        raise ValueError(f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(own.shape)}")
+    return tensor.to(own.dtype)
+
+
+def _check_keys(missing: set[str], left: set[str]) -> None:
+    problems = [
+        f"{what} {', '.join(sorted(names)[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        for what, names in (("lacks", missing), ("has no place for", left))
+        if names
+    ]
+    if problems:
+        raise ValueError(f"state_dict: under this config the model {'; '.join(problems)}")

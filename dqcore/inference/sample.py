@@ -1,0 +1,156 @@
+"""Images from a trained prior and its tokenizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.codes import CodeSequence
+from dqcore.data.images import tensor_to_image
+from dqcore.files import write_atomically
+from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
+from dqcore.ops.unpack_codes import unpack_codes
+
+__all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
+
+#: Samples drawn before they are decoded and written; only while the last of them are drawn do slots stand idle.
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What :func:`write_samples` did.
+
+    Attributes:
+        paths: The images' files.
+        grid: The file that shows the first of them together.
+        images_per_second: Sampling and decoding, without writing.
+    """
+
+    paths: list[Path]
+    grid: Path
+    images_per_second: float
+
+
+def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> tuple[Any, Any]:
+    """A saved prior and the tokenizer it belongs to, by default the one saved with it; both in evaluation mode.
+
+    Raises:
+        FileNotFoundError: One of them is missing.
+        ValueError: They do not belong together.
+    """
+    folder = model_folder(prior)
+    model = load_saved(folder, PRIORS)
+    where = folder / "tokenizer" if tokenizer is None else tokenizer
+    if tokenizer is None and not where.is_dir():
+        raise FileNotFoundError(f"{prior}: no tokenizer was saved with this prior; name the one it was trained with")
+    decoder = load_saved(where, TOKENIZERS)
+    check_belongs(model, decoder, fingerprint(where))
+    return model.to(device), decoder.to(device)
+
+
+@torch.no_grad()
+def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16) -> Tensor:
+    """Images ``(B, 3, H, W)`` of a sequence that covers them."""
+    codes, grain = unpack_codes(sequence)
+    parts = zip(codes.split(batch_size), grain.split(batch_size), strict=True)
+    return torch.cat([tokenizer.decode(some, where) for some, where in parts])
+
+
+@torch.no_grad()
+def decode_preview(tokenizer: Any, sequence: CodeSequence) -> Tensor:
+    """Images ``(B, 3, H, W)`` of a sequence that covers only some regions; the others are light grey."""
+    hole = tokenizer.config.codebook_size
+    codes = preview_maps(sequence, hole)
+    images = tokenizer.decode(codes)
+    stride = images.shape[-1] // codes.shape[-1]
+    open_ = (codes == hole).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+    return images.masked_fill(open_[:, None], 0.8)
+
+
+def preview_maps(sequence: CodeSequence, hole: int) -> Tensor:
+    """Code maps ``(B, H, W)`` of sequences that cover only some regions; ``hole`` elsewhere.
+
+    A tokenizer's ``decode`` takes its codebook's size as a hole.
+    """
+    rows, columns = sequence.region_grid
+    shift = sequence.num_granularities - 1
+    codes = torch.full((len(sequence), rows << shift, columns << shift), hole, device=sequence.device)
+    images = torch.arange(len(sequence), device=sequence.device).repeat_interleave(sequence.lengths.long())
+    for g in range(sequence.num_granularities):
+        mine, side = sequence.grains == g, 1 << shift - g
+        blocks = codes.view(len(codes), rows << g, side, columns << g, side)
+        places = sequence.positions[mine]
+        blocks[images[mine], places // (columns << g), :, places % (columns << g)] = sequence.codes[mine, None, None]
+    return codes
+
+
+def image_grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
+    """Images ``(B, 3, H, W)`` side by side, ``(3, height, width)``, white between them."""
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    grid = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for place, image in enumerate(images.cpu()):
+        y, x = place // columns * (height + gap), place % columns * (width + gap)
+        grid[:, y : y + height, x : x + width] = image
+    return grid
+
+
+def write_samples(
+    prior: Any,
+    tokenizer: Any,
+    out: Path,
+    count: int,
+    *,
+    labels: Tensor | int | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> Samples:
+    """Draw, decode and write images: ``out/00000.png``, ... and ``out/grid.png`` with the first 64.
+
+    Args:
+        prior: A prior, in evaluation mode.
+        tokenizer: The tokenizer it belongs to.
+        out: Folder, made if it is missing.
+        count: Number of images.
+        labels: As in ``prior.generate``.
+        batch_size: Images decoded together.
+        progress: Called with the numbers of drawn samples and of all.
+        **options: Passed on to ``prior.generate``.
+    """
+    paths: list[Path] = []
+    shown: list[Tensor] = []
+    seconds = 0.0
+    for first in range(0, count, CHUNK):
+        size = min(CHUNK, count - first)
+        some = labels[first : first + size] if isinstance(labels, Tensor) else labels
+        start = time.perf_counter()
+        report = None if progress is None else _offset(progress, first, count)
+        sequence = prior.generate(size, some, first=first, progress=report, **options)
+        for begin in range(0, size, batch_size):
+            images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
+            seconds += time.perf_counter() - start
+            for image in images:
+                paths.append(out / f"{len(paths):05d}.png")
+                _write_png(paths[-1], image)
+            shown += images[: max(0, 64 - len(shown))]
+            start = time.perf_counter()
+    _write_png(out / "grid.png", image_grid(torch.stack(shown)))
+    return Samples(paths, out / "grid.png", count / seconds)
+
+
+def _offset(progress: Callable[[int, int], object], first: int, count: int) -> Callable[[int, int], object]:
+    return lambda done, _: progress(first + done, count)
+
+
+def _write_png(path: Path, image: Tensor) -> None:
+    picture = tensor_to_image(image)
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))

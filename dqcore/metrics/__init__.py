@@ -1,0 +1,16 @@
+"""Measures of distortion, of rate and use of the codebook, and of rank correlation."""
+
+from dqcore.metrics.coding import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
+from dqcore.metrics.distortion import psnr, ssim
+from dqcore.metrics.rank import spearman
+
+__all__ = [
+    "bits_per_pixel",
+    "code_usage",
+    "codes_per_image",
+    "entropy_bits_per_pixel",
+    "perplexity",
+    "psnr",
+    "spearman",
+    "ssim",
+]

@@ -1,0 +1,86 @@
+"""Saved models whose kind is not known beforehand, and which prior belongs to which tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dqcore.models.pretrained import download
+from dqcore.models.priors.dq_transformer import DQTransformer
+from dqcore.models.priors.global_local import GlobalLocal
+from dqcore.models.priors.raster import Raster, RasterDynamic
+from dqcore.models.tokenizers.dqvae import DQVAE
+from dqcore.models.tokenizers.vqgan import VQGAN
+
+__all__ = ["PRIORS", "TOKENIZERS", "check_belongs", "fingerprint", "load_saved", "model_folder"]
+
+TOKENIZERS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQVAE, VQGAN)}
+PRIORS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQTransformer, RasterDynamic, GlobalLocal, Raster)}
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of a saved model: itself, the one inside a training run's folder, or of a repository on the Hub.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+    """
+    if not path.exists():
+        return download(str(path))
+    return path / "model" if (path / "model" / "config.json").is_file() else path
+
+
+def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
+    """A model of one of these kinds, in evaluation mode, on the CPU.
+
+    Args:
+        path: A folder that ``save_pretrained`` wrote, a training run's folder, or the id of a repository on the Hub.
+        kinds: Names of classes to classes.
+
+    Raises:
+        FileNotFoundError: There is no saved model.
+        ValueError: It is of another kind, or damaged.
+    """
+    folder = model_folder(path)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{path}: expected a folder with config.json and model.safetensors")
+    try:
+        name = json.loads(config.read_text()).get("model")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{config}: expected a JSON object ({error})") from error
+    if name not in kinds:
+        raise ValueError(f"{path}: expected one of {', '.join(kinds)}, it describes {name or 'no model of dqcore'}")
+    return kinds[name].from_pretrained(folder)
+
+
+def fingerprint(path: Path) -> str:
+    """What tells one saved tokenizer from another: a hash of its config and its weights."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        digest.update((model_folder(path) / name).read_bytes())
+    return digest.hexdigest()
+
+
+def check_belongs(prior: Any, tokenizer: Any, identity: str = "") -> None:
+    """Raise unless ``prior`` makes codes that ``tokenizer`` can decode.
+
+    Args:
+        prior: A prior.
+        tokenizer: A tokenizer.
+        identity: The tokenizer's :func:`fingerprint`, where it is known.
+
+    Raises:
+        ValueError: Their codebooks or granularities differ, or the prior was trained on another tokenizer's codes.
+    """
+    for name in ("codebook_size", "num_granularities"):
+        mine, theirs = getattr(prior.config, name), getattr(tokenizer.config, name)
+        if mine != theirs:
+            raise ValueError(f"tokenizer: the prior was made for {name} {mine}, this tokenizer has {theirs}")
+    if identity and prior.config.tokenizer and prior.config.tokenizer != identity:
+        raise ValueError(
+            f"tokenizer: the prior was trained on the codes of tokenizer {prior.config.tokenizer[:12]}, "
+            f"this is {identity[:12]}"
+        )

@@ -1,0 +1,1 @@
+"""Drawing code sequences from a prior, token by token."""

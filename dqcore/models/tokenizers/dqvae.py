@@ -1,0 +1,206 @@
+"""DQ-VAE: the tokenizer that gives each region as many codes as its information needs (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
+from dqcore.nn.allocation import allocate, counts_for_codes, counts_for_ratio, target_shares
+from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
+from dqcore.nn.position import Position
+from dqcore.nn.router import EntropyRouter, FeatureRouter, Gate, RandomRouter, Routing
+
+__all__ = ["DQVAE", "PRESETS", "DQVAEConfig"]
+
+
+@dataclass(frozen=True)
+class DQVAEConfig(TokenizerConfig):
+    """A tokenizer with a granularity per stride and a router; the defaults are ``dqvae-dual``.
+
+    Fields not listed here: :class:`TokenizerConfig`.
+    """
+
+    strides: tuple[int, ...] = (16, 8)
+    decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2)
+    encoder_attention: tuple[int, ...] = (8, 16)
+    decoder_attention: tuple[int, ...] = (8,)
+    position: Position = "fourier+learned"
+    router: Literal["feature", "entropy", "random"] = "feature"  # what decides a region's granularity
+    target_ratio: tuple[float, ...] = (0.5,)  # share of regions of each granularity above the coarsest
+    budget_weight: float = 10.0  # lambda (supplement, table 1)
+    budget: Literal["paper", "released"] = "paper"  # released: as the authors' code weights its terms
+    gate: Gate = "silu"  # feature router: two layers with this activation, or "linear" for one layer
+    router_groups: int = 32  # feature router: groups of its normalizations, 0 for none
+    temperature: float = 1.0  # feature router: of the Gumbel-softmax
+    entropy_bins: tuple[float, float] = (-1.0, 1.0)  # entropy router: histogram range; (0, 1) for the released weights
+
+    def __post_init__(self) -> None:
+        if len(self.strides) < 2:
+            raise ValueError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
+        super().__post_init__()
+        ratio = target_shares("target_ratio", self.target_ratio, len(self.strides))
+        object.__setattr__(self, "target_ratio", ratio)  # a number will do for two granularities
+        for name, known in {
+            "router": ("feature", "entropy", "random"),
+            "budget": ("paper", "released"),
+            "gate": ("silu", "relu", "linear"),
+        }.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.router == "feature" and self.router_groups and self.latent_channels % self.router_groups:
+            raise ValueError(f"router_groups: expected a divisor of {self.latent_channels}, got {self.router_groups}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature: expected more than 0, got {self.temperature}")
+
+
+_TINY = DQVAEConfig(
+    codebook_size=256,
+    dim=64,
+    latent_channels=64,
+    channels=16,
+    encoder_multipliers=(1, 2, 4, 4, 4),
+    decoder_multipliers=(1, 2, 4, 4),
+    num_blocks=1,
+    groups=8,
+    router_groups=8,
+    resolution=128,
+    restart=True,
+)
+_TRIPLE = DQVAEConfig(
+    strides=(32, 16, 8),
+    encoder_multipliers=(1, 1, 2, 2, 4, 4),
+    encoder_attention=(8, 16, 32),
+    target_ratio=(0.3, 0.3),
+    budget_weight=1.0,
+)
+
+PRESETS: dict[str, DQVAEConfig] = {
+    "dqvae-dual": DQVAEConfig(),
+    "dqvae-dual-entropy": DQVAEConfig(router="entropy"),
+    "dqvae-triple": _TRIPLE,
+    "dqvae-dual-tiny": _TINY,
+    "dqvae-dual-entropy-tiny": replace(_TINY, router="entropy"),
+    "dqvae-triple-tiny": replace(
+        _TINY,
+        strides=_TRIPLE.strides,
+        encoder_multipliers=(1, 2, 4, 4, 4, 4),
+        encoder_attention=_TRIPLE.encoder_attention,
+        target_ratio=_TRIPLE.target_ratio,
+    ),
+}
+
+
+class DQVAE(Tokenizer):
+    """A tokenizer whose code length follows the image.
+
+    The encoder makes a map per granularity, the router picks a granularity for each region, and only the codes picked
+    are looked up. Height and width of the images may be any multiples of the coarsest stride.
+
+    Args:
+        config: A :class:`DQVAEConfig`; see also :meth:`from_preset`.
+    """
+
+    Config = DQVAEConfig
+    PRESETS = PRESETS
+    config: DQVAEConfig
+
+    def __init__(self, config: DQVAEConfig) -> None:
+        super().__init__(config)
+        self.router = _router(config)
+        loss = BudgetLoss if config.budget == "paper" else ReleasedBudgetLoss
+        self.budget = loss(config.target_ratio, config.budget_weight)
+
+    def encode(
+        self,
+        images: Tensor,
+        ratio: float | Sequence[float] | None = None,
+        num_codes: int | Tensor | None = None,
+    ) -> Encoding:
+        """Codes and grain map of images, with the router's own number of codes or another, without retraining.
+
+        Args:
+            images: ``(B, 3, H, W)``, floating, in [-1, 1].
+            ratio: Share of regions at the finest granularity in every image, in [0, 1], met to the nearest region;
+                with more than two granularities a tuple, one share for each above the coarsest, coarse to fine.
+            num_codes: Codes of every image, or int64 ``(B,)``, one number for each; met as closely as the numbers of
+                codes of regions allow, never exceeded.
+
+        Returns:
+            An :class:`Encoding`. With ``ratio`` or ``num_codes``, the regions that the router (by gate logits or
+            entropy) wants finest get the most codes, ties in raster order.
+
+        Raises:
+            ValueError: Images of the wrong shape, both ``ratio`` and ``num_codes``, or one out of range.
+
+        In training mode the router is noisy and the codebook learns, as in ``forward``.
+        """
+        return self._encode(images, ratio, num_codes)[0]
+
+    def forward(self, images: Tensor) -> TokenizerOutput:
+        """Encode, quantize and decode images ``(B, 3, H, W)`` in [-1, 1].
+
+        Gradient: to everything but an EMA codebook; to a feature router through its straight-through gate and through
+        the budget loss.
+        """
+        encoding, routing, commitment_loss = self._encode(images)
+        reconstruction = self.decoder(self.post_quant_conv(encoding.quantized))
+        budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
+        return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
+
+    def _encode(
+        self, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None
+    ) -> tuple[Encoding, Routing, Tensor]:
+        self._check_images(images)
+        counts = self._counts(images, ratio, num_codes)
+        maps: list[Tensor] = self.encoder(images)
+        routing = self.router(images, maps)
+        if counts is not None:
+            scores = self.router.step_scores(routing)
+            routing = routing._replace(grain=allocate(scores, counts(scores)), gate=None)
+        elif self.training and routing.gate is not None:
+            maps = _pass_gate(maps, routing.gate, routing.grain)
+        quantized, codes, loss = self.quantizer([self.quant_conv(values) for values in maps], routing.grain)
+        encoding = Encoding(codes, routing.grain, quantized, routing.gate_logits, routing.entropy)
+        return encoding, routing, loss
+
+    def _counts(
+        self, images: Tensor, ratio: float | Sequence[float] | None, num_codes: int | Tensor | None
+    ) -> Callable[[Tensor], Tensor] | None:
+        """How to get the regions of each granularity ``(B, G)`` from step scores; None to leave it to the router."""
+        batch, stride = images.shape[0], self.config.strides[0]
+        regions = (images.shape[2] // stride) * (images.shape[3] // stride)
+        if ratio is not None and num_codes is not None:
+            raise ValueError("num_codes: expected either ratio or num_codes, got both")
+        if ratio is not None:
+            counts = counts_for_ratio(target_shares("ratio", ratio, self.config.num_granularities), regions)
+            return lambda scores: torch.tensor([counts] * batch, device=scores.device)
+        if num_codes is not None:
+            budget = torch.as_tensor(num_codes).detach().cpu()
+            if budget.is_floating_point() or budget.dtype == torch.bool or budget.shape not in ((), (batch,)):
+                raise ValueError(f"num_codes: expected an int or an int64 tensor of shape ({batch},), got {num_codes}")
+            if int(budget.min()) < regions:
+                raise ValueError(f"num_codes: expected at least {regions}, one for each region, got {num_codes}")
+            return lambda scores: counts_for_codes(scores, budget.long().expand(batch))
+        return None
+
+
+def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter:
+    if config.router == "feature":
+        return FeatureRouter(
+            config.latent_channels, config.num_granularities, config.gate, config.router_groups, config.temperature
+        )
+    if config.router == "entropy":
+        return EntropyRouter(config.target_ratio, config.strides[0], config.entropy_bins)
+    return RandomRouter(config.target_ratio)
+
+
+def _pass_gate(maps: Sequence[Tensor], gate: Tensor, grain: Tensor) -> list[Tensor]:
+    """Multiply every region by the gate of its granularity: by 1, but with the router's gradient."""
+    chosen = gate.gather(1, grain[:, None])
+    return [values * F.interpolate(chosen, scale_factor=float(2**g)).to(values) for g, values in enumerate(maps)]

@@ -1,0 +1,94 @@
+"""VQGAN: the tokenizer that gives every region the same number of codes, the paper's baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
+
+__all__ = ["PRESETS", "VQGAN", "VQGANConfig"]
+
+
+@dataclass(frozen=True)
+class VQGANConfig(TokenizerConfig):
+    """A tokenizer with one stride; the defaults are ``vqgan-f16``. Fields: :class:`TokenizerConfig`."""
+
+    def __post_init__(self) -> None:
+        if len(self.strides) != 1:
+            raise ValueError(f"strides: expected one stride for a fixed-length tokenizer, got {self.strides}")
+        super().__post_init__()
+
+
+_F8 = VQGANConfig(
+    strides=(8,),
+    encoder_multipliers=(1, 1, 2, 2),
+    decoder_multipliers=(1, 1, 2, 2),
+    encoder_attention=(8,),
+    decoder_attention=(8,),
+)
+
+PRESETS: dict[str, VQGANConfig] = {
+    "vqgan-f16": VQGANConfig(),
+    "vqgan-f8": _F8,
+    "vqgan-f16-tiny": VQGANConfig(
+        codebook_size=256,
+        dim=64,
+        latent_channels=64,
+        channels=16,
+        encoder_multipliers=(1, 2, 4, 4, 4),
+        decoder_multipliers=(1, 2, 4, 4, 4),
+        num_blocks=1,
+        groups=8,
+        resolution=128,
+        restart=True,
+    ),
+    "vqgan-f8-tiny": VQGANConfig(
+        strides=(8,),
+        codebook_size=256,
+        dim=64,
+        latent_channels=64,
+        channels=16,
+        encoder_multipliers=(1, 2, 4, 4),
+        decoder_multipliers=(1, 2, 4, 4),
+        encoder_attention=(8,),
+        decoder_attention=(8,),
+        num_blocks=1,
+        groups=8,
+        resolution=128,
+        restart=True,
+    ),
+}
+
+
+class VQGAN(Tokenizer):
+    """A fixed-length tokenizer: one code per cell of the grid.
+
+    Height and width of the images may be any multiples of the stride.
+
+    Args:
+        config: A :class:`VQGANConfig`; see also :meth:`from_preset`.
+    """
+
+    Config = VQGANConfig
+    PRESETS = PRESETS
+    config: VQGANConfig
+
+    def encode(self, images: Tensor) -> Encoding:
+        """Codes of images ``(B, 3, H, W)``, floating, in [-1, 1]; the grain map is all 0."""
+        return self._encode(images)[0]
+
+    def forward(self, images: Tensor) -> TokenizerOutput:
+        """Encode, quantize and decode images ``(B, 3, H, W)`` in [-1, 1]; the budget loss is 0."""
+        encoding, commitment_loss = self._encode(images)
+        reconstruction = self.decoder(self.post_quant_conv(encoding.quantized))
+        budget_loss = torch.zeros_like(commitment_loss)
+        return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
+
+    def _encode(self, images: Tensor) -> tuple[Encoding, Tensor]:
+        self._check_images(images)
+        (features,) = self.encoder(images)
+        quantized, codes, loss = self.quantizer(self.quant_conv(features))
+        return Encoding(codes, torch.zeros_like(codes), quantized), loss

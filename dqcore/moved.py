@@ -1,0 +1,85 @@
+"""Imports by the paths that modules had before version 0.1 keep working, with a warning that names the new path."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["MOVED", "install"]
+
+#: Old module to new ones: with one, the old name is that module; with more, it finds what any of them has.
+MOVED: dict[str, tuple[str, ...]] = {
+    "dqcore.convert_prior": ("dqcore.convert.prior",),
+    "dqcore.data.codes_cache": ("dqcore.data.codes",),
+    "dqcore.data.encode": ("dqcore.inference.encode",),
+    "dqcore.data.sample": ("dqcore.data.photos",),
+    "dqcore.demo": ("dqcore.cli.demo.run",),
+    "dqcore.demo_prior": ("dqcore.cli.demo.prior",),
+    "dqcore.evaluation": ("dqcore.metrics", "dqcore.inference.measure"),
+    "dqcore.evaluation.coding": ("dqcore.metrics.coding",),
+    "dqcore.evaluation.distortion": ("dqcore.metrics.distortion",),
+    "dqcore.evaluation.folder": ("dqcore.inference.evaluate",),
+    "dqcore.evaluation.load": ("dqcore.inference.load",),
+    "dqcore.evaluation.rank": ("dqcore.metrics.rank",),
+    "dqcore.evaluation.reconstruct": ("dqcore.inference.reconstruct",),
+    "dqcore.evaluation.sample": ("dqcore.inference.sample",),
+    "dqcore.evaluation.tokenizer": ("dqcore.inference.measure",),
+    "dqcore.info": ("dqcore.cli.info",),
+    "dqcore.models.cached_steps": ("dqcore.models.sampling.cached_steps",),
+    "dqcore.models.conditions": ("dqcore.models.priors.inputs",),
+    "dqcore.models.dq_transformer": ("dqcore.models.priors.dq_transformer",),
+    "dqcore.models.dqvae": ("dqcore.models.tokenizers.dqvae",),
+    "dqcore.models.draw": ("dqcore.models.sampling.draw",),
+    "dqcore.models.generation": ("dqcore.models.sampling.sampler",),
+    "dqcore.models.global_local": ("dqcore.models.priors.global_local",),
+    "dqcore.models.prior": ("dqcore.models.priors.base",),
+    "dqcore.models.prior_config": ("dqcore.models.priors.config",),
+    "dqcore.models.raster": ("dqcore.models.priors.raster",),
+    "dqcore.models.replay": ("dqcore.models.sampling.replay",),
+    "dqcore.models.saved": ("dqcore.models.auto",),
+    "dqcore.models.tokenizer": ("dqcore.models.tokenizers.base",),
+    "dqcore.models.vqgan": ("dqcore.models.tokenizers.vqgan",),
+    "dqcore.models.walk": ("dqcore.models.sampling.walk",),
+    "dqcore.training.build": ("dqcore.training.tokenizer.build",),
+    "dqcore.training.distributed": ("dqcore.distributed",),
+    "dqcore.training.files": ("dqcore.training.state",),
+    "dqcore.training.images": ("dqcore.training.tokenizer.images",),
+    "dqcore.training.options": ("dqcore.training.tokenizer.options",),
+    "dqcore.training.prior_codes": ("dqcore.training.prior.codes",),
+    "dqcore.training.prior_options": ("dqcore.training.prior.options",),
+    "dqcore.training.prior_step": ("dqcore.training.prior.step",),
+    "dqcore.training.recipes": ("dqcore.training.tokenizer.recipes",),
+    "dqcore.training.step": ("dqcore.training.tokenizer.step",),
+    "dqcore.training.validation": ("dqcore.training.tokenizer.validation",),
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Asked first: the folder of an old package may still be there, empty but for compiled files."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name not in MOVED:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=len(MOVED[name]) > 1)
+
+    def exec_module(self, module: ModuleType) -> None:
+        name, places = module.__name__, MOVED[module.__name__]
+        warnings.warn(f"{name} has moved to {' and '.join(places)}", DeprecationWarning, stacklevel=2)
+        found = [importlib.import_module(place) for place in places]
+        if len(found) == 1:
+            sys.modules[name] = found[0]
+        for part in found:
+            vars(module).update({key: vars(part)[key] for key in getattr(part, "__all__", ())})
+
+
+def install() -> None:
+    """Answer for the old paths from now on."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,116 @@
+"""The codes that a prior is trained on: read from a folder, or made from images once and kept with the run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.data.batches import Crops
+from dqcore.data.codes import CachedCodes, folder_labels, read_codes
+from dqcore.data.crops import CenterCrop, RandomCrop
+from dqcore.data.images import list_images, uint8_to_float
+from dqcore.distributed import World
+from dqcore.models.auto import TOKENIZERS, fingerprint, load_saved, model_folder
+from dqcore.training.prior.options import PriorTraining
+from dqcore.training.state import read_state, write_state
+
+__all__ = ["keep_tokenizer", "training_codes"]
+
+CACHE = "codes.pt"
+
+
+def training_codes(options: PriorTraining, world: World) -> CachedCodes:
+    """The codes that the options ask for.
+
+    Raises:
+        FileNotFoundError: A folder is missing.
+        ValueError: Images differ in size, or codes were made by another tokenizer than the one given.
+    """
+    identity = "" if options.tokenizer is None else fingerprint(_existing(options.tokenizer))
+    if options.codes is not None:
+        codes = read_codes(options.codes, classes=options.classes)
+        if identity and codes.tokenizer != identity:
+            raise ValueError(
+                f"tokenizer: the codes in {options.codes} were made by tokenizer {codes.tokenizer[:12]}, "
+                f"{options.tokenizer} is {identity[:12]}"
+            )
+        return codes
+    if not world.is_main:
+        world.barrier()
+    codes = _made_or_kept(options, world, identity)
+    if world.is_main:
+        world.barrier()
+    return codes
+
+
+def keep_tokenizer(options: PriorTraining) -> None:
+    """Copy the tokenizer beside the prior, bytes unchanged, so that its fingerprint stays."""
+    if options.tokenizer is None:
+        return
+    folder = options.out / "model" / "tokenizer"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        temporary = folder / f".{name}.tmp"
+        shutil.copyfile(model_folder(options.tokenizer) / name, temporary)
+        os.replace(temporary, folder / name)
+
+
+def _existing(path: Path) -> Path:
+    if not (model_folder(path) / "config.json").is_file():
+        raise FileNotFoundError(f"{path}: expected a folder with config.json and model.safetensors")
+    return path
+
+
+def _made_or_kept(options: PriorTraining, world: World, identity: str) -> CachedCodes:
+    assert options.data is not None and options.tokenizer is not None
+    paths = list_images(options.data)
+    root = options.data if options.data.is_dir() else options.data.parent
+    names = [os.path.relpath(path, root) for path in paths]
+    labels, classes = folder_labels(names, options.classes)
+    what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
+    made_of = hashlib.sha256(repr(what).encode()).hexdigest()
+    cache = options.out / CACHE
+    if cache.is_file():
+        state = read_state(cache)
+        if state.pop("made_of", None) == made_of:
+            return CachedCodes.of_state(state)
+    tokenizer = load_saved(options.tokenizer, TOKENIZERS).to(world.device)
+    codes = CachedCodes.of_maps(
+        _encode(options, tokenizer, paths, world.device),
+        labels * options.views,
+        num_granularities=tokenizer.config.num_granularities,
+        codebook_size=tokenizer.config.codebook_size,
+        tokenizer=identity,
+        classes=classes,
+    )
+    if world.is_main:
+        write_state(cache, codes.to_state() | {"made_of": made_of})
+    return codes
+
+
+@torch.no_grad()
+def _encode(
+    options: PriorTraining, tokenizer: Any, paths: list[Path], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Code and grain maps of every image, view after view."""
+    resize = options.resize or options.image_size
+    stride = tokenizer.config.strides[0]
+    if options.image_size % stride:
+        raise ValueError(
+            f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {options.image_size}"
+        )
+    tokenizer.eval()
+    for view in range(options.views):
+        crop = CenterCrop(options.image_size, resize) if view == 0 else RandomCrop(options.image_size, resize)
+        crops = Crops(paths, crop, seed=options.seed)
+        for first in range(0, len(paths), options.encode_batch):
+            images = [crops[view, i].image for i in range(first, min(first + options.encode_batch, len(paths)))]
+            encoding = tokenizer.encode(uint8_to_float(torch.stack(images).to(device)))
+            yield encoding.codes, encoding.grain

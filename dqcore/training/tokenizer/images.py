@@ -1,0 +1,103 @@
+"""The images of a training run: which ones, how they are cut, and in what order they come."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dqcore.data.batches import Batch, Crops, StepSampler, batch_loader
+from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomResizedCrop
+from dqcore.data.images import list_images, split_images
+from dqcore.distributed import World
+from dqcore.training.tokenizer.options import TokenizerTraining
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Training and validation crops of a run.
+
+    Attributes:
+        options: The run's resolved options.
+        world: This process.
+        training: Random crops.
+        validation: Centre crops; empty without validation.
+        fingerprint: Hash of both lists of file names, below their folders.
+    """
+
+    options: TokenizerTraining
+    world: World
+    training: Crops
+    validation: Crops
+    fingerprint: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in a pass over the training images."""
+        return self._sampler(0, 0).steps_per_epoch
+
+    def batches(self, start: int, stop: int) -> Iterable[Batch]:
+        """This process's batches of steps ``start .. stop - 1``."""
+        return self._loader(self.training, self._sampler(start, stop))
+
+    def validation_batches(self) -> Iterable[Batch]:
+        """This process's part of the validation images, in their order."""
+        mine = range(self.world.rank, len(self.validation), self.world.size)
+        size = self.options.batch_size
+        keys = [[(0, index) for index in mine[first : first + size]] for first in range(0, len(mine), size)]
+        return self._loader(self.validation, keys)
+
+    def _sampler(self, start: int, stop: int) -> StepSampler:
+        options, world = self.options, self.world
+        return StepSampler(
+            len(self.training),
+            options.batch_size,
+            seed=options.seed,
+            start=start,
+            stop=stop,
+            rank=world.rank,
+            world=world.size,
+        )
+
+    def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:
+        workers = 0 if self.options.packed else self.options.workers
+        return batch_loader(crops, keys, workers=workers, pin=self.world.device.type == "cuda")
+
+
+def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
+    """List, split and wrap the images that resolved options ask for.
+
+    Raises:
+        FileNotFoundError: a folder is missing.
+        ValueError: a folder is empty, or smaller than a batch.
+    """
+    assert options.resize is not None
+    root = _root(options.data)
+    training, validation = list_images(options.data), []
+    if options.validation is not None:
+        validation = list_images(options.validation)
+    elif options.validation_share:
+        training, validation = split_images(training, options.validation_share, root=root)
+    digest = hashlib.sha256()
+    for paths, base in ((training, root), (validation, _root(options.validation or options.data))):
+        for path in paths:
+            digest.update(os.path.relpath(path, base).encode() + b"\n")
+        digest.update(b"\n")
+    cut: Crop = RandomCrop(options.image_size, options.resize, options.flip)
+    if options.crop == "random-resized":
+        cut = RandomResizedCrop(options.image_size, flip=options.flip)
+    images = TrainingImages(
+        options,
+        world,
+        Crops(training, cut, seed=options.seed, packed=options.packed),
+        Crops(validation, CenterCrop(options.image_size, options.resize), packed=options.packed),
+        digest.hexdigest(),
+    )
+    _ = images.steps_per_epoch  # a batch larger than the folder is told now
+    return images
+
+
+def _root(source: Path) -> Path:
+    return source if source.is_dir() else source.parent

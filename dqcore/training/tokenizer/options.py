@@ -1,0 +1,191 @@
+"""Every option of a tokenizer's training run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dqcore.training.tokenizer.recipes import RECIPES
+
+#: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
+FREE_ON_RESUME = frozenset(
+    {"data", "out", "steps", "epochs", "perceptual_weights", "init_from", "device", "workers", "packed", "compile"}
+    | {"log_every", "checkpoint_every", "tensorboard", "resume"}
+)
+
+
+@dataclass(frozen=True)
+class TokenizerTraining:
+    """Train a tokenizer on a folder of images. Where a default is None, the recipe's value is used."""
+
+    data: Path
+    """Folder of images, searched recursively, or a .txt list of their paths."""
+    preset: str = "dqvae-dual"
+    """Model preset."""
+    recipe: Literal["ffhq", "imagenet", "released"] = "imagenet"
+    """Schedule and crops: the paper's for FFHQ or ImageNet, or the authors' released configuration."""
+    out: Path = Path("runs/tokenizer")
+    """Folder of the run."""
+
+    steps: int | None = None
+    """Optimiser steps; instead of epochs."""
+    epochs: float | None = None
+    """Passes over the training images."""
+    batch_size: int = 30
+    """Images in a step, in each process."""
+    image_size: int = 256
+    """Height and width of a training crop in pixels."""
+    resize: int | None = None
+    """Pixels of the shorter side before a random crop, and of a validation image; by default image_size."""
+    crop: Literal["random", "random-resized"] | None = None
+    """How training crops are cut: a random square, or a random square of 75 to 100 % of the area."""
+    flip: bool = True
+    """Mirror half of the training crops."""
+    packed: bool = False
+    """Keep the decoded images in memory (small folders); needs no workers."""
+    validation: Path | None = None
+    """Folder or .txt list of validation images; by default a share of the training images is held out."""
+    validation_share: float = 0.02
+    """Share of the images held out for validation, at least one; 0 for none. Not used with --validation."""
+
+    base_learning_rate: float | None = None
+    """Learning rate for each image of the global batch (batch_size x processes)."""
+    learning_rate: float | None = None
+    """Learning rate as such; instead of base_learning_rate."""
+    schedule: Literal["constant", "cosine"] | None = None
+    """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
+    warmup_epochs: float | None = None
+    """Epochs over which the learning rate rises linearly."""
+    warmup_steps: int | None = None
+    """Steps of the same; instead of warmup_epochs."""
+    gradient_clip: float | None = None
+    """Largest norm of the tokenizer's gradient; None leaves it alone, as in the paper."""
+    average_decay: float | None = None
+    """Decay of a moving average of the weights, such as 0.999, which is then what is saved for use; None keeps none."""
+
+    perceptual: Literal["lpips", "none"] = "lpips"
+    """Perceptual loss; lpips needs VGG16's weights."""
+    perceptual_weights: Path | None = None
+    """File of VGG16's weights (torchvision's vgg16-397923af.pth); by default torch's hub cache is looked at."""
+    perceptual_weight: float | None = None
+    """Weight of the perceptual loss."""
+    discriminator: bool = True
+    """Train against a patch discriminator."""
+    discriminator_start: int = 0
+    """Step at which the discriminator and the adversarial loss set in."""
+    discriminator_dim: int = 64
+    """Width of the discriminator."""
+    adversarial_maximum: float | None = None
+    """Cap of the adaptive weight of the adversarial loss."""
+
+    target_ratio: tuple[float, ...] | None = None
+    """Target shares of regions at each granularity above the coarsest; by default the preset's."""
+    budget_weight: float | None = None
+    """Weight (lambda) of the budget loss, by default the preset's; 0 lets the router choose freely."""
+    budget: Literal["paper", "released"] | None = None
+    """Form of the budget loss; released counts the dual term twice, as the authors' code does."""
+    restart: bool | None = None
+    """Restart unused codes from the batch; by default as the preset or the recipe says."""
+    codebook_size: int | None = None
+    """Number of codes; by default the preset's."""
+    initialisation: Literal["uniform", "kmeans"] | None = None
+    """How the codebook starts; by default the preset's."""
+    threshold_images: int = 2048
+    """Training images that an entropy router's thresholds are fitted to before the first step."""
+
+    seed: int = 0
+    """Decides the initial weights, the order of the images, their crops and the router's noise."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the networks; auto is bfloat16 on a GPU that has it. Losses and the codebook are always float32."""
+    workers: int = 4
+    """Processes that read images; 0 reads them between the steps."""
+    compile: bool = False
+    """Compile encoder and decoder with torch.compile."""
+    log_every: int = 50
+    """Steps between two rows of metrics.jsonl."""
+    validate_every: int = 2000
+    """Steps between two validations; there is always one at the end."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints; there is always one at the end."""
+    tensorboard: bool = False
+    """Also write TensorBoard events."""
+    resume: bool = False
+    """Continue the run in out from its last checkpoint, to the same numbers as without the break."""
+    init_from: Path | None = None
+    """Folder of a saved model of the same preset to start from."""
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        counts = ("batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "discriminator_dim")
+        for name in counts:
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("steps", "resize", "codebook_size", "threshold_images"):
+            _require(self, name, (getattr(self, name) or 1) >= 1 and getattr(self, name) != 0, "at least 1")
+        for name in ("epochs", "base_learning_rate", "learning_rate", "gradient_clip"):
+            value = getattr(self, name)
+            _require(self, name, value is None or value > 0, "more than 0")
+        weights = ("perceptual_weight", "adversarial_maximum", "budget_weight", "warmup_epochs", "warmup_steps")
+        for name in (*weights, "discriminator_start", "workers", "seed"):
+            _require(self, name, (getattr(self, name) or 0) >= 0, "at least 0")
+        _require(self, "validation_share", 0 <= self.validation_share < 1, "a share in [0, 1)")
+        _require(self, "average_decay", self.average_decay is None or 0 <= self.average_decay < 1, "a number in [0, 1)")
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}")
+        for one, other in (
+            ("steps", "epochs"),
+            ("learning_rate", "base_learning_rate"),
+            ("warmup_steps", "warmup_epochs"),
+        ):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"{one}: give either {one} or {other}, not both")
+
+    def resolved(self) -> TokenizerTraining:
+        """The same options with the recipe's values where none was given."""
+        recipe = dataclasses.asdict(RECIPES[self.recipe])
+        given = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None}
+        rivals = {"epochs": "steps", "base_learning_rate": "learning_rate", "warmup_epochs": "warmup_steps"}
+        filled = {
+            name: value
+            for name, value in recipe.items()
+            if name in _FIELDS and name not in given and rivals.get(name) not in given
+        }
+        return dataclasses.replace(self, **filled, resize=self.resize or self.image_size)
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as plain values."""
+        values = dataclasses.asdict(self)
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+
+    def model_overrides(self, known: set[str]) -> dict[str, Any]:
+        """What these options change in a model's config that has the fields ``known``.
+
+        Raises:
+            ValueError: an option was given that this model does not have.
+        """
+        wanted: dict[str, Any] = {
+            "resolution": self.image_size,
+            "codebook_size": self.codebook_size,
+            "initialisation": self.initialisation,
+            "restart": self.restart,
+            "target_ratio": self.target_ratio,
+        }
+        if "budget" in known:
+            wanted |= {"budget": self.budget, "budget_weight": self.budget_weight}
+        chosen = {name: value for name, value in wanted.items() if value is not None}
+        for name in chosen.keys() - known:
+            raise ValueError(f"{name}: preset {self.preset} has no such thing")
+        return chosen
+
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(TokenizerTraining))
+
+
+def _require(options: TokenizerTraining, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, got {getattr(options, name)}")

@@ -1,0 +1,57 @@
+"""How well a tokenizer reconstructs images it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dqcore.data.batches import Batch
+from dqcore.data.images import uint8_to_float
+from dqcore.distributed import World
+from dqcore.nn.perceptual import PerceptualLoss
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module, batches: Iterable[Batch], world: World, perceptual: PerceptualLoss | None = None
+) -> dict[str, Any]:
+    """Means over images; the model is left in evaluation mode.
+
+    Args:
+        model: Tokenizer.
+        batches: This process's part of the images.
+        world: All processes; every one gets the same numbers.
+        perceptual: Also measure LPIPS.
+
+    Returns:
+        ``val_psnr`` in dB (clamped to [-1, 1], mean of the images' values), ``val_reconstruction_loss`` (L1),
+        ``val_perceptual_loss`` with ``perceptual``, ``val_ratios`` (share of regions at each granularity),
+        ``val_fine_ratio``, ``val_usage`` (share of codes that occur).
+    """
+    model.eval()
+    quantizer: Any = model.quantizer
+    sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+    shares = torch.zeros(quantizer.num_granularities, dtype=torch.float64, device=world.device)
+    seen = torch.zeros(quantizer.codebook_size, device=world.device)
+    for batch in batches:
+        images = uint8_to_float(batch.images.to(world.device))
+        output = model(images)
+        reconstruction = output.reconstruction.float().clamp(-1, 1)
+        psnr = 10 * torch.log10(4 / (images - reconstruction).square().mean((1, 2, 3)).clamp_min(1e-10))
+        error = (images - reconstruction).abs().mean((1, 2, 3))
+        distance = torch.zeros_like(psnr) if perceptual is None else perceptual(images, reconstruction)
+        sums += torch.stack([psnr, error, distance, torch.ones_like(psnr)]).double().sum(1)
+        grain = torch.zeros_like(output.codes) if output.grain is None else output.grain
+        for level in range(len(shares)):
+            shares[level] += (grain == level).double().mean((1, 2)).sum()
+        seen.index_fill_(0, output.codes.flatten(), 1.0)
+    sums, shares, seen = world.sum(sums), world.sum(shares), world.sum(seen)
+    psnr_mean, error_mean, distance_mean = (sums[:3] / sums[3]).tolist()
+    ratios = (shares / sums[3]).tolist()
+    row = {"val_psnr": psnr_mean, "val_reconstruction_loss": error_mean}
+    if perceptual is not None:
+        row["val_perceptual_loss"] = distance_mean
+    return row | {"val_ratios": ratios, "val_fine_ratio": ratios[-1], "val_usage": float((seen > 0).float().mean())}

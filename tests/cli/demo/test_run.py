@@ -1,0 +1,59 @@
+import json
+import math
+import time
+
+import pytest
+
+from dqcore.cli.demo import run as demo
+from dqcore.cli.demo.run import run_demo
+
+
+def test_a_few_steps_make_a_run_and_a_page(tmp_path, capsys):
+    out = tmp_path / "demo"
+    result = run_demo(out=out, steps=3, seed=1, prior=False)
+    assert result.page == out / "report.html"
+    assert result.evaluation.num_images == 10
+    printed = capsys.readouterr().out
+    assert f"{result.evaluation.psnr:.2f} dB" in printed
+    assert str(result.page) in printed
+    saved = json.loads((out / "evaluation.json").read_text())
+    assert saved["psnr"] == result.evaluation.psnr
+    assert json.loads((out / "config.json").read_text())["options"]["steps"] == 3
+    assert "Images from nothing" not in result.page.read_text()
+    assert (
+        run_demo(out=out, steps=3, seed=1, prior=False).evaluation.psnr == result.evaluation.psnr
+    )  # replaced, by the same
+
+
+def test_it_goes_on_to_a_prior(tmp_path):
+    page = run_demo(out=tmp_path / "demo", steps=3).page.read_text()
+    for heading, pictures in (("Images from nothing", 16), ("Coarse to fine", 8), ("The lower half imagined", 16)):
+        section = page.partition(f"<h2>{heading}</h2>")[2].partition("<h2>")[0]
+        assert section.count("data:image/webp") == pictures
+
+
+def test_other_peoples_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="is no run of dqcore"):
+        run_demo(out=tmp_path, steps=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path, monkeypatch):
+    """What the README promises, on photographs that training never saw."""
+    begun = [time.process_time()]
+    train = demo.train_demo_prior
+    monkeypatch.setattr(demo, "train_demo_prior", lambda *args: begun.append(time.process_time()) or train(*args))
+    result = run_demo(out=tmp_path / "demo")
+    tokenizer, whole = begun[1] - begun[0], time.process_time() - begun[0]
+    found = result.evaluation
+    assert found.psnr >= 20
+    assert abs(found.fine_ratio - result.target_ratio) <= 0.03
+    assert found.usage > 0.5
+    assert found.rank_correlation >= 0.5
+    rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["val_content_loss"] for row in rows if "val_content_loss" in row]
+    assert losses[-1] < 0.9 * math.log(256), "of someone who knows nothing about 256 codes"
+    assert tokenizer < 180, "three minutes of one core"
+    assert whole < 300

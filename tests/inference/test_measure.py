@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+import dqcore
+from dqcore.inference import evaluate_tokenizer
+from dqcore.inference.reconstruct import pad_to_stride, reconstruct
+from dqcore.metrics import bits_per_pixel, codes_per_image, psnr, spearman, ssim
+from dqcore.ops import patch_entropy
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return dqcore.DQVAE.from_preset("dqvae-dual-tiny", channels=8, latent_channels=16, dim=16).eval()
+
+
+@pytest.fixture
+def images():
+    smooth = torch.nn.functional.interpolate(torch.rand(5, 3, 4, 4) * 2 - 1, size=(64, 48), mode="bilinear")
+    noise = torch.randn(5, 3, 64, 48) * torch.linspace(0, 0.8, 48)
+    return (smooth + noise).clamp(-1, 1)
+
+
+def test_numbers_are_those_of_all_images_together(model, images):
+    found = evaluate_tokenizer(model, images.split(2))
+    with torch.no_grad():
+        output = model(images)
+    grain = output.grain
+    assert found.num_images == 5
+    assert found.psnr == pytest.approx(psnr(images, output.reconstruction).mean().item(), abs=1e-4)
+    assert found.ssim == pytest.approx(ssim(images, output.reconstruction).mean().item(), abs=1e-5)
+    assert found.codes_per_image == codes_per_image(grain).double().mean().item()
+    assert found.bits_per_pixel == pytest.approx(bits_per_pixel(grain, 256, 2, 64 * 48).mean().item())
+    assert found.usage == output.codes.unique().numel() / 256
+    assert found.fine_ratio == pytest.approx(grain.double().mean().item())
+    assert sum(found.code_counts) == codes_per_image(grain).sum().item()
+    assert found.rank_correlation == pytest.approx(spearman(grain, patch_entropy(images, 16)))
+    assert found.lpips is None
+
+
+def test_asked_ratio_is_met(model, images):
+    assert evaluate_tokenizer(model, [images], ratio=0.25).ratios == (0.75, 0.25)
+    assert evaluate_tokenizer(model, [images], num_codes=12).codes_per_image == 12
+
+
+def test_perceptual_distance_is_averaged(model, images):
+    found = evaluate_tokenizer(model, images.split(3), perceptual=lambda x, y: x.mean((1, 2, 3)))
+    assert found.lpips == pytest.approx(images.mean().item(), abs=1e-6)
+
+
+def test_a_fixed_length_tokenizer():
+    model = dqcore.VQGAN.from_preset("vqgan-f16-tiny").eval()
+    found = evaluate_tokenizer(model, [torch.rand(1, 3, 32, 32)])
+    assert (found.codes_per_image, found.ratios, found.rank_correlation) == (4, (1.0,), None)
+    with pytest.raises(ValueError, match="ratio: this tokenizer has one granularity"):
+        evaluate_tokenizer(model, [torch.rand(1, 3, 32, 32)], ratio=0.5)
+
+
+def test_no_images(model):
+    with pytest.raises(ValueError, match="at least one image"):
+        evaluate_tokenizer(model, [])
+
+
+def test_padding_repeats_the_border():
+    image = torch.arange(6.0).view(1, 1, 2, 3)
+    padded = pad_to_stride(image, 4)
+    assert padded.shape == (1, 1, 4, 4)
+    assert torch.equal(padded[0, 0, 1:, 3], torch.full((3,), 5.0))
+    assert torch.equal(padded[:, :, :2, :3], image)
+
+
+def test_any_size_is_reconstructed(model):
+    image = torch.rand(3, 35, 50) * 2 - 1
+    result = reconstruct(model, image)
+    assert result.reconstruction.shape == image.shape
+    assert result.padded.shape == (3, 48, 64)
+    assert result.grain.shape == (3, 4)
+    with torch.no_grad():
+        whole = model(result.padded[None]).reconstruction[0, :, :35, :50].clamp(-1, 1)
+    torch.testing.assert_close(result.reconstruction, whole, rtol=0, atol=1e-5)
+    assert result.psnr == pytest.approx(psnr(image[None], whole[None]).item(), abs=1e-3)
+    assert result.bits_per_pixel == pytest.approx((result.num_codes * 8 + 12) / (35 * 50))
+    assert reconstruct(model, image, num_codes=30).num_codes == 30

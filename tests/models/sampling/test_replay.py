@@ -1,0 +1,51 @@
+"""When work is called, captured and replayed. What a graph does to tensors only a GPU shows: test_dq_transformer.py."""
+
+import contextlib
+
+import pytest
+import torch
+
+from dqcore.models.sampling.replay import Replay, Watched, can_capture
+
+
+class Device:
+    """Stands for CUDA: what is called while it records is kept for replays, not done."""
+
+    def __init__(self):
+        self.recording, self.captures, self.done = False, 0, 0
+
+    def work(self):
+        self.done += not self.recording
+
+    def replay(self):
+        self.done += 1
+
+    @contextlib.contextmanager
+    def graph(self, graph):
+        self.recording, self.captures = True, self.captures + 1
+        yield
+        self.recording = False
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_work_is_done_once_a_call_and_captured_once(monkeypatch, captured):
+    device = Device()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: device)
+    monkeypatch.setattr(torch.cuda, "graph", device.graph)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    replay = Replay(device.work, captured)
+    for call in range(10):
+        assert device.captures == (captured and call > Replay.WARM_UP)
+        replay()
+        assert device.done == call + 1
+
+
+def test_a_watched_number_on_the_cpu_is_known_at_once():
+    value = torch.zeros((), dtype=torch.int64)
+    watched = Watched(value)
+    value += 3
+    assert watched.read() == 3
+
+
+def test_nothing_is_captured_without_a_gpu():
+    assert not can_capture(torch.zeros(1))

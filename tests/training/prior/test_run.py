@@ -1,0 +1,264 @@
+"""Training of priors on cached codes: learning, exact resumption, and what belongs together."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import dqcore
+from dqcore.data.codes import CachedCodes, TokenBatches, read_codes
+from dqcore.distributed import World
+from dqcore.inference.sample import decode_preview, decode_sequence, load_pair, preview_maps, write_samples
+from dqcore.models.auto import check_belongs, fingerprint
+from dqcore.models.priors.dq_transformer import DQTransformer
+from dqcore.training.prior.run import PriorTraining, train_prior
+from dqcore.training.prior.step import PriorStep
+
+TINY = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "router_groups": 4, "codebook_size": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures of two classes, and a tokenizer for them."""
+    root = tmp_path_factory.mktemp("prior")
+    gen = torch.Generator().manual_seed(0)
+    for number in range(24):
+        kind = ("dark", "bright")[number % 2]
+        values = torch.randint(0, 100, (40, 40, 3), generator=gen) + 150 * (number % 2)
+        path = root / "images" / kind / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.to(torch.uint8).numpy()).save(path)
+    torch.manual_seed(0)
+    tokenizer = dqcore.DQVAE.from_preset("dqvae-dual-tiny", **TINY)
+    tokenizer.save_pretrained(root / "tokenizer")
+    return root
+
+
+def options(folder, out, **changes):
+    fields = {
+        "data": folder / "images",
+        "tokenizer": folder / "tokenizer",
+        "out": out,
+        "preset": "dqtransformer-tiny",
+        "image_size": 32,
+        "steps": 6,
+        "token_budget": 60,
+        "log_every": 1,
+        "checkpoint_every": 3,
+        "device": "cpu",
+        "learning_rate": 1e-3,
+    }
+    return PriorTraining(**(fields | changes))
+
+
+def quiet(row):
+    pass
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_resumed_runs_reach_the_same_numbers(folder, tmp_path):
+    fields = {"views": 2, "classes": True, "label_dropout": 0.2, "average_decay": 0.9, "validation_share": 0.1}
+    whole = train_prior(options(folder, tmp_path / "whole", **fields), progress=quiet)
+
+    def stop(row):
+        if row["step"] == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_prior(options(folder, tmp_path / "parts", **fields), progress=stop)
+    parts = train_prior(options(folder, tmp_path / "parts", resume=True, **fields), progress=quiet)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    drop = {"images_per_second"}
+    assert [{k: v for k, v in row.items() if k not in drop} for row in whole.metrics] == [
+        {k: v for k, v in row.items() if k not in drop} for row in parts.metrics
+    ]
+    assert whole.classes == ("bright", "dark")
+    assert json.loads((whole.path / "model" / "classes.json").read_text()) == ["bright", "dark"]
+    assert {"content_loss_0", "position_loss_1", "bits_per_image", "gradient_norm"} <= whole.metrics[0].keys()
+    assert whole.metrics[-1]["val_bits_per_image"] > 0
+
+
+@pytest.mark.parametrize("preset", ["dqtransformer-tiny", "raster-dynamic-tiny", "global-local-tiny"])
+def test_priors_learn_and_draw_images(folder, tmp_path, preset, monkeypatch):
+    run = train_prior(
+        options(folder, tmp_path / "run", preset=preset, steps=60, token_budget=200, classes=True, dropout=0.0),
+        progress=quiet,
+    )
+    losses = [row["loss"] for row in run.metrics if "loss" in row]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    prior, tokenizer = load_pair(run.path)
+    samples = write_samples(prior, tokenizer, tmp_path / "out", 3, labels=1, batch_size=1, seed=1, top_k=None)
+    assert [path.name for path in samples.paths] == ["00000.png", "00001.png", "00002.png"]
+    with Image.open(samples.paths[0]) as image, Image.open(samples.grid) as grid:
+        assert image.size == (32, 32)
+        assert grid.size == (3 * 32 + 4, 32)
+    monkeypatch.setattr("dqcore.inference.sample.CHUNK", 2)
+    again = write_samples(prior, tokenizer, tmp_path / "more", 3, labels=1, batch_size=1, seed=1, top_k=None)
+    for one, other in zip(samples.paths, again.paths, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert again.grid.read_bytes() == samples.grid.read_bytes()
+
+
+def test_a_plain_raster_prior_trains_on_fixed_length_codes(folder, tmp_path):
+    changes = {name: value for name, value in TINY.items() if name != "router_groups"}
+    dqcore.VQGAN.from_preset("vqgan-f8-tiny", **changes).save_pretrained(tmp_path / "vqgan")
+    run = train_prior(
+        options(folder, tmp_path / "run", tokenizer=tmp_path / "vqgan", preset="raster-tiny"), progress=quiet
+    )
+    prior, tokenizer = load_pair(run.path)
+    assert decode_sequence(tokenizer, prior.generate(2, seed=0)).shape == (2, 3, 32, 32)
+    assert run.metrics[0]["position_loss"] == 0
+
+
+def test_codes_are_made_once_and_again_when_anything_changed(folder, tmp_path, monkeypatch):
+    calls = []
+    encode = dqcore.DQVAE.encode
+    monkeypatch.setattr(dqcore.DQVAE, "encode", lambda self, x: calls.append(len(x)) or encode(self, x))
+    train_prior(options(folder, tmp_path, steps=1), progress=quiet)
+    assert sum(calls) == 24
+    train_prior(options(folder, tmp_path, steps=2, resume=True), progress=quiet)
+    assert sum(calls) == 24
+    (tmp_path / "checkpoint.pt").unlink()
+    train_prior(options(folder, tmp_path, steps=1, image_size=48), progress=quiet)
+    assert sum(calls) == 48
+
+
+def test_folders_of_codes(folder, tmp_path):
+    """The layout that ``dqcore encode`` writes."""
+    from safetensors.torch import save_file
+
+    grain = torch.randint(0, 2, (4, 2, 2))
+    codes = torch.randint(0, 16, (4, 2, 2)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    entries = []
+    for number in range(4):
+        shard = f"codes-{number // 2:05d}.safetensors"
+        entries.append({"name": f"{'ab'[number % 2]}/{number}.png", "shard": shard})
+    for first in (0, 2):
+        tensors = {f"{i}.codes": codes[i].int() for i in (first, first + 1)}
+        tensors |= {f"{i}.grain": grain[i].to(torch.uint8) for i in (first, first + 1)}
+        save_file(tensors, tmp_path / entries[first]["shard"])
+    index = {"tokenizer": "abc", "strides": [16, 8], "codebook_size": 16, "images": entries}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    cached = read_codes(tmp_path, classes=True)
+    sequence, labels = cached.batch(torch.tensor([2, 0]))
+    assert sequence == dqcore.pack_codes(codes[[2, 0]], grain[[2, 0]], num_granularities=2)
+    assert labels.tolist() == [0, 0]
+    assert cached.labels.tolist() == [0, 1, 0, 1] and cached.classes == ("a", "b")
+    fields = {"codes": tmp_path, "data": None, "validation_share": 0.0, "token_budget": 20, "steps": 1}
+    with pytest.raises(ValueError, match=r"tokenizer: the codes in .* were made by tokenizer abc"):
+        train_prior(options(folder, tmp_path / "run", **fields), progress=quiet)
+    alone = PriorTraining(
+        codes=tmp_path,
+        out=tmp_path / "free",
+        preset="dqtransformer-tiny",
+        steps=1,
+        token_budget=20,
+        validation_share=0.0,
+        device="cpu",
+    )
+    run = train_prior(alone, progress=quiet)
+    assert run.model.config.tokenizer == "abc"
+    with pytest.raises(FileNotFoundError, match="no tokenizer was saved"):
+        load_pair(run.path)
+    with pytest.raises(ValueError, match="trained on the codes of tokenizer abc"):
+        load_pair(run.path, folder / "tokenizer")
+
+
+def test_token_batches_are_a_function_of_seed_and_step():
+    lengths = torch.randint(5, 60, (500,))
+    batches = TokenBatches(lengths, 300, seed=1)
+    steps = batches.steps(0)
+    first = list(batches.run(0, steps))
+    assert sorted(torch.cat(first).tolist()) == list(range(500))
+    sizes = torch.tensor([int(lengths[batch].sum()) for batch in first])
+    assert int(sizes.max()) <= 300 and float(sizes.float().mean()) > 250
+    spread = torch.stack([lengths[batch].float().std() for batch in first if len(batch) > 1]).mean()
+    assert spread < 0.2 * lengths.float().std()  # images of like length go together
+    later = list(batches.run(steps - 2, steps + 3))
+    assert torch.equal(later[0], first[-2])
+    assert torch.equal(later[-1], list(batches.run(0, steps + 3))[-1])
+    halves = [list(TokenBatches(lengths, 300, seed=1, rank=rank, world=2).run(0, 5)) for rank in (0, 1)]
+    assert torch.equal(halves[1][2], first[5])
+    assert batches.total(1.5) == steps + round(batches.steps(1) / 2)
+
+
+def test_only_linear_weights_decay():
+    model = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2, region_grid=(2, 2))
+    step = PriorStep(model, World(0, 1, torch.device("cpu")), weight_decay=0.5)
+    decayed = {id(p) for group in step.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert names == {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert sum(len(group["params"]) for group in step.optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_previews_have_holes_where_nothing_is_known():
+    torch.manual_seed(3)
+    prior = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2, region_grid=(2, 3)).eval()
+    preview, whole = (prior.generate(3, seed=4, stop_after=stop) for stop in (0, None))
+    codes, grain = dqcore.unpack_codes(whole)
+    seen = (grain == 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.equal(preview_maps(preview, 256), torch.where(seen, codes, 256))
+    assert torch.equal(preview_maps(whole, 256), codes)
+
+
+def test_open_regions_of_a_preview_are_grey(folder):
+    tokenizer = dqcore.DQVAE.from_pretrained(folder / "tokenizer")
+    sizes = {"dim": 16, "num_heads": 2, "region_grid": (2, 3), "codebook_size": 16}
+    preview = DQTransformer.from_preset("dqtransformer-tiny", **sizes).eval().generate(3, seed=4, stop_after=0)
+    images = decode_preview(tokenizer, preview)
+    covered = (preview_maps(preview, 16) != 16).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    assert images.shape == (3, 3, 32, 48)
+    assert bool((images.masked_select(~covered) == 0.8).all())
+    assert not bool((images.masked_select(covered) == 0.8).all())
+
+
+def test_mismatches_are_named(folder):
+    tokenizer = dqcore.DQVAE.from_pretrained(folder / "tokenizer")
+    prior = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2, codebook_size=16, tokenizer="other")
+    check_belongs(prior, tokenizer)
+    with pytest.raises(ValueError, match="tokenizer other"):
+        check_belongs(prior, tokenizer, fingerprint(folder / "tokenizer"))
+    prior = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2)
+    with pytest.raises(ValueError, match="codebook_size 256, this tokenizer has 16"):
+        check_belongs(prior, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "codes: expected either"),
+        ({"tokenizer": None}, "tokenizer"),
+        ({"epochs": 1.0}, "steps"),
+        ({"label_dropout": 0.1}, "label_dropout"),
+        ({"token_budget": 0}, "token_budget"),
+        ({"preset": "dqtransformer-tyni"}, "the nearest is 'dqtransformer-tiny'"),
+        ({"image_size": 40}, "image_size: expected a multiple of 16"),
+    ],
+)
+def test_wrong_options_are_named(folder, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train_prior(options(folder, tmp_path / "run", **changes), progress=quiet)
+
+
+def test_a_folder_holds_one_run(folder, tmp_path):
+    train_prior(options(folder, tmp_path, steps=1), progress=quiet)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train_prior(options(folder, tmp_path, steps=1), progress=quiet)
+    with pytest.raises(ValueError, match="learning_rate: the run was started with"):
+        train_prior(options(folder, tmp_path, steps=2, resume=True, learning_rate=1.0), progress=quiet)
+
+
+def test_cached_codes_survive_their_state():
+    grain = torch.randint(0, 2, (3, 2, 2))
+    codes = torch.randint(0, 16, (3, 4, 4))
+    about = {"num_granularities": 2, "codebook_size": 16, "tokenizer": "x", "classes": ("a",)}
+    cached = CachedCodes.of_maps([(codes, grain)], [0, 0, 0], **about)
+    back = CachedCodes.of_state(cached.to_state())
+    assert back.batch(torch.tensor([1]))[0] == cached.batch(torch.tensor([1]))[0]
+    assert (back.classes, back.region_grid) == (("a",), (2, 2))
+    assert cached.subset(torch.tensor([2, 1])).batch(torch.tensor([0]))[0] == cached.batch(torch.tensor([2]))[0]
