@@ -14,9 +14,10 @@ From the ground up, each layer importing only those before it:
 
 from importlib.metadata import version as _version
 
-from dqcore import convert, moved, ops
+from dqcore import convert, ops
 from dqcore.backends import backend
 from dqcore.codes import CodeSequence
+from dqcore.compat.moved import install as _keep_old_paths
 from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
 from dqcore.models.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -26,7 +27,7 @@ from dqcore.precompile import warmup
 from dqcore.quantizer import DynamicQuantizer, Quantized
 
 __version__ = _version("dqcore")
-moved.install()
+_keep_old_paths()
 
 __all__ = [
     "DQVAE",

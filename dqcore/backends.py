@@ -17,6 +17,8 @@ from typing import Literal
 
 import torch
 
+from dqcore.errors import InputError
+
 Backend = Literal["auto", "reference", "interpreter"]
 Kernel = Literal["torch", "triton", "extension"]
 
@@ -38,7 +40,7 @@ class backend:
     def __init__(self, name: Backend) -> None:
         global _backend
         if name not in ("auto", "reference", "interpreter"):
-            raise ValueError(f"backend: expected 'auto', 'reference' or 'interpreter', got {name!r}")
+            raise InputError(f"backend: expected 'auto', 'reference' or 'interpreter', got {name!r}")
         self._previous = _backend
         _backend = name
 

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["CodeSequence", "Order", "check_order"]
 
 Order = Literal["row-first", "region-first"]
@@ -56,9 +58,9 @@ class CodeSequence:
         rows, columns = self.region_grid
         object.__setattr__(self, "region_grid", (int(rows), int(columns)))
         if rows < 1 or columns < 1:
-            raise ValueError(f"region_grid: expected at least one region, got {self.region_grid}")
+            raise InputError(f"region_grid: expected at least one region, got {self.region_grid}")
         if self.num_granularities < 1:
-            raise ValueError(f"num_granularities: expected at least 1, got {self.num_granularities}")
+            raise InputError(f"num_granularities: expected at least 1, got {self.num_granularities}")
 
     def _check_tensors(self) -> None:
         for name in ("codes", "positions", "grains", "cu_seqlens"):
@@ -67,23 +69,23 @@ class CodeSequence:
                 got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise TypeError(f"{name}: expected a tensor of {dtype}, got {got}")
             if tensor.dim() != 1 or (dtype == torch.int64 and tensor.shape != self.codes.shape):
-                raise ValueError(f"{name}: expected one dimension, as long as codes, got shape {tuple(tensor.shape)}")
+                raise InputError(f"{name}: expected one dimension, as long as codes, got shape {tuple(tensor.shape)}")
             if tensor.device != self.codes.device:
-                raise ValueError(f"{name}: expected device {self.codes.device}, as codes, got {tensor.device}")
+                raise InputError(f"{name}: expected device {self.codes.device}, as codes, got {tensor.device}")
 
     def _check_values(self) -> None:
         ends = self.cu_seqlens.tolist()
         if not ends or ends[0] != 0 or ends[-1] != len(self.codes) or ends != sorted(ends):
-            raise ValueError(f"cu_seqlens: expected to ascend from 0 to {len(self.codes)}, the number of codes")
+            raise InputError(f"cu_seqlens: expected to ascend from 0 to {len(self.codes)}, the number of codes")
         if len(self.codes) == 0:
             return
         low, high = (int(value) for value in self.grains.aminmax())
         if low < 0 or high >= self.num_granularities:
-            raise ValueError(f"grains: expected values in [0, {self.num_granularities}), got [{low}, {high}]")
+            raise InputError(f"grains: expected values in [0, {self.num_granularities}), got [{low}, {high}]")
         regions = self.region_grid[0] * self.region_grid[1]
         limits = regions << 2 * self.grains
         if bool(((self.positions < 0) | (self.positions >= limits)).any()):
-            raise ValueError(f"positions: expected values in [0, {regions} * 4**g) at granularity g")
+            raise InputError(f"positions: expected values in [0, {regions} * 4**g) at granularity g")
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1
@@ -117,7 +119,7 @@ class CodeSequence:
         if isinstance(images, slice):
             start, stop, step = images.indices(len(self))
             if step != 1:
-                raise ValueError(f"images: expected a slice of step 1, got step {step}")
+                raise InputError(f"images: expected a slice of step 1, got step {step}")
             stop = max(start, stop)
         else:
             if not -len(self) <= images < len(self):
@@ -153,4 +155,4 @@ class CodeSequence:
 def check_order(order: str) -> None:
     """Raise unless ``order`` is one that a sequence can have."""
     if order not in get_args(Order):
-        raise ValueError(f"order: expected {' or '.join(map(repr, get_args(Order)))}, got {order!r}")
+        raise InputError(f"order: expected {' or '.join(map(repr, get_args(Order)))}, got {order!r}")

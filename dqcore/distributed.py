@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
+
 #: Elements in one gradient message (100 MB of float32).
 BUCKET = 25_000_000
 
@@ -109,7 +111,7 @@ def join_world(device: str) -> World:
             place = torch.device("cuda", local)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
+        raise InputError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqcore.codebook import EMA, Codebook, KMeans, Learning, RandomRestart, Uniform, broadcast, reduce_statistics
+from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.ops import dynamic_lookup
 from dqcore.ops.dynamic_lookup import cells_per_code, merge_maps
@@ -76,7 +77,7 @@ class DynamicQuantizer(nn.Module):
         super().__init__()
         for name, value in {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}.items():
             if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+                raise InputError(f"{name}: expected at least 1, got {value}")
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last = commitment, channel_last
         self.initialisation, self.restart, self.metric, self.estimator = initialisation, restart, metric, estimator
@@ -139,7 +140,7 @@ class DynamicQuantizer(nn.Module):
             ``(B, dim, H, W)`` float32, what ``forward`` returned as ``map`` for these codes.
         """
         if codes.dim() != 3 or codes.dtype != torch.int64:
-            raise ValueError(f"codes: expected a (B, H, W) int64 code map, got {tuple(codes.shape)} {codes.dtype}")
+            raise InputError(f"codes: expected a (B, H, W) int64 code map, got {tuple(codes.shape)} {codes.dtype}")
         vectors = F.embedding(codes, self.metric(self.codebook.weight, 1))
         return self.project_out(vectors.permute(0, 3, 1, 2).contiguous())
 
@@ -179,16 +180,16 @@ class DynamicQuantizer(nn.Module):
             if self.channel_last:
                 layout = _SEQUENCE if features.dim() == 3 else _CHANNEL_LAST
             if features.dim() != layout.dim or features.shape[layout.channel] != self.dim:
-                raise ValueError(f"features: expected {layout.shape} with dim={self.dim}, got {tuple(features.shape)}")
+                raise InputError(f"features: expected {layout.shape} with dim={self.dim}, got {tuple(features.shape)}")
             features, mask = layout.to_map(features), layout.mask(mask)
             if grain is None and self.num_granularities == 1:
                 grain = torch.zeros(features.shape[0], *features.shape[2:], dtype=torch.int64, device=features.device)
             features = _pyramid(features, self.num_granularities)
         if grain is None:
-            raise ValueError(f"grain: expected a grain map, as there are {self.num_granularities} granularities")
+            raise InputError(f"grain: expected a grain map, as there are {self.num_granularities} granularities")
         if len(features) != self.num_granularities or features[0].dim() != 4 or features[0].shape[1] != self.dim:
             shapes = [tuple(values.shape) for values in features]
-            raise ValueError(f"features: expected {self.num_granularities} maps (B, {self.dim}, ...), got {shapes}")
+            raise InputError(f"features: expected {self.num_granularities} maps (B, {self.dim}, ...), got {shapes}")
         return list(features), grain, mask, layout.restore
 
     def _initialise(self, maps: Sequence[Tensor], grain: Tensor, mask: Tensor | None, force: bool = False) -> None:

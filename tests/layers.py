@@ -12,10 +12,11 @@ ROOT = Path(__file__).parents[1]
 
 #: Room, and what it is for.
 ROOMS = {
+    "errors": "what is raised on purpose",
     "kernels": "Triton: tensors in, tensors out",
     "backends": "what this machine can run, and which device and precision to use",
     "files": "files that are whole or absent",
-    "moved": "old import paths",
+    "compat": "old import paths",
     "codes": "`CodeSequence`",
     "testing": "tolerances and adversarial inputs",
     "distributed": "several processes as one",

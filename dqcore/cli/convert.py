@@ -7,6 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.errors import InputError
+
 __all__ = ["convert"]
 
 
@@ -27,9 +29,9 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
     try:
         settings = json.loads(config.read_text())
     except ValueError as error:
-        raise ValueError(f"{config}: expected a JSON object ({error})") from error
+        raise InputError(f"{config}: expected a JSON object ({error})") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{config}: expected a JSON object, got {type(settings).__name__}")
+        raise InputError(f"{config}: expected a JSON object, got {type(settings).__name__}")
     model = (dqtransformer_from_official if "content_layers" in settings else dqvae_from_official)(state, settings)
     model.save_pretrained(out)
     print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters in {out}")

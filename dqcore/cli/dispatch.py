@@ -27,6 +27,7 @@ from dqcore.cli.reconstruct import reconstruct
 from dqcore.cli.report import report
 from dqcore.cli.sample import sample
 from dqcore.cli.train import train_prior, train_tokenizer
+from dqcore.errors import DqcoreError, InputError
 
 __all__ = ["main"]
 
@@ -86,9 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, FloatingPointError) as error:
-        if not _is_users(error):
-            raise
+    except (DqcoreError, OSError) as error:
         print(f"dqcore: error: {_one_line(str(error))}", file=sys.stderr)
         return 2
 
@@ -119,7 +118,7 @@ def _parse(verb: str, words: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code != 2:
             raise
-    raise ValueError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
+    raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
 
 
 def _first_paragraph(text: str) -> str:
@@ -150,17 +149,7 @@ def _split_verb(words: list[str]) -> tuple[str | None, list[str]]:
         return None, []
     given = pair if group else words[0]
     nearest = difflib.get_close_matches(given, group or list(VERBS), n=1, cutoff=0.0)[0]
-    raise ValueError(f"there is no verb {given!r}, did you mean {nearest!r}? dqcore --help lists them all")
-
-
-def _is_users(error: BaseException) -> bool:
-    """Whether this package raised it on purpose, or the system refused a file; anything else is a bug."""
-    if isinstance(error, OSError):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "dqcore"
+    raise InputError(f"there is no verb {given!r}, did you mean {nearest!r}? dqcore --help lists them all")
 
 
 def _one_line(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from dqcore.cli.progress import progress_bar
+from dqcore.errors import InputError
 
 __all__ = ["encode"]
 
@@ -47,7 +48,7 @@ def encode(
     from dqcore.models.auto import fingerprint
 
     if min(shard_size, batch_size) < 1:
-        raise ValueError("shard_size, batch_size: expected at least 1")
+        raise InputError("shard_size, batch_size: expected at least 1")
     root = folder if folder.is_dir() else folder.parent
     paths = [(_name(path, root), path) for path in list_images(folder)]
     model = load_tokenizer(checkpoint, device)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.errors import InputError
+
 __all__ = ["reconstruct"]
 
 
@@ -37,7 +39,7 @@ def reconstruct(
     from dqcore.report.pictures import grain_overlay, side_by_side
 
     if not images:
-        raise ValueError("images: expected at least one file")
+        raise InputError("images: expected at least one file")
     targets = _targets(images, out)
     pixels = [image_to_tensor(read_image(path)) for path in images]
     model = load_tokenizer(checkpoint, device)
@@ -57,8 +59,8 @@ def _targets(images: Sequence[Path], out: Path) -> list[Path]:
     targets = [out / f"{path.stem}.png" for path in images]
     for target in targets:
         if targets.count(target) > 1:
-            raise ValueError(f"images: two of them would be written to {target}")
+            raise InputError(f"images: two of them would be written to {target}")
     for path, target in zip(images, targets, strict=True):
         if target.resolve() == path.resolve():
-            raise ValueError(f"out: {target} would overwrite the image itself")
+            raise InputError(f"out: {target} would overwrite the image itself")
     return targets

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from dqcore.cli.progress import progress_bar
+from dqcore.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ def sample(
     from dqcore.models.priors.global_local import GlobalLocal
 
     if min(count, slots, batch_size) < 1:
-        raise ValueError("count, slots, batch_size: expected at least 1")
+        raise InputError("count, slots, batch_size: expected at least 1")
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     positions: dict[str, Any] = {}
     if not isinstance(model, GlobalLocal):
@@ -100,7 +101,7 @@ def _labels(folder: Path, num_classes: int, label: str | None, count: int) -> Te
 
     if num_classes == 0:
         if label is not None:
-            raise ValueError("label: this prior has no classes")
+            raise InputError("label: this prior has no classes")
         return None
     if label in (None, "all"):
         return torch.arange(count) % num_classes
@@ -112,4 +113,4 @@ def _labels(folder: Path, num_classes: int, label: str | None, count: int) -> Te
     if label.isdecimal() and int(label) < num_classes:
         return int(label)
     known = ", ".join(names) if names else f"0 to {num_classes - 1}"
-    raise ValueError(f"label: there is no class {label!r}, expected one of {known}")
+    raise InputError(f"label: there is no class {label!r}, expected one of {known}")

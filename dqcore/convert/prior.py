@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
 
 __all__ = ["dqtransformer_from_official"]
@@ -53,7 +54,7 @@ def dqtransformer_from_official(state_dict: Mapping[str, Any], config: Mapping[s
     for what, found in (("lacks", expected - state.keys()), ("has no place for", state.keys() - expected)):
         if found:
             shown = ", ".join(sorted(found)[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-            raise ValueError(f"state_dict: under this config the model {what} {shown}")
+            raise InputError(f"state_dict: under this config the model {what} {shown}")
     model.load_state_dict({name: _merge(name, [state[part] for part in names[name]], own[name]) for name in own})
     return model.eval()
 
@@ -61,7 +62,7 @@ def dqtransformer_from_official(state_dict: Mapping[str, Any], config: Mapping[s
 def _transformer(state_dict: Any) -> dict[str, Tensor]:
     state = state_dict.get("state_dict", state_dict) if isinstance(state_dict, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise ValueError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
+        raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
     inner = {n.removeprefix("transformer."): t for n, t in state.items() if n.startswith("transformer.")}
     return {name: tensor for name, tensor in (inner or dict(state)).items() if not _MASK.match(name)}
 
@@ -83,7 +84,7 @@ def _config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> DQTransfo
             order=config.get("fine_position_order", "region-first"),
         )
     except KeyError as error:
-        raise ValueError(f"config: {error.args[0]} is missing") from error
+        raise InputError(f"config: {error.args[0]} is missing") from error
 
 
 def _official_names(name: str) -> tuple[str, ...]:
@@ -102,5 +103,5 @@ def _shorten(name: str) -> str:
 def _merge(name: str, parts: list[Tensor], own: Tensor) -> Tensor:
     tensor = parts[0][0] if name == "step_embedding" and parts[0].dim() == 3 else torch.cat(parts)
     if tensor.shape != own.shape:
-        raise ValueError(f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(own.shape)}")
+        raise InputError(f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(own.shape)}")
     return tensor.to(own.dtype)

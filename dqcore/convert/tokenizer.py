@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
 from dqcore.nn.position import Position
 from dqcore.nn.router import EntropyRouter, Gate
@@ -89,12 +90,12 @@ def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+            raise InputError(f"{path}: not a safetensors file ({error})") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds, by what is wrong with the file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
+        raise InputError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
     return _state(content)
 
 
@@ -135,7 +136,7 @@ def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
     """
     config = model.config
     if config.num_granularities not in _NAMES or config.groups != 32 or config.position not in _POSITIONS.values():
-        raise ValueError(
+        raise InputError(
             "model: expected two or three granularities, 32 groups and fourier or fourier+learned position"
         )
     state: dict[str, Tensor] = {}
@@ -151,7 +152,7 @@ def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
 def _state(content: Any) -> dict[str, Any]:
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise ValueError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
+        raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
     prefix = "first_stage_model."
     inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return inner or dict(state)
@@ -161,7 +162,7 @@ def _config(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
     try:
         return _translate(config, state)
     except KeyError as error:
-        raise ValueError(f"config: {error.args[0]} is missing") from error
+        raise InputError(f"config: {error.args[0]} is missing") from error
 
 
 def _translate(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
@@ -204,7 +205,7 @@ def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     if kind == "DualGrainFixedEntropyRouter" and number == 2:
         bins = _first(_BINS, params, config) or (-1.0, 1.0)
         return {"router": "entropy", "entropy_bins": tuple(map(float, bins)), "target_ratio": (_fine_ratio(params),)}
-    raise ValueError(f"config: router {target} is unknown, expected a FeatureRouter or DualGrainFixedEntropyRouter")
+    raise InputError(f"config: router {target} is unknown, expected a FeatureRouter or DualGrainFixedEntropyRouter")
 
 
 def _fine_ratio(params: Mapping[str, Any]) -> float:
@@ -223,7 +224,7 @@ def _threshold(config: Mapping[str, Any]) -> float | None:
     if isinstance(value, Mapping):
         percentile = str(round(100 - 100 * _fine_ratio(params)))
         if percentile not in value:
-            raise ValueError(f"config: there is no threshold for percentile {percentile}")
+            raise InputError(f"config: there is no threshold for percentile {percentile}")
         value = value[percentile]
     if isinstance(value, (list, tuple)) and len(value) == 1:
         (value,) = value
@@ -236,7 +237,7 @@ def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:
 
 def _look_up(name: str, table: Mapping[str, Any], value: str) -> Any:
     if value not in table:
-        raise ValueError(f"config: {name} {value!r} is unknown, expected one of {', '.join(table)}")
+        raise InputError(f"config: {name} {value!r} is unknown, expected one of {', '.join(table)}")
     return table[value]
 
 
@@ -258,7 +259,7 @@ def _merge(name: str, parts: list[Tensor], own: Tensor) -> Tensor:
     if name.endswith("position.fourier.weight"):
         tensor = tensor[:, :, 0, 0]
     if tensor.shape != own.shape:
-        raise ValueError(f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(own.shape)}")
+        raise InputError(f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(own.shape)}")
     return tensor.to(own.dtype)
 
 
@@ -269,4 +270,4 @@ def _check_keys(missing: set[str], left: set[str]) -> None:
         if names
     ]
     if problems:
-        raise ValueError(f"state_dict: under this config the model {'; '.join(problems)}")
+        raise InputError(f"state_dict: under this config the model {'; '.join(problems)}")

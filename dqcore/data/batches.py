@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dqcore.data.crops import Crop
 from dqcore.data.images import BrokenImageError, image_to_uint8, read_image
+from dqcore.errors import InputError
 
 #: Bytes of prepared pixels that a packed folder may hold.
 PACKED_LIMIT = 4 << 30
@@ -94,7 +95,7 @@ class Crops(Dataset[Sample]):
                 continue
             size += 3 * image.width * image.height
             if size > PACKED_LIMIT:
-                raise ValueError(
+                raise InputError(
                     f"packed: the images need more than {PACKED_LIMIT >> 30} GiB; read them from disk instead"
                 )
             packed.append(image)
@@ -122,7 +123,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if batch_size * world > num_images:
             size = f"{batch_size}" if world == 1 else f"{batch_size} on each of {world} processes"
-            raise ValueError(f"batch_size: {size} is more than the {num_images} images there are")
+            raise InputError(f"batch_size: {size} is more than the {num_images} images there are")
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
+from dqcore.errors import InputError
 from dqcore.ops.pack_codes import pack_codes
 
 __all__ = ["CachedCodes", "TokenBatches", "read_codes"]
@@ -62,7 +63,7 @@ class CachedCodes:
             parts.append(pack_codes(codes.cpu(), grain.cpu(), num_granularities=about["num_granularities"]))
         grids = {part.region_grid for part in parts}
         if len(grids) != 1:
-            raise ValueError(f"codes: expected images of one size, got regions {sorted(grids) or 'of no image'}")
+            raise InputError(f"codes: expected images of one size, got regions {sorted(grids) or 'of no image'}")
         lengths = torch.cat([part.lengths for part in parts]).long()
         return cls(
             torch.cat([part.codes for part in parts]).int(),
@@ -141,7 +142,7 @@ def read_codes(folder: Path, *, classes: bool = False) -> CachedCodes:
         entries, identity = index["images"], index["tokenizer"]
         about = {"codebook_size": index["codebook_size"], "num_granularities": len(index["strides"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected an index of codes ({error!r})") from error
+        raise InputError(f"{path}: expected an index of codes ({error!r})") from error
 
     def maps() -> Iterator[tuple[Tensor, Tensor]]:
         shard, tensors = "", {}
@@ -165,7 +166,7 @@ def folder_labels(names: Sequence[str], classes: bool) -> tuple[list[int], tuple
         return [-1] * len(names), ()
     folders = [Path(name).parent.as_posix() for name in names]
     if "." in folders:
-        raise ValueError(f"classes: expected a folder for each class, {names[folders.index('.')]} lies in none")
+        raise InputError(f"classes: expected a folder for each class, {names[folders.index('.')]} lies in none")
     known = tuple(sorted(set(folders)))
     places = {name: place for place, name in enumerate(known)}
     return [places[name] for name in folders], known
@@ -191,7 +192,7 @@ class TokenBatches:
     def __init__(self, lengths: Tensor, budget: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
         self.lengths, self.budget, self.seed, self.rank, self.world = lengths, budget, seed, rank, world
         if self.steps(0) == 0:
-            raise ValueError(f"token_budget: {budget} tokens hold more than {world} processes can share")
+            raise InputError(f"token_budget: {budget} tokens hold more than {world} processes can share")
 
     def steps(self, epoch: int) -> int:
         """Steps of an epoch."""

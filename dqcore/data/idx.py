@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["FASHION_CLASSES", "export_idx", "read_idx", "read_idx_pair"]
 
 FASHION_CLASSES = (
@@ -39,13 +41,13 @@ def read_idx(path: str | Path) -> Tensor:
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError) as error:
-            raise ValueError(f"{path}: damaged gzip file ({error})") from error
+            raise InputError(f"{path}: damaged gzip file ({error})") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
-        raise ValueError(f"{path}: expected an IDX file of unsigned bytes")
+        raise InputError(f"{path}: expected an IDX file of unsigned bytes")
     shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
     body = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if body.size != int(np.prod(shape)):
-        raise ValueError(f"{path}: the header says {shape}, there are {body.size} bytes")
+        raise InputError(f"{path}: the header says {shape}, there are {body.size} bytes")
     return torch.from_numpy(body.reshape(shape).copy())
 
 
@@ -65,7 +67,7 @@ def read_idx_pair(folder: str | Path, split: str) -> tuple[Tensor, Tensor]:
         found.append(read_idx(path))
     images, labels = found
     if len(images) != len(labels):
-        raise ValueError(f"{folder}: {len(images)} images but {len(labels)} labels")
+        raise InputError(f"{folder}: {len(images)} images but {len(labels)} labels")
     return images, labels.long()
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-class BrokenImageError(ValueError):
+class BrokenImageError(InputError):
     """A file that holds no image this package can read; the message names the file and the reason."""
 
 
@@ -46,9 +48,9 @@ def list_images(source: str | Path) -> list[Path]:
         lines = (line.strip() for line in source.read_text(encoding="utf-8").splitlines())
         paths = [source.parent / line for line in lines if line]
     else:
-        raise ValueError(f"{source}: expected a folder of images or a .txt list of their paths")
+        raise InputError(f"{source}: expected a folder of images or a .txt list of their paths")
     if not paths:
-        raise ValueError(f"{source}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise InputError(f"{source}: holds no image ({', '.join(sorted(SUFFIXES))})")
     return paths
 
 
@@ -72,10 +74,10 @@ def split_images(
         ValueError: ``share`` is outside [0, 1), or leaves nothing to train on.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"share: expected a number in [0, 1), got {share}")
+        raise InputError(f"share: expected a number in [0, 1), got {share}")
     count = max(at_least, round(share * len(paths))) if share else 0
     if count >= len(paths):
-        raise ValueError(f"share: holding out {count} of {len(paths)} images leaves none to train on")
+        raise InputError(f"share: holding out {count} of {len(paths)} images leaves none to train on")
 
     def fingerprint(path: Path) -> bytes:
         return hashlib.sha256(Path(os.path.relpath(path, root)).as_posix().encode()).digest()
@@ -146,7 +148,7 @@ def _to_rgb(image: Image) -> Image:
     from PIL import Image as pil
 
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range")
+        raise InputError("floating-point pixels have no fixed range")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         image = pil.fromarray(values.astype(np.uint8))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dqcore.data.images import list_images
+from dqcore.errors import InputError
 
 __all__ = ["sample_folder", "sample_photos"]
 
@@ -16,7 +17,7 @@ __all__ = ["sample_folder", "sample_photos"]
 def sample_folder(split: Literal["train", "heldout"]) -> Path:
     """Folder of a split. No photograph has crops in both."""
     if split not in ("train", "heldout"):
-        raise ValueError(f"split: expected 'train' or 'heldout', got {split!r}")
+        raise InputError(f"split: expected 'train' or 'heldout', got {split!r}")
     return Path(__file__).with_name("sample") / split
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 
 __all__ = ["INDEX", "ShardWriter", "read_shards"]
@@ -40,7 +41,7 @@ class ShardWriter:
         if (folder / INDEX).is_file():
             self._resume(description)
         elif folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"out: {folder} is not empty and holds no {INDEX}; choose another folder")
+            raise InputError(f"out: {folder} is not empty and holds no {INDEX}; choose another folder")
 
     @property
     def done(self) -> set[str]:
@@ -88,10 +89,10 @@ class ShardWriter:
         try:
             before = json.loads((self.folder / INDEX).read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"out: {self.folder / INDEX} cannot be read ({error})") from error
+            raise InputError(f"out: {self.folder / INDEX} cannot be read ({error})") from error
         for name, value in description.items():
             if before.get(name) != value:
-                raise ValueError(f"out: {self.folder} holds codes of another {name} ({before.get(name)})")
+                raise InputError(f"out: {self.folder} holds codes of another {name} ({before.get(name)})")
         self.index = before
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import BrokenImageError, list_images
+from dqcore.errors import InputError
 from dqcore.inference.load import hash_files, image_batches, load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.nn.perceptual import PerceptualLoss
@@ -43,7 +44,7 @@ def evaluate_folder(
     """
     for name, value in {"limit": limit, "batch_size": batch_size, "image_size": image_size, "resize": resize}.items():
         if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+            raise InputError(f"{name}: expected at least 1, got {value}")
     paths = list_images(folder)
     if limit is not None and limit < len(paths):
         chosen = set(random.Random(seed).sample(range(len(paths)), limit))
@@ -51,9 +52,9 @@ def evaluate_folder(
     model = load_tokenizer(checkpoint, device)
     size = image_size or model.config.resolution
     if size % model.config.strides[0] or size < 16:
-        raise ValueError(f"image_size: expected a multiple of {model.config.strides[0]}, at least 16, got {size}")
+        raise InputError(f"image_size: expected a multiple of {model.config.strides[0]}, at least 16, got {size}")
     if resize is not None and resize < size:
-        raise ValueError(f"resize: expected at least image_size ({size}), got {resize}")
+        raise InputError(f"resize: expected at least image_size ({size}), got {resize}")
     perceptual = None
     if perceptual_weights is not None:
         perceptual = PerceptualLoss(perceptual_weights).to(next(model.parameters()).device)
@@ -97,4 +98,4 @@ def _batches(
         if progress is not None:
             progress(number, len(paths))
     if not good:
-        raise ValueError(f"folder: none of its {len(paths)} images can be read, the first: {broken[0]}")
+        raise InputError(f"folder: none of its {len(paths)} images can be read, the first: {broken[0]}")

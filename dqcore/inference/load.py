@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, read_image
+from dqcore.errors import InputError
 from dqcore.models.auto import TOKENIZERS, load_saved
 
 __all__ = ["hash_files", "image_batches", "load_tokenizer", "pick_device"]
@@ -33,9 +34,9 @@ def pick_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}") from error
+        raise InputError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}") from error
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
-        raise ValueError(f"device: there is no {device} on this machine")
+        raise InputError(f"device: there is no {device} on this machine")
     return chosen
 
 

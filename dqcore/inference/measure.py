@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.metrics.coding import (
     bits_per_pixel,
     code_counts,
@@ -98,7 +99,7 @@ def encode(
         return model.encode(images)
     if model.config.num_granularities == 1:
         name = "ratio" if ratio is not None else "num_codes"
-        raise ValueError(f"{name}: this tokenizer has one granularity, its number of codes is fixed")
+        raise InputError(f"{name}: this tokenizer has one granularity, its number of codes is fixed")
     return model.encode(images, ratio=ratio, num_codes=num_codes)
 
 
@@ -154,7 +155,7 @@ def evaluate_tokenizer(
         grains.append(grain.flatten().cpu())
         entropies.append(patch_entropy(images, model.config.strides[0]).flatten().cpu())
     if not sums:
-        raise ValueError("batches: expected at least one image, got none")
+        raise InputError("batches: expected at least one image, got none")
     means = torch.cat(sums).mean(0).tolist()
     correlation = spearman(torch.cat(grains), torch.cat(entropies))
     return Evaluation(

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["psnr", "ssim"]
 
 
@@ -35,7 +37,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     """
     x, y = _check(images, reconstructions)
     if min(x.shape[-2:]) < 11:
-        raise ValueError(f"images: expected at least 11 x 11 pixels, got {tuple(x.shape)}")
+        raise InputError(f"images: expected at least 11 x 11 pixels, got {tuple(x.shape)}")
     mean_x, mean_y = _window(x), _window(y)
     var_x, var_y = _window(x * x) - mean_x**2, _window(y * y) - mean_y**2
     covariance = _window(x * y) - mean_x * mean_y
@@ -57,7 +59,7 @@ def _window(x: Tensor) -> Tensor:
 
 def _check(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
     if images.dim() != 4 or images.shape != reconstructions.shape:
-        raise ValueError(
+        raise InputError(
             f"reconstructions: expected the shape of images (B, C, H, W), got {tuple(reconstructions.shape)} "
             f"for {tuple(images.shape)}"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["spearman"]
 
 
@@ -19,7 +21,7 @@ def spearman(x: Tensor, y: Tensor) -> float:
         In [-1, 1]; NaN where all values of ``x`` or of ``y`` are equal.
     """
     if x.numel() != y.numel() or x.numel() < 2:
-        raise ValueError(f"y: expected as many values as x, at least 2, got {x.numel()} and {y.numel()}")
+        raise InputError(f"y: expected as many values as x, at least 2, got {x.numel()} and {y.numel()}")
     a, b = _ranks(x), _ranks(y)
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dqcore.errors import InputError
 from dqcore.models.pretrained import download
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.models.priors.global_local import GlobalLocal
@@ -50,9 +51,9 @@ def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
     try:
         name = json.loads(config.read_text()).get("model")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{config}: expected a JSON object ({error})") from error
+        raise InputError(f"{config}: expected a JSON object ({error})") from error
     if name not in kinds:
-        raise ValueError(f"{path}: expected one of {', '.join(kinds)}, it describes {name or 'no model of dqcore'}")
+        raise InputError(f"{path}: expected one of {', '.join(kinds)}, it describes {name or 'no model of dqcore'}")
     return kinds[name].from_pretrained(folder)
 
 
@@ -78,9 +79,9 @@ def check_belongs(prior: Any, tokenizer: Any, identity: str = "") -> None:
     for name in ("codebook_size", "num_granularities"):
         mine, theirs = getattr(prior.config, name), getattr(tokenizer.config, name)
         if mine != theirs:
-            raise ValueError(f"tokenizer: the prior was made for {name} {mine}, this tokenizer has {theirs}")
+            raise InputError(f"tokenizer: the prior was made for {name} {mine}, this tokenizer has {theirs}")
     if identity and prior.config.tokenizer and prior.config.tokenizer != identity:
-        raise ValueError(
+        raise InputError(
             f"tokenizer: the prior was trained on the codes of tokenizer {prior.config.tokenizer[:12]}, "
             f"this is {identity[:12]}"
         )

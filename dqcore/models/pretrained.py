@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 
 __all__ = ["Pretrained", "config_from_dict", "download"]
@@ -49,7 +50,7 @@ class Pretrained(nn.Module):
             ValueError: There is no such preset or field; the message names the nearest.
         """
         if name not in cls.PRESETS:
-            raise ValueError(f"name: {_unknown('preset', name, cls.PRESETS)}")
+            raise InputError(f"name: {_unknown('preset', name, cls.PRESETS)}")
         fields = {**_fields(cls.PRESETS[name]), **overrides}
         return cls(config_from_dict(cls.Config, fields, f"preset {name}"))
 
@@ -91,12 +92,12 @@ def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str
     known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
-            raise ValueError(f"{where}: {_unknown('field', name, known)}")
+            raise InputError(f"{where}: {_unknown('field', name, known)}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
         return config(**values)
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def _fields(config: Any) -> dict[str, Any]:
@@ -113,11 +114,11 @@ def _read_config(path: Path, cls: type[Pretrained]) -> Any:
     try:
         fields = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON object ({error})") from error
+        raise InputError(f"{path}: expected a JSON object ({error})") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+        raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
     if (model := fields.pop("model", None)) != cls.__name__:
-        raise ValueError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
+        raise InputError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
     return config_from_dict(cls.Config, fields, str(path))
 
 
@@ -128,16 +129,16 @@ def _load(model: nn.Module, path: Path) -> None:
     try:
         state: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from error
+        raise InputError(f"{path}: not a safetensors file ({error})") from error
     own = model.state_dict()
     for name in sorted(own.keys() | state.keys()):
         if name not in state:
-            raise ValueError(f"{path}: the weights lack {name}")
+            raise InputError(f"{path}: the weights lack {name}")
         if name not in own:
-            raise ValueError(f"{path}: the config has no place for {name}")
+            raise InputError(f"{path}: the config has no place for {name}")
         if state[name].shape != own[name].shape:
             expected, got = tuple(own[name].shape), tuple(state[name].shape)
-            raise ValueError(f"{path}: {name} has shape {got}, the config expects {expected}")
+            raise InputError(f"{path}: {name} has shape {got}, the config expects {expected}")
     model.load_state_dict(state)
 
 

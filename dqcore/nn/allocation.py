@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["allocate", "counts_for_codes", "counts_for_ratio", "target_shares"]
 
 
@@ -40,11 +42,11 @@ def target_shares(name: str, ratio: float | Sequence[float], num_granularities: 
     """Check a ratio: shares of the granularities above the coarsest, coarse to fine, each >= 0 and together <= 1."""
     shares = tuple(ratio) if isinstance(ratio, Sequence) else (float(ratio),)
     if len(shares) != num_granularities - 1:
-        raise ValueError(
+        raise InputError(
             f"{name}: expected {num_granularities - 1} shares, one for each granularity above the coarsest, got {ratio}"
         )
     if any(not share >= 0 for share in shares) or math.fsum(shares) > 1 + 1e-9:
-        raise ValueError(f"{name}: expected shares in [0, 1] with a sum of at most 1, got {ratio}")
+        raise InputError(f"{name}: expected shares in [0, 1] with a sum of at most 1, got {ratio}")
     return shares
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.ops.varlen_attention import varlen_attention
 
 __all__ = ["CausalSelfAttention"]
@@ -25,9 +26,9 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.1, *, bias: bool = True) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"num_heads: expected a divisor of dim={dim}, got {num_heads}")
+            raise InputError(f"num_heads: expected a divisor of dim={dim}, got {num_heads}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+            raise InputError(f"dropout: expected a probability in [0, 1), got {dropout}")
         self.num_heads = num_heads
         self.dropout = dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)

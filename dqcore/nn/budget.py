@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.nn.allocation import target_shares
 
 __all__ = ["BudgetLoss", "ReleasedBudgetLoss"]
@@ -36,7 +37,7 @@ class BudgetLoss(nn.Module):
     def _squared_errors(self, gate: Tensor) -> Tensor:
         """``(G - 1,)``, coarse to fine."""
         if gate.dim() != 4 or gate.shape[1] != len(self.ratio) + 1:
-            raise ValueError(f"gate: expected (B, {len(self.ratio) + 1}, h, w), got {tuple(gate.shape)}")
+            raise InputError(f"gate: expected (B, {len(self.ratio) + 1}, h, w), got {tuple(gate.shape)}")
         shares = gate.mean((0, 2, 3))[1:]
         return (shares - shares.new_tensor(self.ratio)).square()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
+
 #: Smallest height and width that leave one logit.
 MIN_SIZE = 24
 
@@ -41,7 +43,7 @@ class PatchDiscriminator(nn.Module):
             ValueError: the images are smaller.
         """
         if min(images.shape[-2:]) < MIN_SIZE:
-            raise ValueError(
+            raise InputError(
                 f"images: expected at least {MIN_SIZE} x {MIN_SIZE} pixels, got {tuple(images.shape[-2:])}"
             )
         return self.main(images)

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
+
 #: What torchvision calls its VGG16 weights in torch's hub cache.
 VGG16_FILE = "vgg16-397923af.pth"
 VGG16_URL = f"https://download.pytorch.org/models/{VGG16_FILE}"
 
 
-class PerceptualUnavailableError(ValueError):
+class PerceptualUnavailableError(InputError):
     """The perceptual loss was asked for and cannot be built; the message says what to give it."""
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.nn.allocation import allocate, counts_for_ratio, target_shares
 from dqcore.nn.blocks import group_norm
 from dqcore.ops.patch_entropy import patch_entropy
@@ -157,7 +158,7 @@ class EntropyRouter(nn.Module):
         batches = [images] if isinstance(images, Tensor) else images
         entropies = [self.entropy(batch.to(self.thresholds.device)).flatten() for batch in batches]
         if not entropies:
-            raise ValueError("images: expected at least one batch to fit the thresholds on, got none")
+            raise InputError("images: expected at least one batch to fit the thresholds on, got none")
         values = torch.cat(entropies).double().sort().values
         shares = [sum(self.ratio[step:]) for step in range(len(self.ratio))]
         return self.set_thresholds([_quantile(values, 1 - share) for share in shares])
@@ -165,7 +166,7 @@ class EntropyRouter(nn.Module):
     def set_thresholds(self, thresholds: Sequence[float]) -> Tensor:
         """Set the thresholds, nats, one for each granularity above the coarsest, rising; returns the buffer."""
         if len(thresholds) != len(self.thresholds) or list(thresholds) != sorted(thresholds):
-            raise ValueError(f"thresholds: expected {len(self.thresholds)} rising numbers, got {list(thresholds)}")
+            raise InputError(f"thresholds: expected {len(self.thresholds)} rising numbers, got {list(thresholds)}")
         self.thresholds.copy_(torch.tensor(thresholds))
         self.fitted = True
         return self.thresholds

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -18,7 +20,7 @@ def check_tensor(
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     dims = (dim,) if isinstance(dim, int) else dim
     if dims is not None and tensor.dim() not in dims:
-        raise ValueError(f"{name}: expected {' or '.join(map(str, dims))} dimensions, got shape {tuple(tensor.shape)}")
+        raise InputError(f"{name}: expected {' or '.join(map(str, dims))} dimensions, got shape {tuple(tensor.shape)}")
     if tensor.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(f"{name}: expected {names}, got {str(tensor.dtype).removeprefix('torch.')}")
@@ -28,7 +30,7 @@ def check_same_device(**tensors: Tensor) -> None:
     """Raise unless all these tensors lie on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items()}
     if len(set(devices.values())) > 1:
-        raise ValueError(
+        raise InputError(
             "expected one device, got " + ", ".join(f"{name} on {where}" for name, where in devices.items())
         )
 
@@ -37,9 +39,9 @@ def check_codebook(codebook: Tensor, dim: int) -> None:
     """Raise unless ``codebook`` is a floating ``(K, dim)`` matrix with K >= 1."""
     check_tensor("codebook", codebook, dim=2)
     if codebook.shape[0] == 0:
-        raise ValueError("codebook: expected at least one code, got an empty codebook")
+        raise InputError("codebook: expected at least one code, got an empty codebook")
     if codebook.shape[1] != dim:
-        raise ValueError(f"codebook: expected {dim} channels, as the vectors have, got shape {tuple(codebook.shape)}")
+        raise InputError(f"codebook: expected {dim} channels, as the vectors have, got shape {tuple(codebook.shape)}")
 
 
 def check_grain(grain: Tensor, num_granularities: int) -> None:
@@ -52,4 +54,4 @@ def check_grain(grain: Tensor, num_granularities: int) -> None:
         return
     low, high = int(grain.min()), int(grain.max())
     if low < 0 or high >= num_granularities:
-        raise ValueError(f"grain: expected values in [0, {num_granularities}), got values in [{low}, {high}]")
+        raise InputError(f"grain: expected values in [0, {num_granularities}), got values in [{low}, {high}]")

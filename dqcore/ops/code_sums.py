@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.registry import Implementation, register
 
@@ -38,16 +39,16 @@ def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> CodeSums:
     check_tensor("codes", codes, dim=1, dtypes=(torch.int64,))
     check_same_device(x=x, codes=codes)
     if len(codes) != len(x):
-        raise ValueError(f"codes: expected one for each of {len(x)} vectors, got {len(codes)}")
+        raise InputError(f"codes: expected one for each of {len(x)} vectors, got {len(codes)}")
     if num_codes < 1:
-        raise ValueError(f"num_codes: expected at least 1, got {num_codes}")
+        raise InputError(f"num_codes: expected at least 1, got {num_codes}")
     if (
         codes.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and len(codes)
         and int(codes.max()) >= num_codes
     ):
-        raise ValueError(f"codes: expected values below num_codes={num_codes}, got {int(codes.max())}")
+        raise InputError(f"codes: expected values below num_codes={num_codes}, got {int(codes.max())}")
     return CodeSums(*torch.ops.dqcore.code_sums(x, codes, num_codes))
 
 

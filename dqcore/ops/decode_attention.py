@@ -12,6 +12,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.registry import Implementation, register
 from dqcore.ops.sequences import scale_of
@@ -65,7 +66,7 @@ def decode_attention(
     _check(q, k_new, v_new, k_cache, v_cache)
     _check_slots(cache_lengths, active, q, k_cache)
     if precision not in get_args(Precision):
-        raise ValueError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
+        raise InputError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
     scale = scale_of(softmax_scale, q.shape[3])
     new = (x.detach() if x.stride(3) == 1 else x.detach().contiguous() for x in (q, k_new, v_new))
     out: Tensor = torch.ops.dqcore.decode_attention(*new, k_cache, v_cache, cache_lengths, active, scale, precision)
@@ -108,19 +109,19 @@ def _check(q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Te
     check_tensor("q", q, dim=4)
     batch, new, heads, dim = q.shape
     if not 1 <= dim <= MAX_HEAD_DIM:
-        raise ValueError(f"q: expected 1 to {MAX_HEAD_DIM} channels a head, got shape {tuple(q.shape)}")
+        raise InputError(f"q: expected 1 to {MAX_HEAD_DIM} channels a head, got shape {tuple(q.shape)}")
     check_tensor("k_cache", k_cache, dim=4, dtypes=(q.dtype,))
     capacity, key_heads = k_cache.shape[1:3]
     if k_cache.shape[0] != batch or k_cache.shape[3] != dim or key_heads < 1 or heads % key_heads or heads < 1:
         expected = f"{batch} slots, a number of heads that divides {heads}, and {dim} channels"
-        raise ValueError(f"k_cache: expected {expected}, as q has, got shape {tuple(k_cache.shape)}")
+        raise InputError(f"k_cache: expected {expected}, as q has, got shape {tuple(k_cache.shape)}")
     for name, tensor, rows in (("v_cache", v_cache, capacity), ("k_new", k_new, new), ("v_new", v_new, new)):
         check_tensor(name, tensor, dim=4, dtypes=(q.dtype,))
         if tensor.shape != (batch, rows, key_heads, dim):
-            raise ValueError(f"{name}: expected shape {(batch, rows, key_heads, dim)}, got {tuple(tensor.shape)}")
+            raise InputError(f"{name}: expected shape {(batch, rows, key_heads, dim)}, got {tuple(tensor.shape)}")
     for name, tensor in (("k_cache", k_cache), ("v_cache", v_cache)):
         if tensor.stride(3) != 1:
-            raise ValueError(f"{name}: expected a contiguous last dimension, got strides {tensor.stride()}")
+            raise InputError(f"{name}: expected a contiguous last dimension, got strides {tensor.stride()}")
     check_same_device(q=q, k_new=k_new, v_new=v_new, k_cache=k_cache, v_cache=v_cache)
 
 
@@ -133,14 +134,14 @@ def _check_slots(cache_lengths: Tensor, active: Tensor | None, q: Tensor, k_cach
     check_same_device(q=q, **named)
     for name, tensor in named.items():
         if tensor.shape[0] != q.shape[0]:
-            raise ValueError(f"{name}: expected {q.shape[0]} values, one for each slot, got {tensor.shape[0]}")
+            raise InputError(f"{name}: expected {q.shape[0]} values, one for each slot, got {tensor.shape[0]}")
     if torch.compiler.is_compiling() or q.device.type != "cpu":
         return
     room = k_cache.shape[1] - q.shape[1]
     for slot, length in active_slots(cache_lengths, active):
         if not 0 <= length <= room:
             expected = f"lengths in [0, {room}], room for {q.shape[1]} more of {k_cache.shape[1]}"
-            raise ValueError(f"cache_lengths: expected {expected}, got {length} in slot {slot}")
+            raise InputError(f"cache_lengths: expected {expected}, got {length} in slot {slot}")
 
 
 def _fake(q: Tensor, *args: object) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_tensor
 
 __all__ = ["draw_seed", "dropout_mask", "keep_of"]
@@ -45,7 +46,7 @@ def keep_of(dropout_p: float) -> int:
     """How many of 256 byte values keep a weight; raises unless that is at least one."""
     keep = round(256 * (1 - dropout_p)) if 0 <= dropout_p <= 1 else 0
     if keep == 0:
-        raise ValueError(f"dropout_p: expected a probability in [0, 255/256], got {dropout_p}")
+        raise InputError(f"dropout_p: expected a probability in [0, 255/256], got {dropout_p}")
     return keep
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_codebook, check_grain, check_same_device, check_tensor
 from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.nearest_code import nearest_code_reference, squared_distance
@@ -142,7 +143,7 @@ def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor
         expected = (batch, maps[0].shape[1], height * 2**g, width * 2**g)
         if tuple(values.shape) != expected:
             given = f"grain {tuple(grain.shape)}, got {tuple(values.shape)}"
-            raise ValueError(f"maps[{g}]: expected shape {expected} for {given}")
+            raise InputError(f"maps[{g}]: expected shape {expected} for {given}")
         if values.dtype != maps[0].dtype:
             raise TypeError(f"maps[{g}]: expected {maps[0].dtype} as maps[0], got {values.dtype}")
         check_same_device(**{f"maps[{g}]": values, "grain": grain})
@@ -151,7 +152,7 @@ def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor
     if mask is not None:
         check_tensor("mask", mask, dim=3, dtypes=(torch.bool,))
         if mask.shape != grain.shape:
-            raise ValueError(f"mask: expected shape {tuple(grain.shape)}, as grain, got {tuple(mask.shape)}")
+            raise InputError(f"mask: expected shape {tuple(grain.shape)}, as grain, got {tuple(mask.shape)}")
 
 
 def _fake(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import Order
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, features_argument, lay_out, native
 from dqcore.ops.layout import blocks, check_layout, check_total, places
@@ -50,7 +51,7 @@ def expand_features(
     num_granularities = check_layout(grain, order, num_granularities, None)
     check_same_device(packed=packed, grain=grain)
     if memory_format not in (torch.contiguous_format, torch.channels_last):
-        raise ValueError(f"memory_format: expected contiguous_format or channels_last, got {memory_format}")
+        raise InputError(f"memory_format: expected contiguous_format or channels_last, got {memory_format}")
     last = memory_format == torch.channels_last
     features: Tensor = torch.ops.dqcore.expand_features(packed, grain, order, num_granularities, False, last)
     return features

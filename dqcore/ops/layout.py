@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import Order, check_order
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_grain
 
 __all__ = ["Places", "blocks", "check_layout", "check_total", "count_codes", "places"]
@@ -69,11 +70,11 @@ def check_layout(grain: Tensor, order: Order, num_granularities: int | None, cel
     """
     check_order(order)
     if num_granularities is not None and num_granularities < 1:
-        raise ValueError(f"num_granularities: expected at least 1, got {num_granularities}")
+        raise InputError(f"num_granularities: expected at least 1, got {num_granularities}")
     check_grain(grain, num_granularities or 63)
     images, rows, columns = grain.shape
     if rows == 0 or columns == 0:
-        raise ValueError(f"grain: expected at least one region an image, got shape {tuple(grain.shape)}")
+        raise InputError(f"grain: expected at least one region an image, got shape {tuple(grain.shape)}")
     if cells is not None:
         name, tensor = cells
         if num_granularities is None:
@@ -83,17 +84,17 @@ def check_layout(grain: Tensor, order: Order, num_granularities: int | None, cel
             check_grain(grain, num_granularities)
         expected = (images, rows << (num_granularities - 1), columns << (num_granularities - 1))
         if (tensor.shape[0], *tensor.shape[-2:]) != expected:
-            raise ValueError(
+            raise InputError(
                 f"{name}: expected {expected[0]} images of {expected[1]} x {expected[2]} cells, as grain "
                 f"{tuple(grain.shape)} with {num_granularities} granularities, got shape {tuple(tensor.shape)}"
             )
     assert num_granularities is not None
     if images * rows * columns << 2 * (num_granularities - 1) >= 2**31:
-        raise ValueError("grain: expected fewer than 2**31 cells on the finest grid")
+        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
     return num_granularities
 
 
 def check_total(name: str, got: int, expected: int) -> None:
     """Raise unless a size is the number of codes that the grain map asks for."""
     if got != expected:
-        raise ValueError(f"{name}: expected {expected} codes, as grain asks for, got {got}")
+        raise InputError(f"{name}: expected {expected} codes, as grain asks for, got {got}")

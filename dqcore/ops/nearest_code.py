@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_codebook, check_same_device, check_tensor
 from dqcore.ops.registry import Implementation, register
 
@@ -40,7 +41,7 @@ def nearest_code(x: Tensor, codebook: Tensor, *, precision: Precision = "exact")
     check_codebook(codebook, x.shape[1])
     check_same_device(x=x, codebook=codebook)
     if precision not in ("exact", "fast"):
-        raise ValueError(f"precision: expected 'exact' or 'fast', got {precision!r}")
+        raise InputError(f"precision: expected 'exact' or 'fast', got {precision!r}")
     codes: Tensor = torch.ops.dqcore.nearest_code(x.detach(), codebook.detach(), precision)
     return codes
 

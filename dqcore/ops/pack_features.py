@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import Order
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, features_argument, lay_out, native
 from dqcore.ops.layout import blocks, check_layout, check_total, count_codes, places
@@ -55,7 +56,7 @@ def pack_features(
     num_granularities = check_layout(grain, order, num_granularities, ("features", features))
     check_same_device(features=features, grain=grain)
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        raise InputError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
     total = count_codes(grain) if total is None else total
     packed: Tensor = torch.ops.dqcore.pack_features(
         features, grain, order, num_granularities, reduction == "mean", total

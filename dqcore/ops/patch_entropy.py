@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_tensor
 from dqcore.ops.registry import Implementation, register
 
@@ -54,18 +55,18 @@ def patch_entropy(
     """
     check_tensor("images", images, dim=4)
     if images.shape[1] not in (1, 3):
-        raise ValueError(f"images: expected 1 or 3 channels, got shape {tuple(images.shape)}")
+        raise InputError(f"images: expected 1 or 3 channels, got shape {tuple(images.shape)}")
     if patch_size < 1 or images.shape[2] % patch_size or images.shape[3] % patch_size:
-        raise ValueError(
+        raise InputError(
             f"patch_size: expected a divisor of height and width, {tuple(images.shape[2:])}, got {patch_size}"
         )
     low, high = bins
     if not -math.inf < low < high < math.inf:
-        raise ValueError(f"bins: expected finite (first, last) with first < last, got {bins}")
+        raise InputError(f"bins: expected finite (first, last) with first < last, got {bins}")
     if num_bins < 2:
-        raise ValueError(f"num_bins: expected at least 2, got {num_bins}")
+        raise InputError(f"num_bins: expected at least 2, got {num_bins}")
     if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma: expected a finite number above 0, got {sigma}")
+        raise InputError(f"sigma: expected a finite number above 0, got {sigma}")
     entropy: Tensor = torch.ops.dqcore.patch_entropy(images.detach(), patch_size, low, high, num_bins, sigma)
     return entropy
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.ops.checks import check_tensor
 
 __all__ = ["Sequence", "check_seqlens", "check_window", "scale_of", "sequences", "visible_keys"]
@@ -47,16 +48,16 @@ def check_seqlens(name: str, cu_seqlens: Tensor, rows: int, longest: int | None 
     """Raise unless ``cu_seqlens`` is ``(B + 1,)`` int32 and, on the CPU, rises from 0 to at most ``rows``."""
     check_tensor(name, cu_seqlens, dim=1, dtypes=(torch.int32,))
     if cu_seqlens.shape[0] == 0:
-        raise ValueError(f"{name}: expected the start of each sequence and the end of the last, got no value")
+        raise InputError(f"{name}: expected the start of each sequence and the end of the last, got no value")
     if torch.compiler.is_compiling() or cu_seqlens.device.type != "cpu":
         return
     values = cu_seqlens.tolist()
     lengths = [end - start for start, end in itertools.pairwise(values)]
     if values[0] != 0 or min(lengths, default=0) < 0 or values[-1] > rows:
-        raise ValueError(f"{name}: expected values rising from 0 to at most {rows} rows, got {_shortened(values)}")
+        raise InputError(f"{name}: expected values rising from 0 to at most {rows} rows, got {_shortened(values)}")
     if longest is not None and max(lengths, default=0) > longest:
         side = name.removeprefix("cu_seqlens")
-        raise ValueError(f"max_seqlen{side}: expected at least {max(lengths)}, the longest sequence, got {longest}")
+        raise InputError(f"max_seqlen{side}: expected at least {max(lengths)}, the longest sequence, got {longest}")
 
 
 def _shortened(values: list[int]) -> str:
@@ -66,7 +67,7 @@ def _shortened(values: list[int]) -> str:
 def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
     """``(left, right)``, -1 for an open side; a causal window has nothing on its right."""
     if len(window_size) != 2 or min(window_size) < -1:
-        raise ValueError(f"window_size: expected (left, right), each at least -1, got {window_size}")
+        raise InputError(f"window_size: expected (left, right), each at least -1, got {window_size}")
     left, right = window_size
     return int(left), 0 if causal else int(right)
 
@@ -74,5 +75,5 @@ def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
 def scale_of(softmax_scale: float | None, dim: int) -> float:
     """The factor on scores, ``dim ** -0.5`` by default; raises unless it is positive."""
     if softmax_scale is not None and not 0 < softmax_scale < float("inf"):
-        raise ValueError(f"softmax_scale: expected a positive number, got {softmax_scale}")
+        raise InputError(f"softmax_scale: expected a positive number, got {softmax_scale}")
     return dim**-0.5 if softmax_scale is None else float(softmax_scale)

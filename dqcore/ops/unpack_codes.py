@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
+from dqcore.errors import InputError
 from dqcore.ops.extension import call, codes_argument, native
 from dqcore.ops.layout import blocks
 from dqcore.ops.registry import Implementation, register
@@ -81,7 +82,7 @@ def _check_coverage(images: Tensor, grains: Tensor, covered: Tensor, grain_map: 
     wrong = uneven.flatten(1).any(1) | (cells != covered.shape[1] * covered.shape[2])
     if bool(wrong.any()):
         image = int(wrong.nonzero()[0])
-        raise ValueError(f"sequence: expected each region covered exactly once, image {image} differs")
+        raise InputError(f"sequence: expected each region covered exactly once, image {image} differs")
 
 
 def _fake(

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.kernels.setting import Setting
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.dropout_mask import draw_seed, keep_of, kept
@@ -88,14 +89,14 @@ def varlen_attention(
     check_same_device(q=q, k=k, v=v, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k)
     batch = cu_seqlens_q.shape[0] - 1
     if cu_seqlens_k.shape[0] != batch + 1:
-        raise ValueError(f"cu_seqlens_k: expected {batch} sequences as in cu_seqlens_q, got {len(cu_seqlens_k) - 1}")
+        raise InputError(f"cu_seqlens_k: expected {batch} sequences as in cu_seqlens_q, got {len(cu_seqlens_k) - 1}")
     if precision not in get_args(Precision):
-        raise ValueError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
+        raise InputError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
     if prefix_lengths is not None:
         check_tensor("prefix_lengths", prefix_lengths, dim=1, dtypes=(torch.int32,))
         check_same_device(q=q, prefix_lengths=prefix_lengths)
         if prefix_lengths.shape[0] != batch:
-            raise ValueError(f"prefix_lengths: expected {batch}, one for each sequence, got {len(prefix_lengths)}")
+            raise InputError(f"prefix_lengths: expected {batch}, one for each sequence, got {len(prefix_lengths)}")
     left, right = check_window(window_size, causal)
     keep = keep_of(dropout_p)
     seed = _check_seed(dropout_seed, q) if keep < 256 else None
@@ -204,12 +205,12 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
         if tensor.dtype != q.dtype:
             raise TypeError(f"{name}: expected {q.dtype} as q, got {tensor.dtype}")
     if not 1 <= q.shape[2] <= MAX_HEAD_DIM:
-        raise ValueError(f"q: expected 1 to {MAX_HEAD_DIM} channels a head, got shape {tuple(q.shape)}")
+        raise InputError(f"q: expected 1 to {MAX_HEAD_DIM} channels a head, got shape {tuple(q.shape)}")
     if k.shape[2] != q.shape[2] or k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
         expected = f"{q.shape[2]} channels and a number of heads that divides {q.shape[1]}"
-        raise ValueError(f"k: expected {expected}, as q has, got shape {tuple(k.shape)}")
+        raise InputError(f"k: expected {expected}, as q has, got shape {tuple(k.shape)}")
     if v.shape != k.shape:
-        raise ValueError(f"v: expected shape {tuple(k.shape)}, as k, got {tuple(v.shape)}")
+        raise InputError(f"v: expected shape {tuple(k.shape)}, as k, got {tuple(v.shape)}")
 
 
 def _check_seed(seed: Tensor | None, q: Tensor) -> Tensor:
@@ -218,7 +219,7 @@ def _check_seed(seed: Tensor | None, q: Tensor) -> Tensor:
     check_tensor("dropout_seed", seed, dim=1, dtypes=(torch.int64,))
     check_same_device(q=q, dropout_seed=seed)
     if seed.shape[0] != 2:
-        raise ValueError(f"dropout_seed: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
+        raise InputError(f"dropout_seed: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
     return seed
 
 

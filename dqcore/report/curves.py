@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from dqcore.errors import InputError
+
 __all__ = ["Series", "bar_chart", "line_chart"]
 
 WIDTH, HEIGHT = 420, 220
@@ -46,7 +48,7 @@ def line_chart(series: Sequence[Series], *, label: str, target: float | None = N
     ]
     points = [point for line in drawn for point in line.points]
     if not points:
-        raise ValueError("series: expected at least one point to draw")
+        raise InputError("series: expected at least one point to draw")
     values = [y for _, y in points] + ([] if target is None else [target])
     axis = _Axis.around(values, log=log)
     last = max(x for x, _ in points) or 1.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.data.images import BrokenImageError, list_images, read_image, split_images
+from dqcore.errors import InputError
 from dqcore.inference.load import image_batches, load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.inference.reconstruct import reconstruct
@@ -80,7 +81,7 @@ def _read_config(run: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text())
         _ = config["options"]["preset"], config["options"]["image_size"], config["versions"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the description of a training run ({error})") from error
+        raise InputError(f"{path}: not the description of a training run ({error})") from error
     return config
 
 
@@ -91,7 +92,7 @@ def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
     if options["validation"] is not None:
         return list_images(options["validation"])
     if not options["validation_share"]:
-        raise ValueError("images: the run held out no images; name a folder of some")
+        raise InputError("images: the run held out no images; name a folder of some")
     data = Path(options["data"])
     root = data if data.is_dir() else data.parent
     return split_images(list_images(data), options["validation_share"], root=root)[1]
@@ -109,7 +110,7 @@ def _readable(paths: Sequence[Path], limit: int) -> list[Path]:
             continue
         chosen.append(path)
     if not chosen:
-        raise ValueError(f"images: none of the {len(paths)} held-out files can be read")
+        raise InputError(f"images: none of the {len(paths)} held-out files can be read")
     return chosen
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.training.state import read_state
 
 FORMAT = 1
@@ -52,9 +53,9 @@ def restore(path: Path, trainer: Trainer, world: World) -> tuple[int, list[str]]
     """
     state = read_state(path)
     if state.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected a checkpoint of format {FORMAT}, got {state.get('format')}")
+        raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, got {state.get('format')}")
     if len(state["random"]) != world.size:
-        raise ValueError(f"{path}: written by {len(state['random'])} processes, cannot be resumed by {world.size}")
+        raise InputError(f"{path}: written by {len(state['random'])} processes, cannot be resumed by {world.size}")
     trainer.load_state_dict(state)
     cpu, cuda = state["random"][world.rank]
     torch.set_rng_state(cpu)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dqcore.errors import InputError
 from dqcore.files import write_atomically
 
 Row = dict[str, Any]
@@ -130,5 +131,5 @@ def _event_writer(folder: Path, resume_at: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError("tensorboard: the package is missing: pip install 'dqcore[tensorboard]'") from error
+        raise InputError("tensorboard: the package is missing: pip install 'dqcore[tensorboard]'") from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1 if resume_at else None)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dqcore.distributed import World
+from dqcore.errors import DqcoreError, InputError
 from dqcore.files import write_json
 from dqcore.training.checkpoint import capture
 from dqcore.training.log import MetricsLog, Row
@@ -22,7 +23,7 @@ from dqcore.training.state import write_state
 __all__ = ["Loop", "NonFiniteLossError"]
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(DqcoreError, FloatingPointError):
     """A loss or the gradient became infinite or NaN; no optimiser has used it.
 
     Attributes:
@@ -122,7 +123,7 @@ class Loop(ABC):
     def check_folder(self) -> None:
         """Raise if a run lies there that is not to be resumed."""
         if not self.options.resume and self.checkpoint.is_file():
-            raise ValueError(f"out: {self.options.out} holds a run already; resume it or choose another folder")
+            raise InputError(f"out: {self.options.out} holds a run already; resume it or choose another folder")
 
     def check_same_run(self) -> None:
         """Raise unless the run that lies there was started with the same options, on the same data."""
@@ -130,13 +131,13 @@ class Loop(ABC):
         try:
             before = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"resume: {path} cannot be read ({error})") from error
+            raise InputError(f"resume: {path} cannot be read ({error})") from error
         now = self._description()
         for name, value in now["options"].items():
             if name not in self.free_on_resume and before["options"].get(name) != value:
-                raise ValueError(f"{name}: the run was started with {before['options'].get(name)}, got {value}")
+                raise InputError(f"{name}: the run was started with {before['options'].get(name)}, got {value}")
         if any(before[name] != now[name] for name in self.sources()):
-            raise ValueError(f"{self.other_sources} that the run was started with")
+            raise InputError(f"{self.other_sources} that the run was started with")
 
     def _loop(self, log: MetricsLog | None) -> None:
         options = self.options

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 
 __all__ = ["read_state", "sole_owner", "write_atomically", "write_json", "write_state"]
@@ -40,7 +41,7 @@ def sole_owner(folder: Path) -> Iterator[None]:
     try:
         while not _locked(descriptor):
             if time.monotonic() > deadline:
-                raise ValueError(f"out: another process is training in {folder}")
+                raise InputError(f"out: another process is training in {folder}")
             time.sleep(0.1)
         yield
     finally:
@@ -56,7 +57,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a checkpoint of a training run ({type(error).__name__})") from error
+        raise InputError(f"{path}: not a checkpoint of a training run ({type(error).__name__})") from error
     return state
 
 

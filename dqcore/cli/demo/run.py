@@ -22,6 +22,7 @@ import torch
 
 from dqcore.cli.demo.prior import galleries, train_demo_prior
 from dqcore.data.photos import sample_folder
+from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.inference.measure import Evaluation
 from dqcore.models.tokenizers.dqvae import DQVAE
@@ -123,7 +124,7 @@ def _new_model() -> DQVAE:
 
 def _options(out: Path, seed: int, steps: int) -> TokenizerTraining:
     if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+        raise InputError(f"steps: expected at least 1, got {steps}")
     return TokenizerTraining(
         data=sample_folder("train"),
         validation=sample_folder("heldout"),
@@ -155,7 +156,7 @@ def _clear(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or not (out / "config.json").is_file() or not (out / "metrics.jsonl").is_file():
-        raise ValueError(f"out: {out} is there already and is no run of dqcore; choose another folder")
+        raise InputError(f"out: {out} is there already and is no run of dqcore; choose another folder")
     for name in ("model", "prior", "metrics.jsonl", "config.json", "checkpoint.pt", "evaluation.json", "report.html"):
         path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.codes import CodeSequence, Order
+from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
 from dqcore.models.priors.config import PriorOutput, Targets
 from dqcore.models.priors.inputs import check_sequence, class_labels, drop_labels
@@ -53,7 +54,7 @@ class Prior(Pretrained):
     ) -> None:
         super().__init__(config)
         if config.max_steps < tape.max_tokens - 1:
-            raise ValueError(
+            raise InputError(
                 f"max_steps: expected at least {tape.max_tokens - 1} for this grid, got {config.max_steps}"
             )
         self.tape = tape
@@ -204,9 +205,9 @@ class Prior(Pretrained):
         """
         config = self.config
         if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+            raise InputError(f"batch_size: expected at least 1, got {batch_size}")
         if guidance != 1.0 and not config.label_dropout:
-            raise ValueError(f"guidance: expected 1 for a model without label_dropout, got {guidance}")
+            raise InputError(f"guidance: expected 1 for a model without label_dropout, got {guidance}")
         self._check_stages(closed, stop_after)
         contents = Draw(temperature, top_k, top_p)
         position_temperature = temperature if position_temperature is None else position_temperature
@@ -241,15 +242,15 @@ class Prior(Pretrained):
     def _check_stages(self, closed: int, stop_after: int | None) -> None:
         levels = self.config.num_granularities
         if not 0 <= closed < levels:
-            raise ValueError(f"closed: expected a number in [0, {levels}), got {closed}")
+            raise InputError(f"closed: expected a number in [0, {levels}), got {closed}")
         if stop_after is not None and not 0 <= stop_after < levels:
-            raise ValueError(f"stop_after: expected a granularity in [0, {levels}), got {stop_after}")
+            raise InputError(f"stop_after: expected a granularity in [0, {levels}), got {stop_after}")
 
     def _given(self, given: CodeSequence, batch_size: int) -> Tensor:
         """Given codes on their tapes, ``(batch_size, L)`` int64, -1 elsewhere."""
         check_sequence(given, self.config)
         if len(given) != batch_size:
-            raise ValueError(f"given: expected {batch_size} images, got {len(given)}")
+            raise InputError(f"given: expected {batch_size} images, got {len(given)}")
         given = given.to(self.step_embedding.device)
         images = torch.arange(batch_size, device=given.device).repeat_interleave(given.lengths.long())
         known = torch.full((batch_size, len(self.tape)), -1, device=given.device)
@@ -258,7 +259,7 @@ class Prior(Pretrained):
         companions, statuses = self.tape.rules[entries].unbind(-1)
         taken = (known[images[:, None], companions] >= 0) == (statuses > 0)
         if not bool(taken.all()) or int((known >= 0).sum()) != len(entries):
-            raise ValueError("given: expected whole regions, each once and with codes of one granularity")
+            raise InputError("given: expected whole regions, each once and with codes of one granularity")
         return known
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["PriorConfig", "PriorOutput", "Targets"]
 
 
@@ -28,18 +30,18 @@ class PriorConfig:
     def __post_init__(self) -> None:
         for name in ("codebook_size", "num_granularities", "dim", "num_heads", "max_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if len(self.region_grid) != 2 or min(self.region_grid) < 1:
-            raise ValueError(f"region_grid: expected (rows, columns), at least (1, 1), got {self.region_grid}")
+            raise InputError(f"region_grid: expected (rows, columns), at least (1, 1), got {self.region_grid}")
         if self.dim % self.num_heads:
-            raise ValueError(f"num_heads: expected a divisor of dim {self.dim}, got {self.num_heads}")
+            raise InputError(f"num_heads: expected a divisor of dim {self.dim}, got {self.num_heads}")
         if self.num_classes < 0:
-            raise ValueError(f"num_classes: expected at least 0, got {self.num_classes}")
+            raise InputError(f"num_classes: expected at least 0, got {self.num_classes}")
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a probability in [0, 1), got {getattr(self, name)}")
+                raise InputError(f"{name}: expected a probability in [0, 1), got {getattr(self, name)}")
         if self.label_dropout and not self.num_classes:
-            raise ValueError(f"label_dropout: expected 0 without classes, got {self.label_dropout}")
+            raise InputError(f"label_dropout: expected 0 without classes, got {self.label_dropout}")
 
     @property
     def num_labels(self) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.codes import Order, check_order
+from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig
 from dqcore.models.tape import coarse_to_fine_tape
@@ -27,7 +28,7 @@ class DQTransformerConfig(PriorConfig):
         super().__post_init__()
         for name in ("position_layers", "content_layers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
         check_order(self.order)
 
 

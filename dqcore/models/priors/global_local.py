@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.codes import CodeSequence
+from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
 from dqcore.models.priors.config import PriorConfig, PriorOutput, Targets
 from dqcore.models.priors.inputs import check_sequence, class_labels, drop_labels
@@ -31,7 +32,7 @@ class GlobalLocalConfig(PriorConfig):
         super().__post_init__()
         for name in ("global_layers", "local_layers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 PRESETS: dict[str, GlobalLocalConfig] = {
@@ -126,9 +127,9 @@ class GlobalLocal(Pretrained):
         """
         config = self.config
         if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+            raise InputError(f"batch_size: expected at least 1, got {batch_size}")
         if guidance != 1.0 and not config.label_dropout:
-            raise ValueError(f"guidance: expected 1 for a model without label_dropout, got {guidance}")
+            raise InputError(f"guidance: expected 1 for a model without label_dropout, got {guidance}")
         device = self.region_embedding.device
         labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels
         chosen = class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
@@ -136,7 +137,7 @@ class GlobalLocal(Pretrained):
         if given is not None:
             check_sequence(given, config)
             if len(given) != batch_size:
-                raise ValueError(f"given: expected {batch_size} images, got {len(given)}")
+                raise InputError(f"given: expected {batch_size} images, got {len(given)}")
             known = self._slots(given.to(device), -1)
         parts = []
         for part in torch.arange(batch_size, device=device).split(128 if slots is None else slots):

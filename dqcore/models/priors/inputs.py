@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
+from dqcore.errors import InputError
 from dqcore.models.tape import NULL
 
 __all__ = ["check_sequence", "class_labels", "drop_labels"]
@@ -18,15 +19,15 @@ def check_sequence(sequence: CodeSequence, config: Any) -> None:
     if not isinstance(sequence, CodeSequence):
         raise TypeError(f"sequence: expected a CodeSequence, got {type(sequence).__name__}")
     if len(sequence) == 0:
-        raise ValueError("sequence: expected at least one image")
+        raise InputError("sequence: expected at least one image")
     for name in ("region_grid", "num_granularities"):
         expected, got = getattr(config, name), getattr(sequence, name)
         if got != expected:
-            raise ValueError(f"sequence: expected {name} {expected}, as the model's config, got {got}")
+            raise InputError(f"sequence: expected {name} {expected}, as the model's config, got {got}")
     if sequence.device.type == "cpu" and not torch.compiler.is_compiling() and len(sequence.codes):
         low, high = (int(value) for value in sequence.codes.aminmax())
         if low < 0 or high >= config.codebook_size:
-            raise ValueError(f"sequence: expected codes in [0, {config.codebook_size}), got [{low}, {high}]")
+            raise InputError(f"sequence: expected codes in [0, {config.codebook_size}), got [{low}, {high}]")
 
 
 def class_labels(
@@ -43,20 +44,20 @@ def class_labels(
     """
     if num_classes == 0:
         if labels is not None:
-            raise ValueError("labels: expected None, the model has no classes")
+            raise InputError("labels: expected None, the model has no classes")
         return torch.zeros(batch_size, dtype=torch.int64, device=device)
     if labels is None:
         if not may_be_none:
-            raise ValueError(f"labels: expected one in [0, {num_classes}) for each image, got None")
+            raise InputError(f"labels: expected one in [0, {num_classes}) for each image, got None")
         return torch.full((batch_size,), NULL, device=device)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels: expected an integer tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
     if labels.shape != (batch_size,):
-        raise ValueError(f"labels: expected shape ({batch_size},), got {tuple(labels.shape)}")
+        raise InputError(f"labels: expected shape ({batch_size},), got {tuple(labels.shape)}")
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = int(labels.min()), int(labels.max())
         if low < -1 or high >= num_classes:
-            raise ValueError(f"labels: expected values in [-1, {num_classes}), got [{low}, {high}]")
+            raise InputError(f"labels: expected values in [-1, {num_classes}), got [{low}, {high}]")
     labels = labels.to(device, torch.int64)
     return torch.where(labels < 0, NULL, labels)
 

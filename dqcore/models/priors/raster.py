@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig
 from dqcore.models.tape import raster_tape
@@ -25,7 +26,7 @@ class RasterDynamicConfig(PriorConfig):
         super().__post_init__()
         for name in ("position_layers", "content_layers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class RasterConfig(PriorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_granularities != 1:
-            raise ValueError(f"num_granularities: expected 1 for codes of fixed length, got {self.num_granularities}")
+            raise InputError(f"num_granularities: expected 1 for codes of fixed length, got {self.num_granularities}")
         if self.num_layers < 1:
-            raise ValueError(f"num_layers: expected at least 1, got {self.num_layers}")
+            raise InputError(f"num_layers: expected at least 1, got {self.num_layers}")
 
 
 RASTER_DYNAMIC_PRESETS: dict[str, RasterDynamicConfig] = {
@@ -106,7 +107,7 @@ class RasterDynamic(Prior):
 
     def _check_stages(self, closed: int, stop_after: int | None) -> None:
         if closed or stop_after is not None:
-            raise ValueError("stop_after, closed: granularities do not come one after the other in raster order")
+            raise InputError("stop_after, closed: granularities do not come one after the other in raster order")
 
 
 class Raster(Prior):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["Draw", "uniforms"]
 
 #: Bits of a uniform number, and of a probability: their product stays below 2**63.
@@ -29,11 +31,11 @@ class Draw:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"temperature: expected more than 0, got {self.temperature}")
+            raise InputError(f"temperature: expected more than 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k: expected at least 1, or None, got {self.top_k}")
+            raise InputError(f"top_k: expected at least 1, or None, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected a probability in (0, 1], got {self.top_p}")
+            raise InputError(f"top_p: expected a probability in (0, 1], got {self.top_p}")
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """``min {j : sum_{i <= j} p_i > u sum p}``, with probabilities rounded to multiples of ``2**-38``.

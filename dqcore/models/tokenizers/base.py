@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform
+from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
 from dqcore.nn.decoder import Decoder
 from dqcore.nn.encoder import Encoder
@@ -81,26 +82,26 @@ class TokenizerConfig:
         strides = self.strides
         for name, value in {"codebook_size": self.codebook_size, "num_blocks": self.num_blocks}.items():
             if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+                raise InputError(f"{name}: expected at least 1, got {value}")
         halves = all(coarse == 2 * fine for coarse, fine in itertools.pairwise(strides))
         if not strides or min(strides) < 1 or strides[0] & (strides[0] - 1) or not halves:
-            raise ValueError(f"strides: expected powers of two, each half of the one before, got {strides}")
+            raise InputError(f"strides: expected powers of two, each half of the one before, got {strides}")
         for name, stride in {"encoder_multipliers": strides[0], "decoder_multipliers": strides[-1]}.items():
             if len(getattr(self, name)) != stride.bit_length():
-                raise ValueError(
+                raise InputError(
                     f"{name}: expected {stride.bit_length()} widths, from full resolution to stride {stride}, "
                     f"got {getattr(self, name)}"
                 )
         widths = [self.channels * m for m in (*self.encoder_multipliers, *self.decoder_multipliers)]
         for width in widths:
             if width < 1 or width % self.groups:
-                raise ValueError(f"groups: expected a divisor of every width {sorted(set(widths))}, got {self.groups}")
+                raise InputError(f"groups: expected a divisor of every width {sorted(set(widths))}, got {self.groups}")
         if self.position not in ("none", "fourier", "learned", "fourier+learned"):
-            raise ValueError(f"position: expected none, fourier, learned or fourier+learned, got {self.position!r}")
+            raise InputError(f"position: expected none, fourier, learned or fourier+learned, got {self.position!r}")
         if self.resolution % strides[0]:
-            raise ValueError(f"resolution: expected a multiple of {strides[0]}, got {self.resolution}")
+            raise InputError(f"resolution: expected a multiple of {strides[0]}, got {self.resolution}")
         if self.initialisation not in ("uniform", "kmeans"):
-            raise ValueError(f"initialisation: expected uniform or kmeans, got {self.initialisation!r}")
+            raise InputError(f"initialisation: expected uniform or kmeans, got {self.initialisation!r}")
 
     @property
     def num_granularities(self) -> int:
@@ -163,9 +164,9 @@ class Tokenizer(Pretrained):
             raise TypeError(f"images: expected a floating tensor with values in [-1, 1], got {kind}")
         stride = self.config.strides[0]
         if images.dim() != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+            raise InputError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
         if min(images.shape) == 0 or images.shape[2] % stride or images.shape[3] % stride:
-            raise ValueError(
+            raise InputError(
                 f"images: expected height and width to be multiples of {stride}, got {tuple(images.shape)}"
             )
 
@@ -173,14 +174,14 @@ class Tokenizer(Pretrained):
         scale = self.config.strides[0] // self.config.strides[-1]
         if not isinstance(codes, Tensor) or codes.dim() != 3 or codes.dtype != torch.int64:
             got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
-            raise ValueError(f"codes: expected a (B, H, W) int64 code map, got {got}")
+            raise InputError(f"codes: expected a (B, H, W) int64 code map, got {got}")
         batch, height, width = codes.shape
         if codes.numel() == 0 or height % scale or width % scale:
-            raise ValueError(f"codes: expected height and width to be multiples of {scale}, got {tuple(codes.shape)}")
+            raise InputError(f"codes: expected height and width to be multiples of {scale}, got {tuple(codes.shape)}")
         if grain is not None and grain.shape != (batch, height // scale, width // scale):
             expected = (batch, height // scale, width // scale)
-            raise ValueError(f"grain: expected shape {expected} for this code map, got {tuple(grain.shape)}")
+            raise InputError(f"grain: expected shape {expected} for this code map, got {tuple(grain.shape)}")
         if codes.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = int(codes.min()), int(codes.max())
             if low < 0 or high > self.config.codebook_size:
-                raise ValueError(f"codes: expected values in [0, {self.config.codebook_size}], got [{low}, {high}]")
+                raise InputError(f"codes: expected values in [0, {self.config.codebook_size}], got [{low}, {high}]")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
 from dqcore.nn.allocation import allocate, counts_for_codes, counts_for_ratio, target_shares
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
@@ -42,7 +43,7 @@ class DQVAEConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         if len(self.strides) < 2:
-            raise ValueError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
+            raise InputError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
         super().__post_init__()
         ratio = target_shares("target_ratio", self.target_ratio, len(self.strides))
         object.__setattr__(self, "target_ratio", ratio)  # a number will do for two granularities
@@ -52,11 +53,11 @@ class DQVAEConfig(TokenizerConfig):
             "gate": ("silu", "relu", "linear"),
         }.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.router == "feature" and self.router_groups and self.latent_channels % self.router_groups:
-            raise ValueError(f"router_groups: expected a divisor of {self.latent_channels}, got {self.router_groups}")
+            raise InputError(f"router_groups: expected a divisor of {self.latent_channels}, got {self.router_groups}")
         if self.temperature <= 0:
-            raise ValueError(f"temperature: expected more than 0, got {self.temperature}")
+            raise InputError(f"temperature: expected more than 0, got {self.temperature}")
 
 
 _TINY = DQVAEConfig(
@@ -176,16 +177,16 @@ class DQVAE(Tokenizer):
         batch, stride = images.shape[0], self.config.strides[0]
         regions = (images.shape[2] // stride) * (images.shape[3] // stride)
         if ratio is not None and num_codes is not None:
-            raise ValueError("num_codes: expected either ratio or num_codes, got both")
+            raise InputError("num_codes: expected either ratio or num_codes, got both")
         if ratio is not None:
             counts = counts_for_ratio(target_shares("ratio", ratio, self.config.num_granularities), regions)
             return lambda scores: torch.tensor([counts] * batch, device=scores.device)
         if num_codes is not None:
             budget = torch.as_tensor(num_codes).detach().cpu()
             if budget.is_floating_point() or budget.dtype == torch.bool or budget.shape not in ((), (batch,)):
-                raise ValueError(f"num_codes: expected an int or an int64 tensor of shape ({batch},), got {num_codes}")
+                raise InputError(f"num_codes: expected an int or an int64 tensor of shape ({batch},), got {num_codes}")
             if int(budget.min()) < regions:
-                raise ValueError(f"num_codes: expected at least {regions}, one for each region, got {num_codes}")
+                raise InputError(f"num_codes: expected at least {regions}, one for each region, got {num_codes}")
             return lambda scores: counts_for_codes(scores, budget.long().expand(batch))
         return None
 

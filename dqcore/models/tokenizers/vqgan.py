@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
 
 __all__ = ["PRESETS", "VQGAN", "VQGANConfig"]
@@ -18,7 +19,7 @@ class VQGANConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         if len(self.strides) != 1:
-            raise ValueError(f"strides: expected one stride for a fixed-length tokenizer, got {self.strides}")
+            raise InputError(f"strides: expected one stride for a fixed-length tokenizer, got {self.strides}")
         super().__post_init__()
 
 

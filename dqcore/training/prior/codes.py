@@ -17,6 +17,7 @@ from dqcore.data.codes import CachedCodes, folder_labels, read_codes
 from dqcore.data.crops import CenterCrop, RandomCrop
 from dqcore.data.images import list_images, uint8_to_float
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.models.auto import TOKENIZERS, fingerprint, load_saved, model_folder
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
@@ -37,7 +38,7 @@ def training_codes(options: PriorTraining, world: World) -> CachedCodes:
     if options.codes is not None:
         codes = read_codes(options.codes, classes=options.classes)
         if identity and codes.tokenizer != identity:
-            raise ValueError(
+            raise InputError(
                 f"tokenizer: the codes in {options.codes} were made by tokenizer {codes.tokenizer[:12]}, "
                 f"{options.tokenizer} is {identity[:12]}"
             )
@@ -103,7 +104,7 @@ def _encode(
     resize = options.resize or options.image_size
     stride = tokenizer.config.strides[0]
     if options.image_size % stride:
-        raise ValueError(
+        raise InputError(
             f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {options.image_size}"
         )
     tokenizer.eval()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dqcore.errors import InputError
+
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
     {"codes", "data", "tokenizer", "out", "steps", "epochs", "device", "compile", "checkpoint_activations"}
@@ -88,11 +90,11 @@ class PriorTraining:
 
     def __post_init__(self) -> None:
         if (self.codes is None) == (self.data is None):
-            raise ValueError("codes: expected either codes or data")
+            raise InputError("codes: expected either codes or data")
         if self.data is not None and self.tokenizer is None:
-            raise ValueError("tokenizer: expected one to encode data with")
+            raise InputError("tokenizer: expected one to encode data with")
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("steps: give either steps or epochs, not both")
+            raise InputError("steps: give either steps or epochs, not both")
         counts = ("image_size", "views", "encode_batch", "token_budget")
         for name in (*counts, "log_every", "validate_every", "checkpoint_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
@@ -106,7 +108,7 @@ class PriorTraining:
             value = getattr(self, name)
             self._require(name, value is None or 0 <= value < 1, "a number in [0, 1)")
         if self.label_dropout and not self.classes:
-            raise ValueError("label_dropout: expected 0 without classes")
+            raise InputError("label_dropout: expected 0 without classes")
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain values."""
@@ -114,4 +116,4 @@ class PriorTraining:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
+            raise InputError(f"{name}: expected {expected}, got {getattr(self, name)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from dqcore.codes import CodeSequence
 from dqcore.data.codes import CachedCodes, TokenBatches
 from dqcore.distributed import World, join_world
+from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.models.auto import PRIORS
 from dqcore.training.average import WeightAverage
@@ -176,7 +177,7 @@ def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
     kinds = {name: kind for kind in PRIORS.values() for name in kind.PRESETS}
     if options.preset not in kinds:
         nearest = difflib.get_close_matches(options.preset, kinds, n=1, cutoff=0.0)[0]
-        raise ValueError(
+        raise InputError(
             f"preset: no prior is called {options.preset!r}; the nearest is {nearest!r} of {', '.join(kinds)}"
         )
     kind = kinds[options.preset]
@@ -204,7 +205,7 @@ def _split(codes: CachedCodes, share: float, seed: int, views: int) -> tuple[Ten
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held = max(1, round(share * count)) if share else 0
     if held >= count:
-        raise ValueError(f"validation_share: holding out {held} of {count} images leaves none to train on")
+        raise InputError(f"validation_share: holding out {held} of {count} images leaves none to train on")
     training = order[held:].sort().values
     return torch.cat([training + view * count for view in range(views)]), order[:held].sort().values
 

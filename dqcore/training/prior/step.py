@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dqcore.codes import CodeSequence
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.models.priors.config import PriorOutput
 from dqcore.training.average import WeightAverage
 from dqcore.training.loop import NonFiniteLossError
@@ -113,7 +114,7 @@ class PriorStep:
                 part.load_state_dict(state[name])
             except (KeyError, RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
-                raise ValueError(f"checkpoint: its {name} does not fit this run: {reason}") from error
+                raise InputError(f"checkpoint: its {name} does not fit this run: {reason}") from error
 
     def _parts(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer, "average": self.average}

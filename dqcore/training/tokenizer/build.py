@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.models.tokenizers.dqvae import DQVAE
 from dqcore.models.tokenizers.vqgan import VQGAN
 from dqcore.nn.discriminator import MIN_SIZE, PatchDiscriminator
@@ -41,7 +42,7 @@ def new_model(options: TokenizerTraining) -> nn.Module:
             return model
     names = [name for kind in TOKENIZERS for name in kind.PRESETS]
     nearest = difflib.get_close_matches(options.preset, names, n=1, cutoff=0.0)[0]
-    raise ValueError(
+    raise InputError(
         f"preset: no tokenizer is called {options.preset!r}; the nearest is {nearest!r} of {', '.join(names)}"
     )
 
@@ -56,9 +57,9 @@ def check_image_size(options: TokenizerTraining, model: nn.Module) -> None:
     for name in ("image_size", "resize"):
         size = getattr(options, name)
         if size % stride:
-            raise ValueError(f"{name}: expected a multiple of {stride}, the model's coarsest stride, got {size}")
+            raise InputError(f"{name}: expected a multiple of {stride}, the model's coarsest stride, got {size}")
     if options.discriminator and options.image_size < MIN_SIZE:
-        raise ValueError(f"image_size: the discriminator needs at least {MIN_SIZE} pixels, got {options.image_size}")
+        raise InputError(f"image_size: the discriminator needs at least {MIN_SIZE} pixels, got {options.image_size}")
 
 
 def new_trainer(options: TokenizerTraining, world: World, model: nn.Module) -> TokenizerStep:
@@ -97,7 +98,7 @@ def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World)
     assert options.schedule is not None
     total = options.steps if options.steps is not None else round((options.epochs or 0) * steps_per_epoch)
     if total < 1:
-        raise ValueError(f"epochs: {options.epochs} of {steps_per_epoch} steps are less than one step")
+        raise InputError(f"epochs: {options.epochs} of {steps_per_epoch} steps are less than one step")
     warmup = options.warmup_steps
     if warmup is None:
         warmup = round((options.warmup_epochs or 0) * steps_per_epoch)
@@ -138,7 +139,7 @@ def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining)
         model.load_state_dict(donor.state_dict())
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
-        raise ValueError(f"init_from: {options.init_from} does not fit preset {options.preset}: {problem}") from error
+        raise InputError(f"init_from: {options.init_from} does not fit preset {options.preset}: {problem}") from error
 
 
 def _autocast(options: TokenizerTraining, device: torch.device) -> bool:

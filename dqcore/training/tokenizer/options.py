@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dqcore.errors import InputError
 from dqcore.training.tokenizer.recipes import RECIPES
 
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
@@ -120,7 +121,7 @@ class TokenizerTraining:
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
-            raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
+            raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
         counts = ("batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "discriminator_dim")
         for name in counts:
             _require(self, name, getattr(self, name) >= 1, "at least 1")
@@ -135,14 +136,14 @@ class TokenizerTraining:
         _require(self, "validation_share", 0 <= self.validation_share < 1, "a share in [0, 1)")
         _require(self, "average_decay", self.average_decay is None or 0 <= self.average_decay < 1, "a number in [0, 1)")
         if self.resize is not None and self.resize < self.image_size:
-            raise ValueError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}")
+            raise InputError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}")
         for one, other in (
             ("steps", "epochs"),
             ("learning_rate", "base_learning_rate"),
             ("warmup_steps", "warmup_epochs"),
         ):
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise ValueError(f"{one}: give either {one} or {other}, not both")
+                raise InputError(f"{one}: give either {one} or {other}, not both")
 
     def resolved(self) -> TokenizerTraining:
         """The same options with the recipe's values where none was given."""
@@ -179,7 +180,7 @@ class TokenizerTraining:
             wanted |= {"budget": self.budget, "budget_weight": self.budget_weight}
         chosen = {name: value for name, value in wanted.items() if value is not None}
         for name in chosen.keys() - known:
-            raise ValueError(f"{name}: preset {self.preset} has no such thing")
+            raise InputError(f"{name}: preset {self.preset} has no such thing")
         return chosen
 
 
@@ -188,4 +189,4 @@ _FIELDS = frozenset(field.name for field in dataclasses.fields(TokenizerTraining
 
 def _require(options: TokenizerTraining, name: str, holds: bool, expected: str) -> None:
     if not holds:
-        raise ValueError(f"{name}: expected {expected}, got {getattr(options, name)}")
+        raise InputError(f"{name}: expected {expected}, got {getattr(options, name)}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.nn.discriminator import (
     PatchDiscriminator,
     adversarial_weight,
@@ -133,7 +134,7 @@ class TokenizerStep:
             try:
                 part.load_state_dict(state[name])
             except (KeyError, RuntimeError, ValueError) as error:
-                raise ValueError(
+                raise InputError(
                     f"checkpoint: its {name} does not fit this run: {str(error).splitlines()[0]}"
                 ) from error
 
