@@ -5,6 +5,7 @@ A room is a folder, or a file that is named here by itself. The ``__init__`` of 
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +136,31 @@ def floors() -> dict[str, int]:
         return 1 + max((floor(other, (*above, name)) for other in below[name]), default=0)
 
     return {name: floor(name) for name in below}
+
+
+def as_markdown() -> str:
+    """The rooms as a list from the top down: a line for each folder and top-level file, with its floor."""
+    height, lines = floors(), []
+    for head in dict.fromkeys(name.partition("/")[0] for name in reversed(ROOMS)):
+        folder = head == "kernels" or (ROOT / "dqcore" / head).is_dir()
+        path = f"{head}/" if head == "kernels" else f"dqcore/{head}{'/' if folder else '.py'}"
+        inside = [name for name in reversed(ROOMS) if name.startswith(f"{head}/")]
+        parts = [f"`{name.removeprefix(f'{head}/')}` {ROOMS[name]}".strip() for name in inside]
+        about = "; ".join(([ROOMS[head]] if head in ROOMS else []) + parts)
+        lines.append(f"- floor {height[head]}, `{path}`: {about}")
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- layers: python tests/layers.py writes this list -->\n", "<!-- end of layers -->\n"
+
+
+def written(text: str) -> str:
+    """``text`` with the list of rooms between its two markers."""
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + as_markdown() + END, text, flags=re.DOTALL
+    )
+
+
+if __name__ == "__main__":
+    page = ROOT / "CONTRIBUTING.md"
+    page.write_text(written(page.read_text()))

@@ -97,3 +97,8 @@ dqcore.DQVAE.from_preset("dqvae-dual-tiny")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_in_contributing_is_the_table():
+    page = (layers.ROOT / "CONTRIBUTING.md").read_text()
+    assert layers.written(page) == page, "python tests/layers.py writes it"
