@@ -34,9 +34,14 @@ class Pretrained(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        if not isinstance(config, self.Config):
-            raise TypeError(f"config: expected a {self.Config.__name__}, got {type(config).__name__}")
+        self.check_config(config)
         self.config = config
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise TypeError unless ``config`` is of this class's ``Config``."""
+        if not isinstance(config, cls.Config):
+            raise TypeError(f"config: expected a {cls.Config.__name__}, got {type(config).__name__}")
 
     @classmethod
     def from_preset(cls: type[Model], name: str, **overrides: Any) -> Model:

@@ -6,7 +6,8 @@ import torch
 import dqcore
 from dqcore.models.sampling.draw import Draw, uniforms
 from dqcore.models.sampling.walk import Plan, Walk
-from dqcore.models.tape import NULL, coarse_to_fine_tape, raster_tape
+from dqcore.models.tape import NULL
+from dqcore.models.tapes import coarse_to_fine_tape, raster_tape
 
 GRID = (3, 4)
 
