@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from dqcore.cli.progress import progress_bar
 from dqcore.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor
 
 __all__ = ["sample"]
@@ -67,25 +69,21 @@ def sample(
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
-    sampling = Sampling(
-        temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance=guidance
-    )
+    sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
+    labels = _labels(model_folder(prior), model.config.num_classes, label, count)
+    sizes = {"slots": slots, "batch_size": batch_size}
     with progress_bar() as bar:
-        task = bar.add_task("sample", total=count)
+        report = _report_to(bar, count)
         samples = write_samples(
-            model,
-            decoder,
-            out,
-            count,
-            labels=_labels(model_folder(prior), model.config.num_classes, label, count),
-            batch_size=batch_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            sampling=sampling,
-            slots=slots,
-            seed=seed,
+            model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, progress=report, **sizes
         )
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
+
+
+def _report_to(bar: Progress, count: int) -> Callable[[int, int], object]:
+    task = bar.add_task("sample", total=count)
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _labels(folder: Path, num_classes: int, label: str | None, count: int) -> Tensor | int | None:

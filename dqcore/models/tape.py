@@ -160,7 +160,9 @@ class Tape(nn.Module):
             images + 1, dtype=torch.int32, device=device
         )
         read = torch.arange(len(keys) - images, device=device)
-        owner = batch.repeat_interleave(lengths + self.num_specials - 1, output_size=len(read))  # that of each input
+        owner = batch.repeat_interleave(
+            lengths + self.num_specials - 1, output_size=len(read)
+        )  # the image of each input
         return Tokens(
             codes[order] + shift,
             entries,
@@ -210,7 +212,7 @@ def positions_in_order(region_grid: tuple[int, int], granularity: int, order: Or
 
 
 def _index_of(grains: Tensor, positions: Tensor, region_grid: tuple[int, int]) -> Tensor:
-    """Index of codes among the positions of all granularities, those of the coarsest first."""
+    """Index of codes among the positions of all granularities, coarsest granularity first."""
     return region_grid[0] * region_grid[1] * ((1 << 2 * grains) - 1) // 3 + positions
 
 

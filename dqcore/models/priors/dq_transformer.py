@@ -53,10 +53,11 @@ class DQTransformer(TapePrior):
 
     ::
 
-        read     start  c0  c1 .. end | start  c0  c1 .. end      one granularity after the other
-                   |     |   |     |      |     |   |
-        predict   p0    p1  p2 .. start  p0    p1  p2 .. end      positions, which ascend within a granularity
-                  c0    c1  c2 .. start  c0    c1  c2 .. end      contents, once their positions are known
+                   granularity 0       granularity 1
+        read       start c0 c1 .. end  start c0 c1 ..
+                     |   |  |  |   |     |   |  |  |
+        position     p0  p1 p2 end start p0  p1 p2 end     p ascends within a granularity
+        content      c0  c1 c2 end start c0  c1 c2 end     predicted once its position is known
 
     An image is read granularity after granularity: a start, its codes with ascending positions, an end. Contents share
     one embedding; positions have a table for each granularity; steps and granularities have embeddings of their own.

@@ -4,10 +4,12 @@
 walks a tape (:mod:`dqcore.models.tape`). At each step the model reads all tokens so far. Then the position and after it
 the content of the next token is drawn (paper, section 3.3). :func:`generate_by_region` does the same for
 :class:`dqcore.models.priors.global_local.GlobalLocal`. Tests compare the fast samplers with these two. Their arguments
-are those of ``Prior.sample``; they are not checked here, and all is on the CPU.
+are those of ``Prior.sample``; they are not checked here. The prior is on the CPU and in evaluation mode.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -46,28 +48,25 @@ def generate(
 
         entries, contents = [0], [int(tape.contents[0])]  # every image begins with a start token
         while entries[-1] < len(tape) - 1:
-            # The position transformer reads all tokens so far. Its last state predicts the position of the next one.
-            runs = [_read(prior, entries, contents, each) for each in copies]
+            # The position transformer reads all tokens so far. Its last state predicts the position of the next one,
+            # which is drawn from those that keep the image valid. (A plain raster prior knows all positions.)
+            states, position_logits = _predict_position(prior, entries, contents, copies, sampling)
             candidates = regions.may_come_next(entries[-1])
-            position_logits = [logits[-1] for _, logits in runs if logits is not None]
             entry = candidates[0]
-            if position_logits:
-                logits = _guided(position_logits, sampling)[tape.columns]
-                scores = torch.full_like(logits, -torch.inf)
-                scores[candidates] = logits[candidates]
-                entry = int(sampling.positions(scores[None], numbers[entries[-1], 1:]))
+            if position_logits is not None:
+                logits = torch.full((len(tape),), -torch.inf)
+                logits[candidates] = position_logits[tape.columns[candidates]]
+                entry = int(sampling.positions(logits[None], numbers[entries[-1], 1:]))
 
-            # The content transformer adds the positions of the next tokens to the states. Its last output predicts the
-            # next content, which is drawn if nothing else decides it.
+            # The content transformer reads the states, to each of which the position of the token after it is added.
+            # Its last output predicts the next content, which is drawn unless it is a special token's or is given.
             if tape.positions[entry] < 0:
                 content = int(tape.contents[entry])
             elif entry in known:
                 content = known[entry]
             else:
-                following = [*entries[1:], entry]
-                states = [each for each, _ in runs]
-                content_logits = [_write(prior, *each, following) for each in zip(states, copies, strict=True)]
-                content = int(sampling.contents(_guided(content_logits, sampling)[None], numbers[entry, :1]))
+                logits = _predict_content(prior, states, [*entries[1:], entry], copies, sampling)
+                content = int(sampling.contents(logits[None], numbers[entry, :1]))
             regions.take(entry)
             entries.append(entry)
             contents.append(content)
@@ -76,7 +75,7 @@ def generate(
 
 
 class _Regions:
-    """Which granularity each region of one image has so far, and so which entries of the tape may come next.
+    """The granularity of each region of one image as far as it is known, and thus which entries may come next.
 
     Args:
         tape: The tape.
@@ -93,7 +92,7 @@ class _Regions:
         self.chosen = dict(self.given)
 
     def may_come_next(self, here: int) -> list[int]:
-        """Entries after ``here`` up to the first that must not be passed over."""
+        """Entries after ``here`` that may be taken, up to the first that must not be passed over."""
         found = []
         for entry in range(here + 1, len(self.grains)):
             grain, is_code, must = self.grains[entry], self.positions[entry] >= 0, True
@@ -103,11 +102,11 @@ class _Regions:
                     continue
                 if region in self.chosen:
                     if grain != self.chosen[region]:
-                        continue  # the region is covered by codes of another granularity
+                        continue  # another granularity covers the region
                 else:
                     if cell != (0, 0):
-                        continue  # a region's granularity is chosen with its first code
-                    must = grain == self.finest  # the last chance to cover the region
+                        continue  # a granularity covers a region from its first code on, or not at all
+                    must = grain == self.finest  # nothing after it could cover the region
             found.append(entry)
             if must:
                 break
@@ -129,19 +128,31 @@ def _codes_by_entry(tape: Tape, image: CodeSequence) -> dict[int, int]:
     return dict(zip(tape.entries_of(image).tolist(), image.codes.tolist(), strict=True))
 
 
-def _read(prior: TapeModel, entries: list[int], contents: list[int], label: int) -> tuple[Tensor, Tensor | None]:
-    """States and position logits after all tokens of one image."""
-    tape, here = prior.tape, torch.tensor(entries)
-    shift = tape.starts[here] * label
-    x = prior.embed(torch.tensor(contents) + shift, tape.rows[here] + shift, tape.grains[here], torch.arange(len(here)))
-    return prior.predict_positions(x, torch.tensor([0, len(here)], dtype=torch.int32))
+def _predict_position(
+    prior: TapeModel, entries: list[int], contents: list[int], copies: Sequence[int], sampling: Sampling
+) -> tuple[list[Tensor], Tensor | None]:
+    """States ``(n, dim)`` of the tokens so far, for each copy, and logits ``(columns,)`` of the position after them."""
+    tape, here, states, logits = prior.tape, torch.tensor(entries), [], []
+    for label in copies:
+        shift = tape.starts[here] * label
+        rows, steps = tape.rows[here] + shift, torch.arange(len(here))
+        x = prior.embed(torch.tensor(contents) + shift, rows, tape.grains[here], steps)
+        states_of_copy, columns = prior.predict_positions(x, torch.tensor([0, len(here)], dtype=torch.int32))
+        states.append(states_of_copy)
+        logits += [] if columns is None else [columns[-1]]
+    return states, _guided(logits, sampling) if logits else None
 
 
-def _write(prior: TapeModel, states: Tensor, label: int, following: list[int]) -> Tensor:
-    """Logits ``(K,)`` of the last of the following codes."""
-    rows = prior.tape.rows[following] + prior.tape.starts[following] * label
-    logits = prior.predict_contents(states, rows, torch.tensor([0, len(rows)], dtype=torch.int32))
-    return logits[-1, : prior.config.codebook_size]
+def _predict_content(
+    prior: TapeModel, states: list[Tensor], following: list[int], copies: Sequence[int], sampling: Sampling
+) -> Tensor:
+    """Logits ``(K,)`` of the last code of ``following``, the entries of the tokens after those that were read."""
+    logits = []
+    for label, states_of_copy in zip(copies, states, strict=True):
+        rows = prior.tape.rows[following] + prior.tape.starts[following] * label
+        out = prior.predict_contents(states_of_copy, rows, torch.tensor([0, len(rows)], dtype=torch.int32))
+        logits.append(out[-1, : prior.config.codebook_size])
+    return _guided(logits, sampling)
 
 
 def _guided(logits: list[Tensor], sampling: Sampling) -> Tensor:
