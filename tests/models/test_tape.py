@@ -48,10 +48,8 @@ def test_layout_is_the_papers(order, granularities):
 @pytest.mark.parametrize("granularities", [1, 2, 3])
 def test_layout_does_not_care_for_the_order_it_gets(granularities):
     tape = coarse_to_fine_tape(GRID, granularities, 50, 1, "row-first")
-    grain, codes = (
-        torch.randint(0, granularities, (2, *GRID)),
-        torch.randint(0, 50, (2, *(s << granularities - 1 for s in GRID))),
-    )
+    grain = torch.randint(0, granularities, (2, *GRID))
+    codes = torch.randint(0, 50, (2, *(side << granularities - 1 for side in GRID)))
     one, other = (dqcore.pack_codes(codes, grain, o, granularities) for o in ("row-first", "region-first"))
     labels = torch.zeros(2, dtype=torch.int64)
     for mine, theirs in zip(tape.lay_out(one, labels), tape.lay_out(other, labels), strict=True):
