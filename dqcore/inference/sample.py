@@ -67,13 +67,13 @@ def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16
 
 @torch.no_grad()
 def decode_preview(tokenizer: Any, sequence: CodeSequence) -> Tensor:
-    """Images ``(B, 3, H, W)`` of a sequence that covers only some regions; the others are light grey."""
+    """Images ``(B, 3, H, W)`` of a sequence that covers only some regions; the other regions are light grey."""
     hole = tokenizer.config.codebook_size
     codes = preview_maps(sequence, hole)
     images = tokenizer.decode(codes)
     stride = images.shape[-1] // codes.shape[-1]
-    open_ = (codes == hole).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
-    return images.masked_fill(open_[:, None], 0.8)
+    holes = (codes == hole).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+    return images.masked_fill(holes[:, None], 0.8)
 
 
 def preview_maps(sequence: CodeSequence, hole: int) -> Tensor:
@@ -88,8 +88,8 @@ def preview_maps(sequence: CodeSequence, hole: int) -> Tensor:
     for g in range(sequence.num_granularities):
         mine, side = sequence.grains == g, 1 << shift - g
         blocks = codes.view(len(codes), rows << g, side, columns << g, side)
-        places = sequence.positions[mine]
-        blocks[images[mine], places // (columns << g), :, places % (columns << g)] = sequence.codes[mine, None, None]
+        y, x = sequence.positions[mine] // (columns << g), sequence.positions[mine] % (columns << g)
+        blocks[images[mine], y, :, x] = sequence.codes[mine, None, None]
     return codes
 
 
@@ -99,8 +99,8 @@ def image_grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
     columns = min(columns, count)
     rows = -(-count // columns)
     grid = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
-    for place, image in enumerate(images.cpu()):
-        y, x = place // columns * (height + gap), place % columns * (width + gap)
+    for index, image in enumerate(images.cpu()):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
         grid[:, y : y + height, x : x + width] = image
     return grid
 
@@ -157,6 +157,7 @@ def write_samples(
 
 
 def _offset(progress: Callable[[int, int], object], first: int, count: int) -> Callable[[int, int], object]:
+    """``progress`` for a chunk that begins with sample ``first`` of ``count``."""
     return lambda done, _: progress(first + done, count)
 
 

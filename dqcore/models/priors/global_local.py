@@ -24,7 +24,7 @@ __all__ = ["PRESETS", "GlobalLocal", "GlobalLocalConfig"]
 
 @dataclass(frozen=True)
 class GlobalLocalConfig(PriorConfig):
-    """Fields not listed here: :class:`PriorConfig`; ``max_steps`` is not needed."""
+    """Fields not listed here: :class:`PriorConfig`; ``max_steps`` is not used."""
 
     global_layers: int = 20
     local_layers: int = 4
@@ -85,7 +85,7 @@ class GlobalLocal(Prior):
             self.content_embedding.weight[size].zero_()
 
     def may_end(self, place: int) -> bool:
-        """Whether a region's codes may end before this place."""
+        """Whether a region's codes may end before this place, so that a placeholder stands there."""
         return place in (4**g for g in range(self.config.num_granularities - 1))
 
     def forward(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput:

@@ -93,7 +93,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _mix_number(z: int) -> int:
-    """:func:`_mix` of a Python integer; a tensor made of it on the host could not be copied inside a CUDA graph."""
+    """:func:`_mix` of a Python integer. The seed never becomes a tensor: a CUDA graph cannot copy one from the host."""
     mask = (1 << 64) - 1
     z = ((z & mask) ^ (z & mask) >> 30) * 0xBF58476D1CE4E5B9 & mask
     z = (z ^ z >> 27) * 0x94D049BB133111EB & mask

@@ -19,7 +19,7 @@ ANY = 1 << 62
 
 
 class Plan:
-    """What is fixed before samples are drawn: their labels, their random numbers, and which codes are given or banned.
+    """What is fixed before ``n`` samples are drawn: labels, random numbers, and which codes are given or banned.
 
     Args:
         tape: The tape.
@@ -46,6 +46,7 @@ class Plan:
     ) -> None:
         shift = tape.starts * labels[:, :, None]
         special = tape.positions < 0
+        # A content is clamped between its bounds: special and given contents have equal ones, other codes wide ones.
         least = torch.where(special, (tape.contents + shift).clamp_min(0), 0)
         most = torch.where(special, least, ANY)
         self.status = tape.status.repeat(labels.shape[1], 1)
@@ -58,7 +59,7 @@ class Plan:
             least, most = (torch.where(known, given, bound) for bound in (least, most))
         if stop is not None:
             self.status.masked_fill_((tape.grains > stop) & ~special, BANNED)
-        self.status[:, 0] = BANNED  # the first start is where a walk begins
+        self.status[:, 0] = BANNED  # the first start token is taken already
         entries = torch.arange(len(tape), device=labels.device).expand_as(least)
         fields = [least, most, tape.rows + shift, tape.grains.expand_as(least), entries]
         pairs = numbers.view(1, -1, len(tape), 2).expand(len(labels), -1, -1, -1)
@@ -130,7 +131,8 @@ class Walk:
         An entry may come next if it is not banned and no mandatory entry stands before it. Entries that were passed
         have been banned. At the end of the tape the last entry stays open.
         """
-        return self.status <= (self.status >> 1).cumsum(1)
+        mandatory_so_far = (self.status >> 1).cumsum(1)  # MANDATORY >> 1 is 1; the entry itself is counted
+        return self.status <= mandatory_so_far
 
     def under_way(self, out: Tensor) -> None:
         """Write into ``out``, ``(copies * S,)`` bool, which slots have not reached the end of the tape."""
@@ -161,4 +163,5 @@ class Walk:
         return (found & (self._all_entries <= last)).sum(1)
 
     def _field(self, column: int) -> Tensor:
+        """A column of the present tokens, ``(copies * S,)``."""
         return self._here[..., column].flatten()
