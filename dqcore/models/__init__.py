@@ -1,4 +1,4 @@
-"""Models: tokenizers, priors, sampling. The file of a model holds a frozen config dataclass, ``PRESETS`` and the module."""
+"""Models: tokenizers, priors, sampling. A model's file holds a frozen config dataclass, ``PRESETS`` and the module."""
 
 from dqcore.models.tokenizers.base import Encoding, TokenizerOutput
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
