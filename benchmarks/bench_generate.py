@@ -8,8 +8,8 @@ import torch
 
 import dqcore
 from dqcore.models.priors.dq_transformer import DQTransformer
-from dqcore.models.sampling.cached_steps import CachedSteps
 from dqcore.models.sampling.sampler import Sampler
+from dqcore.models.sampling.steps import CachedSteps
 
 BATCH = 8
 SLOTS = 128
@@ -32,17 +32,17 @@ class RecomputedSteps(CachedSteps):
     def positions(self, contents, rows, grains):
         """Logits after the tokens that come now."""
         steps = torch.full_like(rows, len(self.inputs))
-        self.inputs.append(self.prior._embed(contents, rows, grains, steps))
+        self.inputs.append(self.prior.embed(contents, rows, grains, steps))
         count, slots = len(self.inputs), len(rows)
         self.ends = torch.arange(0, slots * count + 1, count, dtype=torch.int32, device=rows.device)
-        self.states, logits = self.prior._read(torch.stack(self.inputs, 1).flatten(0, 1), self.ends)
+        self.states, logits = self.prior.predict_positions(torch.stack(self.inputs, 1).flatten(0, 1), self.ends)
         return logits[count - 1 :: count]
 
     def codes(self, rows):
         """Logits of the codes there."""
         self.next_rows.append(rows.clone())
         count = len(self.inputs)
-        logits = self.prior._write(self.states, torch.stack(self.next_rows, 1).flatten(), self.ends)
+        logits = self.prior.predict_contents(self.states, torch.stack(self.next_rows, 1).flatten(), self.ends)
         return logits[count - 1 :: count, : self.prior.config.codebook_size]
 
 
@@ -131,7 +131,7 @@ def seconds_of_recomputation(prior, slots, tokens):
             times = []
             for _ in range(3):
                 steps = RecomputedSteps(prior, slots)
-                steps.inputs = [prior._embed(zeros, zeros, zeros, zeros)] * (count - 1)
+                steps.inputs = [prior.embed(zeros, zeros, zeros, zeros)] * (count - 1)
                 steps.next_rows = [zeros] * (count - 1)
                 start = now()
                 steps.positions(zeros, zeros, zeros)

@@ -50,8 +50,8 @@ def bench_packed_training_step(benchmark, device):
     steps = torch.arange(longest, device=device).repeat(BATCH)
 
     def padded():
-        x, positions = model._read(model.dropout(model._embed(tokens, tokens, tokens, steps)), ends)
-        contents = model._write(x, tokens, ends)
+        x, positions = model.predict_positions(model.dropout(model.embed(tokens, tokens, tokens, steps)), ends)
+        contents = model.predict_contents(x, tokens, ends)
         loss = sum(torch.nn.functional.cross_entropy(logits, tokens) for logits in (positions, contents))
         loss.backward()
 

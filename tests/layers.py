@@ -52,6 +52,7 @@ ROOMS = {
     "quantizer": "`DynamicQuantizer`",
     "models/pretrained": "saving and loading",
     "models/tape": "every token an image may have, in order",
+    "models/tapes": "coarse to fine, and raster",
     "models/sampling": "drawing code sequences, token by token",
     "models/priors": "DQ-Transformer and its rivals",
     "models/tokenizers": "DQ-VAE and VQGAN",

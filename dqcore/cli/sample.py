@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
@@ -12,6 +13,7 @@ from dqcore.cli.progress import progress_bar
 from dqcore.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor
 
 __all__ = ["sample"]
@@ -48,55 +50,44 @@ def sample(
             classes does by default.
         tokenizer: Folder of the tokenizer; by default the one saved with the prior.
         temperature: Divides the logits of contents.
-        top_k: Contents are drawn from the so many likeliest codes.
-        top_p: Contents are drawn from the fewest likeliest codes whose probabilities reach this sum.
-        position_temperature: As temperature, for positions; by default the same.
+        top_k: Contents are drawn from this many likeliest codes.
+        top_p: Contents are drawn from the smallest set of likeliest codes whose probabilities reach this sum.
+        position_temperature: As temperature, for positions; by default the same. A Global-Local prior has no positions
+            to draw and takes none of the three options.
         position_top_k: As top_k, for positions.
         position_top_p: As top_p, for positions.
         guidance: Above 1 moves samples towards their class; needs a prior trained with label_dropout.
         slots: Samples drawn at once.
         batch_size: Images decoded together.
-        seed: Decides the samples.
+        seed: Fixes the samples.
         device: auto, cpu, cuda or cuda:N.
     """
     from dqcore.inference.load import pick_device
     from dqcore.inference.sample import load_pair, write_samples
     from dqcore.models.auto import model_folder
-    from dqcore.models.priors.global_local import GlobalLocal
+    from dqcore.models.sampling.settings import Sampling
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
+    sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
-    positions: dict[str, Any] = {}
-    if not isinstance(model, GlobalLocal):
-        positions = {
-            "position_temperature": position_temperature,
-            "position_top_k": position_top_k,
-            "position_top_p": position_top_p,
-        }
+    labels = _labels(model_folder(prior), model.config.num_classes, label, count)
+    sizes = {"slots": slots, "batch_size": batch_size}
     with progress_bar() as bar:
-        task = bar.add_task("sample", total=count)
+        report = _report_to(bar, count)
         samples = write_samples(
-            model,
-            decoder,
-            out,
-            count,
-            labels=_labels(model_folder(prior), model.config.num_classes, label, count),
-            batch_size=batch_size,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
-            slots=slots,
-            seed=seed,
-            **positions,
+            model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, progress=report, **sizes
         )
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
 
 
+def _report_to(bar: Progress, count: int) -> Callable[[int, int], object]:
+    task = bar.add_task("sample", total=count)
+    return lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _labels(folder: Path, num_classes: int, label: str | None, count: int) -> Tensor | int | None:
-    """Labels by number from what the user named."""
+    """The numbers of the classes that the user named."""
     import torch
 
     if num_classes == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
 from dqcore.files import write_atomically
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
+from dqcore.models.priors.base import Prior
+from dqcore.models.sampling.settings import Sampling
 from dqcore.ops.unpack_codes import unpack_codes
 
 __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
-#: Samples drawn before they are decoded and written; only while the last of them are drawn do slots stand idle.
+#: Samples drawn before they are decoded and written. Slots are idle only while the last of them are drawn.
 CHUNK = 8192
 
 
@@ -30,7 +32,7 @@ class Samples:
     Attributes:
         paths: The images' files.
         grid: The file that shows the first of them together.
-        images_per_second: Sampling and decoding, without writing.
+        images_per_second: Images drawn and decoded each second; the time of writing is left out.
     """
 
     paths: list[Path]
@@ -39,11 +41,11 @@ class Samples:
 
 
 def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> tuple[Any, Any]:
-    """A saved prior and the tokenizer it belongs to, by default the one saved with it; both in evaluation mode.
+    """Load a saved prior and the tokenizer it belongs to, by default the one saved with it; both in evaluation mode.
 
     Raises:
         FileNotFoundError: One of them is missing.
-        ValueError: They do not belong together.
+        InputError: They do not belong together.
     """
     folder = model_folder(prior)
     model = load_saved(folder, PRIORS)
@@ -57,7 +59,7 @@ def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device |
 
 @torch.no_grad()
 def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16) -> Tensor:
-    """Images ``(B, 3, H, W)`` of a sequence that covers them."""
+    """Images ``(B, 3, H, W)`` of a sequence that covers all regions, ``batch_size`` of them decoded at once."""
     codes, grain = unpack_codes(sequence)
     parts = zip(codes.split(batch_size), grain.split(batch_size), strict=True)
     return torch.cat([tokenizer.decode(some, where) for some, where in parts])
@@ -65,19 +67,19 @@ def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16
 
 @torch.no_grad()
 def decode_preview(tokenizer: Any, sequence: CodeSequence) -> Tensor:
-    """Images ``(B, 3, H, W)`` of a sequence that covers only some regions; the others are light grey."""
+    """Images ``(B, 3, H, W)`` of a sequence that covers only some regions; the other regions are light grey."""
     hole = tokenizer.config.codebook_size
     codes = preview_maps(sequence, hole)
     images = tokenizer.decode(codes)
     stride = images.shape[-1] // codes.shape[-1]
-    open_ = (codes == hole).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
-    return images.masked_fill(open_[:, None], 0.8)
+    holes = (codes == hole).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+    return images.masked_fill(holes[:, None], 0.8)
 
 
 def preview_maps(sequence: CodeSequence, hole: int) -> Tensor:
-    """Code maps ``(B, H, W)`` of sequences that cover only some regions; ``hole`` elsewhere.
+    """Code maps ``(B, H, W)`` of a sequence that covers only some regions, with ``hole`` in the others.
 
-    A tokenizer's ``decode`` takes its codebook's size as a hole.
+    A tokenizer's ``decode`` knows a hole by the code ``K``, its codebook's size.
     """
     rows, columns = sequence.region_grid
     shift = sequence.num_granularities - 1
@@ -86,33 +88,36 @@ def preview_maps(sequence: CodeSequence, hole: int) -> Tensor:
     for g in range(sequence.num_granularities):
         mine, side = sequence.grains == g, 1 << shift - g
         blocks = codes.view(len(codes), rows << g, side, columns << g, side)
-        places = sequence.positions[mine]
-        blocks[images[mine], places // (columns << g), :, places % (columns << g)] = sequence.codes[mine, None, None]
+        y, x = sequence.positions[mine] // (columns << g), sequence.positions[mine] % (columns << g)
+        blocks[images[mine], y, :, x] = sequence.codes[mine, None, None]
     return codes
 
 
 def image_grid(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
-    """Images ``(B, 3, H, W)`` side by side, ``(3, height, width)``, white between them."""
+    """Images ``(B, 3, H, W)`` side by side, ``(3, height, width)``, with white gaps of ``gap`` pixels."""
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
     grid = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
-    for place, image in enumerate(images.cpu()):
-        y, x = place // columns * (height + gap), place % columns * (width + gap)
+    for index, image in enumerate(images.cpu()):
+        y, x = index // columns * (height + gap), index % columns * (width + gap)
         grid[:, y : y + height, x : x + width] = image
     return grid
 
 
 def write_samples(
-    prior: Any,
+    prior: Prior,
     tokenizer: Any,
     out: Path,
     count: int,
     *,
     labels: Tensor | int | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    slots: int | None = None,
     batch_size: int = 16,
     progress: Callable[[int, int], object] | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Samples:
     """Draw, decode and write images: ``out/00000.png``, ... and ``out/grid.png`` with the first 64.
 
@@ -121,11 +126,15 @@ def write_samples(
         tokenizer: The tokenizer it belongs to.
         out: Folder, made if it is missing.
         count: Number of images.
-        labels: As in ``prior.generate``.
+        labels: As in ``prior.sample``.
+        sampling: How to draw.
+        seed: Image i depends on the seed and on i alone.
+        slots: Number of samples drawn at once.
         batch_size: Images decoded together.
-        progress: Called with the numbers of drawn samples and of all.
-        **options: Passed on to ``prior.generate``.
+        progress: Called with the number of drawn samples and the number of all.
+        **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
     """
+    sampling = replace(sampling or Sampling(), **settings)
     paths: list[Path] = []
     shown: list[Tensor] = []
     seconds = 0.0
@@ -134,7 +143,7 @@ def write_samples(
         some = labels[first : first + size] if isinstance(labels, Tensor) else labels
         start = time.perf_counter()
         report = None if progress is None else _offset(progress, first, count)
-        sequence = prior.generate(size, some, first=first, progress=report, **options)
+        sequence = prior.sample(size, some, sampling, seed=seed, first=first, slots=slots, progress=report)
         for begin in range(0, size, batch_size):
             images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
             seconds += time.perf_counter() - start
@@ -148,6 +157,7 @@ def write_samples(
 
 
 def _offset(progress: Callable[[int, int], object], first: int, count: int) -> Callable[[int, int], object]:
+    """``progress`` for a chunk that begins with sample ``first`` of ``count``."""
     return lambda done, _: progress(first + done, count)
 
 

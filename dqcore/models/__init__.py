@@ -1,4 +1,4 @@
-"""Models: a frozen config dataclass, ``PRESETS`` and the module, one model a file."""
+"""Models: tokenizers, priors, sampling. A model's file holds a frozen config dataclass, ``PRESETS`` and the module."""
 
 from dqcore.models.tokenizers.base import Encoding, TokenizerOutput
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig

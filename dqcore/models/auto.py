@@ -1,4 +1,4 @@
-"""Saved models whose kind is not known beforehand, and which prior belongs to which tokenizer."""
+"""Loading saved models of any class, and checking that a prior belongs to a tokenizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ PRIORS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQTransformer, Ras
 
 
 def model_folder(path: Path) -> Path:
-    """The folder of a saved model: itself, the one inside a training run's folder, or of a repository on the Hub.
+    """The folder of a saved model.
+
+    Args:
+        path: That folder, the folder of a training run, or the id of a repository on the Hugging Face Hub.
 
     Raises:
         FileNotFoundError: There is nothing of that name.
@@ -34,15 +37,15 @@ def model_folder(path: Path) -> Path:
 
 
 def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
-    """A model of one of these kinds, in evaluation mode, on the CPU.
+    """Load a model of one of these classes, in evaluation mode, on the CPU.
 
     Args:
-        path: A folder that ``save_pretrained`` wrote, a training run's folder, or the id of a repository on the Hub.
-        kinds: Names of classes to classes.
+        path: As in :func:`model_folder`.
+        kinds: The classes, by their names, such as :data:`PRIORS`.
 
     Raises:
         FileNotFoundError: There is no saved model.
-        ValueError: It is of another kind, or damaged.
+        InputError: It is of another class, or damaged.
     """
     folder = model_folder(path)
     config = folder / "config.json"
@@ -58,7 +61,7 @@ def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
 
 
 def fingerprint(path: Path) -> str:
-    """What tells one saved tokenizer from another: a hash of its config and its weights."""
+    """A hash of a saved tokenizer's config and weights, by which it can be told from others."""
     digest = hashlib.sha256()
     for name in ("config.json", "model.safetensors"):
         digest.update((model_folder(path) / name).read_bytes())
@@ -66,15 +69,15 @@ def fingerprint(path: Path) -> str:
 
 
 def check_belongs(prior: Any, tokenizer: Any, identity: str = "") -> None:
-    """Raise unless ``prior`` makes codes that ``tokenizer`` can decode.
+    """Raise unless ``tokenizer`` can decode what ``prior`` draws.
 
     Args:
         prior: A prior.
         tokenizer: A tokenizer.
-        identity: The tokenizer's :func:`fingerprint`, where it is known.
+        identity: The tokenizer's :func:`fingerprint`; empty if it is not known.
 
     Raises:
-        ValueError: Their codebooks or granularities differ, or the prior was trained on another tokenizer's codes.
+        InputError: Their codebooks or granularities differ, or the prior was trained on another tokenizer's codes.
     """
     for name in ("codebook_size", "num_granularities"):
         mine, theirs = getattr(prior.config, name), getattr(tokenizer.config, name)

@@ -34,9 +34,14 @@ class Pretrained(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        if not isinstance(config, self.Config):
-            raise TypeError(f"config: expected a {self.Config.__name__}, got {type(config).__name__}")
+        self.check_config(config)
         self.config = config
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raise TypeError unless ``config`` is of this class's ``Config``."""
+        if not isinstance(config, cls.Config):
+            raise TypeError(f"config: expected a {cls.Config.__name__}, got {type(config).__name__}")
 
     @classmethod
     def from_preset(cls: type[Model], name: str, **overrides: Any) -> Model:
@@ -44,10 +49,10 @@ class Pretrained(nn.Module):
 
         Args:
             name: A key of ``PRESETS``.
-            **overrides: Fields of the config to set otherwise.
+            **overrides: Fields of the config that replace the preset's.
 
         Raises:
-            ValueError: There is no such preset or field; the message names the nearest.
+            InputError: There is no such preset or field; the message names the most similar one.
         """
         if name not in cls.PRESETS:
             raise InputError(f"name: {_unknown('preset', name, cls.PRESETS)}")
@@ -55,9 +60,10 @@ class Pretrained(nn.Module):
         return cls(config_from_dict(cls.Config, fields, f"preset {name}"))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into the folder ``path``, made if it is missing.
+        """Write ``model.safetensors`` and ``config.json`` into the folder ``path``, which is made if it is missing.
 
-        Each file is written beside its place, flushed to disk and renamed: a killed run never leaves half a file.
+        Each file is written under another name, flushed to disk and renamed, so that a killed run never leaves half a
+        file.
         """
         from safetensors.torch import save
 
@@ -76,7 +82,7 @@ class Pretrained(nn.Module):
 
         Raises:
             FileNotFoundError: There is no such folder or repository, or a file is missing in it.
-            ValueError: It holds another model, a config with unknown fields, or weights that do not fit the config.
+            InputError: It holds another model, a config with unknown fields, or weights that do not fit the config.
         """
         folder = Path(path) if os.path.exists(path) else download(os.fspath(path))
         for name in (CONFIG, WEIGHTS):
@@ -143,10 +149,13 @@ def _load(model: nn.Module, path: Path) -> None:
 
 
 def download(repository: str) -> Path:
-    """The folder of a model on the Hugging Face Hub, with the tokenizer that a prior was saved with.
+    """Download a model from the Hugging Face Hub; for a prior, also the tokenizer that was saved with it.
+
+    Returns:
+        The folder with its files.
 
     Raises:
-        FileNotFoundError: There is no such repository, or no way to it.
+        FileNotFoundError: There is no such repository, or it cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

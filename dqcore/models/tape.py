@@ -1,26 +1,55 @@
-"""The tape: every token that an image may have, in the one order in which a prior reads and makes them.
+"""The tape: every token that an image may have, in the order in which a prior reads and draws them.
 
-Codes of every granularity and the special tokens between them lie on it. The tokens of one image are a subset, always
-taken forwards, so positions ascend by construction. Which subsets cover each region exactly once is said by a status
-of each entry (:data:`BANNED`, :data:`POSSIBLE`, :data:`MANDATORY`) and by what taking an entry does to the other
-entries of its region.
+::
+
+    coarse to fine, 1 x 2 regions:  start  0 1  end   start  0 1 2 3 4 5 6 7  end
+    granularity                     0      0 0  0     1      1 1 1 1 1 1 1 1  1
+
+An *entry* is a place on the tape: one code position of one granularity, or a special token. An image takes some of
+the entries, always forwards, so its positions ascend. Every region must be covered by the codes of exactly one
+granularity. Two tables keep this rule: ``status`` says what an entry is at the start (:data:`BANNED`,
+:data:`POSSIBLE` or :data:`MANDATORY`), and ``rules`` says which statuses change when an entry is taken.
+
+The two tapes of our priors are built in :mod:`dqcore.models.tapes`.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dqcore.codes import CodeSequence, Order, check_order
+from dqcore.codes import CodeSequence, Order
 
-__all__ = ["BANNED", "MANDATORY", "NULL", "POSSIBLE", "Tape", "Tokens", "coarse_to_fine_tape", "raster_tape"]
+__all__ = ["BANNED", "MANDATORY", "NULL", "POSSIBLE", "Entries", "Tape", "Tokens", "positions_in_order"]
 
 #: Statuses of an entry: it may not be taken, it may be taken or passed over, it must be taken.
 BANNED, POSSIBLE, MANDATORY = 0, 1, 2
-#: The label of an image without a class: it selects the padding token, which a packed sequence does not need.
+#: The label of an image without a class. A start token has content ``K + 2 + label``, so this label gives it ``K``:
+#: the padding token, which packed sequences do not need for anything else.
 NULL = -2
+
+
+class Entries(NamedTuple):
+    """What is known of each of ``L`` entries before any image is.
+
+    Attributes:
+        grains: Granularity, ``(L,)`` int64.
+        positions: Position of a code, -1 of special tokens, ``(L,)`` int64.
+        contents: Content of a special token, -1 of codes and of an end that is not a token, ``(L,)`` int64.
+        rows: Row of the position embedding, ``(L,)`` int64.
+        columns: Class of the position head, ``(L,)`` int64.
+        starts: Which entries are start tokens; the image's label is added to their content, row and column,
+            ``(L,)`` bool.
+    """
+
+    grains: Tensor
+    positions: Tensor
+    contents: Tensor
+    rows: Tensor
+    columns: Tensor
+    starts: Tensor
 
 
 class Tokens(NamedTuple):
@@ -31,9 +60,9 @@ class Tokens(NamedTuple):
         entries: Place on the tape, ascending within an image, ``(N,)`` int64.
         rows: Row of the position embedding, ``(N,)`` int64.
         columns: Class of the position head, ``(N,)`` int64.
-        inputs: Which tokens the model reads, all but each image's last: ``(N - B,)`` int64. Token ``inputs + 1`` is
-            the one that it predicts from there.
-        steps: Index of each input in its image, ``(N - B,)`` int64.
+        inputs: Indices of the tokens that the model reads, which are all but each image's last: ``(N - B,)`` int64.
+            At token ``i`` the model predicts token ``i + 1``.
+        steps: Row of the step embedding: index of each input in its image, ``(N - B,)`` int64.
         cu_seqlens: Where each image's inputs begin, ``(B + 1,)`` int32.
     """
 
@@ -47,17 +76,24 @@ class Tokens(NamedTuple):
 
 
 class Tape(nn.Module):
-    """Tables of ``L`` entries, kept as buffers that move with the model and are not saved.
+    """``L`` entries, their rules, and the way from code sequences to the tape and back.
+
+    Its tables are buffers, so they move with the model, but they are not saved.
 
     Args:
-        grains: Granularity of each entry, ``(L,)``.
-        positions: Position of each code, -1 of special tokens, ``(L,)``.
-        contents: Content of each special token, -1 of codes and of an end that is no token, ``(L,)``.
-        rows: Row of the position embedding, ``(L,)``.
-        columns: Class of the position head, ``(L,)``.
-        starts: Which entries are starts, whose content, row and column the label is added to, ``(L,)`` bool.
+        entries: The entries in order.
         region_grid: Regions ``(h, w)``.
         num_granularities: ``G``.
+        order: Order of the codes within a granularity.
+        coarse_to_fine: Whether each granularity stands on the tape as a whole, the coarser before the finer.
+
+    Attributes:
+        specials: Entries of the special tokens, ``(num_specials,)`` int64.
+        status: Statuses before anything is taken, ``(L,)`` int64.
+        rules: For each entry the ``E = (4**G - 1) / 3`` entries of its region and the status that each of them gets
+            when the entry is taken, ``(L, E, 2)`` int64.
+        lookup: The entry of each position, granularity after granularity, ``(h * w * E,)`` int64.
+        max_tokens: Tokens of the longest image, which has every region at the finest granularity.
     """
 
     grains: Tensor
@@ -73,36 +109,26 @@ class Tape(nn.Module):
 
     def __init__(
         self,
-        grains: Tensor,
-        positions: Tensor,
-        contents: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-        starts: Tensor,
+        entries: Entries,
         region_grid: tuple[int, int],
         num_granularities: int,
+        order: Order = "row-first",
+        *,
+        coarse_to_fine: bool = False,
     ) -> None:
         super().__init__()
         self.region_grid, self.num_granularities = region_grid, num_granularities
-        is_code = positions >= 0
-        specials = (contents >= 0).nonzero()[:, 0]
+        self.order, self.coarse_to_fine = order, coarse_to_fine
+        is_code = entries.positions >= 0
+        specials = (entries.contents >= 0).nonzero()[:, 0]
         self.num_specials = len(specials)
-        #: Tokens of the longest image: every region at the finest granularity.
         self.max_tokens = self.num_specials + (region_grid[0] * region_grid[1] << 2 * (num_granularities - 1))
-        regions = torch.where(is_code, _region_of(grains, positions.clamp_min(0), region_grid), -1)
-        status, rules = _rules(grains, regions, num_granularities)
-        tables: dict[str, Tensor] = {
-            "grains": grains,
-            "positions": positions,
-            "contents": contents,
-            "rows": rows,
-            "columns": columns,
-            "starts": starts,
-            "specials": specials,
-            "status": status,
-            "rules": rules,
-            "lookup": _lookup(grains, positions, region_grid),
-        }
+        regions = _region_of(entries.grains, entries.positions.clamp_min(0), region_grid)
+        status, rules = _rules(entries.grains, torch.where(is_code, regions, -1), num_granularities)
+        codes = is_code.nonzero()[:, 0]
+        index = _index_of(entries.grains[codes], entries.positions[codes], region_grid)
+        lookup = torch.empty_like(codes).index_copy_(0, index, codes)
+        tables = {**entries._asdict(), "specials": specials, "status": status, "rules": rules, "lookup": lookup}
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
@@ -111,8 +137,7 @@ class Tape(nn.Module):
 
     def entries_of(self, sequence: CodeSequence) -> Tensor:
         """Where each code of a sequence lies on the tape, ``(T,)`` int64."""
-        regions = self.region_grid[0] * self.region_grid[1]
-        return self.lookup[regions * ((1 << 2 * sequence.grains) - 1) // 3 + sequence.positions]
+        return self.lookup[_index_of(sequence.grains, sequence.positions, self.region_grid)]
 
     def lay_out(self, sequence: CodeSequence, labels: Tensor) -> Tokens:
         """All tokens of a batch: its codes, in whatever order they come, and its special tokens.
@@ -125,7 +150,7 @@ class Tape(nn.Module):
         lengths = sequence.lengths.long()
         total = len(sequence.codes)
         batch = torch.arange(images, device=device)
-        owner = batch.repeat_interleave(lengths, output_size=total)
+        owner = batch.repeat_interleave(lengths, output_size=total)  # the image of each code
         special = (batch[:, None] * len(self) + self.specials).flatten()
         keys, order = torch.cat([owner * len(self) + self.entries_of(sequence), special]).sort()
         codes = torch.cat([sequence.codes, self.contents[self.specials].repeat(images)])
@@ -135,7 +160,9 @@ class Tape(nn.Module):
             images + 1, dtype=torch.int32, device=device
         )
         read = torch.arange(len(keys) - images, device=device)
-        owner = batch.repeat_interleave(lengths + self.num_specials - 1, output_size=len(read))
+        owner = batch.repeat_interleave(
+            lengths + self.num_specials - 1, output_size=len(read)
+        )  # the image of each input
         return Tokens(
             codes[order] + shift,
             entries,
@@ -147,16 +174,16 @@ class Tape(nn.Module):
         )
 
     def to_sequence(self, contents: Tensor, order: Order) -> CodeSequence:
-        """The codes on walked tapes as a coarse-to-fine sequence.
+        """The codes that images have taken from the tape, as a coarse-to-fine sequence.
 
         Args:
-            contents: ``(B, L)`` integers, below 0 where an entry was not taken; special entries are passed over.
+            contents: ``(B, L)`` integers, below 0 where an entry was not taken; special entries are ignored.
             order: The order of codes within a granularity.
         """
-        canonical = self._canonical(order)
-        found = contents[:, canonical]
+        sorted_entries = self._coarse_to_fine_entries(order)
+        found = contents[:, sorted_entries]
         taken = found >= 0
-        entries = canonical.expand(len(contents), -1)[taken]
+        entries = sorted_entries.expand(len(contents), -1)[taken]
         ends = torch.cat([taken.new_zeros(1, dtype=torch.int64), taken.sum(1).cumsum(0)])
         return CodeSequence(
             found[taken].long(),
@@ -168,97 +195,25 @@ class Tape(nn.Module):
             order,
         )
 
-    def _canonical(self, order: Order) -> Tensor:
-        """Code entries in the coarse-to-fine order of a sequence."""
-        parts = [_positions(self.region_grid, g, order) for g in range(self.num_granularities)]
-        regions = self.region_grid[0] * self.region_grid[1]
-        offsets = [regions * (4**g - 1) // 3 for g in range(self.num_granularities)]
-        return self.lookup[
-            torch.cat([part + offset for part, offset in zip(parts, offsets, strict=True)]).to(self.lookup.device)
-        ]
+    def _coarse_to_fine_entries(self, order: Order) -> Tensor:
+        """Entries of the codes, coarse to fine and in this order within a granularity."""
+        parts = [positions_in_order(self.region_grid, g, order) for g in range(self.num_granularities)]
+        grains = torch.cat([torch.full_like(part, g) for g, part in enumerate(parts)])
+        return self.lookup[_index_of(grains, torch.cat(parts), self.region_grid).to(self.lookup.device)]
 
 
-def coarse_to_fine_tape(
-    region_grid: tuple[int, int], num_granularities: int, codebook_size: int, num_labels: int, order: Order
-) -> Tape:
-    """Start, codes and end of each granularity in turn (paper, section 3.3).
-
-    A granularity with P cells has position tokens: cells ``0 .. P - 1``, padding ``P``, end ``P + 1`` and starts from
-    ``P + 2`` on, one for each of ``num_labels`` labels; contents are numbered likewise, with K for P. The position
-    embedding stacks one table for each granularity.
-    """
-    check_order(order)
-    parts: list[dict[str, Tensor]] = []
-    offset = 0
-    for g in range(num_granularities):
-        cells = _positions(region_grid, g, order)
-        count = len(cells)
-        columns = torch.cat([torch.tensor([count + 2]), cells, torch.tensor([count + 1])])
-        special = torch.zeros(count + 2, dtype=torch.bool)
-        special[[0, -1]] = True
-        contents = torch.full_like(columns, -1)
-        contents[0], contents[-1] = codebook_size + 2, codebook_size + 1
-        starts = torch.zeros_like(special)
-        starts[0] = True
-        parts.append(
-            {
-                "grains": torch.full_like(columns, g),
-                "positions": torch.where(special, -1, columns),
-                "contents": contents,
-                "rows": columns + offset,
-                "columns": columns,
-                "starts": starts,
-            }
-        )
-        offset += count + 2 + num_labels
-    return _join(parts, region_grid, num_granularities)
-
-
-def raster_tape(region_grid: tuple[int, int], num_granularities: int, codebook_size: int) -> Tape:
-    """One start, then regions in raster order, each with its codes in raster order (supplement, section 3.2).
-
-    The last entry is an end that is no token: where a walk rests when all regions are covered.
-    An entry of a region is numbered coarse to fine, ``E = (4**G - 1) / 3`` entries in all; that number is its column,
-    and its row is ``region * E + number``. Starts have rows from ``regions * E + 2`` on.
-    """
-    regions, size = region_grid[0] * region_grid[1], (4**num_granularities - 1) // 3
-    cells = [_positions(region_grid, g, "region-first").view(regions, 4**g) for g in range(num_granularities)]
-    grains = torch.cat([torch.full((4**g,), g) for g in range(num_granularities)]).expand(regions, size)
-    number = torch.arange(size).expand(regions, size)
-    rows = torch.arange(regions)[:, None] * size + number
-    start = {
-        "grains": torch.tensor([0]),
-        "positions": torch.tensor([-1]),
-        "contents": torch.tensor([codebook_size + 2]),
-        "rows": torch.tensor([regions * size + 2]),
-        "columns": torch.tensor([0]),
-        "starts": torch.tensor([True]),
-    }
-    codes = {
-        "grains": grains.flatten(),
-        "positions": torch.cat(cells, 1).flatten(),
-        "contents": torch.full((regions * size,), -1),
-        "rows": rows.flatten(),
-        "columns": number.flatten(),
-        "starts": torch.zeros(regions * size, dtype=torch.bool),
-    }
-    end = {name: table[-1:].new_tensor([-1]) for name, table in start.items()}
-    end |= {"grains": start["grains"], "rows": start["rows"], "columns": start["columns"], "starts": ~start["starts"]}
-    return _join([start, codes, end], region_grid, num_granularities)
-
-
-def _join(parts: list[dict[str, Tensor]], region_grid: tuple[int, int], num_granularities: int) -> Tape:
-    tables: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return Tape(**tables, region_grid=region_grid, num_granularities=num_granularities)
-
-
-def _positions(region_grid: tuple[int, int], grain: int, order: Order) -> Tensor:
-    """Positions of a granularity, ``(h * w * 4**g,)``, in the order of a sequence."""
-    (rows, columns), side = region_grid, 2**grain
+def positions_in_order(region_grid: tuple[int, int], granularity: int, order: Order) -> Tensor:
+    """Positions of a granularity, ``(h * w * 4**granularity,)``, in the order of a sequence."""
+    (rows, columns), side = region_grid, 2**granularity
     cells = torch.arange(rows * columns * side * side)
     if order == "row-first":
         return cells
     return cells.view(rows, side, columns, side).transpose(1, 2).flatten()
+
+
+def _index_of(grains: Tensor, positions: Tensor, region_grid: tuple[int, int]) -> Tensor:
+    """Index of codes among the positions of all granularities, coarsest granularity first."""
+    return region_grid[0] * region_grid[1] * ((1 << 2 * grains) - 1) // 3 + positions
 
 
 def _region_of(grains: Tensor, positions: Tensor, region_grid: tuple[int, int]) -> Tensor:
@@ -266,21 +221,20 @@ def _region_of(grains: Tensor, positions: Tensor, region_grid: tuple[int, int]) 
     return (positions // width >> grains) * region_grid[1] + (positions % width >> grains)
 
 
-def _lookup(grains: Tensor, positions: Tensor, region_grid: tuple[int, int]) -> Tensor:
-    """The entry of each position, granularity after granularity."""
-    entries = (positions >= 0).nonzero()[:, 0]
-    places = region_grid[0] * region_grid[1] * ((1 << 2 * grains[entries]) - 1) // 3 + positions[entries]
-    return torch.empty_like(entries).index_copy_(0, places, entries)
-
-
 def _rules(grains: Tensor, regions: Tensor, num_granularities: int) -> tuple[Tensor, Tensor]:
-    """Statuses at the start, ``(L,)``, and what taking an entry does: ``(L, E, 2)`` entries and their new statuses.
+    """The tables ``status`` and ``rules`` of a tape.
 
-    A region's finest codes are mandatory until a coarser code of it is taken; of the others only the first is
-    possible, and taking it makes its companions mandatory and bans the region's other granularities.
+    As long as nothing of a region is taken, its finest codes are mandatory, and of each coarser granularity the first
+    code is possible. Taking a code makes the region's other codes of its granularity mandatory, and bans the region's
+    codes of all other granularities.
+
+    Args:
+        grains: Granularity of each entry, ``(L,)``.
+        regions: Region of each code, -1 of special tokens, ``(L,)``.
+        num_granularities: ``G``.
     """
     size = (4**num_granularities - 1) // 3
-    members = regions.argsort(stable=True)[int((regions < 0).sum()) :].view(-1, size)
+    members = regions.argsort(stable=True)[int((regions < 0).sum()) :].view(-1, size)  # entries of each region
     group = torch.arange(len(grains))[:, None].expand(-1, size).clone()
     is_code = regions >= 0
     group[is_code] = members[regions[is_code]]

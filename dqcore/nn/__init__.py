@@ -1,4 +1,4 @@
-"""Layers: parameters and buffers, arithmetic by :mod:`dqcore.ops`."""
+"""Layers: they hold parameters and buffers, and :mod:`dqcore.ops` does the arithmetic."""
 
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.decoder import Decoder

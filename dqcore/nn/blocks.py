@@ -1,4 +1,4 @@
-"""The convolutional blocks of VQGAN: residual, attention, one resolution level, and the steps between levels."""
+"""The convolutional blocks of VQGAN: residual, attention, one resolution level, and the layers between levels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """``x + proj(attention(norm(x)))``: one head over all positions of the map, scale ``channels ** -0.5``."""
+    """``x + proj(attention(norm(x)))``: one head over all cells of the map, scale ``channels ** -0.5``."""
 
     def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class AttnBlock(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual, attention, residual: the bottom of the decoder and the start of each encoder head."""
+    """Residual, attention, residual: the first blocks of the decoder and of each encoder head."""
 
     def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution: ``num_blocks`` residual blocks, each followed by attention where asked."""
+    """The blocks of one resolution: ``num_blocks`` residual blocks, each followed by attention if ``attention``."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool, groups: int = 32) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Level(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width: a 3x3 convolution of stride 2 after one row and column of zeros, bottom and right."""
+    """Halve height and width: a row of zeros below and a column at the right, then a 3x3 convolution of stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width: nearest-neighbour repetition, then a 3x3 convolution."""
+    """Double height and width: every value is repeated, then comes a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The budget loss: what keeps a learned router at its target share of fine regions (paper, section 3.2)."""
+"""The budget loss, which keeps a learned router near its target shares of fine regions (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["BudgetLoss", "ReleasedBudgetLoss"]
 
 
 class BudgetLoss(nn.Module):
-    """``weight * sum_g (rho_g - r_g)^2`` over the granularities above the coarsest; ``rho_g`` is the batch's share.
+    """``weight * sum_g (rho_g - r_g)^2`` over the granularities above the coarsest.
 
-    The shares are means over the batch, so that single images may vary freely.
+    ``rho_g`` is the share of granularity g in the whole batch, so that single images may differ from the target.
 
     Args:
         ratio: Target shares ``r_g``, coarse to fine; a number for two granularities.
-        weight: The paper's lambda; 10 is best on FFHQ (supplement, table 1).
+        weight: The paper's lambda; on FFHQ 10 is best (supplement, table 1).
     """
 
     def __init__(self, ratio: float | Sequence[float], weight: float = 10.0) -> None:
@@ -28,14 +28,20 @@ class BudgetLoss(nn.Module):
         self.ratio, self.weight = target_shares("ratio", ratio, num_granularities), weight
 
     def forward(self, gate: Tensor) -> Tensor:
-        """Gate ``(B, G, h, w)``, one-hot or probabilities over axis 1, coarsest first, to a scalar.
+        """The weighted loss of a batch.
+
+        Args:
+            gate: One-hot or probabilities over axis 1, coarsest first, ``(B, G, h, w)``.
+
+        Returns:
+            Scalar.
 
         Gradient: through the gate, to the router.
         """
         return self.weight * self._squared_errors(gate).sum()
 
     def _squared_errors(self, gate: Tensor) -> Tensor:
-        """``(G - 1,)``, coarse to fine."""
+        """``(rho_g - r_g)^2`` of each granularity above the coarsest, ``(G - 1,)``."""
         if gate.dim() != 4 or gate.shape[1] != len(self.ratio) + 1:
             raise InputError(f"gate: expected (B, {len(self.ratio) + 1}, h, w), got {tuple(gate.shape)}")
         shares = gate.mean((0, 2, 3))[1:]
@@ -43,14 +49,15 @@ class BudgetLoss(nn.Module):
 
 
 class ReleasedBudgetLoss(BudgetLoss):
-    """As the authors' code has it: twice ours for two granularities; for more, only the finest is weighted.
+    """The budget loss of the authors' code; the arguments are those of :class:`BudgetLoss`.
 
-    Takes the arguments of :class:`BudgetLoss`.
+    For two granularities it is twice :class:`BudgetLoss`. For more, only the error of the finest is multiplied by
+    ``weight``.
     """
 
     def forward(self, gate: Tensor) -> Tensor:
-        """As :meth:`BudgetLoss.forward`."""
-        *median, fine = self._squared_errors(gate).unbind()
-        if not median:
-            return 2 * self.weight * fine
-        return sum(median, start=self.weight * fine)
+        """The weighted loss of a batch; see :meth:`BudgetLoss.forward`."""
+        *coarser, finest = self._squared_errors(gate).unbind()
+        if not coarser:
+            return 2 * self.weight * finest
+        return sum(coarser, start=self.weight * finest)

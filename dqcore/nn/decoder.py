@@ -1,4 +1,4 @@
-"""The decoder of VQGAN, with position biases at its input."""
+"""The decoder of VQGAN, whose input is told where each cell lies."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Decoder"]
 
 
 class Decoder(nn.Module):
-    """A latent map to images, ``2 ** (len(multipliers) - 1)`` times as high and wide.
+    """A latent map to images that are ``2 ** (len(multipliers) - 1)`` times as high and wide.
 
     Args:
         in_channels: Channels of the latent map.
         channels: Width at full resolution.
         multipliers: Width of each level, as a multiple of ``channels``, from full resolution to the latent grid.
-        num_blocks: Residual blocks of a level, less one: a decoder level has one more than an encoder level.
+        num_blocks: Residual blocks of an encoder level; a decoder level has one more.
         attention: Strides at which each residual block is followed by attention.
-        position: Biases added to the latent map.
-        grid_size: Height and width of the latent grid that learned position tables are trained on.
+        position: Which biases are added to the latent map (:mod:`dqcore.nn.position`).
+        grid_size: Height and width of the latent grid that learned position tables are made for.
         groups: Groups of the normalizations.
     """
 

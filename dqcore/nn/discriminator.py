@@ -12,10 +12,10 @@ MIN_SIZE = 24
 
 
 class PatchDiscriminator(nn.Module):
-    """One logit for each 70 x 70 patch: is it from a photograph or from the decoder? The PatchGAN.
+    """PatchGAN: for each 70 x 70 patch a logit that says whether it is from a photograph or from the decoder.
 
-    Three strided and two plain 4 x 4 convolutions; 2,765,633 parameters at the paper's width. Batch statistics belong
-    to the process and are not synchronised.
+    It has three strided and two plain 4 x 4 convolutions, and 2,765,633 parameters at the paper's width. Each process
+    has its own batch statistics; they are not synchronised.
 
     Args:
         dim: Channels after the first convolution; they double up to 8 times as many.
@@ -37,7 +37,7 @@ class PatchDiscriminator(nn.Module):
             images: ``(B, 3, H, W)`` in [-1, 1]; at least 24 x 24 pixels.
 
         Returns:
-            ``(B, 1, H // 8 - 2, W // 8 - 2)``; high where a patch looks real.
+            ``(B, 1, H // 8 - 2, W // 8 - 2)``; a high logit says that the patch looks real.
 
         Raises:
             ValueError: the images are smaller.
@@ -63,8 +63,8 @@ def adversarial_weight(reconstruction_gradient: Tensor, adversarial_gradient: Te
     """``min(||g_rec|| / (||g_adv|| + 1e-4), maximum)``, the adaptive weight of the adversarial loss.
 
     Args:
-        reconstruction_gradient: Gradient of the reconstruction loss in the decoder's last weight, any shape.
-        adversarial_gradient: Gradient of the generator's hinge loss in the same weight.
+        reconstruction_gradient: Gradient of the reconstruction loss by the decoder's last weight, any shape.
+        adversarial_gradient: Gradient of the generator's hinge loss by the same weight.
         maximum: The paper's "weight for adversarial loss" (supplement, section 1).
 
     Returns:

@@ -1,4 +1,4 @@
-"""The hierarchical encoder: one trunk, one head per granularity (paper, section 3.2)."""
+"""The hierarchical encoder: one trunk, and a head for each granularity (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ __all__ = ["Encoder"]
 
 
 class Encoder(nn.Module):
-    """Images to one feature map per granularity; with one stride, the encoder of VQGAN.
+    """Images to a feature map for each granularity; with one stride it is the encoder of VQGAN.
 
-    The feature of a granularity is its trunk level's output before the step down, through a head of its own.
+    The trunk has a level for each resolution. At the stride of a granularity, the granularity's head makes its map
+    from what the level returns, before it is down-sampled for the next level.
 
     Args:
         strides: Down-sampling factor of each granularity, coarse to fine, powers of two such as ``(16, 8)``.
@@ -46,7 +47,9 @@ class Encoder(nn.Module):
             for index, (before, after) in enumerate(zip([channels, *widths], widths, strict=False))
         )
         self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
-        self.heads = nn.ModuleList(Head(widths[stride.bit_length() - 1], out_channels, groups) for stride in strides)
+        self.heads = nn.ModuleList(
+            GranularityHead(widths[stride.bit_length() - 1], out_channels, groups) for stride in strides
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` to maps ``(B, out_channels, H / stride, W / stride)``, coarse to fine."""
@@ -61,8 +64,8 @@ class Encoder(nn.Module):
         return [maps[stride] for stride in self.strides]
 
 
-class Head(nn.Module):
-    """A trunk feature to a granularity's map: residual, attention, residual, norm, swish, 3x3 convolution."""
+class GranularityHead(nn.Module):
+    """The trunk's features to the map of a granularity: residual, attention, residual, norm, swish, convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int = 32) -> None:
         super().__init__()

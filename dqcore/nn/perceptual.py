@@ -17,13 +17,14 @@ VGG16_URL = f"https://download.pytorch.org/models/{VGG16_FILE}"
 
 
 class PerceptualUnavailableError(InputError):
-    """The perceptual loss was asked for and cannot be built; the message says what to give it."""
+    """The perceptual loss was asked for and cannot be built; the message says what is missing."""
 
 
 class PerceptualLoss(nn.Module):
-    """Learned perceptual distance (LPIPS v0.1, VGG16): the paper's perceptual loss, per image.
+    """Learned perceptual distance of each image (LPIPS v0.1, VGG16): the paper's perceptual loss.
 
-    The network is frozen and stays in evaluation mode, so its heads' dropout never acts (in VQGAN's code it does).
+    The network is frozen and stays in evaluation mode, so that the dropout of its heads is off (in VQGAN's code it is
+    on).
 
     Args:
         weights: VGG16's ImageNet weights as torchvision stores them (``.pth`` or ``.safetensors``; the classifier may
@@ -45,7 +46,7 @@ class PerceptualLoss(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> PerceptualLoss:
-        """Stays in evaluation mode."""
+        """Does nothing: the network stays in evaluation mode."""
         return super().train(False)
 
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:

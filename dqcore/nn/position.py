@@ -1,7 +1,7 @@
-"""Where in the image a latent cell lies: the biases added to the decoder's input.
+"""Biases that tell the decoder where in the image a latent cell lies; they are added to its input.
 
-Both work on any grid: coordinates run from -1 to 1 over the grid whatever its size, and learned tables are
-interpolated linearly between the same ends.
+Both kinds work on grids of any size: coordinates always run from -1 to 1, and learned tables are stretched to the grid
+by linear interpolation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ Position = Literal["none", "fourier", "learned", "fourier+learned"]
 
 
 def position_biases(position: Position, size: int, channels: int) -> nn.ModuleDict:
-    """The biases that ``position`` names, each called as ``bias(height, width)``; ``size`` is the trained grid's."""
+    """The biases that ``position`` names, each called as ``bias(height, width)``.
+
+    Args:
+        position: Which biases.
+        size: Height and width of the grid that learned tables are made for.
+        channels: Channels of the latent map.
+    """
     biases = nn.ModuleDict()
     if "fourier" in position:
         biases["fourier"] = FourierPosition(channels)
@@ -45,7 +51,7 @@ class FourierPosition(nn.Module):
 
 
 class LearnedPosition(nn.Module):
-    """``rows[y] + columns[x]`` from two learned tables ``(size, C)``; exactly the tables at the trained size."""
+    """``rows[y] + columns[x]`` from two learned tables ``(size, C)``, which other grid sizes interpolate."""
 
     def __init__(self, size: int, channels: int) -> None:
         super().__init__()
@@ -58,7 +64,7 @@ class LearnedPosition(nn.Module):
 
 
 def _resize(table: Tensor, size: int) -> Tensor:
-    """``(n, C)`` to ``(C, size)``, linear between the ends of the table."""
+    """A table ``(n, C)`` to ``(C, size)`` by linear interpolation; the first and the last row stay."""
     if len(table) == size:
         return table.T
     return F.interpolate(table.T[None], size, mode="linear", align_corners=True)[0]

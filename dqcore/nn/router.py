@@ -1,7 +1,8 @@
 """Routers: which granularity each region of an image gets (paper, section 3.2).
 
 A router is called as ``router(images, maps)`` with images ``(B, 3, H, W)`` and the encoder's maps coarse to fine, and
-returns :class:`Routing`. ``router.step_scores(routing)`` ranks the regions for callers who set the number of codes.
+returns :class:`Routing`. For callers who set the number of codes, ``router.refinement_scores(routing)`` says how much
+each region needs to go from granularity g to g + 1 (:mod:`dqcore.nn.allocation`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Routing(NamedTuple):
 
     Attributes:
         grain: Granularity of each region, int64, ``(B, h, w)``.
-        gate: For learned routers, one-hot of ``grain`` over axis 1, ``(B, G, h, w)``; in training its gradient is that
+        gate: Learned routers only: one-hot of ``grain`` over axis 1, ``(B, G, h, w)``; in training its gradient is that
             of the soft probabilities.
-        gate_logits: For learned routers, what the gate saw, without noise, float32, ``(B, h, w, G)``.
-        entropy: For entropy routers, nats, float32, ``(B, h, w)``.
+        gate_logits: Learned routers only: the logits without noise, float32, ``(B, h, w, G)``.
+        entropy: Entropy routers only: entropy of each region, nats, float32, ``(B, h, w)``.
     """
 
     grain: Tensor
@@ -43,15 +44,15 @@ class Routing(NamedTuple):
 class FeatureRouter(nn.Module):
     """``grain = argmax_g gate([norm_0(z_0), pool(norm_1(z_1)), ...])_g`` for each region (paper, section 3.2).
 
-    In training the argmax is over the logits plus Gumbel noise, and the gate passes the gradient of their softmax
-    (straight-through); in evaluation over the raw logits, ties to the coarser granularity.
+    In training, Gumbel noise is added to the logits before the argmax, and the gate has the gradient of their softmax
+    (straight-through). In evaluation there is no noise, and ties go to the coarser granularity.
 
     Args:
         dim: Channels of each map.
         num_granularities: Number of maps.
-        gate: ``"silu"`` or ``"relu"`` for two layers, ``"linear"`` for one.
-        groups: Groups of each map's normalization; 0 for none.
-        temperature: Of the softmax, above 0.
+        gate: ``"silu"`` or ``"relu"`` for two layers with this activation, ``"linear"`` for one layer.
+        groups: Groups of each map's normalization; 0 for no normalization.
+        temperature: Temperature of the softmax, above 0.
     """
 
     def __init__(
@@ -83,29 +84,29 @@ class FeatureRouter(nn.Module):
                 gate = gate + (soft - soft.detach())
         return Routing(grain, gate=gate.permute(0, 3, 1, 2), gate_logits=logits)
 
-    def step_scores(self, routing: Routing) -> Tensor:
-        """Logits gained per code spent on the step from g to g + 1, float64, ``(B, G - 1, h, w)``.
+    def refinement_scores(self, routing: Routing) -> Tensor:
+        """Logit gained for each code that the refinement from g to g + 1 adds, float64, ``(B, G - 1, h, w)``.
 
-        Slopes of the upper concave envelope of logit against number of codes, so that they never rise with g and a
-        region's own choice is the number of positive ones.
+        These are slopes of the upper concave envelope of the logits over the number of codes. So they never rise with
+        g, and the granularity that the router chose itself is the number of positive scores.
         """
         assert routing.gate_logits is not None
         logits = routing.gate_logits.detach().double().unbind(-1)
-        steps = []
-        for step in range(len(logits) - 1):
+        slopes = []
+        for g in range(len(logits) - 1):
             best = [
-                torch.stack([(logits[b] - logits[a]) / (4**b - 4**a) for b in range(step + 1, len(logits))]).amax(0)
-                for a in range(step + 1)
+                torch.stack([(logits[b] - logits[a]) / (4**b - 4**a) for b in range(g + 1, len(logits))]).amax(0)
+                for a in range(g + 1)
             ]
-            steps.append(torch.stack(best).amin(0))
-        return torch.stack(steps, 1)
+            slopes.append(torch.stack(best).amin(0))
+        return torch.stack(slopes, 1)
 
 
 class EntropyRouter(nn.Module):
     """``grain = number of thresholds below the region's entropy``: no parameters, no gradient (paper's repository).
 
-    Until :meth:`fit` has seen images, or a state dict has brought thresholds, each image gives its regions of highest
-    entropy the finer granularities in exactly the target shares.
+    Without thresholds, before :meth:`fit` has seen images or a state dict was loaded, the target shares hold in each
+    image by itself: its regions of highest entropy get the finer granularities.
 
     Args:
         ratio: Share of regions of each granularity above the coarsest, coarse to fine; a number for two granularities.
@@ -113,7 +114,7 @@ class EntropyRouter(nn.Module):
         bins: Range of gray values that the histogram covers; ``(0.0, 1.0)`` for the checkpoint released by the authors.
 
     Attributes:
-        thresholds: Nats, rising, float32, ``(G - 1,)``; NaN until fitted.
+        thresholds: Nats, rising, float32, ``(G - 1,)``; NaN until they are fitted.
     """
 
     thresholds: Tensor
@@ -122,9 +123,9 @@ class EntropyRouter(nn.Module):
         self, ratio: float | Sequence[float], patch_size: int, bins: tuple[float, float] = (-1.0, 1.0)
     ) -> None:
         super().__init__()
-        num_steps = len(ratio) if isinstance(ratio, Sequence) else 1
-        self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio, num_steps + 1), patch_size, bins
-        self.register_buffer("thresholds", torch.full((num_steps,), torch.nan))
+        finer = len(ratio) if isinstance(ratio, Sequence) else 1
+        self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio, finer + 1), patch_size, bins
+        self.register_buffer("thresholds", torch.full((finer,), torch.nan))
         self.fitted = False
 
     def entropy(self, images: Tensor) -> Tensor:
@@ -137,41 +138,42 @@ class EntropyRouter(nn.Module):
         if self.fitted:
             grain = (entropy[..., None] > self.thresholds).sum(-1)
         else:
-            grain = _exact_share(self._step_scores(entropy), self.ratio)
+            grain = _exact_share(self._above_thresholds(entropy), self.ratio)
         return Routing(grain, entropy=entropy)
 
-    def step_scores(self, routing: Routing) -> Tensor:
+    def refinement_scores(self, routing: Routing) -> Tensor:
         """How far the entropy lies above each threshold, float64, ``(B, G - 1, h, w)``."""
         assert routing.entropy is not None
-        return self._step_scores(routing.entropy)
+        return self._above_thresholds(routing.entropy)
 
     @torch.no_grad()
     def fit(self, images: Tensor | Iterable[Tensor]) -> Tensor:
-        """Set the thresholds to percentiles of these images' entropies, so that they get the target shares on average.
+        """Set the thresholds so that these images get the target shares on average.
 
         Args:
             images: A batch ``(B, 3, H, W)`` in [-1, 1], or an iterable of batches (of any sizes).
 
         Returns:
-            The thresholds, nats, ``(G - 1,)``: step g's is the 100 (1 - share of finer granularities)-th percentile.
+            The thresholds, nats, ``(G - 1,)``. Number g is the quantile of the entropies above which the share of
+            regions lies that are to be finer than granularity g.
         """
         batches = [images] if isinstance(images, Tensor) else images
         entropies = [self.entropy(batch.to(self.thresholds.device)).flatten() for batch in batches]
         if not entropies:
             raise InputError("images: expected at least one batch to fit the thresholds on, got none")
         values = torch.cat(entropies).double().sort().values
-        shares = [sum(self.ratio[step:]) for step in range(len(self.ratio))]
+        shares = [sum(self.ratio[g:]) for g in range(len(self.ratio))]
         return self.set_thresholds([_quantile(values, 1 - share) for share in shares])
 
     def set_thresholds(self, thresholds: Sequence[float]) -> Tensor:
-        """Set the thresholds, nats, one for each granularity above the coarsest, rising; returns the buffer."""
+        """Set and return the thresholds: nats, rising, one for each granularity above the coarsest."""
         if len(thresholds) != len(self.thresholds) or list(thresholds) != sorted(thresholds):
             raise InputError(f"thresholds: expected {len(self.thresholds)} rising numbers, got {list(thresholds)}")
         self.thresholds.copy_(torch.tensor(thresholds))
         self.fitted = True
         return self.thresholds
 
-    def _step_scores(self, entropy: Tensor) -> Tensor:
+    def _above_thresholds(self, entropy: Tensor) -> Tensor:
         thresholds = self.thresholds if self.fitted else torch.zeros_like(self.thresholds)
         return entropy.double()[:, None] - thresholds.double()[:, None, None]
 
@@ -183,7 +185,7 @@ class EntropyRouter(nn.Module):
 class RandomRouter(nn.Module):
     """Random regions in exactly the target shares: the paper's ablation of routing.
 
-    New draws at each training step; in evaluation always the same pattern for a grid size, in every image.
+    In training the regions are drawn anew at each step. In evaluation all images of a grid size have the same regions.
 
     Args:
         ratio: Share of regions of each granularity above the coarsest, coarse to fine; a number for two granularities.
@@ -191,14 +193,14 @@ class RandomRouter(nn.Module):
 
     def __init__(self, ratio: float | Sequence[float]) -> None:
         super().__init__()
-        num_steps = len(ratio) if isinstance(ratio, Sequence) else 1
-        self.ratio = target_shares("ratio", ratio, num_steps + 1)
+        finer = len(ratio) if isinstance(ratio, Sequence) else 1
+        self.ratio = target_shares("ratio", ratio, finer + 1)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
-        """Route by nothing but the size of the coarsest map."""
+        """Route at random; of the maps only the size of the coarsest counts."""
         return Routing(_exact_share(self._draw(maps[0], self.training), self.ratio))
 
-    def step_scores(self, routing: Routing) -> Tensor:
+    def refinement_scores(self, routing: Routing) -> Tensor:
         """The fixed pattern of evaluation, float32, ``(B, G - 1, h, w)``."""
         return self._draw(routing.grain[:, None], False)
 
@@ -213,16 +215,17 @@ class RandomRouter(nn.Module):
 
 
 def _exact_share(scores: Tensor, shares: Sequence[float]) -> Tensor:
+    """Grain map in which each image has these shares."""
     counts = counts_for_ratio(shares, scores[0, 0].numel())
     return allocate(scores, torch.tensor([counts], device=scores.device).expand(scores.shape[0], -1))
 
 
 def _quantile(ordered: Tensor, share: float) -> float:
-    """Linear-interpolation quantile of sorted values of any number."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
+    """Quantile of sorted values by linear interpolation; unlike ``torch.quantile`` it takes any number of values."""
+    index = share * (len(ordered) - 1)
+    low = int(index)
     high = min(low + 1, len(ordered) - 1)
-    return float(torch.lerp(ordered[low], ordered[high], place - low))
+    return float(torch.lerp(ordered[low], ordered[high], index - low))
 
 
 def _weight_dtype(gate: Callable[..., Tensor]) -> torch.dtype:

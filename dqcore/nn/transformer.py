@@ -14,11 +14,11 @@ __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
 
 
 class Cache(NamedTuple):
-    """What a stack remembers of each slot while sampling.
+    """Keys and values of all tokens so far, for each of ``S`` slots that are sampled at once.
 
     Attributes:
         layers: Keys and values of each layer, ``(2, S, capacity, H, d)``.
-        lengths: Tokens of each slot so far, ``(S,)`` int32; the caller counts them up after each step.
+        lengths: Number of tokens of each slot so far, ``(S,)`` int32; the caller adds 1 after each step.
         active: Slots that take part, ``(S,)`` bool.
     """
 
@@ -28,12 +28,12 @@ class Cache(NamedTuple):
 
 
 class TransformerBlock(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; four times as wide inside, exact GELU.
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; the MLP is four times as wide inside, with exact GELU.
 
     Args:
         dim: Channels.
         num_heads: Heads; must divide ``dim``.
-        dropout: Of attention weights and of both branches.
+        dropout: Probability of dropping an attention weight, and a value that either branch adds.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
     def __init__(self, dim: int, num_heads: int, num_layers: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
-        #: Keep only the blocks' inputs for the backward pass and compute the rest again.
+        #: Whether only the blocks' inputs are kept for the backward pass, which then computes the rest again.
         self.checkpointing = False
 
     def forward(self, x: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Transformer(nn.Module):
             cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``; ``(B + 1,)`` int32.
 
         Returns:
-            ``(N, dim)``; a row depends on the rows before it in its sequence and on no other sequence.
+            ``(N, dim)``; the output of a token depends on that token and those before it in its sequence.
         """
         for block in self.blocks:
             if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -102,14 +102,14 @@ class Transformer(nn.Module):
 
 
 class Head(nn.Sequential):
-    """LayerNorm, then a product without bias to ``num_classes`` logits."""
+    """LayerNorm, then a linear layer without bias to ``num_classes`` logits."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__(nn.LayerNorm(dim), nn.Linear(dim, num_classes, bias=False))
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights of products and embeddings from N(0, 0.02^2), biases 0, normalizations the identity."""
+    """Draw the weights of linear layers and embeddings from N(0, 0.02^2), and set the biases of linear layers to 0."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding)):
             nn.init.normal_(part.weight, std=0.02)

@@ -9,6 +9,7 @@ from PIL import Image
 import dqcore
 from dqcore.cli import main
 from dqcore.models.auto import fingerprint
+from dqcore.models.priors.global_local import GlobalLocal
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,15 @@ def test_mistakes_get_one_line_and_exit_code_2(folder, line, message, capsys):
     assert main(words(line, folder)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("dqcore: error: ") and message in error
+
+
+def test_a_prior_without_positions_refuses_settings_for_them(folder, tmp_path, capsys):
+    sizes = {"dim": 16, "num_heads": 2, "region_grid": (2, 2), "codebook_size": 16}
+    GlobalLocal.from_preset("global-local-tiny", **sizes).save_pretrained(tmp_path)
+    line = f"sample {tmp_path} --tokenizer {folder}/tokenizer --device cpu --count 1 --out {tmp_path}/out"
+    assert main(line.split()) == 0
+    assert main([*line.split(), "--position-top-k", "3"]) == 2
+    assert "position_top_k: expected None, a Global-Local prior has no positions" in capsys.readouterr().err
 
 
 def test_another_tokenizer_is_refused(folder, tmp_path, capsys):

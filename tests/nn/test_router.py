@@ -40,18 +40,18 @@ def test_feature_router_in_training_draws_and_passes_gradients():
     assert all(parameter.grad.any() for parameter in router.parameters())
 
 
-def test_step_scores_are_positive_where_the_router_goes_on():
+def test_refinement_scores_are_positive_where_the_router_goes_on():
     router = FeatureRouter(8, 4, groups=4)
     logits = torch.randn(2, 30, 30, 4)
     routing = Routing(logits.argmax(-1), gate_logits=logits)
-    scores = router.step_scores(routing)
+    scores = router.refinement_scores(routing)
     assert torch.equal((scores > 0).sum(1), routing.grain)
     assert (scores[:, 1:] <= scores[:, :-1]).all()
 
 
-def test_step_scores_are_logits_per_code_on_the_concave_envelope():
+def test_refinement_scores_are_logits_per_code_on_the_concave_envelope():
     logits = torch.tensor([[0.0, 6.0, 16.0], [0.0, 1.0, 31.0]]).view(1, 1, 2, 3)  # codes 1, 4, 16
-    scores = FeatureRouter(8, 3, groups=4).step_scores(Routing(logits.argmax(-1), gate_logits=logits))
+    scores = FeatureRouter(8, 3, groups=4).refinement_scores(Routing(logits.argmax(-1), gate_logits=logits))
     expected = torch.tensor([[6 / 3, 31 / 15], [10 / 12, 31 / 15]], dtype=torch.float64)
     torch.testing.assert_close(scores.view(2, 2), expected)
 

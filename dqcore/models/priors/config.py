@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["PriorConfig", "PriorOutput", "Targets"]
+__all__ = ["PriorConfig", "PriorOutput", "Targets", "cross_entropies"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PriorConfig:
     max_steps: int = 2048  # rows of the step embedding; at least the tokens of the longest image
     dropout: float = 0.1  # of embeddings, attention weights, projections and MLPs
     label_dropout: float = 0.0  # share of labels hidden in training, so that sampling can be guided
-    tokenizer: str = ""  # fingerprint of the tokenizer that the codes are of; empty: not known
+    tokenizer: str = ""  # fingerprint of the tokenizer that made the codes; empty if it is not known
 
     def __post_init__(self) -> None:
         for name in ("codebook_size", "num_granularities", "dim", "num_heads", "max_steps"):
@@ -45,7 +46,7 @@ class PriorConfig:
 
     @property
     def num_labels(self) -> int:
-        """Kinds of starts: one for each class, or one."""
+        """Number of start tokens to choose from: one for each class, or one in all."""
         return max(1, self.num_classes)
 
 
@@ -63,11 +64,13 @@ class PriorOutput(NamedTuple):
     Attributes:
         loss: ``content_loss + position_loss``, scalar.
         content_loss: Mean cross-entropy of contents, nats.
-        position_loss: Mean over granularities of the mean cross-entropies of their positions, nats; 0 where a prior
-            has no positions to predict.
+        position_loss: Cross-entropy of positions, nats: in a coarse-to-fine prior the mean over granularities of their
+            means, in raster order the mean over all; 0 where a prior has no positions to predict.
         content_logits: ``(N, contents)``.
         position_logits: ``(N, columns)``, or None.
         targets: What was predicted.
+        content_losses: Cross-entropy of each content, nats, float32, ``(N,)``.
+        position_losses: Cross-entropy of each position, nats, float32, ``(N,)``, or None.
     """
 
     loss: Tensor
@@ -76,3 +79,11 @@ class PriorOutput(NamedTuple):
     content_logits: Tensor
     position_logits: Tensor | None
     targets: Targets
+    content_losses: Tensor
+    position_losses: Tensor | None
+
+
+def cross_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of logits ``(N, V)``: its mean, and that of each row ``(N,)``; nats, float32."""
+    log_probabilities = logits.float().log_softmax(-1)
+    return F.nll_loss(log_probabilities, targets), F.nll_loss(log_probabilities, targets, reduction="none")

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from dqcore.codes import Order, check_order
 from dqcore.errors import InputError
-from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig
-from dqcore.models.tape import coarse_to_fine_tape
+from dqcore.models.priors.tape_prior import TapePrior
+from dqcore.models.tapes import coarse_to_fine_tape
+from dqcore.nn.transformer import initialise
 
 __all__ = ["PRESETS", "DQTransformer", "DQTransformerConfig"]
 
@@ -47,15 +48,23 @@ PRESETS: dict[str, DQTransformerConfig] = {
 }
 
 
-class DQTransformer(Prior):
+class DQTransformer(TapePrior):
     """A Position-Transformer says where the next code stands, a Content-Transformer which code it is.
 
+    ::
+
+                   granularity 0       granularity 1
+        read       start c0 c1 .. end  start c0 c1 ..
+                     |   |  |  |   |     |   |  |  |
+        position     p0  p1 p2 end start p0  p1 p2 end     p ascends within a granularity
+        content      c0  c1 c2 end start c0  c1 c2 end     predicted once its position is known
+
     An image is read granularity after granularity: a start, its codes with ascending positions, an end. Contents share
-    one embedding; positions have a table for each granularity; step and granularity have embeddings of their own. Any
-    number of granularities works, as does any grid whose longest image fits in ``max_steps``.
+    one embedding; positions have a table for each granularity; steps and granularities have embeddings of their own.
+    There may be any number of granularities, and any grid whose longest image fits in ``max_steps``.
 
     Parameters for the paper's vocabularies: ``dqtransformer-base`` 308,884,480; ``dqtransformer-large`` 611,193,856,
-    of which the paper prints 608M.
+    where the paper prints 608M.
 
     Args:
         config: A :class:`DQTransformerConfig`; see also :meth:`from_preset`.
@@ -66,38 +75,25 @@ class DQTransformer(Prior):
     config: DQTransformerConfig
 
     def __init__(self, config: DQTransformerConfig) -> None:
-        if not isinstance(config, DQTransformerConfig):
-            raise TypeError(f"config: expected a DQTransformerConfig, got {type(config).__name__}")
+        self.check_config(config)
         labels = config.num_labels
-        with torch.device("cpu"):  # its tables are needed even where the weights are not
+        with torch.device("cpu"):  # the tape's tables must have values even if the weights are on the meta device
             tape = coarse_to_fine_tape(
                 config.region_grid, config.num_granularities, config.codebook_size, labels, config.order
             )
-        finest = (config.region_grid[0] * config.region_grid[1] << 2 * (config.num_granularities - 1)) + 2 + labels
-        contents = config.codebook_size + 2 + labels
-        super().__init__(config, tape, config.position_layers, config.content_layers, contents, finest)
-
-    def _add_embeddings(self) -> None:
-        config = self.config
         regions = config.region_grid[0] * config.region_grid[1]
-        rows = sum((regions << 2 * g) + 2 + config.num_labels for g in range(config.num_granularities))
-        self.position_embedding = nn.Embedding(rows, config.dim)
+        columns = [(regions << 2 * g) + 2 + labels for g in range(config.num_granularities)]  # of each granularity
+        contents = config.codebook_size + 2 + labels
+        super().__init__(config, tape, config.position_layers, config.content_layers, contents, columns[-1])
+        self.position_embedding = nn.Embedding(sum(columns), config.dim)
         self.grain_embedding = nn.Embedding(config.num_granularities, config.dim)
+        initialise(self)
 
-    def _position_vectors(self, rows: Tensor) -> Tensor:
+    def position_vectors(self, rows: Tensor) -> Tensor:
+        """Rows of the position embedding."""
         return self.position_embedding(rows)
 
-    def _embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
+    def embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
+        """The sum of content, position, step and granularity."""
         x = self.content_embedding(contents) + self.position_embedding(rows)
         return x + self.step_embedding[steps] + self.grain_embedding(grains)
-
-    def _position_loss(self, losses: Tensor, grains: Tensor) -> Tensor:
-        means = []
-        for g in range(self.config.num_granularities):
-            mine = grains == g
-            means.append(torch.where(mine, losses, 0.0).sum() / mine.sum())
-        return torch.stack(means).mean()
-
-    @property
-    def _order(self) -> Order:
-        return self.config.order

@@ -1,4 +1,4 @@
-"""What users give to a prior, checked: codes, and class labels, which shift a start token."""
+"""Checks of what users give to a prior: code sequences, class labels, given codes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from dqcore.codes import CodeSequence
 from dqcore.errors import InputError
-from dqcore.models.tape import NULL
+from dqcore.models.sampling.settings import Sampling
+from dqcore.models.tape import BANNED, NULL, Tape
 
-__all__ = ["check_sequence", "class_labels", "drop_labels"]
+__all__ = ["check_given", "check_sequence", "class_labels", "drop_labels", "given_contents", "labels_to_sample"]
 
 
 def check_sequence(sequence: CodeSequence, config: Any) -> None:
-    """Raise unless a prior with this config can read ``sequence``; codes are looked at on the CPU only."""
+    """Raise unless a prior with this config can read ``sequence``; the codes' range is checked on the CPU only."""
     if not isinstance(sequence, CodeSequence):
         raise TypeError(f"sequence: expected a CodeSequence, got {type(sequence).__name__}")
     if len(sequence) == 0:
@@ -33,14 +34,17 @@ def check_sequence(sequence: CodeSequence, config: Any) -> None:
 def class_labels(
     labels: Tensor | None, batch_size: int, num_classes: int, device: torch.device, *, may_be_none: bool = False
 ) -> Tensor:
-    """Labels of a batch, checked, with :data:`dqcore.models.tape.NULL` for -1; ``(batch_size,)`` int64.
+    """Check the labels of a batch.
 
     Args:
         labels: ``(batch_size,)`` integers in ``[-1, num_classes)``, or None.
-        batch_size: Images.
-        num_classes: Classes of the model; with 0 labels must be None, and all images get label 0.
-        device: Where the result is to lie.
-        may_be_none: None stands for no class, in a model that has classes.
+        batch_size: Number of images.
+        num_classes: Classes of the model. If it is 0, labels must be None, and all images get label 0.
+        device: Device of the result.
+        may_be_none: Whether a model that has classes takes None for "no image has a class".
+
+    Returns:
+        ``(batch_size,)`` int64, with :data:`dqcore.models.tape.NULL` in place of -1.
     """
     if num_classes == 0:
         if labels is not None:
@@ -65,3 +69,43 @@ def class_labels(
 def drop_labels(labels: Tensor, share: float) -> Tensor:
     """Hide each label with probability ``share``."""
     return torch.where(torch.rand(len(labels), device=labels.device) < share, NULL, labels)
+
+
+def labels_to_sample(
+    labels: Tensor | int | None, batch_size: int, sampling: Sampling, config: Any, device: torch.device
+) -> Tensor:
+    """:func:`class_labels` for drawing ``batch_size`` samples; one number is the label of all of them.
+
+    Raises:
+        InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+    if sampling.copies > 1 and not config.label_dropout:
+        raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
+    labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels
+    return class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
+
+
+def check_given(given: CodeSequence, batch_size: int, config: Any) -> None:
+    """Raise unless ``given`` holds ``batch_size`` images that a prior with this config can complete."""
+    check_sequence(given, config)
+    if len(given) != batch_size:
+        raise InputError(f"given: expected {batch_size} images, got {len(given)}")
+
+
+def given_contents(given: CodeSequence, tape: Tape) -> Tensor:
+    """Given codes on the tape of their image, ``(B, L)`` int64, -1 elsewhere; ``given`` is on the tape's device.
+
+    Raises:
+        InputError: A region is covered in part, twice, or by codes of several granularities.
+    """
+    images = torch.arange(len(given), device=given.device).repeat_interleave(given.lengths.long())
+    known = torch.full((len(given), len(tape)), -1, device=given.device)
+    entries = tape.entries_of(given)
+    known[images, entries] = given.codes
+    region_entries, statuses = tape.rules[entries].unbind(-1)
+    whole = (known[images[:, None], region_entries] >= 0) == (statuses > BANNED)
+    if not bool(whole.all()) or int((known >= 0).sum()) != len(entries):
+        raise InputError("given: expected whole regions, each once and with codes of one granularity")
+    return known

@@ -1,4 +1,4 @@
-"""Priors in raster order: the dynamic one that the paper's supplement tried, and the plain one over fixed lengths."""
+"""Priors in raster order: the dynamic one that the paper's supplement tried, and the plain one for fixed lengths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
-from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig
-from dqcore.models.tape import raster_tape
+from dqcore.models.priors.tape_prior import TapePrior
+from dqcore.models.tapes import raster_tape
+from dqcore.nn.transformer import initialise
 
 __all__ = ["RASTER_DYNAMIC_PRESETS", "RASTER_PRESETS", "Raster", "RasterConfig", "RasterDynamic", "RasterDynamicConfig"]
 
@@ -64,12 +65,13 @@ RASTER_PRESETS: dict[str, RasterConfig] = {
 }
 
 
-class RasterDynamic(Prior):
+class RasterDynamic(TapePrior):
     """Regions in raster order, each with its codes in raster order (supplement, section 3.2).
 
-    A position has two levels: the region, and the place inside it, which also tells the region's granularity: one of
-    ``1 + 4 + .. + 4**(G - 1)``. Only the place is predicted, since regions follow one another. Samples need not move
-    in step: each goes on to its next region by itself, which makes batches possible that the authors did without.
+    A position has two parts: the region, and the place in it. The place also tells the region's granularity, since
+    there are ``1 + 4 + .. + 4**(G - 1)`` places: those of a coarse code, then those of finer ones. Only the place is
+    predicted, because regions follow one another. The samples of a batch need not be in the same region: each goes on
+    to its next region by itself. The authors' code draws one sample at a time.
 
     Args:
         config: A :class:`RasterDynamicConfig`; see also :meth:`from_preset`.
@@ -78,42 +80,37 @@ class RasterDynamic(Prior):
     Config = RasterDynamicConfig
     PRESETS = RASTER_DYNAMIC_PRESETS
     config: RasterDynamicConfig
-    _levels: Tensor
+    _region_and_place: Tensor
 
     def __init__(self, config: RasterDynamicConfig) -> None:
-        if not isinstance(config, RasterDynamicConfig):
-            raise TypeError(f"config: expected a RasterDynamicConfig, got {type(config).__name__}")
-        with torch.device("cpu"):
+        self.check_config(config)
+        with torch.device("cpu"):  # the tape's tables must have values even if the weights are on the meta device
             tape = raster_tape(config.region_grid, config.num_granularities, config.codebook_size)
-        places = (4**config.num_granularities - 1) // 3
-        super().__init__(config, tape, config.position_layers, config.content_layers, config.codebook_size, places)
-
-    def _add_embeddings(self) -> None:
-        config = self.config
         regions, places = config.region_grid[0] * config.region_grid[1], (4**config.num_granularities - 1) // 3
+        super().__init__(config, tape, config.position_layers, config.content_layers, config.codebook_size, places)
         starts = 2 + config.num_labels
         self.region_embedding = nn.Embedding(regions + starts, config.dim)
         self.place_embedding = nn.Embedding(places + 1, config.dim)
         cells = torch.stack([torch.arange(regions).repeat_interleave(places), torch.arange(places).repeat(regions)], 1)
         special = torch.stack([torch.arange(regions, regions + starts), torch.full((starts,), places)], 1)
-        self.register_buffer("_levels", torch.cat([cells, special]), persistent=False)
+        #: Rows of the two embeddings for each row of the tape.
+        self.register_buffer("_region_and_place", torch.cat([cells, special]), persistent=False)
+        initialise(self)
 
-    def _position_vectors(self, rows: Tensor) -> Tensor:
-        regions, places = self._levels[rows].unbind(-1)
+    def position_vectors(self, rows: Tensor) -> Tensor:
+        """The sum of region and place."""
+        regions, places = self._region_and_place[rows].unbind(-1)
         return self.region_embedding(regions) + self.place_embedding(places)
 
-    def _embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
-        return self.content_embedding(contents) + self._position_vectors(rows) + self.step_embedding[steps]
-
-    def _check_stages(self, closed: int, stop_after: int | None) -> None:
-        if closed or stop_after is not None:
-            raise InputError("stop_after, closed: granularities do not come one after the other in raster order")
+    def embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
+        """The sum of content, region, place and step."""
+        return self.content_embedding(contents) + self.position_vectors(rows) + self.step_embedding[steps]
 
 
-class Raster(Prior):
+class Raster(TapePrior):
     """A plain transformer over the codes of a fixed-length tokenizer in raster order: the baseline.
 
-    All positions are known, so there is one stack of blocks, and a step embedding in place of positions.
+    All positions are known, so there is one stack of blocks, and the step embedding says where a code stands.
 
     Args:
         config: A :class:`RasterConfig`; see also :meth:`from_preset`.
@@ -124,14 +121,12 @@ class Raster(Prior):
     config: RasterConfig
 
     def __init__(self, config: RasterConfig) -> None:
-        if not isinstance(config, RasterConfig):
-            raise TypeError(f"config: expected a RasterConfig, got {type(config).__name__}")
-        with torch.device("cpu"):
+        self.check_config(config)
+        with torch.device("cpu"):  # the tape's tables must have values even if the weights are on the meta device
             tape = raster_tape(config.region_grid, 1, config.codebook_size)
         super().__init__(config, tape, 0, config.num_layers, config.codebook_size, 0)
+        initialise(self)
 
-    def _add_embeddings(self) -> None:
-        pass
-
-    def _embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
+    def embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
+        """The sum of content and step."""
         return self.content_embedding(contents) + self.step_embedding[steps]

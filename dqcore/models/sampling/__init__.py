@@ -1,1 +1,1 @@
-"""Drawing code sequences from a prior, token by token."""
+"""Drawing code sequences from a prior, token by token; :mod:`dqcore.models.sampling.naive` says what is drawn."""

@@ -1,4 +1,4 @@
-"""Drawing from logits with numbers that depend on a seed, a sample and its step alone."""
+"""Drawing from logits with random numbers that depend on nothing but a seed, a sample and a place on the tape."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["Draw", "uniforms"]
+__all__ = ["Draw", "check_draw", "uniforms"]
 
-#: Bits of a uniform number, and of a probability: their product stays below 2**63.
+#: Bits of a random number, and what probabilities are multiplied by: products of the two stay below 2**63.
 _BITS, _WEIGHT = 23, 2.0**38
 
 
@@ -21,8 +21,8 @@ class Draw:
 
     Attributes:
         temperature: Divides the logits; more than 0.
-        top_k: Draw from the so many largest logits (and those equal to the last of them); None for all.
-        top_p: Draw from the fewest whose probabilities reach this sum; 1 for all.
+        top_k: Draw from the ``top_k`` largest logits (and from those equal to the last of them); None for all.
+        top_p: Draw from the smallest set of most probable indices whose probabilities reach this sum; 1 for all.
     """
 
     temperature: float = 1.0
@@ -30,21 +30,16 @@ class Draw:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature: expected more than 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k: expected at least 1, or None, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: expected a probability in (0, 1], got {self.top_p}")
+        check_draw(self.temperature, self.top_k, self.top_p)
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """``min {j : sum_{i <= j} p_i > u sum p}``, with probabilities rounded to multiples of ``2**-38``.
+        """``min {j : sum_{i <= j} p_i > u sum_i p_i}``, with probabilities rounded down to multiples of ``2**-38``.
 
-        The sums are of integers, so they are exact in any order and an index of probability 0 is never drawn.
+        Integers are added, so that the sums are exact in any order and an index of probability 0 is never drawn.
 
         Args:
-            logits: ``(S, V)`` floating, -inf where an index may not be drawn; at least one finite value a row.
-            uniform: Numbers of :func:`uniforms`, ``(S,)`` int64.
+            logits: ``(S, V)`` floating, -inf where an index may not be drawn; each row has at least one finite value.
+            uniform: A number of :func:`uniforms` for each row, ``(S,)`` int64; ``u`` is this number over ``2**23``.
 
         Returns:
             ``(S,)`` int64.
@@ -62,15 +57,28 @@ class Draw:
         return torch.searchsorted(sums, sums[:, -1:] * uniform[:, None] >> _BITS, right=True)[:, 0]
 
 
+def check_draw(temperature: float, top_k: int | None, top_p: float, prefix: str = "") -> None:
+    """Raise :class:`InputError` unless these are settings of a :class:`Draw`; ``prefix`` goes before their names."""
+    if not temperature > 0:
+        raise InputError(f"{prefix}temperature: expected more than 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise InputError(f"{prefix}top_k: expected at least 1, or None, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise InputError(f"{prefix}top_p: expected a probability in (0, 1], got {top_p}")
+
+
 def uniforms(seed: int, samples: Tensor, count: int) -> Tensor:
-    """Random integers in ``[0, 2**23)`` by sample, ``(n, count)`` int64: a hash of seed, sample and place.
+    """Random integers in ``[0, 2**23)``: a hash of the seed, the sample and the number's index.
 
     Args:
         seed: Any integer.
-        samples: Which samples, ``(n,)`` int64.
-        count: Numbers for each.
+        samples: Indices of the samples, ``(n,)`` int64.
+        count: How many numbers each sample gets.
 
-    Determinism: the same on every device, for any other samples beside.
+    Returns:
+        ``(n, count)`` int64.
+
+    Determinism: the same on every device, and whichever other samples are asked for.
     """
     streams = _mix(samples + _signed(_mix_number(seed)))
     places = torch.arange(1, count + 1, device=samples.device) * -0x61C8864680B583EB
@@ -78,14 +86,14 @@ def uniforms(seed: int, samples: Tensor, count: int) -> Tensor:
 
 
 def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser: every bit of a 64-bit integer moves every bit of the result."""
+    """SplitMix64's finaliser: every bit of a 64-bit integer can change every bit of the result."""
     z = (z ^ _shift(z, 30)) * -0x40A7B892E31B1A47
     z = (z ^ _shift(z, 27)) * -0x6B2FB644ECCEEE15
     return z ^ _shift(z, 31)
 
 
 def _mix_number(z: int) -> int:
-    """:func:`_mix` of a Python integer: a CUDA graph holds no copy from the host."""
+    """:func:`_mix` of a Python integer. The seed never becomes a tensor: a CUDA graph cannot copy one from the host."""
     mask = (1 << 64) - 1
     z = ((z & mask) ^ (z & mask) >> 30) * 0xBF58476D1CE4E5B9 & mask
     z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
@@ -93,15 +101,17 @@ def _mix_number(z: int) -> int:
 
 
 def _signed(z: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit integer."""
     return z - (1 << 64) if z >> 63 else z
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right: zeros come in, not copies of the sign."""
     return z >> bits & (1 << 64 - bits) - 1
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zero all but the fewest largest that reach ``top_p``."""
+    """Set to 0 all but the largest probabilities, as few of them as reach the sum ``top_p``."""
     ordered = probabilities.sort(1, descending=True).values
     before = ordered.cumsum(1) - ordered
     least = torch.where(before < top_p, ordered, torch.inf).amin(1, keepdim=True)

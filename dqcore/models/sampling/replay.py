@@ -1,4 +1,4 @@
-"""The same work on the same memory, over and over: a CUDA graph on a GPU, plain calls elsewhere."""
+"""Doing the same work on the same memory many times: a CUDA graph on a GPU, plain calls elsewhere."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ __all__ = ["Replay", "Watched", "can_capture"]
 
 
 def can_capture(weights: Tensor) -> bool:
-    """Whether a CUDA graph can hold our ops on such tensors: their references look at values, their kernels do not."""
+    """Whether a CUDA graph can hold our ops on tensors like ``weights``.
+
+    The ops' kernels can be captured. Their references cannot, because they read values on the host.
+    """
     kernels = backends.route(weights.device) == "cuda" and backends.available("triton", weights.device)
     return weights.device.type == "cuda" and kernels and weights.dtype != torch.float64
 
 
 class Replay:
-    """Calls ``run``; on a GPU it is captured after a few calls and from then on replayed, without its host's work.
+    """Calls ``run``; if ``captured``, the first calls are ordinary, then a CUDA graph of one call is replayed.
+
+    A replay skips all that Python does in ``run``, which on a GPU takes longer than the kernels.
 
     Args:
-        run: Takes nothing, returns nothing; reads and writes tensors that stay where they are, and waits for no value.
-        captured: Whether to capture it: on a GPU whose kernels allow it.
+        run: Takes nothing and returns nothing. It reads and writes tensors that stay at their addresses, and never
+            waits for a value of the device.
+        captured: Whether to capture it; see :func:`can_capture`.
     """
 
-    #: Calls before capture: what they compile and allocate must not happen in a graph.
+    #: Ordinary calls before the capture, in which kernels are compiled and memory is allocated.
     WARM_UP = 3
 
     def __init__(self, run: Callable[[], None], captured: bool) -> None:
@@ -46,15 +52,15 @@ class Replay:
         self._graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(self._graph):
-            self.run()  # recorded, not done
+            self.run()  # only recorded
         self._graph.replay()
 
 
 class Watched:
-    """A number that grows on a device, read on the host without waiting for the work at hand.
+    """A counter on a device that the host reads without waiting for the work that was launched last.
 
     Args:
-        value: Scalar int64. On a GPU :meth:`read` returns what it was at the read before.
+        value: Scalar int64. On a GPU, :meth:`read` returns the value that it had at the previous call.
     """
 
     def __init__(self, value: Tensor) -> None:
@@ -64,7 +70,7 @@ class Watched:
             self._copy = torch.zeros((), dtype=torch.int64, pin_memory=True)
 
     def read(self) -> int:
-        """The number, as far as it is known."""
+        """The counter, as far as the host knows it; 0 at first on a GPU."""
         if self.value.device.type != "cuda":
             return int(self.value)
         known = 0

@@ -1,84 +1,43 @@
-"""Sampling: slots that are filled with new samples as soon as old ones end, over any prior that walks a tape."""
+"""The sampler: slots that walk a tape, and that begin the next sample as soon as their own has ended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dqcore.models.sampling.draw import Draw
 from dqcore.models.sampling.replay import Replay, Watched
+from dqcore.models.sampling.settings import Sampling
+from dqcore.models.sampling.steps import Steps
 from dqcore.models.sampling.walk import Plan, Walk
 from dqcore.models.tape import Tape
 
-__all__ = ["Sampler", "Sampling", "Steps"]
-
-
-class Steps(Protocol):
-    """A model in the midst of sampling: one token of each slot at a time.
-
-    Attributes:
-        active: Rows that take part, ``(R,)`` bool; written to by who samples.
-        capturable: Whether a CUDA graph can hold a step.
-    """
-
-    active: Tensor
-    capturable: bool
-
-    def positions(self, contents: Tensor, rows: Tensor, grains: Tensor) -> Tensor | None:
-        """Read the tokens ``(R,)`` of all rows; logits of the next columns ``(R, columns)``, None where it is known."""
-        ...
-
-    def codes(self, rows: Tensor) -> Tensor:
-        """Logits ``(R, K)`` of the codes at the next tokens, whose rows ``(R,)`` are known by now."""
-        ...
-
-    def restart(self, fresh: Tensor) -> None:
-        """Forget the past of the rows that are ``fresh``, ``(R,)`` bool; their next token is a sample's first."""
-        ...
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How samples are drawn.
-
-    Attributes:
-        contents: How codes are drawn.
-        positions: How positions are drawn.
-        guidance: ``s`` in ``without class + s (with class - without class)``; 1 for none.
-        check_every: Steps after which finished slots are filled again.
-    """
-
-    contents: Draw = field(default_factory=Draw)
-    positions: Draw = field(default_factory=Draw)
-    guidance: float = 1.0
-    check_every: int = 2
-
-    @property
-    def copies(self) -> int:
-        """How often the model runs for a sample."""
-        return 1 if self.guidance == 1.0 else 2
+__all__ = ["Sampler"]
 
 
 class Sampler:
     """Draws ``count`` samples, at most ``S`` at once.
 
-    All that a step or a turn changes lies in the same memory from first to last, and neither asks for a value, so that
-    a CUDA graph can hold each (:class:`dqcore.models.sampling.replay.Replay`).
+    It alternates between two pieces of work: :meth:`step` draws one token of every slot, and every few steps
+    :meth:`turn` stores the samples that are complete and begins others in their slots. All tensors that either of them
+    changes keep their addresses, and neither waits for a value of the device, so that a CUDA graph can hold each
+    (:class:`dqcore.models.sampling.replay.Replay`).
+
+    What it draws is specified by :mod:`dqcore.models.sampling.naive`.
 
     Args:
         tape: The prior's tape.
-        steps: The prior, for ``copies * S`` rows: all slots of the first copy, then all of the second.
+        steps: The prior, with ``copies * S`` rows: all slots of the first copy, then all of the second.
         num_slots: ``S``.
-        sampling: How.
-        plan: Called with sample indices ``(n,)``, counted from 0; their :class:`Plan`.
+        sampling: How to draw.
+        plan: Called with indices of samples ``(n,)``, counted from 0; returns their :class:`Plan`.
         count: Number of samples.
 
     Attributes:
-        slot_steps: Steps of slots so far, idle ones included.
+        slot_steps: Number of tokens that slots have read so far, those of idle slots included.
+        results: ``(count + 1, L)`` int32: contents at the entries that each sample took, -1 elsewhere. The last row
+            takes what slots without a sample write.
     """
 
     def __init__(
@@ -91,25 +50,26 @@ class Sampler:
         count: int,
     ) -> None:
         self.tape, self.steps, self.sampling, self.plan = tape, steps, sampling, plan
+        self.draw_content, self.draw_position = sampling.contents, sampling.positions
         self.count, self.num_slots = count, num_slots
         device = tape.grains.device
+        self.steps_a_turn = 8 if device.type == "cuda" else 2
         self.walk = Walk(tape, num_slots, sampling.copies)
         self.samples = torch.full((num_slots,), count, device=device)  # the sample in each slot, ``count`` for none
         self.begun, self.finished, self.useful = torch.zeros(3, dtype=torch.int64, device=device).unbind()
-        #: Contents of the samples at the entries they took, -1 elsewhere; what slots have no sample for goes last.
         self.results = torch.full((count + 1, len(tape)), -1, dtype=torch.int32, device=device)
         self.slot_steps = 0
 
     @property
     def useful_steps(self) -> int:
-        """Those of the steps of slots that read a token of a sample whose codes were not yet complete."""
+        """How many of the ``slot_steps`` were not idle: tokens that finished samples read before their last code."""
         return int(self.useful)
 
     def run(self, progress: Callable[[int, int], object] | None = None) -> Tensor:
-        """Walk all samples to their end.
+        """Draw all samples.
 
         Args:
-            progress: Called with the numbers of finished samples and of all.
+            progress: Called with the number of finished samples and the number of all.
 
         Returns:
             ``(count, L)`` int32: contents at the entries that each sample took, -1 elsewhere.
@@ -120,9 +80,9 @@ class Sampler:
         with torch.inference_mode(), torch.cuda.device_of(self.results):  # graphs are captured on the current device
             turn()
             while known < self.count:
-                for _ in range(self.sampling.check_every):
+                for _ in range(self.steps_a_turn):
                     step()
-                self.slot_steps += self.sampling.check_every * self.num_slots
+                self.slot_steps += self.steps_a_turn * self.num_slots
                 if self.begun.device.type != "cpu" or bool(self._due().any()):
                     turn()
                 before, known = known, finished.read()
@@ -132,7 +92,7 @@ class Sampler:
 
     def step(self) -> None:
         """One token of each slot: read it, draw the next position, then the code that stands there."""
-        walk, sampling = self.walk, self.sampling
+        walk = self.walk
         walk.under_way(self.steps.active)
         logits = self.steps.positions(walk.contents, walk.rows, walk.grains)
         blocked = walk.blocked()
@@ -140,13 +100,13 @@ class Sampler:
             entries = blocked.to(torch.uint8).argmin(1)
         else:
             scores = self._guide(logits).index_select(1, self.tape.columns)
-            entries = sampling.positions(scores.masked_fill_(blocked, -torch.inf), walk.numbers[:, 1])
+            entries = self.draw_position(scores.masked_fill_(blocked, -torch.inf), walk.numbers[:, 1])
         walk.go(entries)
         logits = self._guide(self.steps.codes(walk.rows))
-        walk.fill(sampling.contents(logits, walk.numbers[:, 0]))
+        walk.fill(self.draw_content(logits, walk.numbers[:, 0]))
 
     def turn(self) -> None:
-        """Keep the samples that are complete, and begin others in their slots while there are any."""
+        """Store the samples that are complete, and begin others in their slots while there are any."""
         done = self._due()
         self.results.index_copy_(0, torch.where(done, self.samples, self.count), self.walk.taken.int())
         held = done & (self.samples < self.count)
@@ -160,10 +120,11 @@ class Sampler:
         self.steps.restart(fresh.repeat(self.sampling.copies))
 
     def _due(self) -> Tensor:
-        """``(S,)`` bool: slots whose sample is complete, and at first those that have none yet."""
+        """``(S,)`` bool: slots whose sample is complete, and at the beginning those that have no sample yet."""
         return self.walk.complete() & ((self.samples < self.count) | (self.begun < self.count))
 
     def _guide(self, logits: Tensor) -> Tensor:
+        """Logits of the two copies to one."""
         if self.sampling.copies == 1:
             return logits
         with_class, without = logits.float().chunk(2)

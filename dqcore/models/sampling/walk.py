@@ -1,4 +1,4 @@
-"""Walking the tape: the state of many samples at once, each at a place of its own."""
+"""Walking the tape: where each of many samples stands, and which entries may come next in each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dqcore.models.tape import BANNED, MANDATORY, Tape
 
 __all__ = ["Plan", "Walk"]
 
-#: Columns of a token: the least and the largest content that may stand there (the same where it is known), the row of
-#: its position's embedding, its granularity, its entry, and the numbers that draw the code there and the position
-#: after it.
+#: What is kept of a token, column by column: the least and the largest content that it may have (equal if its content
+#: is known), the row of its position's embedding, its granularity, its entry, and the two random numbers that draw its
+#: code and the position after it.
 LEAST, MOST, ROW, GRAIN, ENTRY, NUMBERS = range(6)
 WIDTH = NUMBERS + 2
 #: More than any content.
@@ -19,19 +19,20 @@ ANY = 1 << 62
 
 
 class Plan:
-    """What is decided before a sample is drawn: its label and its luck, the codes given, parts that are closed.
+    """What is fixed before ``n`` samples are drawn: labels, random numbers, and which codes are given or banned.
 
     Args:
         tape: The tape.
-        labels: ``(copies, n)`` int64; a sample runs once for each copy (guidance: with its class, and without).
-        numbers: Of :func:`dqcore.models.sampling.draw.uniforms`, ``(n, 2 L)`` int64: two for each entry.
-        given: ``(n, L)`` int64: codes given, -1 elsewhere; None for none.
-        closed: Granularities that have no codes but the given ones.
-        stop: Granularity after which a sample ends, in the order of the tape; None for the last.
+        labels: ``(copies, n)`` int64. With guidance there are two copies of a sample: with its class, and without.
+        numbers: Random numbers of :func:`dqcore.models.sampling.draw.uniforms`, ``(n, 2 L)`` int64: for each entry
+            the one that draws its code, and the one that draws the position after it.
+        given: ``(n, L)`` int64: codes that are given, -1 elsewhere; None if no code is given.
+        closed: Granularities below this one have no codes but the given ones.
+        stop: Samples have no codes of finer granularities than this one; None for no limit.
 
     Attributes:
-        status: ``(n, L)`` int64.
-        tokens: ``(copies, n, L, 7)`` int64, see the columns above.
+        status: Status of each entry at the start, ``(n, L)`` int64.
+        tokens: ``(copies, n, L, 7)`` int64; the columns are those above.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Plan:
     ) -> None:
         shift = tape.starts * labels[:, :, None]
         special = tape.positions < 0
+        # A content is clamped between its bounds: special and given contents have equal ones, other codes wide ones.
         least = torch.where(special, (tape.contents + shift).clamp_min(0), 0)
         most = torch.where(special, least, ANY)
         self.status = tape.status.repeat(labels.shape[1], 1)
@@ -52,12 +54,12 @@ class Plan:
             self.status.masked_fill_((tape.grains < closed) & ~special, BANNED)
         if given is not None:
             known = given >= 0
-            covered = known[:, tape.rules[..., 0]].any(-1)  # a code of the entry's region is given
+            covered = known[:, tape.rules[..., 0]].any(-1)  # some code of the entry's region is given
             self.status = torch.where(covered, known * MANDATORY, self.status)
             least, most = (torch.where(known, given, bound) for bound in (least, most))
         if stop is not None:
             self.status.masked_fill_((tape.grains > stop) & ~special, BANNED)
-        self.status[:, 0] = BANNED  # the first start is where a walk begins
+        self.status[:, 0] = BANNED  # the first start token is taken already
         entries = torch.arange(len(tape), device=labels.device).expand_as(least)
         fields = [least, most, tape.rows + shift, tape.grains.expand_as(least), entries]
         pairs = numbers.view(1, -1, len(tape), 2).expand(len(labels), -1, -1, -1)
@@ -65,17 +67,19 @@ class Plan:
 
 
 class Walk:
-    """Slots that walk the tape: every method works on all slots at once, in the same memory, and none waits for them.
+    """``S`` slots that walk the tape.
 
-    A slot that has reached the end of the tape stays there until it is loaded again; at first all are there.
+    Every method works on all slots at once, keeps tensors at their addresses, and does not wait for the device. A slot
+    that has reached the end of the tape stays there until it is loaded again; at first all slots are there.
 
     Args:
         tape: The tape; its device is the walk's.
         num_slots: ``S``.
-        copies: How often the model runs for a sample.
+        copies: How often the model runs for each sample.
 
     Attributes:
-        taken: ``(S, L)`` int64: the contents at entries taken so far, -1 elsewhere.
+        status: Status of each entry, ``(S, L)`` int64.
+        taken: Contents at the entries taken so far, -1 elsewhere, ``(S, L)`` int64.
     """
 
     def __init__(self, tape: Tape, num_slots: int, copies: int = 1) -> None:
@@ -87,7 +91,7 @@ class Walk:
         self.tokens[..., ENTRY] = length - 1
         self.taken = torch.full((num_slots, length), -1, device=device)
         self._here = self.tokens[:, :, :1].clone()
-        self._places = torch.arange(length, device=device)
+        self._all_entries = torch.arange(length, device=device)
 
     @property
     def entries(self) -> Tensor:
@@ -111,51 +115,53 @@ class Walk:
 
     @property
     def numbers(self) -> Tensor:
-        """The numbers that draw the code at the present entries and the position after them, ``(S, 2)``."""
+        """The random numbers that draw the code at the present entries and the position after them, ``(S, 2)``."""
         return self._here[0, :, 0, NUMBERS:]
 
     def load(self, fresh: Tensor, plan: Plan) -> None:
-        """Put new samples at the first start, in those slots that are ``fresh``, ``(S,)`` bool; the plan has all."""
+        """Begin new samples in the slots where ``fresh``, ``(S,)`` bool; the plan has a sample for every slot."""
         torch.where(fresh[:, None], plan.status, self.status, out=self.status)
         torch.where(fresh[:, None, None], plan.tokens, self.tokens, out=self.tokens)
         torch.where(fresh[:, None, None], plan.tokens[:, :, :1], self._here, out=self._here)
         self.taken.masked_fill_(fresh[:, None], -1)
 
     def blocked(self) -> Tensor:
-        """``(S, L)`` bool: all but the entries that may come next.
+        """``(S, L)`` bool: False at the entries that may come next, True elsewhere.
 
-        They are those not banned, up to and including the first mandatory one; entries passed are banned by now. At
-        the end of the tape the last entry stays open.
+        An entry may come next if it is not banned and no mandatory entry stands before it. Entries that were passed
+        have been banned. At the end of the tape the last entry stays open.
         """
-        return self.status <= (self.status >> 1).cumsum(1)
+        mandatory_so_far = (self.status >> 1).cumsum(1)  # MANDATORY >> 1 is 1; the entry itself is counted
+        return self.status <= mandatory_so_far
 
     def under_way(self, out: Tensor) -> None:
-        """Write to ``out (copies * S,)`` bool which slots have not reached the end of the tape."""
+        """Write into ``out``, ``(copies * S,)`` bool, which slots have not reached the end of the tape."""
         torch.lt(self._here[:, :, 0, ENTRY], len(self.tape) - 1, out=out.view(self.copies, -1))
 
     def go(self, entries: Tensor) -> None:
-        """Take the entries ``(S,)``: ban what was passed and what they exclude, and look up what stands there."""
-        places, statuses = self.tape.rules.index_select(0, entries).unbind(-1)
-        self.status.scatter_(1, places, statuses)
-        self.status[:, :-1].masked_fill_(self._places[:-1] <= entries[:, None], BANNED)
+        """Take the entries ``(S,)``: change statuses by the rules, ban entries passed, and look up the tokens there."""
+        changed, statuses = self.tape.rules.index_select(0, entries).unbind(-1)
+        self.status.scatter_(1, changed, statuses)
+        self.status[:, :-1].masked_fill_(self._all_entries[:-1] <= entries[:, None], BANNED)
         where = entries[:, None, None].expand(self.copies, -1, 1, WIDTH)
         torch.gather(self.tokens, 2, where, out=self._here)
 
     def fill(self, codes: Tensor) -> None:
-        """Give the entries just taken a code ``(S,)``, where nothing else must stand there."""
+        """Give the entries just taken their contents: the codes ``(S,)``, or what is known to stand there."""
         least, most = self._here[..., LEAST], self._here[..., MOST]
         torch.clamp(codes[:, None], least, most, out=least)
         self.taken.scatter_(1, self.entries[:, None], least[0])
 
     def complete(self) -> Tensor:
-        """``(S,)`` bool: slots that have no code left to take."""
+        """``(S,)`` bool: slots that have no more code to take."""
         return ~((self.status > BANNED) & (self.tape.positions >= 0)).any(1)
 
     def lengths(self) -> Tensor:
-        """``(S,)`` int64: tokens taken up to the last code."""
+        """``(S,)`` int64: number of tokens taken, up to and including the last code."""
         found = self.taken >= 0
-        last = torch.where(found & (self.tape.positions >= 0), self._places, 0).amax(1, keepdim=True)
-        return (found & (self._places <= last)).sum(1)
+        last = torch.where(found & (self.tape.positions >= 0), self._all_entries, 0).amax(1, keepdim=True)
+        return (found & (self._all_entries <= last)).sum(1)
 
     def _field(self, column: int) -> Tensor:
+        """A column of the present tokens, ``(copies * S,)``."""
         return self._here[..., column].flatten()

@@ -1,4 +1,4 @@
-"""What the tokenizers share: encoder, quantizer, decoder, and the checks of what goes through them."""
+"""What the tokenizers share: encoder, quantizer, decoder, and checks of images and code maps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "TokenizerOutput"]
 
 
 class Encoding(NamedTuple):
-    """What a tokenizer makes of images.
+    """What ``encode`` returns.
 
     Attributes:
         codes: Code map on the finest grid, int64, ``(B, H, W)``.
         grain: Grain map, int64, ``(B, h, w)``; all 0 for a fixed-length tokenizer.
-        quantized: Quantized map, ``(B, dim, H, W)``; gradients pass straight through it.
-        gate_logits: Of a feature router, float32, ``(B, h, w, G)``.
-        entropy: Of an entropy router, nats, float32, ``(B, h, w)``.
+        quantized: Quantized map, ``(B, dim, H, W)``; gradients pass straight through it to the encoder.
+        gate_logits: Logits of a feature router, float32, ``(B, h, w, G)``; None for other routers.
+        entropy: Entropy of each region if the router is an entropy router, nats, float32, ``(B, h, w)``; else None.
     """
 
     codes: Tensor
@@ -43,8 +43,8 @@ class TokenizerOutput(NamedTuple):
 
     Attributes:
         reconstruction: ``(B, 3, H, W)``, not clamped.
-        commitment_loss: Scalar, weighted.
-        budget_loss: Scalar, weighted; 0 without a learned router.
+        commitment_loss: Scalar, already multiplied by its weight.
+        budget_loss: Scalar, already multiplied by its weight; 0 without a learned router.
         codes: Code map, int64, ``(B, H, W)``.
         grain: Grain map, int64, ``(B, h, w)``.
     """
@@ -67,12 +67,12 @@ class TokenizerConfig:
     channels: int = 128  # width of encoder and decoder at full resolution
     encoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from full resolution to the coarsest stride
     decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from full resolution to the finest stride
-    encoder_attention: tuple[int, ...] = (16,)  # strides with attention, so that any image size works
+    encoder_attention: tuple[int, ...] = (16,)  # strides with attention (not resolutions: any image size works)
     decoder_attention: tuple[int, ...] = (16,)
     num_blocks: int = 2  # residual blocks of an encoder level; a decoder level has one more
     groups: int = 32  # of every GroupNorm; must divide every width
-    position: Position = "none"  # biases at the decoder's input
-    resolution: int = 256  # pixels; height and width that learned position tables are made for
+    position: Position = "none"  # what is added to the decoder's input to tell it where a cell lies
+    resolution: int = 256  # height and width, in pixels, that learned position tables are made for
     commitment: float = 0.25  # beta
     decay: float = 0.99  # of the codebook's moving averages
     initialisation: Literal["uniform", "kmeans"] = "uniform"  # of the codebook; kmeans looks at the first batch
@@ -110,7 +110,7 @@ class TokenizerConfig:
 
 
 class Tokenizer(Pretrained):
-    """Encoder, 1x1 convolution, quantizer, 1x1 convolution, decoder."""
+    """The parts of a tokenizer: encoder, 1x1 convolution, quantizer, 1x1 convolution, decoder."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -149,14 +149,19 @@ class Tokenizer(Pretrained):
         """Images from a code map.
 
         Args:
-            codes: ``(B, H, W)`` int64 in ``[0, K]``; code K is a hole, so that partial code maps can be looked at.
-            grain: ``(B, h, w)``; only its shape is looked at: a code map holds all that the decoder needs.
+            codes: ``(B, H, W)`` int64 in ``[0, K]``. Code K is a hole (the codebook's padding row), so that one can
+                look at code maps that are not complete.
+            grain: ``(B, h, w)``. Only its shape is checked, because a code map holds all that the decoder needs.
 
         Returns:
             Images, ``(B, 3, H * stride, W * stride)`` with the finest stride, about [-1, 1] but not clamped.
         """
         self._check_codes(codes, grain)
-        return self.decoder(self.post_quant_conv(self.quantizer.embed(codes)))
+        return self.decode_quantized(self.quantizer.embed(codes))
+
+    def decode_quantized(self, quantized: Tensor) -> Tensor:
+        """Images from a quantized map ``(B, dim, H, W)``, such as :attr:`Encoding.quantized`; not clamped."""
+        return self.decoder(self.post_quant_conv(quantized))
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():

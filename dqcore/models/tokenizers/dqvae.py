@@ -22,7 +22,7 @@ __all__ = ["DQVAE", "PRESETS", "DQVAEConfig"]
 
 @dataclass(frozen=True)
 class DQVAEConfig(TokenizerConfig):
-    """A tokenizer with a granularity per stride and a router; the defaults are ``dqvae-dual``.
+    """A tokenizer with a router and one granularity for each stride; the defaults are ``dqvae-dual``.
 
     Fields not listed here: :class:`TokenizerConfig`.
     """
@@ -35,10 +35,10 @@ class DQVAEConfig(TokenizerConfig):
     router: Literal["feature", "entropy", "random"] = "feature"  # what decides a region's granularity
     target_ratio: tuple[float, ...] = (0.5,)  # share of regions of each granularity above the coarsest
     budget_weight: float = 10.0  # lambda (supplement, table 1)
-    budget: Literal["paper", "released"] = "paper"  # released: as the authors' code weights its terms
+    budget: Literal["paper", "released"] = "paper"  # released: the loss that the authors' code computes
     gate: Gate = "silu"  # feature router: two layers with this activation, or "linear" for one layer
-    router_groups: int = 32  # feature router: groups of its normalizations, 0 for none
-    temperature: float = 1.0  # feature router: of the Gumbel-softmax
+    router_groups: int = 32  # feature router: groups of its normalizations, 0 for no normalizations
+    temperature: float = 1.0  # feature router: temperature of the Gumbel-softmax
     entropy_bins: tuple[float, float] = (-1.0, 1.0)  # entropy router: histogram range; (0, 1) for the released weights
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class DQVAEConfig(TokenizerConfig):
             raise InputError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
         super().__post_init__()
         ratio = target_shares("target_ratio", self.target_ratio, len(self.strides))
-        object.__setattr__(self, "target_ratio", ratio)  # a number will do for two granularities
+        object.__setattr__(self, "target_ratio", ratio)  # for two granularities the user may give one number
         for name, known in {
             "router": ("feature", "entropy", "random"),
             "budget": ("paper", "released"),
@@ -100,8 +100,18 @@ PRESETS: dict[str, DQVAEConfig] = {
 class DQVAE(Tokenizer):
     """A tokenizer whose code length follows the image.
 
-    The encoder makes a map per granularity, the router picks a granularity for each region, and only the codes picked
-    are looked up. Height and width of the images may be any multiples of the coarsest stride.
+    ::
+
+        images (B, 3, H, W)
+          |-- encoder ------- a feature map for each granularity, coarse to fine
+          |                     |-- quant_conv --------------.
+          |                     |                            |
+          '-- router (reads images or maps) -- grain map --- quantizer -- code map
+                                                             |
+                                    images -- decoder -- post_quant_conv -- quantized map
+
+    The router picks a granularity for each region, and only the codes of that granularity are looked up. Height and
+    width of the images may be any multiples of the coarsest stride.
 
     Args:
         config: A :class:`DQVAEConfig`; see also :meth:`from_preset`.
@@ -123,18 +133,18 @@ class DQVAE(Tokenizer):
         ratio: float | Sequence[float] | None = None,
         num_codes: int | Tensor | None = None,
     ) -> Encoding:
-        """Codes and grain map of images, with the router's own number of codes or another, without retraining.
+        """Codes and grain map of images. The caller may set how many codes an image gets, without retraining.
 
         Args:
             images: ``(B, 3, H, W)``, floating, in [-1, 1].
-            ratio: Share of regions at the finest granularity in every image, in [0, 1], met to the nearest region;
-                with more than two granularities a tuple, one share for each above the coarsest, coarse to fine.
-            num_codes: Codes of every image, or int64 ``(B,)``, one number for each; met as closely as the numbers of
-                codes of regions allow, never exceeded.
+            ratio: Share of regions at the finest granularity in every image, in [0, 1], rounded to whole regions. With
+                more than two granularities a tuple: one share for each above the coarsest, coarse to fine.
+            num_codes: Number of codes of every image, or int64 ``(B,)`` with a number for each. An image gets this
+                number, or the next smaller one that whole regions add up to.
 
         Returns:
-            An :class:`Encoding`. With ``ratio`` or ``num_codes``, the regions that the router (by gate logits or
-            entropy) wants finest get the most codes, ties in raster order.
+            An :class:`Encoding`. With ``ratio`` or ``num_codes``, the regions for which the router prefers fine
+            granularities most (by gate logits or entropy) get them; ties go in raster order.
 
         Raises:
             ValueError: Images of the wrong shape, both ``ratio`` and ``num_codes``, or one out of range.
@@ -146,11 +156,11 @@ class DQVAE(Tokenizer):
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Encode, quantize and decode images ``(B, 3, H, W)`` in [-1, 1].
 
-        Gradient: to everything but an EMA codebook; to a feature router through its straight-through gate and through
-        the budget loss.
+        Gradient: to all parameters; an EMA codebook has none. A feature router gets its gradient through its
+        straight-through gate and through the budget loss.
         """
         encoding, routing, commitment_loss = self._encode(images)
-        reconstruction = self.decoder(self.post_quant_conv(encoding.quantized))
+        reconstruction = self.decode_quantized(encoding.quantized)
         budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
@@ -162,7 +172,7 @@ class DQVAE(Tokenizer):
         maps: list[Tensor] = self.encoder(images)
         routing = self.router(images, maps)
         if counts is not None:
-            scores = self.router.step_scores(routing)
+            scores = self.router.refinement_scores(routing)
             routing = routing._replace(grain=allocate(scores, counts(scores)), gate=None)
         elif self.training and routing.gate is not None:
             maps = _pass_gate(maps, routing.gate, routing.grain)
@@ -173,7 +183,7 @@ class DQVAE(Tokenizer):
     def _counts(
         self, images: Tensor, ratio: float | Sequence[float] | None, num_codes: int | Tensor | None
     ) -> Callable[[Tensor], Tensor] | None:
-        """How to get the regions of each granularity ``(B, G)`` from step scores; None to leave it to the router."""
+        """How to get the number of regions of each granularity, ``(B, G)``, from scores; None if the router decides."""
         batch, stride = images.shape[0], self.config.strides[0]
         regions = (images.shape[2] // stride) * (images.shape[3] // stride)
         if ratio is not None and num_codes is not None:
@@ -202,6 +212,6 @@ def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter
 
 
 def _pass_gate(maps: Sequence[Tensor], gate: Tensor, grain: Tensor) -> list[Tensor]:
-    """Multiply every region by the gate of its granularity: by 1, but with the router's gradient."""
+    """Multiply every region of the maps by its gate, which is 1 but carries the gradient to the router."""
     chosen = gate.gather(1, grain[:, None])
     return [values * F.interpolate(chosen, scale_factor=float(2**g)).to(values) for g, values in enumerate(maps)]

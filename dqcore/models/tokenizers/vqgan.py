@@ -84,7 +84,7 @@ class VQGAN(Tokenizer):
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Encode, quantize and decode images ``(B, 3, H, W)`` in [-1, 1]; the budget loss is 0."""
         encoding, commitment_loss = self._encode(images)
-        reconstruction = self.decoder(self.post_quant_conv(encoding.quantized))
+        reconstruction = self.decode_quantized(encoding.quantized)
         budget_loss = torch.zeros_like(commitment_loss)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 

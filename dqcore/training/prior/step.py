@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.codes import CodeSequence
@@ -133,10 +132,8 @@ def measure(output: PriorOutput, num_images: int, levels: int) -> dict[str, Tens
     ``bits_per_image`` is what an ideal coder spends on all contents and positions of an image, its special tokens
     included. A granularity that does not occur counts as 0.
     """
-    contents = F.cross_entropy(output.content_logits.float(), output.targets.contents, reduction="none")
-    positions = torch.zeros_like(contents)
-    if output.position_logits is not None:
-        positions = F.cross_entropy(output.position_logits.float(), output.targets.columns, reduction="none")
+    contents, positions = output.content_losses, output.position_losses
+    positions = torch.zeros_like(contents) if positions is None else positions
     values = [output.loss.detach(), output.content_loss.detach(), output.position_loss.detach()]
     values.append((contents.double().sum() + positions.double().sum()).float() / (num_images * math.log(2)))
     for g in range(levels):

@@ -9,9 +9,9 @@ from dqcore.models.priors.global_local import GlobalLocal
 GRID = (3, 4)
 
 
-def new(levels=2, **changes):
+def new(granularities=2, **changes):
     fields = {"codebook_size": 20, "region_grid": GRID, "dim": 32, "num_heads": 2} | changes
-    model = GlobalLocal.from_preset("global-local-tiny", num_granularities=levels, **fields)
+    model = GlobalLocal.from_preset("global-local-tiny", num_granularities=granularities, **fields)
     for name, parameter in model.named_parameters():
         if "norm" not in name and "head.0" not in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -20,43 +20,43 @@ def new(levels=2, **changes):
     return model.eval()
 
 
-def sequence(batch, levels):
-    grain = torch.randint(0, levels, (batch, *GRID))
-    shape = (batch, *(side << levels - 1 for side in GRID))
-    return dqcore.pack_codes(torch.randint(0, 20, shape), grain, num_granularities=levels)
+def sequence(batch, granularities):
+    grain = torch.randint(0, granularities, (batch, *GRID))
+    shape = (batch, *(side << granularities - 1 for side in GRID))
+    return dqcore.pack_codes(torch.randint(0, 20, shape), grain, num_granularities=granularities)
 
 
-@pytest.mark.parametrize("levels", [2, 3])
-def test_targets_are_codes_then_placeholders(levels):
-    batch = sequence(2, levels)
+@pytest.mark.parametrize("granularities", [2, 3])
+def test_targets_are_codes_then_placeholders(granularities):
+    batch = sequence(2, granularities)
     codes, grain = dqcore.unpack_codes(batch)
-    slots = new(levels)(batch).targets.contents.view(2, 12, -1)
-    side = 2 ** (levels - 1)
+    contents = new(granularities)(batch).targets.contents.view(2, 12, -1)
+    side = 2 ** (granularities - 1)
     for image in range(2):
         for region in range(12):
             g = int(grain[image].flatten()[region])
             y, x = region // 4 * side, region % 4 * side
-            step = 2 ** (levels - 1 - g)
+            step = 2 ** (granularities - 1 - g)
             mine = codes[image, y : y + side : step, x : x + side : step].flatten().tolist()
-            assert slots[image, region].tolist() == mine + [20] * (4 ** (levels - 1) - len(mine))
+            assert contents[image, region].tolist() == mine + [20] * (4 ** (granularities - 1) - len(mine))
 
 
-@pytest.mark.parametrize("levels", [2, 3])
-def test_samples_are_valid_and_depend_on_seed_and_index_alone(levels):
-    model = new(levels)
+@pytest.mark.parametrize("granularities", [2, 3])
+def test_samples_are_valid_and_depend_on_seed_and_index_alone(granularities):
+    model = new(granularities)
     six = model.generate(6, seed=5)
     codes, grain = dqcore.unpack_codes(six)
-    assert dqcore.pack_codes(codes, grain, num_granularities=levels) == six
-    assert grain.unique().tolist() == list(range(levels))
+    assert dqcore.pack_codes(codes, grain, num_granularities=granularities) == six
+    assert grain.unique().tolist() == list(range(granularities))
     assert model.generate(2, seed=5) == six[:2]
     assert model.generate(2, seed=5, first=3, slots=1) == six[3:5]
     assert model.generate(6, seed=6) != six
     assert model.generate(6, seed=6, given=six) == six
 
 
-@pytest.mark.parametrize("levels", [2, 3])
-def test_cached_logits_are_those_of_the_full_pass(levels, monkeypatch):
-    model, seen = new(levels), []
+@pytest.mark.parametrize("granularities", [2, 3])
+def test_cached_logits_are_those_of_the_full_pass(granularities, monkeypatch):
+    model, seen = new(granularities), []
     head = model.content_head.forward
     monkeypatch.setattr(model.content_head, "forward", lambda x: seen.append(head(x)) or seen[-1])
     batch = model.generate(4, seed=1)
@@ -92,3 +92,12 @@ def test_saved_and_loaded(tmp_path):
     model, batch = new(), sequence(2, 2)
     model.save_pretrained(tmp_path)
     assert torch.equal(GlobalLocal.from_pretrained(tmp_path)(batch).loss, model(batch).loss)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"position_temperature": 0.5}, {"position_top_k": 3}, {"position_top_p": 0.5}, {"stop_after": 0}, {"closed": 1}],
+)
+def test_what_it_does_not_have_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        new().generate(1, **wrong)

@@ -9,8 +9,7 @@ from PIL import Image
 import dqcore
 from dqcore.data.codes import CachedCodes, TokenBatches, read_codes
 from dqcore.distributed import World
-from dqcore.inference.sample import decode_preview, decode_sequence, load_pair, preview_maps, write_samples
-from dqcore.models.auto import check_belongs, fingerprint
+from dqcore.inference.sample import decode_sequence, load_pair, write_samples
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.training.prior.run import PriorTraining, train_prior
 from dqcore.training.prior.step import PriorStep
@@ -194,38 +193,6 @@ def test_only_linear_weights_decay():
     names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
     assert names == {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     assert sum(len(group["params"]) for group in step.optimizer.param_groups) == len(list(model.parameters()))
-
-
-def test_previews_have_holes_where_nothing_is_known():
-    torch.manual_seed(3)
-    prior = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2, region_grid=(2, 3)).eval()
-    preview, whole = (prior.generate(3, seed=4, stop_after=stop) for stop in (0, None))
-    codes, grain = dqcore.unpack_codes(whole)
-    seen = (grain == 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    assert torch.equal(preview_maps(preview, 256), torch.where(seen, codes, 256))
-    assert torch.equal(preview_maps(whole, 256), codes)
-
-
-def test_open_regions_of_a_preview_are_grey(folder):
-    tokenizer = dqcore.DQVAE.from_pretrained(folder / "tokenizer")
-    sizes = {"dim": 16, "num_heads": 2, "region_grid": (2, 3), "codebook_size": 16}
-    preview = DQTransformer.from_preset("dqtransformer-tiny", **sizes).eval().generate(3, seed=4, stop_after=0)
-    images = decode_preview(tokenizer, preview)
-    covered = (preview_maps(preview, 16) != 16).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
-    assert images.shape == (3, 3, 32, 48)
-    assert bool((images.masked_select(~covered) == 0.8).all())
-    assert not bool((images.masked_select(covered) == 0.8).all())
-
-
-def test_mismatches_are_named(folder):
-    tokenizer = dqcore.DQVAE.from_pretrained(folder / "tokenizer")
-    prior = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2, codebook_size=16, tokenizer="other")
-    check_belongs(prior, tokenizer)
-    with pytest.raises(ValueError, match="tokenizer other"):
-        check_belongs(prior, tokenizer, fingerprint(folder / "tokenizer"))
-    prior = DQTransformer.from_preset("dqtransformer-tiny", dim=16, num_heads=2)
-    with pytest.raises(ValueError, match="codebook_size 256, this tokenizer has 16"):
-        check_belongs(prior, tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,230 @@
+"""Priors that read and draw the tokens of an image one after the other along a tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.codes import CodeSequence
+from dqcore.errors import InputError
+from dqcore.models.priors.base import Prior
+from dqcore.models.priors.config import PriorOutput, Targets, cross_entropies
+from dqcore.models.priors.inputs import (
+    check_given,
+    check_sequence,
+    class_labels,
+    drop_labels,
+    given_contents,
+    labels_to_sample,
+)
+from dqcore.models.sampling.draw import uniforms
+from dqcore.models.sampling.sampler import Sampler
+from dqcore.models.sampling.settings import Sampling
+from dqcore.models.sampling.steps import CachedSteps
+from dqcore.models.sampling.walk import Plan
+from dqcore.models.tape import NULL, Tape
+from dqcore.nn.transformer import Cache, Head, Transformer
+
+__all__ = ["TapePrior"]
+
+
+class TapePrior(Prior):
+    """A transformer over positions, and one over contents that is told where the next content will stand.
+
+    ::
+
+        contents, positions, steps      x = embed(...)
+                    |
+          position_transformer          h = P(x)
+                    |------------------ p(position[t + 1] | h[t])
+          + vector of position t + 1
+                    |
+          content_transformer           c = C(h + e)
+                    |------------------ p(content[t + 1] | c[t])
+
+    A subclass adds its embeddings after ``super().__init__``, calls :func:`dqcore.nn.transformer.initialise`, and says
+    in :meth:`embed` and :meth:`position_vectors` how they make vectors of tokens. Steps, in ``step_embedding``, are
+    indices of tokens in their image.
+
+    Args:
+        config: The model's config.
+        tape: The order of the tokens.
+        position_layers: Blocks of the first transformer; 0 for a prior that knows all positions, which then has
+            neither ``position_transformer`` nor ``position_head``.
+        content_layers: Blocks of the second transformer.
+        num_contents: Classes of the content head.
+        num_columns: Classes of the position head.
+    """
+
+    tape: Tape
+    step_embedding: nn.Parameter
+    position_transformer: Transformer | None
+    position_head: Head | None
+    content_transformer: Transformer
+
+    def __init__(
+        self,
+        config: Any,
+        tape: Tape,
+        position_layers: int,
+        content_layers: int,
+        num_contents: int,
+        num_columns: int,
+    ) -> None:
+        super().__init__(config)
+        if config.max_steps < tape.max_tokens - 1:
+            raise InputError(
+                f"max_steps: expected at least {tape.max_tokens - 1} for this grid, got {config.max_steps}"
+            )
+        self.tape = tape
+        self.content_embedding = nn.Embedding(config.codebook_size + 2 + config.num_labels, config.dim)
+        self.step_embedding = nn.Parameter(torch.zeros(config.max_steps, config.dim))
+        self.dropout = nn.Dropout(config.dropout)
+        self.position_transformer = self.position_head = None
+        if position_layers:
+            self.position_transformer = Transformer(config.dim, config.num_heads, position_layers, config.dropout)
+            self.position_head = Head(config.dim, num_columns)
+        self.content_transformer = Transformer(config.dim, config.num_heads, content_layers, config.dropout)
+        self.content_head = Head(config.dim, num_contents)
+
+    def embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
+        """Embeddings ``(N, dim)`` of tokens.
+
+        Args:
+            contents: Codes and special contents, ``(N,)`` int64.
+            rows: Rows of the position embedding, ``(N,)`` int64.
+            grains: Granularities, ``(N,)`` int64.
+            steps: Rows of the step embedding, ``(N,)`` integers.
+        """
+        raise NotImplementedError
+
+    def position_vectors(self, rows: Tensor) -> Tensor:
+        """Vectors ``(N, dim)`` of positions, by their rows ``(N,)``; not needed without a position transformer."""
+        raise NotImplementedError
+
+    def predict_positions(self, x: Tensor, where: Tensor | Cache | None) -> tuple[Tensor, Tensor | None]:
+        """Run the position transformer.
+
+        Args:
+            x: Embedded tokens, ``(N, dim)``.
+            where: ``cu_seqlens`` of packed sequences, or a cache of what stands before the tokens.
+
+        Returns:
+            States ``(N, dim)``, and logits ``(N, columns)`` of the positions after the tokens; ``x`` itself and None
+            where all positions are known.
+        """
+        if self.position_transformer is None or self.position_head is None:
+            return x, None
+        assert where is not None
+        states = _run(self.position_transformer, x, where)
+        return states, self.position_head(states)
+
+    def predict_contents(self, states: Tensor, next_rows: Tensor, where: Tensor | Cache) -> Tensor:
+        """Run the content transformer.
+
+        Args:
+            states: Of :meth:`predict_positions`, ``(N, dim)``.
+            next_rows: Rows of the next tokens' positions, ``(N,)`` int64.
+            where: As there.
+
+        Returns:
+            Logits ``(N, contents)`` of the next contents.
+        """
+        if self.position_transformer is not None:
+            states = states + self.position_vectors(next_rows)
+        return self.content_head(_run(self.content_transformer, states, where))
+
+    def forward(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput:
+        """Predict the position and the content of every token; see :meth:`Prior.forward`."""
+        check_sequence(sequence, self.config)
+        chosen = class_labels(labels, len(sequence), self.config.num_classes, sequence.device)
+        if self.training and self.config.label_dropout:
+            chosen = drop_labels(chosen, self.config.label_dropout)
+        tokens = self.tape.lay_out(sequence, chosen)
+        grains = self.tape.grains[tokens.entries]
+        read, following = tokens.inputs, tokens.inputs + 1
+        x = self.dropout(self.embed(tokens.contents[read], tokens.rows[read], grains[read], tokens.steps))
+        states, position_logits = self.predict_positions(x, tokens.cu_seqlens)
+        content_logits = self.predict_contents(states, tokens.rows[following], tokens.cu_seqlens)
+        targets = Targets(tokens.contents[following], tokens.columns[following], grains[following])
+        content_loss, content_losses = cross_entropies(content_logits, targets.contents)
+        position_loss, position_losses = torch.zeros_like(content_loss), None
+        if position_logits is not None:
+            position_losses = cross_entropies(position_logits, targets.columns)[1]
+            position_loss = self._mean_position_loss(position_losses, targets.grains)
+        loss = content_loss + position_loss
+        logits = content_logits, position_logits
+        return PriorOutput(loss, content_loss, position_loss, *logits, targets, content_losses, position_losses)
+
+    def _mean_position_loss(self, losses: Tensor, grains: Tensor) -> Tensor:
+        """In a coarse-to-fine prior every granularity has the same weight, however few codes it has (paper)."""
+        if not self.tape.coarse_to_fine:
+            return losses.mean()
+        means = []
+        for g in range(self.config.num_granularities):
+            mine = grains == g
+            means.append(torch.where(mine, losses, 0.0).sum() / mine.sum())
+        return torch.stack(means).mean()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch_size: int,
+        labels: Tensor | int | None = None,
+        sampling: Sampling | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        slots: int | None = None,
+        given: CodeSequence | None = None,
+        closed: int = 0,
+        stop_after: int | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> CodeSequence:
+        """Draw samples with cached keys and values; see :meth:`Prior.sample`.
+
+        Once the coarser granularities of a coarse-to-fine tape are drawn, the finest positions are certain.
+
+        Cost: each step reads one token of each slot. Keys and values of ``slots`` samples are kept.
+        """
+        sampling = sampling or Sampling()
+        device = self.step_embedding.device
+        chosen = labels_to_sample(labels, batch_size, sampling, self.config, device)
+        self._check_stages(closed, stop_after)
+        copies = torch.stack([chosen, torch.full_like(chosen, NULL)])[: sampling.copies]
+        known = None
+        if given is not None:
+            check_given(given, batch_size, self.config)
+            known = given_contents(given.to(device), self.tape)
+
+        def plan(samples: Tensor) -> Plan:
+            codes = None if known is None else known[samples]
+            numbers = uniforms(seed, samples + first, 2 * len(self.tape))
+            return Plan(self.tape, copies[:, samples], numbers, codes, closed, stop_after)
+
+        slots = min(batch_size, 128 if slots is None else slots)
+        slots = -(-slots // 4) * 4 if device.type == "cpu" else slots  # products of 4 rows and more agree in all bits
+        with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
+            steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens)
+            drawn = Sampler(self.tape, steps, slots, sampling, plan, batch_size).run(progress)
+        return self.tape.to_sequence(drawn, self.tape.order)
+
+    def new_steps(self, num_rows: int, capacity: int) -> CachedSteps:
+        """Empty caches to sample with: ``num_rows`` samples of up to ``capacity`` tokens."""
+        return CachedSteps(self, num_rows, capacity)
+
+    def _check_stages(self, closed: int, stop_after: int | None) -> None:
+        if not self.tape.coarse_to_fine and (closed or stop_after is not None):
+            raise InputError("stop_after, closed: granularities do not come one after the other in raster order")
+        count = self.config.num_granularities
+        if not 0 <= closed < count:
+            raise InputError(f"closed: expected a number in [0, {count}), got {closed}")
+        if stop_after is not None and not 0 <= stop_after < count:
+            raise InputError(f"stop_after: expected a granularity in [0, {count}), got {stop_after}")
+
+
+def _run(transformer: Transformer, x: Tensor, where: Tensor | Cache) -> Tensor:
+    return transformer(x, where) if isinstance(where, Tensor) else transformer.step(x, where)

@@ -1,0 +1,77 @@
+"""What the priors that walk a tape have in common: packed passes, gradients, saving, checks."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import dqcore
+
+KINDS = [("dq", 2), ("dq", 3), ("dynamic", 2), ("dynamic", 3), ("raster", 1)]
+
+
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+def test_an_image_does_not_depend_on_the_others(kind, granularities, new, spread, sequence):
+    model = spread(new(kind, granularities)).eval()
+    batch = sequence(4, granularities)
+    with torch.no_grad():
+        together, alone = model(batch), [model(image) for image in batch]
+    for name in ("content_logits", "position_logits"):
+        if getattr(together, name) is not None:
+            parts = torch.cat([getattr(out, name) for out in alone])
+            torch.testing.assert_close(getattr(together, name), parts, atol=1e-5, rtol=1e-5)
+    targets = [len(out.targets.contents) for out in alone]
+    weighted = sum(n * out.content_loss for n, out in zip(targets, alone, strict=True)) / sum(targets)
+    torch.testing.assert_close(together.content_loss, weighted)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+def test_permuting_the_batch_permutes_the_logits_bit_for_bit(kind, granularities, new, spread, sequence):
+    model = spread(new(kind, granularities)).eval()
+    images = list(sequence(5, granularities))
+    order = [3, 0, 4, 2, 1]
+    with torch.no_grad():
+        out, permuted = model(join(images)), model(join([images[i] for i in order]))
+    counts = [len(image.codes) + model.tape.num_specials - 1 for image in images]
+    for name in ("content_logits", "position_logits"):
+        if getattr(out, name) is None:
+            continue
+        parts = getattr(out, name).split(counts)
+        assert torch.equal(getattr(permuted, name), torch.cat([parts[i] for i in order]))
+
+
+def join(images):
+    parts = [torch.cat([getattr(image, name) for image in images]) for name in ("codes", "positions", "grains")]
+    ends = torch.tensor([0, *(len(image.codes) for image in images)]).cumsum(0).int()
+    return dqcore.CodeSequence(*parts, ends, images[0].region_grid, images[0].num_granularities)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+def test_later_tokens_change_nothing_before_them(kind, granularities, new, spread, sequence):
+    model = spread(new(kind, granularities)).eval()
+    image = sequence(1, granularities)
+    entries = model.tape.entries_of(image)
+    middle = int(entries.argsort()[len(entries) // 2])
+    row = int((model.tape.lay_out(image, torch.tensor([0])).entries == entries[middle]).int().argmax())
+    codes = image.codes.clone()
+    codes[middle] = (codes[middle] + 1) % 20
+    one, other = (model(each).content_logits for each in (image, dataclasses.replace(image, codes=codes)))
+    assert torch.equal(one[:row], other[:row])
+    assert not torch.isclose(one[row:], other[row:]).all(1).any()
+
+
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+def test_every_parameter_gets_a_gradient(kind, granularities, new, sequence):
+    model = new(kind, granularities, num_classes=3).train()
+    model(sequence(4, granularities), torch.tensor([0, 2, -1, 1])).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.ne(0).any()), name
+
+
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+def test_saved_and_loaded(kind, granularities, tmp_path, new, sequence):
+    model = new(kind, granularities)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    batch = sequence(2, granularities)
+    assert torch.equal(loaded(batch).loss, model.eval()(batch).loss)

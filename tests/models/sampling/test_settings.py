@@ -1,0 +1,44 @@
+"""The settings of sampling: their defaults and their ranges."""
+
+import inspect
+
+import pytest
+
+from dqcore.cli.sample import sample
+from dqcore.models.priors.base import Prior
+from dqcore.models.sampling.draw import Draw
+from dqcore.models.sampling.settings import Sampling
+
+
+def test_positions_take_the_temperature_of_contents():
+    assert Sampling(temperature=0.5).positions == Draw(0.5, None, 1.0)
+    assert Sampling(temperature=0.5, position_temperature=2.0, position_top_k=3).positions == Draw(2.0, 3, 1.0)
+    assert Sampling(top_p=0.9).contents == Draw(1.0, 300, 0.9)
+
+
+def test_guidance_runs_the_model_twice():
+    assert (Sampling().copies, Sampling(guidance=2.0).copies) == (1, 2)
+
+
+@pytest.mark.parametrize("function", [Prior.generate, sample])
+def test_generate_and_the_command_line_have_the_same_defaults(function):
+    parameters = inspect.signature(function).parameters
+    assert Sampling() == Sampling(**{name: parameters[name].default for name in Sampling.__dataclass_fields__})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.0),
+        ("top_k", 0),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("position_temperature", -1.0),
+        ("position_top_k", 0),
+        ("position_top_p", 2.0),
+        ("guidance", float("nan")),
+    ],
+)
+def test_wrong_settings_are_named(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        Sampling(**{name: value})
