@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
+from dqcore.ops.decode_attention import append_and_attend
 from dqcore.ops.varlen_attention import varlen_attention
 
 __all__ = ["CausalSelfAttention"]
@@ -70,8 +70,8 @@ class CausalSelfAttention(nn.Module):
         """
         new = x if x.dim() == 3 else x[:, None]
         q, k, v = self._heads(new)
-        scale = q.shape[-1] ** -0.5
-        out = torch.ops.dqcore.decode_attention(q, k, v, *cache.unbind(), lengths, active, scale, "ieee")
+        k_cache, v_cache = cache.unbind()
+        out = append_and_attend(q, k, v, k_cache, v_cache, lengths, active, scale=q.shape[-1] ** -0.5)
         return self.proj(out.view(x.shape))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:

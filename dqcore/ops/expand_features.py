@@ -11,7 +11,8 @@ from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, features_argument, lay_out, native
-from dqcore.ops.layout import blocks, check_layout, check_total, places
+from dqcore.ops.layout import check_layout
+from dqcore.ops.reference.expand_features import expand_features_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["expand_features", "expand_features_reference"]
@@ -57,24 +58,6 @@ def expand_features(
     return features
 
 
-def expand_features_reference(
-    packed: Tensor, grain: Tensor, order: str, num_granularities: int, divide: bool, channels_last: bool
-) -> Tensor:
-    """The specification: find the code of every cell, and read its vector, or with ``divide`` its share of that."""
-    where = places(grain, order, num_granularities)
-    check_total("packed", packed.shape[0], len(where.image))
-    if divide:
-        wide = packed if packed.dtype == torch.float64 else packed.float()
-        packed = (wide / (1 << 2 * (num_granularities - 1 - where.grain))[:, None]).to(packed.dtype)
-    images, rows, columns = grain.shape
-    slots = grain.new_empty(images, rows << (num_granularities - 1), columns << (num_granularities - 1))
-    for g in range(num_granularities):
-        slot, image, y, x = where.of(g)
-        blocks(slots, g, num_granularities)[image, y, :, x] = slot[:, None, None]
-    features = packed[slots].permute(0, 3, 1, 2)
-    return features.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
 def _fake(
     packed: Tensor, grain: Tensor, order: str, num_granularities: int, divide: bool, channels_last: bool
 ) -> Tensor:
@@ -112,5 +95,5 @@ register(
     expand_features_reference,
     fake=_fake,
     cpu=Implementation(_extension, "extension"),
-    cuda=Implementation(_extension, "extension"),
+    gpu=Implementation(_extension, "extension"),
 ).register_autograd(_backward, setup_context=_setup_context)

@@ -8,7 +8,8 @@ from torch import Tensor
 from dqcore.codes import CodeSequence, Order
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, codes_argument, lay_out
-from dqcore.ops.layout import blocks, check_layout, check_total, count_codes, places
+from dqcore.ops.layout import check_layout, count_codes
+from dqcore.ops.reference.pack_codes import pack_codes_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["pack_codes", "pack_codes_reference"]
@@ -48,22 +49,6 @@ def pack_codes(
     return CodeSequence(*fields, (grain.shape[1], grain.shape[2]), num_granularities, order)
 
 
-def pack_codes_reference(
-    codes: Tensor, grain: Tensor, order: str, num_granularities: int, total: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The specification: find every code's place, and read the map there."""
-    where = places(grain, order, num_granularities)
-    check_total("total", total, len(where.image))
-    packed, positions = torch.empty_like(where.x), torch.empty_like(where.x)
-    for g in range(num_granularities):
-        slot, image, y, x = where.of(g)
-        packed[slot] = blocks(codes, g, num_granularities)[image, y, 0, x, 0]
-        positions[slot] = y * (grain.shape[2] << g) + x
-    lengths = torch.bincount(where.image, minlength=len(grain))
-    cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
-    return packed, positions, where.grain.clone(), cu_seqlens
-
-
 def _fake(
     codes: Tensor, grain: Tensor, order: str, num_granularities: int, total: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,5 +71,5 @@ register(
     pack_codes_reference,
     fake=_fake,
     cpu=Implementation(_extension, "extension"),
-    cuda=Implementation(_extension, "extension"),
+    gpu=Implementation(_extension, "extension"),
 )

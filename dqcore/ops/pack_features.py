@@ -11,7 +11,8 @@ from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, features_argument, lay_out, native
-from dqcore.ops.layout import blocks, check_layout, check_total, count_codes, places
+from dqcore.ops.layout import check_layout, count_codes
+from dqcore.ops.reference.pack_features import pack_features_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["Reduction", "pack_features", "pack_features_reference"]
@@ -64,22 +65,6 @@ def pack_features(
     return packed
 
 
-def pack_features_reference(
-    features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int
-) -> Tensor:
-    """The specification: a granularity at a time, add the cells of each block."""
-    where = places(grain, order, num_granularities)
-    check_total("total", total, len(where.image))
-    wide = features if features.dtype == torch.float64 else features.float()
-    packed = wide.new_zeros(total, features.shape[1])
-    for g in range(num_granularities):
-        slot, image, y, x = where.of(g)
-        cells = blocks(wide, g, num_granularities)[image, :, y, :, x].flatten(2)  # (codes, D, cells of a block)
-        sums = sum(cells.unbind(2), start=torch.zeros_like(cells[:, :, 0]))  # in raster order
-        packed = packed.index_copy(0, slot, sums / cells.shape[2] if mean else sums)
-    return packed.to(features.dtype)
-
-
 def _fake(features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int) -> Tensor:
     return features.new_empty(total, features.shape[1])
 
@@ -116,5 +101,5 @@ register(
     pack_features_reference,
     fake=_fake,
     cpu=Implementation(_extension, "extension"),
-    cuda=Implementation(_extension, "extension"),
+    gpu=Implementation(_extension, "extension"),
 ).register_autograd(_backward, setup_context=_setup_context)

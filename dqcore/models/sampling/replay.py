@@ -14,7 +14,7 @@ __all__ = ["Replay", "Watched", "can_capture"]
 
 def can_capture(weights: Tensor) -> bool:
     """Whether a CUDA graph can hold our ops on such tensors: their references look at values, their kernels do not."""
-    kernels = backends.route(weights.device) == "cuda" and backends.available("triton", weights.device)
+    kernels = backends.route(weights.device) == "gpu" and backends.available("triton", weights.device)
     return weights.device.type == "cuda" and kernels and weights.dtype != torch.float64
 
 
