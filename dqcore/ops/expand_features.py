@@ -1,4 +1,4 @@
-"""``expand_features``: one vector for each code -> feature map, each vector filling its code's cells."""
+"""``expand_features``: one vector for each code to feature map, where it fills the cells of its code."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def expand_features(
     packed: Tensor,
     grain: Tensor,
     *,
-    num_granularities: int,
     order: Order = "row-first",
+    num_granularities: int,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Feature map of a packed batch, ``map[cell] = packed_t of the code t that fills the cell``.
 
     Args:
-        packed: Vectors ``(T, D)``, row t for code t of the sequence; float16, bfloat16, float32 or float64; any
+        packed: Vectors ``(T, D)``, vector t for code t of the sequence; float16, bfloat16, float32 or float64; any
             strides.
-        grain: Grain map ``(B, h, w)`` int64, values in [0, G), that asks for T codes; same device.
+        grain: Grain map ``(B, h, w)`` int64, values in [0, G), with T codes in all; same device.
+        order: Order of the codes, as in :func:`dqcore.pack_codes`.
         num_granularities: ``G``.
-        order: Order of the codes, as of :func:`dqcore.pack_codes`.
         memory_format: Of the result: ``torch.contiguous_format`` or ``torch.channels_last``.
 
     Returns:
@@ -41,8 +41,8 @@ def expand_features(
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: Shapes or devices do not fit, or on the CPU a grain is out of range or T is wrong. On a GPU a cell
-            whose code is missing gets zeros.
+        ValueError: Shapes or devices do not fit, or on the CPU a granularity is out of range or T is wrong. A GPU does
+            not check this: there a cell whose code is missing gets zeros.
 
     Gradient: :func:`pack_features` of the gradient, with ``reduction="sum"``.
     Determinism: every cell is a copy; the gradient is added in raster order.

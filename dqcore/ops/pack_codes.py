@@ -1,4 +1,4 @@
-"""``pack_codes``: code map and grain map -> code sequence, granularities ascending."""
+"""``pack_codes``: code map and grain map to code sequence, from the coarsest granularity to the finest."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def pack_codes(
 ) -> CodeSequence:
     """Code sequence of a batch, ``codes[t] = map[y_t, x_t]`` at the top-left cell of each code's block.
 
-    The sequence of the paper's supplement (coarse codes, then fine ones), for any number of granularities and without
-    special tokens or padding. :func:`dqcore.unpack_codes` is its inverse.
+    Coarse codes come before finer ones, as in the paper's supplement, but for any number of granularities, and without
+    special tokens or padding. :func:`dqcore.unpack_codes` is the inverse.
 
     Args:
         codes: Code map ``(B, H, W)`` int64 on the finest grid, ``H = h * 2**(G - 1)``; a code fills its whole block.
         grain: Grain map ``(B, h, w)`` int64, values in [0, G); same device.
         order: ``"row-first"``, row-major over the grid of each granularity; ``"region-first"``, regions in raster
             order and each region's codes in raster order.
-        num_granularities: ``G``; by default what ``H / h`` says, 1 where they are equal.
+        num_granularities: ``G``; by default the one that fits ``H = h * 2**(G - 1)``.
 
     Returns:
         A :class:`CodeSequence` of T codes on the same device.
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: Shapes or devices do not fit, or on the CPU a grain is out of range.
+        ValueError: Shapes or devices do not fit, or on the CPU a granularity is out of range.
 
     Gradient: none (integer output).
     Cost: one prefix scan of the grain map, then each code is read once. On a GPU the host waits once, for T.

@@ -1,4 +1,4 @@
-"""``unpack_codes``: code sequence -> code map and grain map; positions alone say where each code belongs."""
+"""``unpack_codes``: code sequence to code map and grain map; positions alone say where each code belongs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def unpack_codes(sequence: CodeSequence) -> tuple[Tensor, Tensor]:
     The inverse of :func:`dqcore.pack_codes`. The order of an image's codes does not matter.
 
     Args:
-        sequence: Codes of ``B`` images that cover each region exactly once, with codes of one granularity.
+        sequence: Codes of ``B`` images. The codes of one granularity cover a region, and cover it exactly once.
 
     Returns:
         The code map ``(B, H, W)`` on the finest grid, where a coarse code fills its whole block, and the grain map
         ``(B, h, w)``; both int64.
 
     Raises:
-        TypeError: ``sequence`` is no :class:`CodeSequence`.
-        ValueError: On the CPU, the sequence leaves a region uncovered or covers one twice. On a GPU the host does not
-            wait to look: uncovered cells get code 0, and of two codes on one cell either may stay.
+        TypeError: ``sequence`` is not a :class:`CodeSequence`.
+        ValueError: On the CPU, a region is not covered, or covered twice. A GPU does not check this, since the host
+            would have to wait: there an uncovered cell gets code 0, and a cell with two codes gets one of them.
 
     Gradient: none (integer output).
     Cost: each code is read once and each cell written once.
@@ -73,11 +73,11 @@ def _extension(
     if codes.device.type != "cpu":
         code_map.zero_()
         grain_map.zero_()
-    # Only the places of the images' codes are known here; the grain map is the result.
+    # The pointers to grain map and layout are 0: csrc reads only where each image's codes begin, from cu_seqlens.
     layout = native().Layout(0, 0, 0, kept[3].data_ptr(), len(grain_map), rows, columns, num_granularities)
     sequence = codes_argument(*kept[:3])
     valid = call("unpack_codes", codes.device, layout, sequence, code_map.data_ptr(), grain_map.data_ptr())
-    if valid is False:  # the reference says what is wrong
+    if valid is False:  # the reference finds out what is wrong, and raises
         return unpack_codes_reference(codes, positions, grains, cu_seqlens, rows, columns, num_granularities)
     return code_map, grain_map
 

@@ -7,7 +7,9 @@ from torch.testing._internal.optests import aot_autograd_check
 
 import dqcore
 from dqcore.ops import dynamic_lookup
-from dqcore.ops.dynamic_lookup import MAX_GRANULARITIES, dynamic_lookup_reference, merge_maps
+from dqcore.ops.dynamic_lookup import MAX_GRANULARITIES
+from dqcore.ops.layout import merge_maps
+from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 from dqcore.testing import TOLERANCE, adversarial_codebooks, assert_nearest
 
 

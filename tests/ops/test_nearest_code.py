@@ -6,7 +6,7 @@ import torch
 
 import dqcore
 from dqcore.ops import nearest_code
-from dqcore.ops.nearest_code import nearest_code_reference
+from dqcore.ops.reference.nearest_code import nearest_code_reference
 from dqcore.testing import adversarial_codebooks, assert_nearest
 
 SHAPES = [(0, 5, 4), (1, 1, 1), (127, 31, 3), (129, 65, 16), (67, 130, 257)]
