@@ -86,8 +86,8 @@ def append_and_attend(
 ) -> Tensor:
     """:func:`decode_attention` without its checks, for callers that made the cache themselves; no gradient.
 
-    The new queries, keys and values have four dimensions, and their channels and the caches' have stride 1. The versions
-    of the caches are not increased, so autograd may not notice that a tensor which it saved was written to.
+    The new queries, keys and values have four dimensions. The last stride of every tensor is 1. The versions of the
+    caches are not increased, so autograd may not notice that a tensor which it saved was written to.
     """
     out: Tensor = torch.ops.dqcore.decode_attention(
         q, k_new, v_new, k_cache, v_cache, cache_lengths, active, scale, precision
