@@ -104,15 +104,12 @@ class CodeSearch:
             square[where] = exact.square_().sum(1)
         return _Block(first, values, square)
 
-    def _blocks(self) -> Iterator[_Block]:
-        yield from [self._only] if self._only is not None else map(self._prepare, self.starts)
-
     def _centred(self, x: Tensor) -> Tensor:
-        """X' or c' of the module's docstring."""
+        """``x'`` or ``c'`` of the module's docstring."""
         return x.to(self.dtype).sub(self.mean).mul_(self.scale)
 
     def _centre(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors x', and the margin 2E of each."""
+        """The vectors ``x'``, and the margin 2E of each."""
         centred = self._centred(vectors)
         norm = torch.linalg.vector_norm(centred, dim=1).mul_(1.0001)
         relative = 1.01 * (vectors.shape[1] + 8) * self.unit
@@ -120,6 +117,7 @@ class CodeSearch:
         return centred, 2 * error
 
     def _search_one_block(self, vectors: Tensor) -> Tensor:
+        """Nearest codes where one block holds the whole codebook."""
         assert self._only is not None
         centred, margin = self._centre(vectors)
         scores = torch.addmm(self._only.square, centred, self._only.values.T)
@@ -136,7 +134,7 @@ class CodeSearch:
         limits = torch.full_like(margin, torch.inf)
         codes = torch.zeros(len(vectors), dtype=torch.int64)
         nearest = torch.full((len(vectors),), torch.inf, dtype=torch.float64)
-        for block in self._blocks():
+        for block in map(self._prepare, self.starts):
             for rows in torch.arange(len(vectors)).split(max(64, SCORES // self.block_size)):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 scores = torch.addmm(block.square, centred[part], block.values.T)
@@ -160,8 +158,8 @@ class CodeSearch:
             row: Which vector each candidate belongs to.
             code: The candidates' codes; pairs of row and code ascend.
             limit: ``(n,)``, the largest score of a candidate. Where it is not finite, scores overflowed, and the
-                vector is compared with all codes.
-            every: Also compute the distance of a vector's only candidate, which is else taken as it is.
+                vector is compared with all codes; with ``every`` this is left to the caller.
+            every: Also compute the distance of a vector's only candidate, which otherwise wins without one.
         """
         num = len(vectors)
         best = torch.zeros(num, dtype=torch.int64)
@@ -173,8 +171,8 @@ class CodeSearch:
         if len(row) > 8 * num:
             original = self._original(code)
             row, code = row[original], code[original]
-        step = max(1, PAIRS // max(1, vectors.shape[1]))
-        pairs = zip(row.split(step), code.split(step), strict=True)
+        size = max(1, PAIRS // max(1, vectors.shape[1]))
+        pairs = zip(row.split(size), code.split(size), strict=True)
         exact = torch.cat([squared_distance(vectors[r], self.codebook[c]) for r, c in pairs] or [distance[:0]])
         distance.scatter_reduce_(0, row, exact, "amin")
         wins = exact == distance[row]
