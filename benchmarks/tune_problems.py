@@ -100,7 +100,7 @@ def _varlen_attention(when: When, device: str, tiny: bool) -> Problem:
     (q, k, v, _), setting = _packed(when, device, tiny)
     return Problem(
         lambda: varlen_attention_fwd(q, k, v, setting),
-        lambda: varlen_attention_reference(q.double(), k.double(), v.double(), *setting),
+        lambda: varlen_attention_reference(q.double(), k.double(), v.double(), setting),
         _tolerance(q),
     )
 
@@ -118,8 +118,8 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
 
         def reference() -> tuple[Tensor, ...]:
             wide = [x.double() for x in (q, k, v)]
-            exact = varlen_attention_reference(*wide, *setting)
-            grads = varlen_attention_backward_reference(grad.double(), *wide, *exact, *setting)
+            exact = varlen_attention_reference(*wide, setting)
+            grads = varlen_attention_backward_reference(grad.double(), *wide, *exact, setting)
             return tuple(grads[:1] if which == "dq" else grads[1:])
 
         if which == "dq":

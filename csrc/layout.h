@@ -13,7 +13,7 @@ namespace dqcore {
 
 // The code that fills a cell of the finest grid.
 struct Code {
-  int64_t slot;      // row of the packed batch
+  int64_t slot;      // index in the packed batch
   int64_t position;  // in the row-major grid of its own granularity
   int grain;
   bool first;  // this cell is the top-left one of the code's block
@@ -26,7 +26,8 @@ struct Region {
   int grain;
 };
 
-// A batch of grain maps and its slots. Pointers are to the tensors of dqcore/ops/layout.py.
+// Where the codes of a batch of grain maps lie. A slot is the index of a code in the packed batch.
+// The tensors behind the pointers are made by lay_out in dqcore/ops/extension.py.
 struct Layout {
   const int64_t* grain;  // (images, rows, columns)
   int32_t* starts;       // (images, rows, columns): first slot of a region, from its image's first slot
@@ -60,7 +61,7 @@ struct Layout {
   }
 };
 
-// Element types of features, numbered as in dqcore/ops/layout.py.
+// Element types of features, numbered by their place in _DTYPES of dqcore/ops/extension.py.
 enum DType { kFloat16 = 0, kBFloat16 = 1, kFloat32 = 2 };
 
 // A feature map (images, channels, height, width), dense, with cells or channels innermost.

@@ -52,13 +52,19 @@ class backend:
         _backend = self._previous
 
 
-def route(device: torch.device) -> Literal["reference", "cpu", "cuda"]:
-    """Which implementation of an op to look for when its tensors lie on ``device``."""
+def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
+    """Which implementation of an op to look for when its tensors lie on ``device``.
+
+    Returns:
+        ``"reference"``; ``"cpu"``; or ``"gpu"``, the implementation that is written for GPUs. ``"interpreter"`` runs
+        that one on CPU tensors too.
+    """
     if _backend == "reference":
         return "reference"
     if _backend == "interpreter" and device.type == "cpu":
-        return "cuda"
-    return device.type if device.type in ("cpu", "cuda") else "reference"  # type: ignore[return-value]
+        return "gpu"
+    routes: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
+    return routes.get(device.type, "reference")
 
 
 def available(kernel: Kernel, device: torch.device) -> bool:

@@ -20,9 +20,10 @@ Order = Literal["row-first", "region-first"]
 class CodeSequence:
     """The codes of ``B`` images, one image after the other; ``T`` codes in all.
 
-    Within an image granularity ascends. Within a granularity the codes of :func:`dqcore.pack_codes` are row-major over
-    that granularity's grid (``"row-first"``), or regions are in raster order and each holds its ``4**g`` codes in
-    raster order (``"region-first"``). Other sources may put them in any order: positions say where each belongs.
+    Within an image, coarse codes come before finer ones. Within a granularity, :func:`dqcore.pack_codes` takes codes in
+    row-major order over that granularity's grid (``"row-first"``), or regions in raster order with the ``4**g`` codes
+    of each in raster order (``"region-first"``). Sequences from elsewhere may have any order there: the positions say
+    where each code belongs.
 
     Args:
         codes: Indices into the codebook, ``(T,)`` int64.
@@ -36,7 +37,7 @@ class CodeSequence:
 
     Raises:
         TypeError: A field has the wrong type or dtype.
-        ValueError: The fields do not fit each other. Values of tensors are looked at on the CPU only.
+        ValueError: The fields do not fit each other. Only on the CPU are values of tensors checked.
     """
 
     codes: Tensor
@@ -97,11 +98,11 @@ class CodeSequence:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie."""
+        """The device of all tensors."""
         return self.codes.device
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CodeSequence:
-        """The same sequence on ``device``; this one where it lies there already."""
+        """The same sequence on ``device``; this object itself if it is there already."""
         if torch.device(device) == self.device:
             return self
         return CodeSequence(
@@ -115,7 +116,7 @@ class CodeSequence:
         )
 
     def __getitem__(self, images: int | slice) -> CodeSequence:
-        """One image, or a range of images, as a sequence of their own; a view of this one's codes."""
+        """The sequence of one image, or of a range of images; its codes are a view of this one's."""
         if isinstance(images, slice):
             start, stop, step = images.indices(len(self))
             if step != 1:

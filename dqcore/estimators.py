@@ -1,4 +1,4 @@
-"""Gradients through the nearest-code choice, and the spaces in which codes are compared."""
+"""How a gradient passes the choice of the nearest code, and how vectors are compared with codes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dqcore.ops import Lookup
-from dqcore.ops.dynamic_lookup import merge_maps
+from dqcore.ops.layout import merge_maps
 
 __all__ = ["Cosine", "Euclidean", "Rotation", "StraightThrough"]
 
 
 @dataclass(frozen=True)
 class StraightThrough:
-    """``z + sg(e - z)``: the gradient of the code's vector becomes that of the encoder's."""
+    """``z + sg(e - z)``, where sg stops gradients: the encoder's vector z gets the gradient of the code's vector e."""
 
     def __call__(self, maps: Sequence[Tensor], grain: Tensor, lookup: Lookup) -> Tensor:
-        """The quantized map; the lookup already carries this gradient."""
+        """The quantized map of the lookup, which has this gradient already."""
         return lookup.quantized
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """``sg(||e|| / ||z|| R) z``, R the rotation of z to e: the gradient turns with the vector (Fifty et al., 2024)."""
+    """``sg(||e|| / ||z|| R) z``, where R rotates z to e: the gradient is rotated too (Fifty et al., 2024)."""
 
     def __call__(self, maps: Sequence[Tensor], grain: Tensor, lookup: Lookup) -> Tensor:
-        """The quantized map with the rotated gradient; needs the merged map, so it costs a few more passes."""
+        """The quantized map with the rotated gradient. It merges the maps, which costs a few passes over them."""
         z, e = merge_maps(maps, grain).float(), lookup.quantized.detach().float()
         norm_z = torch.linalg.vector_norm(z.detach(), dim=1, keepdim=True).clamp_min(1e-12)
         norm_e = torch.linalg.vector_norm(e, dim=1, keepdim=True)
@@ -51,7 +51,7 @@ class Euclidean:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Compare directions: vectors and codes are scaled to length 1 (in float32) before the lookup."""
+    """Compare directions: vectors and codes are scaled to length 1, in float32, before the lookup."""
 
     def __call__(self, vectors: Tensor, dim: int) -> Tensor:
         """The vectors along ``dim``, each of length 1."""

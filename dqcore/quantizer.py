@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from dqcore.codebook import EMA, Codebook, KMeans, Learning, RandomRestart, Uniform, broadcast, reduce_statistics
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
+from dqcore.metrics.coding import perplexity
+from dqcore.nn.layouts import MAP, draw_vectors, layout_of, pyramid
 from dqcore.ops import dynamic_lookup
-from dqcore.ops.dynamic_lookup import cells_per_code, merge_maps
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
-#: Training batches after which a code that was not chosen counts as unused.
+#: A code that no vector chose in this many training batches counts as unused.
 USAGE_WINDOW = 100
 
 
@@ -36,11 +37,12 @@ class Quantized(NamedTuple):
 
 
 class DynamicQuantizer(nn.Module):
-    """Quantize each region at its own granularity, ``e_k`` with ``k = argmin_k ||z_i - e_k||^2`` for every vector i.
+    """Quantize each region at its own granularity: vector i becomes ``e_k`` with ``k = argmin_k ||z_i - e_k||^2``.
 
     The loss is ``(commitment + 1) sum_i ||z_i - e_k(i)||^2 / (B dim H W)``: each code counts once, however many cells
-    it fills, and the mean runs over all cells. The encoder feels the ``commitment`` part; the rest trains the codebook
-    (:class:`Gradient <dqcore.codebook.Gradient>`) or is a constant (:class:`EMA <dqcore.codebook.EMA>`).
+    it fills, and the mean runs over all cells. The ``commitment`` part trains the encoder. The other part trains the
+    codebook (with :class:`Gradient <dqcore.codebook.Gradient>`) or has no gradient
+    (with :class:`EMA <dqcore.codebook.EMA>`).
 
     Args:
         dim: Channels of the feature maps.
@@ -52,11 +54,11 @@ class DynamicQuantizer(nn.Module):
         restart: None, or ``RandomRestart()`` of codes that fall out of use.
         metric: ``Euclidean()`` or ``Cosine()``.
         estimator: ``StraightThrough()`` or ``Rotation()``.
-        codebook_dim: Dimension of the codes, if lower than ``dim``; 1x1 projections lead there and back.
-        channel_last: Vectors lie along the last dimension: ``(B, N, dim)`` or ``(B, H, W, dim)``.
+        codebook_dim: Dimension of the codes, if other than ``dim``; one 1x1 projection leads to it, one back.
+        channel_last: A single input has its channels last: ``(B, N, dim)`` or ``(B, H, W, dim)``.
 
-    Under autocast, distances and codebook updates stay in float32. In training every forward updates the codebook once,
-    on the sum of all processes' statistics when ``torch.distributed`` runs.
+    Under autocast, distances and codebook updates stay in float32. In training every forward pass updates the codebook
+    once; where ``torch.distributed`` runs, from the statistics of all processes together.
     """
 
     def __init__(
@@ -102,8 +104,8 @@ class DynamicQuantizer(nn.Module):
                 ``(B, dim, H, W)`` (with ``channel_last`` ``(B, N, dim)`` or ``(B, H, W, dim)``), whose coarse regions
                 are averaged.
             grain: Granularity of each region, ``(B, h, w)`` int64; needed when ``num_granularities > 1``.
-            mask: Regions to quantize, ``(B, h, w)`` bool (``(B, N)`` for sequences); the others cost nothing, get code
-                -1 and vector 0, and count nowhere.
+            mask: True for the regions to quantize, ``(B, h, w)`` bool (``(B, N)`` for sequences). The others cost
+                nothing, get code -1 and vector 0, and are left out of loss and codebook updates.
 
         Returns:
             ``Quantized(map, codes, loss)``; the map has the layout of ``features``.
@@ -134,7 +136,7 @@ class DynamicQuantizer(nn.Module):
         """The vectors of a code map, ``e_k``.
 
         Args:
-            codes: ``(B, H, W)`` int64 in ``[0, K]``; code K is the padding row, a hole.
+            codes: ``(B, H, W)`` int64 in ``[0, K]``; K marks a hole, which gets the codebook's padding row.
 
         Returns:
             ``(B, dim, H, W)`` float32, what ``forward`` returned as ``map`` for these codes.
@@ -145,26 +147,25 @@ class DynamicQuantizer(nn.Module):
         return self.project_out(vectors.permute(0, 3, 1, 2).contiguous())
 
     def initialise(self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None) -> None:
-        """Start a data-dependent codebook from these features, as the first training forward would; see ``forward``."""
+        """Start a data-dependent codebook from these features, as the first forward pass in training does."""
         maps, grain, _, _ = self._arrange(features, grain, None)
         self._ready = False
         self._initialise([self.metric(self.project_in(values), 1) for values in maps], grain, None, force=True)
 
     def freeze(self, frozen: bool = True) -> DynamicQuantizer:
-        """Stop (or resume) learning the codebook; the encoder's commitment loss stays."""
+        """Stop, or resume, learning the codebook. The encoder's commitment loss stays as it is."""
         self.frozen = frozen
         return self
 
     @property
     def usage(self) -> float:
-        """Share of codes chosen in the last 100 training batches, in [0, 1]."""
+        """Share of codes that some vector chose in the last 100 training batches, in [0, 1]."""
         return float((self.codebook.idle < USAGE_WINDOW).float().mean())
 
     @property
     def perplexity(self) -> float:
-        """``exp(H(p))`` of the moving code frequencies, in [1, K]: how many codes are in even use."""
-        share = self.codebook.cluster_size / self.codebook.cluster_size.sum().clamp_min(1e-12)
-        return float(torch.special.entr(share).sum().exp())
+        """:func:`dqcore.metrics.perplexity` of the moving averages of code frequencies, in [1, K]."""
+        return perplexity(self.codebook.cluster_size)
 
     def extra_repr(self) -> str:
         """The sizes and strategies."""
@@ -174,23 +175,24 @@ class DynamicQuantizer(nn.Module):
     def _arrange(
         self, features: Tensor | Sequence[Tensor], grain: Tensor | None, mask: Tensor | None
     ) -> tuple[list[Tensor], Tensor, Tensor | None, Callable[[Tensor], Tensor]]:
-        """Maps coarse to fine, grain, mask, and how to bring a result into the input's layout."""
-        layout = _MAP
+        """Maps coarse to fine, grain, mask, and the function that brings a result into the input's layout."""
+        layout = MAP
         if isinstance(features, Tensor):
-            if self.channel_last:
-                layout = _SEQUENCE if features.dim() == 3 else _CHANNEL_LAST
+            layout = layout_of(features.dim(), self.channel_last)
             if features.dim() != layout.dim or features.shape[layout.channel] != self.dim:
                 raise InputError(f"features: expected {layout.shape} with dim={self.dim}, got {tuple(features.shape)}")
-            features, mask = layout.to_map(features), layout.mask(mask)
+            finest, mask = layout.to_map(features), layout.mask(mask)
             if grain is None and self.num_granularities == 1:
-                grain = torch.zeros(features.shape[0], *features.shape[2:], dtype=torch.int64, device=features.device)
-            features = _pyramid(features, self.num_granularities)
+                grain = torch.zeros(finest.shape[0], *finest.shape[2:], dtype=torch.int64, device=finest.device)
+            maps = pyramid(finest, self.num_granularities)
+        else:
+            maps = list(features)
         if grain is None:
             raise InputError(f"grain: expected a grain map, as there are {self.num_granularities} granularities")
-        if len(features) != self.num_granularities or features[0].dim() != 4 or features[0].shape[1] != self.dim:
-            shapes = [tuple(values.shape) for values in features]
+        if len(maps) != self.num_granularities or maps[0].dim() != 4 or maps[0].shape[1] != self.dim:
+            shapes = [tuple(values.shape) for values in maps]
             raise InputError(f"features: expected {self.num_granularities} maps (B, {self.dim}, ...), got {shapes}")
-        return list(features), grain, mask, layout.restore
+        return maps, grain, mask, layout.restore
 
     def _initialise(self, maps: Sequence[Tensor], grain: Tensor, mask: Tensor | None, force: bool = False) -> None:
         if bool(self.initialised) and not force:
@@ -198,11 +200,9 @@ class DynamicQuantizer(nn.Module):
         elif self.training or force:
             with torch.no_grad():
                 where = grain if mask is None else torch.where(mask, grain, -1)
-                number = max(
-                    self.codebook_size, min(64 * self.codebook_size, maps[-1].shape[0] * maps[-1][0, 0].numel())
-                )
-                tokens = _sample(maps, where, number)
-                self._start(broadcast(self.initialisation(tokens, self.codebook_size, self.codebook.dim)))
+                cells = maps[-1].shape[0] * maps[-1][0, 0].numel()
+                vectors = draw_vectors(maps, where, max(self.codebook_size, min(64 * self.codebook_size, cells)))
+                self._start(broadcast(self.initialisation(vectors, self.codebook_size, self.codebook.dim)))
 
     @torch.no_grad()
     def _start(self, codes: Tensor) -> None:
@@ -215,52 +215,8 @@ class DynamicQuantizer(nn.Module):
     def _learn(self, maps: Sequence[Tensor], grain: Tensor, counts: Tensor, sums: Tensor) -> None:
         self.codebook.update(*reduce_statistics(counts.float(), sums.float()))
         if self.restart is not None:
-            self.restart(self.codebook, broadcast(_sample(maps, grain, self.codebook_size).float()))
+            self.restart(self.codebook, broadcast(draw_vectors(maps, grain, self.codebook_size).float()))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._ready = bool(self.initialised)
-
-
-class _Layout(NamedTuple):
-    """Where the channels of a single input lie."""
-
-    shape: str
-    dim: int
-    channel: int
-
-    def to_map(self, x: Tensor) -> Tensor:
-        return x if self.channel == 1 else (x[:, None] if self.dim == 3 else x).permute(0, 3, 1, 2)
-
-    def mask(self, mask: Tensor | None) -> Tensor | None:
-        return mask[:, None] if mask is not None and self.dim == 3 and mask.dim() == 2 else mask
-
-    def restore(self, x: Tensor) -> Tensor:
-        if self.channel == 1:
-            return x
-        x = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
-        return x[:, 0] if self.dim == 3 else x
-
-
-_MAP = _Layout("(B, dim, H, W)", 4, 1)
-_CHANNEL_LAST = _Layout("(B, H, W, dim)", 4, 3)
-_SEQUENCE = _Layout("(B, N, dim)", 3, 2)
-
-
-def _pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """Block means of a map on the finest grid, coarse to fine."""
-    maps = [x]
-    for _ in range(levels - 1):
-        maps.insert(0, F.avg_pool2d(maps[0], 2))
-    return maps
-
-
-def _sample(maps: Sequence[Tensor], grain: Tensor, number: int) -> Tensor:
-    """``(number, D)`` vectors drawn at random, with replacement, from those that the grain map selects."""
-    cells = cells_per_code(grain, len(maps)).flatten()
-    weight = torch.where(cells > 0, 1 / cells.clamp_min(1), 0.0).cumsum(0, dtype=torch.float64)
-    draw = torch.rand(number, device=grain.device, dtype=torch.float64) * weight[-1]
-    cell = torch.searchsorted(weight, draw, right=True).clamp_max(len(weight) - 1)
-    merged = merge_maps(maps, grain) if len(maps) > 1 else maps[0]
-    image, inside = cell // merged[0, 0].numel(), cell % merged[0, 0].numel()
-    return merged[image, :, inside // merged.shape[3], inside % merged.shape[3]]

@@ -1,18 +1,18 @@
-"""Causal self-attention over packed sequences, and one step of it over a cache."""
+"""Causal self-attention over packed sequences, and the same for new tokens of a cached sequence."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
+from dqcore.ops.decode_attention import append_and_attend
 from dqcore.ops.varlen_attention import varlen_attention
 
 __all__ = ["CausalSelfAttention"]
 
 
 class CausalSelfAttention(nn.Module):
-    """``proj(attention(qkv(x)))``: every code of a sequence sees itself and those before it.
+    """``proj(attention(qkv(x)))``: every token of a sequence sees itself and the tokens before it.
 
     Args:
         dim: Channels of input and output; ``num_heads`` divides it.
@@ -20,7 +20,7 @@ class CausalSelfAttention(nn.Module):
         dropout: Probability that an attention weight is dropped in training (the paper's 0.1); rounded to n/256.
         bias: Whether the two projections add a bias.
 
-    Parameters: ``qkv.weight (3 dim, dim)``, in the order of queries, keys and values; ``proj.weight (dim, dim)``.
+    Parameters: ``qkv.weight (3 dim, dim)``, queries first, then keys, then values; ``proj.weight (dim, dim)``.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.1, *, bias: bool = True) -> None:
@@ -39,8 +39,8 @@ class CausalSelfAttention(nn.Module):
 
         Args:
             x: ``(T, dim)``.
-            cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``; ``(B + 1,)`` int32.
-            prefix_lengths: ``(B,)`` int32: codes that all of their sequence see, wherever they stand.
+            cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]`` of ``x``; ``(B + 1,)`` int32.
+            prefix_lengths: ``(B,)`` int32, how many first tokens of each sequence are seen by all its tokens.
 
         Returns:
             ``(T, dim)``.
@@ -51,27 +51,32 @@ class CausalSelfAttention(nn.Module):
         return self.proj(out.flatten(-2))  # type: ignore[union-attr]
 
     def empty_cache(self, batch_size: int, capacity: int) -> Tensor:
-        """Room for ``capacity`` codes a slot: keys and values ``(2, B, capacity, H, d)``, like the layer's weights."""
-        weight = self.qkv.weight
-        cache = weight.new_zeros(2, batch_size, self.num_heads, capacity, weight.shape[1] // self.num_heads)
-        return cache.transpose(2, 3)  # a head's codes lie side by side
-
-    def step(self, x: Tensor, cache: Tensor, lengths: Tensor, *, active: Tensor | None = None) -> Tensor:
-        """Attention of new codes to the cached past of their slot, to which they are appended; without dropout.
+        """An empty cache: keys and values ``(2, B, capacity, H, d)`` with the device and dtype of the weights.
 
         Args:
-            x: ``(B, dim)``, or ``(B, n, dim)`` for n codes a slot.
-            cache: Of :meth:`empty_cache`; written to.
-            lengths: Codes cached so far, ``(B,)`` int32; left as they are, for the other layers.
-            active: ``(B,)`` bool; False for slots that take no part: their rows see nothing and their cache rests.
+            batch_size: B, the number of slots.
+            capacity: How many tokens each slot can hold.
+        """
+        weight = self.qkv.weight
+        cache = weight.new_zeros(2, batch_size, self.num_heads, capacity, weight.shape[1] // self.num_heads)
+        return cache.transpose(2, 3)  # in memory the tokens of one head lie side by side
+
+    def step(self, x: Tensor, cache: Tensor, lengths: Tensor, *, active: Tensor | None = None) -> Tensor:
+        """Append new tokens to the cache of their slot, and let them attend to all of it; without dropout.
+
+        Args:
+            x: ``(B, dim)``, or ``(B, n, dim)`` for n tokens of each slot.
+            cache: From :meth:`empty_cache`; written to.
+            lengths: How many tokens each slot holds, ``(B,)`` int32. They stay as they are, for the other layers.
+            active: ``(B,)`` bool; a slot that is False takes no part: its tokens see nothing, its cache stays as it is.
 
         Returns:
-            ``x``'s shape: the last rows of :meth:`forward` over everything cached.
+            ``x``'s shape: what :meth:`forward` over the whole slot gives its last tokens.
         """
         new = x if x.dim() == 3 else x[:, None]
         q, k, v = self._heads(new)
-        scale = q.shape[-1] ** -0.5
-        out = torch.ops.dqcore.decode_attention(q, k, v, *cache.unbind(), lengths, active, scale, "ieee")
+        k_cache, v_cache = cache.unbind()
+        out = append_and_attend(q, k, v, k_cache, v_cache, lengths, active, scale=q.shape[-1] ** -0.5)
         return self.proj(out.view(x.shape))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:

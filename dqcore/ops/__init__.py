@@ -1,4 +1,9 @@
-"""The contract layer: every op has one name, one reference, one schema, and kernels that may be absent.
+"""The ops: what is computed, in three files of one name (its *stem*) for each.
+
+``<stem>.py`` has the public function, which checks its arguments, and registers the op with torch: its schema, which
+implementation runs where, and its gradient. ``reference/<stem>.py`` is the specification. ``cpu/<stem>.py`` is a faster
+implementation for the CPU, where there is one. Triton kernels are ``dqcore.kernels.<stem>``, C++ and CUDA ones
+``csrc/cpu/<stem>.cpp`` and ``csrc/cuda/<stem>.cu``. Arguments and results have the same order in all of them.
 
 Dimensions: ``B`` batch, ``N`` vectors, ``K`` codes, ``D`` channels, ``H W`` finest grid, ``h w`` region grid (the
 coarsest), ``G`` granularities, ``T`` codes of a packed batch.

@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops: each raises one error that names the argument and what was expected."""
+"""Argument checks that several ops share: an error names the argument, what was expected and what came instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_tensor(
 
 
 def check_same_device(**tensors: Tensor) -> None:
-    """Raise unless all these tensors lie on one device."""
+    """Raise unless all these tensors are on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items()}
     if len(set(devices.values())) > 1:
         raise InputError(
@@ -47,7 +47,7 @@ def check_codebook(codebook: Tensor, dim: int) -> None:
 def check_grain(grain: Tensor, num_granularities: int) -> None:
     """Raise unless ``grain`` is a ``(B, h, w)`` int64 map with values in ``[0, num_granularities)``.
 
-    The values are read on the CPU only; on a GPU that would make the host wait.
+    The values are checked on the CPU only: on a GPU the host would have to wait for them.
     """
     check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
     if torch.compiler.is_compiling() or grain.device.type != "cpu" or grain.numel() == 0:

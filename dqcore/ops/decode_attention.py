@@ -1,24 +1,26 @@
-"""``decode_attention``: one or a few new codes a sample, each against its own cached past.
+"""``decode_attention``: one or a few new tokens of each slot attend to the slot's cached past and to themselves.
 
-Dimensions: ``B`` slots, ``n`` new codes a slot, ``C`` capacity of a slot's cache, ``H`` query heads, ``Hkv`` key heads,
-``d`` channels a head.
+Dimensions: ``B`` slots, ``n`` new tokens of each, ``C`` capacity of a slot's cache, ``H`` query heads, ``Hkv`` key
+heads, ``d`` channels a head.
+
+Gradient: none. Deterministic; a slot's output does not depend on the other slots' values or on ``active``.
+Cost: reads each active slot's cache once, up to its own length, and never copies it.
 """
 
 from __future__ import annotations
-
-import itertools
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.cpu.decode_attention import decode_attention_cpu
+from dqcore.ops.reference.decode_attention import active_slots, decode_attention_reference
 from dqcore.ops.registry import Implementation, register
 from dqcore.ops.sequences import scale_of
-from dqcore.ops.varlen_attention import MAX_HEAD_DIM, Precision, varlen_attention_reference
+from dqcore.ops.varlen_attention import MAX_HEAD_DIM, Precision, check_precision, close_channels
 
-__all__ = ["decode_attention", "decode_attention_reference"]
+__all__ = ["append_and_attend", "decode_attention", "decode_attention_reference"]
 
 
 def decode_attention(
@@ -35,8 +37,8 @@ def decode_attention(
 ) -> Tensor:
     """Append keys and values to the cache, and attend: ``o_i = softmax_{j <= L + i}(scale q_i . k_j) v_j``.
 
-    Writes ``k_new[b]`` and ``v_new[b]`` to rows ``L = cache_lengths[b]`` and following of slot b's cache. The lengths
-    are left as they are, since the layers of a model share them: the caller adds n after the last layer.
+    Writes ``k_new[b]`` and ``v_new[b]`` to slot b of the caches from place ``L = cache_lengths[b]`` on. The lengths
+    stay as they are, since the layers of a model share them: the caller adds n after the last layer.
 
     Args:
         q: New queries ``(B, n, H, d)``, or ``(B, H, d)`` for n = 1; d up to 256; floating point; any strides.
@@ -44,38 +46,34 @@ def decode_attention(
         v_new: Their values, as ``k_new``.
         k_cache: Keys so far ``(B, C, Hkv, d)``; its last dimension is contiguous. **Written to.**
         v_cache: Values so far, as ``k_cache``. **Written to.**
-        cache_lengths: Rows of each slot's cache that are in use, ``(B,)`` int32 in ``[0, C - n]`` (on a GPU, where the
-            host does not look, what does not fit is neither written nor seen).
+        cache_lengths: How much of each slot's cache is in use, ``(B,)`` int32 in ``[0, C - n]``. A GPU does not check
+            this: keys that do not fit are neither written nor seen.
         active: ``(B,)`` bool; a slot that is False costs nothing: its cache is left alone and its output is 0.
         softmax_scale: By default ``d ** -0.5``.
-        precision: How float32 is multiplied on a GPU, as in :func:`dqcore.ops.varlen_attention`.
+        precision: How a GPU multiplies float32 numbers, as in :func:`dqcore.ops.varlen_attention`.
 
     Returns:
-        ``q``'s shape and dtype; the last rows of causal :func:`dqcore.ops.varlen_attention` over the whole slot.
+        ``q``'s shape and dtype: what causal :func:`dqcore.ops.varlen_attention` over the whole slot gives its last n.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
-        ValueError: Shapes or devices do not fit, or a cache is too short (looked at on the CPU only).
-
-    Gradient: none. Deterministic; a slot's output does not depend on the other slots' values or on ``active``.
-    Cost: reads each active slot's cache once, up to its own length; never copies it.
+        ValueError: Shapes or devices do not fit, or a cache is too short (checked on the CPU only).
     """
     single = isinstance(q, Tensor) and q.dim() == 3
     if single:
         q, k_new, v_new = q[:, None], k_new[:, None], v_new[:, None]
     _check(q, k_new, v_new, k_cache, v_cache)
     _check_slots(cache_lengths, active, q, k_cache)
-    if precision not in get_args(Precision):
-        raise InputError(f"precision: expected 'ieee', 'tf32x3' or 'tf32', got {precision!r}")
     scale = scale_of(softmax_scale, q.shape[3])
-    new = (x.detach() if x.stride(3) == 1 else x.detach().contiguous() for x in (q, k_new, v_new))
-    out: Tensor = torch.ops.dqcore.decode_attention(*new, k_cache, v_cache, cache_lengths, active, scale, precision)
+    check_precision(precision)
+    q, k_new, v_new = (close_channels(x.detach()) for x in (q, k_new, v_new))
+    out = append_and_attend(q, k_new, v_new, k_cache, v_cache, cache_lengths, active, scale, precision)
     if not (torch.compiler.is_compiling() or torch.is_inference_mode_enabled()):
         torch.autograd.graph.increment_version((k_cache, v_cache))  # so that autograd sees that they were written to
     return out[:, 0] if single else out
 
 
-def decode_attention_reference(
+def append_and_attend(
     q: Tensor,
     k_new: Tensor,
     v_new: Tensor,
@@ -84,25 +82,17 @@ def decode_attention_reference(
     cache_lengths: Tensor,
     active: Tensor | None,
     scale: float,
-    precision: str,
+    precision: Precision = "ieee",
 ) -> Tensor:
-    """The specification: append, then the causal attention of one slot at a time."""
-    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    for slot, length in active_slots(cache_lengths, active):
-        end = length + q.shape[1]
-        k_cache[slot, length:end] = k_new[slot]
-        v_cache[slot, length:end] = v_new[slot]
-        rows = torch.tensor([0, q.shape[1]], dtype=torch.int32)
-        keys = torch.tensor([0, end], dtype=torch.int32)
-        past = (k_cache[slot, :end], v_cache[slot, :end])
-        out[slot], _ = varlen_attention_reference(q[slot], *past, rows, keys, None, None, -1, 0, scale, 256, precision)
+    """:func:`decode_attention` without its checks, for callers that made the cache themselves; no gradient.
+
+    The new queries, keys and values have four dimensions. The last stride of every tensor is 1. The versions of the
+    caches are not increased, so autograd may not notice that a tensor which it saved was written to.
+    """
+    out: Tensor = torch.ops.dqcore.decode_attention(
+        q, k_new, v_new, k_cache, v_cache, cache_lengths, active, scale, precision
+    )
     return out
-
-
-def active_slots(cache_lengths: Tensor, active: Tensor | None) -> list[tuple[int, int]]:
-    """``(slot, length)`` of each slot that takes part; reads the lengths."""
-    lengths = enumerate(cache_lengths.tolist())
-    return list(lengths) if active is None else list(itertools.compress(lengths, active.tolist()))
 
 
 def _check(q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
@@ -148,13 +138,7 @@ def _fake(q: Tensor, *args: object) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def _cpu(*args: object) -> Tensor:
-    from dqcore.ops.cpu.decode_attention import decode_attention_cpu
-
-    return decode_attention_cpu(*args)  # type: ignore[arg-type]
-
-
-def _cuda(*args: object) -> Tensor:
+def _triton(*args: object) -> Tensor:
     from dqcore.kernels.decode_attention import decode_attention_fwd
 
     return decode_attention_fwd(*args)  # type: ignore[arg-type]
@@ -164,7 +148,7 @@ register(
     "decode_attention",
     decode_attention_reference,
     fake=_fake,
-    cpu=Implementation(_cpu, "torch"),
-    cuda=Implementation(_cuda, "triton"),
+    cpu=Implementation(decode_attention_cpu, "torch"),
+    gpu=Implementation(_triton, "triton"),
     mutates_args=("k_cache", "v_cache"),
 )

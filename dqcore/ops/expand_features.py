@@ -1,4 +1,4 @@
-"""``expand_features``: one vector for each code -> feature map, each vector filling its code's cells."""
+"""``expand_features``: one vector for each code to feature map, where it fills the cells of its code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, features_argument, lay_out, native
-from dqcore.ops.layout import blocks, check_layout, check_total, places
+from dqcore.ops.layout import check_layout
+from dqcore.ops.reference.expand_features import expand_features_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["expand_features", "expand_features_reference"]
@@ -21,18 +22,18 @@ def expand_features(
     packed: Tensor,
     grain: Tensor,
     *,
-    num_granularities: int,
     order: Order = "row-first",
+    num_granularities: int,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Feature map of a packed batch, ``map[cell] = packed_t of the code t that fills the cell``.
 
     Args:
-        packed: Vectors ``(T, D)``, row t for code t of the sequence; float16, bfloat16, float32 or float64; any
+        packed: Vectors ``(T, D)``, vector t for code t of the sequence; float16, bfloat16, float32 or float64; any
             strides.
-        grain: Grain map ``(B, h, w)`` int64, values in [0, G), that asks for T codes; same device.
+        grain: Grain map ``(B, h, w)`` int64, values in [0, G), with T codes in all; same device.
+        order: Order of the codes, as in :func:`dqcore.pack_codes`.
         num_granularities: ``G``.
-        order: Order of the codes, as of :func:`dqcore.pack_codes`.
         memory_format: Of the result: ``torch.contiguous_format`` or ``torch.channels_last``.
 
     Returns:
@@ -40,8 +41,8 @@ def expand_features(
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: Shapes or devices do not fit, or on the CPU a grain is out of range or T is wrong. On a GPU a cell
-            whose code is missing gets zeros.
+        ValueError: Shapes or devices do not fit, or on the CPU a granularity is out of range or T is wrong. A GPU does
+            not check this: there a cell whose code is missing gets zeros.
 
     Gradient: :func:`pack_features` of the gradient, with ``reduction="sum"``.
     Determinism: every cell is a copy; the gradient is added in raster order.
@@ -55,24 +56,6 @@ def expand_features(
     last = memory_format == torch.channels_last
     features: Tensor = torch.ops.dqcore.expand_features(packed, grain, order, num_granularities, False, last)
     return features
-
-
-def expand_features_reference(
-    packed: Tensor, grain: Tensor, order: str, num_granularities: int, divide: bool, channels_last: bool
-) -> Tensor:
-    """The specification: find the code of every cell, and read its vector, or with ``divide`` its share of that."""
-    where = places(grain, order, num_granularities)
-    check_total("packed", packed.shape[0], len(where.image))
-    if divide:
-        wide = packed if packed.dtype == torch.float64 else packed.float()
-        packed = (wide / (1 << 2 * (num_granularities - 1 - where.grain))[:, None]).to(packed.dtype)
-    images, rows, columns = grain.shape
-    slots = grain.new_empty(images, rows << (num_granularities - 1), columns << (num_granularities - 1))
-    for g in range(num_granularities):
-        slot, image, y, x = where.of(g)
-        blocks(slots, g, num_granularities)[image, y, :, x] = slot[:, None, None]
-    features = packed[slots].permute(0, 3, 1, 2)
-    return features.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _fake(
@@ -112,5 +95,5 @@ register(
     expand_features_reference,
     fake=_fake,
     cpu=Implementation(_extension, "extension"),
-    cuda=Implementation(_extension, "extension"),
+    gpu=Implementation(_extension, "extension"),
 ).register_autograd(_backward, setup_context=_setup_context)

@@ -1,4 +1,4 @@
-"""How an op calls csrc: pointers and sizes out of tensors, threads or stream in, the error back."""
+"""How an op calls csrc: with pointers, sizes, and the number of threads or the CUDA stream."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from dqcore.ops.layout import check_total
 
 __all__ = ["Layout", "call", "codes_argument", "features_argument", "lay_out", "native"]
 
+#: The dtypes of features, by the number that ``DType`` in csrc/layout.h gives them.
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The slots of a batch as csrc wants them, and the tensors whose memory it points to."""
+    """Where the codes of a batch lie in the packed sequence, for csrc.
+
+    Attributes:
+        native: The ``Layout`` of csrc, which holds pointers.
+        cu_seqlens: Image i holds codes ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``; ``(B + 1,)`` int32.
+        kept: The other tensors that ``native`` points to, so that their memory is not freed before it.
+    """
 
     native: Any
     cu_seqlens: Tensor
@@ -26,14 +33,14 @@ class Layout:
 
 
 def native() -> Any:
-    """The extension. Ops come here only where :func:`dqcore.backends.available` has found it."""
+    """The extension, for ops that run only where :func:`dqcore.backends.available` has found it."""
     module = backends.extension()
     assert module is not None
     return module
 
 
 def call(stem: str, device: torch.device, *arguments: Any) -> Any:
-    """Run ``<stem>_cpu`` or ``<stem>_cuda`` of the extension.
+    """Run ``<stem>_cpu`` or ``<stem>_cuda`` of the extension; on the CPU return its result.
 
     Raises:
         RuntimeError: A launch failed; the message names the CUDA error.
@@ -49,7 +56,15 @@ def call(stem: str, device: torch.device, *arguments: Any) -> Any:
 
 
 def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total: int) -> Layout:
-    """Find the slots of a grain map ``(B, h, w)``, one prefix scan an image; argument ``name`` has ``total`` codes."""
+    """Find where the codes of a grain map ``(B, h, w)`` lie in the packed sequence, by one prefix scan of each image.
+
+    Args:
+        grain: The grain map.
+        order: Order of the sequence.
+        num_granularities: ``G``.
+        name: The argument that an error names if ``total`` is wrong.
+        total: The number of codes; checked on the CPU only.
+    """
     grain = grain.contiguous()
     images, rows, columns = grain.shape
     starts = grain.new_empty(grain.shape, dtype=torch.int32)

@@ -1,11 +1,12 @@
-"""Where each code of a batch lies: what the four scatter ops share, in plain PyTorch.
+"""Where each code of a batch lies, in plain PyTorch: what ``dynamic_lookup`` and the four pack and unpack ops share.
 
 Region ``(i, j)`` of granularity ``g`` holds ``2**g x 2**g`` codes, and each of them fills a block of
-``2**(G - 1 - g)`` cells squared on the finest grid. Sequence order: :class:`dqcore.CodeSequence`.
+``2**(G - 1 - g)`` cells squared on the finest grid. :class:`dqcore.CodeSequence` says in which order they are packed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,17 @@ from dqcore.codes import Order, check_order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_grain
 
-__all__ = ["Places", "blocks", "check_layout", "check_total", "count_codes", "places"]
+__all__ = [
+    "Places",
+    "block_sum",
+    "blocks",
+    "cells_per_code",
+    "check_layout",
+    "check_total",
+    "count_codes",
+    "merge_maps",
+    "places",
+]
 
 
 class Places(NamedTuple):
@@ -27,9 +38,9 @@ class Places(NamedTuple):
     x: Tensor
 
     def of(self, grain: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Slot, image, y and x of the codes of one granularity."""
-        slot = (self.grain == grain).nonzero()[:, 0]
-        return slot, self.image[slot], self.y[slot], self.x[slot]
+        """Index in the packed batch, image, y and x of the codes of one granularity."""
+        index = (self.grain == grain).nonzero()[:, 0]
+        return index, self.image[index], self.y[index], self.x[index]
 
 
 def places(grain: Tensor, order: str, num_granularities: int) -> Places:
@@ -54,13 +65,43 @@ def blocks(cells: Tensor, grain: int, num_granularities: int) -> Tensor:
     return cells.unflatten(-1, (width // side, side)).unflatten(-3, (height // side, side))
 
 
+def merge_maps(maps: Sequence[Tensor], grain: Tensor) -> Tensor:
+    """One map ``(B, D, H, W)`` on the finest grid, each region taken from the map of its granularity.
+
+    A region whose granularity is out of range, as -1, becomes 0.
+    """
+    finest = maps[-1].shape[-1] // max(1, grain.shape[-1])
+    region = grain.repeat_interleave(finest, 1).repeat_interleave(finest, 2)[:, None]
+    merged = torch.zeros_like(maps[-1])
+    for g, values in enumerate(maps):
+        repeat = 2 ** (len(maps) - 1 - g)
+        merged = torch.where(region == g, values.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3), merged)
+    return merged
+
+
+def cells_per_code(grain: Tensor, num_granularities: int) -> Tensor:
+    """How many cells of the finest grid the code at each cell fills, ``(B, H, W)`` int64; 0 where there is no code."""
+    cells = torch.where(grain < 0, 0, 4 ** (num_granularities - 1 - grain).clamp(0, num_granularities))
+    finest = 2 ** (num_granularities - 1)
+    return cells.repeat_interleave(finest, 1).repeat_interleave(finest, 2)
+
+
+def block_sum(x: Tensor, size: int) -> Tensor:
+    """Sums of the ``size x size`` blocks of the last two dimensions, in a fixed order; ``size`` is a power of two."""
+    while size > 1:
+        x = x[..., ::2] + x[..., 1::2]
+        x = x[..., ::2, :] + x[..., 1::2, :]
+        size //= 2
+    return x
+
+
 def count_codes(grain: Tensor) -> int:
-    """Codes of a whole batch, ``sum 4**g``. On a GPU the host waits for it."""
+    """The number of codes of a whole batch, ``sum 4**g``. On a GPU the host waits for it."""
     return int((1 << 2 * grain).sum())
 
 
 def check_layout(grain: Tensor, order: Order, num_granularities: int | None, cells: tuple[str, Tensor] | None) -> int:
-    """Raise unless these fit each other, and return the number of granularities.
+    """Raise unless these fit each other; return the number of granularities.
 
     Args:
         grain: Grain map ``(B, h, w)``.

@@ -1,7 +1,6 @@
-"""``nearest_code``: index of the nearest codebook entry, ``argmin_k ||x_n - e_k||^2``, exactly.
+"""``nearest_code``: index of the nearest code, ``argmin_k ||x_n - e_k||^2``, exactly.
 
-The distance of a vector and a code is *defined* as the float64 sum of the squares of their exact differences, added
-in the order of :func:`squared_distance`. So the answer does not depend on backend, tile size or run.
+:mod:`dqcore.ops.reference.nearest_code` defines the distance, so that the answer is the same on every backend.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_codebook, check_same_device, check_tensor
+from dqcore.ops.cpu.nearest_code import nearest_code_cpu
+from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["Precision", "nearest_code", "nearest_code_reference", "squared_distance"]
@@ -21,18 +22,22 @@ Precision = Literal["exact", "fast"]
 
 
 def nearest_code(x: Tensor, codebook: Tensor, *, precision: Precision = "exact") -> Tensor:
-    """Index of the nearest codebook entry, ``argmin_k ||x_n - e_k||^2``.
+    """Index of the nearest code, ``argmin_k ||x_n - e_k||^2``.
 
     Args:
         x: Vectors ``(N, D)``, or a feature map ``(B, D, H, W)``; float16, bfloat16, float32 or float64; any strides.
         codebook: Codes ``(K, D)``, K >= 1; any of these dtypes; same device as ``x``.
-        precision: ``"exact"``, or ``"fast"`` to take the smallest score of one low-precision product as it is: float32
-            on the CPU, wrong for up to 0.02 % of Gaussian vectors; float16 on a GPU, wrong for 0.06 % (256 channels,
-            1024 codes; 0.005 % at 8 channels); more where codes nearly coincide.
+        precision: ``"exact"``; or ``"fast"``, which takes the smallest result of one low-precision product without
+            checking it: float32 on the CPU, wrong for up to 0.02 % of Gaussian vectors; float16 on a GPU, wrong for
+            0.06 % (256 channels, 1024 codes; 0.005 % at 8 channels); more where codes nearly coincide.
 
     Returns:
         Indices, int64, ``(N,)`` or ``(B, H, W)``. With ``"exact"`` equal to the float64 argmin of the given values,
         the lowest index on ties. A vector with no finite distance gets code 0.
+
+    Raises:
+        TypeError: A tensor has the wrong type or dtype.
+        ValueError: Shapes or devices do not fit, or the codebook is empty.
 
     Gradient: none (integer output).
     Cost: about one matrix product; less than 64 MB beside input and output whatever N and K, no ``(N, K)`` matrix.
@@ -46,42 +51,11 @@ def nearest_code(x: Tensor, codebook: Tensor, *, precision: Precision = "exact")
     return codes
 
 
-def nearest_code_reference(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
-    """The specification: every distance in float64, a block of rows at a time."""
-    if x.dim() == 4:
-        rows = nearest_code_reference(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), codebook, precision)
-        return rows.view(x.shape[0], *x.shape[2:])
-    block = 2**20
-    codes = [torch.zeros(0, dtype=torch.int64, device=x.device)]
-    for rows in x.split(max(1, block // codebook.shape[0])):
-        some = codebook.split(max(1, block // max(1, rows.shape[0] * x.shape[1])))
-        distances = torch.cat([squared_distance(rows[:, None], part) for part in some], dim=1)
-        codes.append(distances.nan_to_num(nan=torch.inf, posinf=torch.inf).argmin(1))
-    return torch.cat(codes)
-
-
-def squared_distance(x: Tensor, codes: Tensor) -> Tensor:
-    """``||x - codes||^2`` over the last dimension in float64, summed as a tree of halves."""
-    square = (x.double() - codes.double()).square()
-    width = 1 << max(0, square.shape[-1] - 1).bit_length()
-    square = torch.nn.functional.pad(square, (0, width - square.shape[-1]))
-    while width > 1:
-        width //= 2
-        square = square[..., :width] + square[..., width:]
-    return square[..., 0]
-
-
 def _fake(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
     return x.new_empty(x.shape[:1] if x.dim() == 2 else (x.shape[0], *x.shape[2:]), dtype=torch.int64)
 
 
-def _cpu(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
-    from dqcore.ops.cpu.nearest_code import nearest_code_cpu
-
-    return nearest_code_cpu(x, codebook, precision)
-
-
-def _cuda(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
+def _triton(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
     from dqcore.kernels.nearest_code import nearest_code_fwd
 
     return nearest_code_fwd(x, codebook, precision)
@@ -91,6 +65,6 @@ register(
     "nearest_code",
     nearest_code_reference,
     fake=_fake,
-    cpu=Implementation(_cpu, "torch"),
-    cuda=Implementation(_cuda, "triton"),
+    cpu=Implementation(nearest_code_cpu, "torch"),
+    gpu=Implementation(_triton, "triton"),
 )

@@ -1,4 +1,4 @@
-"""``pack_codes``: code map and grain map -> code sequence, granularities ascending."""
+"""``pack_codes``: code map and grain map to code sequence, from the coarsest granularity to the finest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from dqcore.codes import CodeSequence, Order
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, codes_argument, lay_out
-from dqcore.ops.layout import blocks, check_layout, check_total, count_codes, places
+from dqcore.ops.layout import check_layout, count_codes
+from dqcore.ops.reference.pack_codes import pack_codes_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["pack_codes", "pack_codes_reference"]
@@ -19,22 +20,22 @@ def pack_codes(
 ) -> CodeSequence:
     """Code sequence of a batch, ``codes[t] = map[y_t, x_t]`` at the top-left cell of each code's block.
 
-    The sequence of the paper's supplement (coarse codes, then fine ones), for any number of granularities and without
-    special tokens or padding. :func:`dqcore.unpack_codes` is its inverse.
+    Coarse codes come before finer ones, as in the paper's supplement, but for any number of granularities, and without
+    special tokens or padding. :func:`dqcore.unpack_codes` is the inverse.
 
     Args:
         codes: Code map ``(B, H, W)`` int64 on the finest grid, ``H = h * 2**(G - 1)``; a code fills its whole block.
         grain: Grain map ``(B, h, w)`` int64, values in [0, G); same device.
         order: ``"row-first"``, row-major over the grid of each granularity; ``"region-first"``, regions in raster
             order and each region's codes in raster order.
-        num_granularities: ``G``; by default what ``H / h`` says, 1 where they are equal.
+        num_granularities: ``G``; by default the one that fits ``H = h * 2**(G - 1)``.
 
     Returns:
         A :class:`CodeSequence` of T codes on the same device.
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: Shapes or devices do not fit, or on the CPU a grain is out of range.
+        ValueError: Shapes or devices do not fit, or on the CPU a granularity is out of range.
 
     Gradient: none (integer output).
     Cost: one prefix scan of the grain map, then each code is read once. On a GPU the host waits once, for T.
@@ -46,22 +47,6 @@ def pack_codes(
         codes, grain, order, num_granularities, count_codes(grain)
     )
     return CodeSequence(*fields, (grain.shape[1], grain.shape[2]), num_granularities, order)
-
-
-def pack_codes_reference(
-    codes: Tensor, grain: Tensor, order: str, num_granularities: int, total: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The specification: find every code's place, and read the map there."""
-    where = places(grain, order, num_granularities)
-    check_total("total", total, len(where.image))
-    packed, positions = torch.empty_like(where.x), torch.empty_like(where.x)
-    for g in range(num_granularities):
-        slot, image, y, x = where.of(g)
-        packed[slot] = blocks(codes, g, num_granularities)[image, y, 0, x, 0]
-        positions[slot] = y * (grain.shape[2] << g) + x
-    lengths = torch.bincount(where.image, minlength=len(grain))
-    cu_seqlens = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int()
-    return packed, positions, where.grain.clone(), cu_seqlens
 
 
 def _fake(
@@ -86,5 +71,5 @@ register(
     pack_codes_reference,
     fake=_fake,
     cpu=Implementation(_extension, "extension"),
-    cuda=Implementation(_extension, "extension"),
+    gpu=Implementation(_extension, "extension"),
 )

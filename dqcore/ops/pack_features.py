@@ -1,4 +1,4 @@
-"""``pack_features``: feature map -> one vector for each code, the mean or sum of the cells that the code fills."""
+"""``pack_features``: feature map to one vector for each code, the mean or sum of the cells that the code fills."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import call, features_argument, lay_out, native
-from dqcore.ops.layout import blocks, check_layout, check_total, count_codes, places
+from dqcore.ops.layout import check_layout, count_codes
+from dqcore.ops.reference.pack_features import pack_features_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["Reduction", "pack_features", "pack_features_reference"]
@@ -35,21 +36,21 @@ def pack_features(
             or float64; any strides, contiguous and channels-last ones without a copy.
         grain: Grain map ``(B, h, w)`` int64, values in [0, G); same device.
         order: Order of the codes, as of :func:`dqcore.pack_codes`.
-        num_granularities: ``G``; by default what ``H / h`` says, 1 where they are equal.
+        num_granularities: ``G``; by default the one that fits ``H = h * 2**(G - 1)``.
         reduction: ``"mean"`` or ``"sum"``.
-        total: The number of codes ``T`` where it is known, so that a GPU need not be asked for it. It must be right:
-            rows that no code fills are undefined on a GPU.
+        total: The number of codes ``T``, if known, so that the host need not wait for a GPU to count them. A GPU does
+            not check it: if it is too large, the last vectors are undefined.
 
     Returns:
-        ``(T, D)``, contiguous, the features' dtype; row t belongs to code t of the sequence.
+        ``(T, D)``, contiguous, in the features' dtype; vector t belongs to code t of the sequence.
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: Shapes or devices do not fit, or on the CPU a grain is out of range or ``total`` is wrong.
+        ValueError: Shapes or devices do not fit, or on the CPU a granularity is out of range or ``total`` is wrong.
 
     Gradient: :func:`expand_features` of the gradient, divided by the cells of each code for ``"mean"``.
-    Determinism: a code's cells are added in raster order, in float32 for the low precisions: the same bits on every
-        device, run and batch.
+    Determinism: a code's cells are added in raster order, in float32 for float16 and bfloat16: the same bits on every
+        device, in every run and batch.
     Cost: reads the features once, writes ``T D`` elements.
     """
     check_tensor("features", features, dim=4)
@@ -62,22 +63,6 @@ def pack_features(
         features, grain, order, num_granularities, reduction == "mean", total
     )
     return packed
-
-
-def pack_features_reference(
-    features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int
-) -> Tensor:
-    """The specification: a granularity at a time, add the cells of each block."""
-    where = places(grain, order, num_granularities)
-    check_total("total", total, len(where.image))
-    wide = features if features.dtype == torch.float64 else features.float()
-    packed = wide.new_zeros(total, features.shape[1])
-    for g in range(num_granularities):
-        slot, image, y, x = where.of(g)
-        cells = blocks(wide, g, num_granularities)[image, :, y, :, x].flatten(2)  # (codes, D, cells of a block)
-        sums = sum(cells.unbind(2), start=torch.zeros_like(cells[:, :, 0]))  # in raster order
-        packed = packed.index_copy(0, slot, sums / cells.shape[2] if mean else sums)
-    return packed.to(features.dtype)
 
 
 def _fake(features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int) -> Tensor:
@@ -94,7 +79,7 @@ def _extension(features: Tensor, grain: Tensor, order: str, num_granularities: i
 
 
 def memory_format(features: Tensor) -> torch.memory_format:
-    """Channels-last where channels lie side by side in memory and cells do not."""
+    """Channels-last if channels lie side by side in memory and cells do not."""
     last = features.stride(1) == 1 and features.shape[1] > 1 and not features.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
@@ -116,5 +101,5 @@ register(
     pack_features_reference,
     fake=_fake,
     cpu=Implementation(_extension, "extension"),
-    cuda=Implementation(_extension, "extension"),
+    gpu=Implementation(_extension, "extension"),
 ).register_autograd(_backward, setup_context=_setup_context)

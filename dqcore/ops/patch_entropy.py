@@ -1,6 +1,6 @@
 """``patch_entropy``: entropy of each patch's grey values, ``-sum_b q_b ln q_b`` over a soft histogram.
 
-It is what the entropy router thresholds in place of the learned gate (paper section 3.2).
+The entropy router compares it with thresholds, where the other routers learn a gate (paper section 3.2).
 """
 
 from __future__ import annotations
@@ -9,20 +9,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_tensor
+from dqcore.ops.cpu.patch_entropy import patch_entropy_cpu
+from dqcore.ops.reference.patch_entropy import GREY, NO_MASS, patch_entropy_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["GREY", "NO_MASS", "patch_entropy", "patch_entropy_reference"]
-
-#: Weights of red, green and blue in a grey value.
-GREY = (0.2989, 0.5870, 0.1140)
-
-#: Histograms of a smaller mass, whose pixels are all about 12 sigma or more from any bin, count as empty. Large enough
-#: for arithmetic that flushes subnormal numbers to zero, which the original formula's 1e-40 does not survive.
-NO_MASS = 1e-30
 
 
 def patch_entropy(
@@ -37,17 +31,21 @@ def patch_entropy(
 
     Args:
         images: Colour ``(B, 3, H, W)`` or grey ``(B, 1, H, W)``, values in [-1, 1]; float16, bfloat16, float32 or
-            float64. Colour is weighed to grey by :data:`GREY`.
+            float64. Colour becomes grey with the weights :data:`GREY`.
         patch_size: Side of a patch in pixels; divides H and W. Patches do not overlap.
-        bins: First and last bin centre. ``(0.0, 1.0)`` reproduces the thresholds of the released checkpoint, and is
-            blind to everything darker than mid-grey.
+        bins: First and last bin centre. ``(0.0, 1.0)`` fits the thresholds of the released checkpoint; it does not see
+            what is darker than mid-grey.
         num_bins: Number of centres, spaced evenly from first to last; at least 2.
         sigma: Standard deviation of the kernel, in units of pixel value; above 0.
 
     Returns:
         Entropies ``(B, H / patch_size, W / patch_size)``, float32 (float64 for float64 images), in nats, in
-        ``[0, ln num_bins]``. A patch of one value at a bin centre, or far from every bin, has entropy 0; one with a NaN
-        has entropy NaN.
+        ``[0, ln num_bins]``. A patch of one value at a bin centre, or far from every bin, has entropy 0; a patch with a
+        NaN has entropy NaN.
+
+    Raises:
+        TypeError: ``images`` has the wrong type or dtype.
+        ValueError: The shape, or a setting, is out of range.
 
     Gradient: none.
     Determinism: the same on every run; backends agree within 1e-5.
@@ -71,33 +69,13 @@ def patch_entropy(
     return entropy
 
 
-def patch_entropy_reference(
-    images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float
-) -> Tensor:
-    """The specification, in float64: one bin at a time, its kernel at every pixel, averaged over the patch."""
-    grey = images.double()
-    if images.shape[1] == 3:
-        grey = GREY[0] * grey[:, :1] + GREY[1] * grey[:, 1:2] + GREY[2] * grey[:, 2:]
-    centres = torch.linspace(low, high, num_bins, dtype=torch.float64).tolist()
-    histogram = torch.cat([avg_pool2d(torch.exp(-0.5 * ((grey - c) / sigma).square()), patch_size) for c in centres], 1)
-    mass = histogram.sum(1, keepdim=True)
-    share = torch.where(mass < NO_MASS, 0, histogram / mass)
-    return -torch.special.xlogy(share, share).sum(1).to(torch.promote_types(images.dtype, torch.float32))
-
-
 def _fake(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
     batch, _, height, width = images.shape
     wide = torch.promote_types(images.dtype, torch.float32)
     return images.new_empty((batch, height // patch_size, width // patch_size), dtype=wide)
 
 
-def _cpu(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
-    from dqcore.ops.cpu.patch_entropy import patch_entropy_cpu
-
-    return patch_entropy_cpu(images, patch_size, low, high, num_bins, sigma)
-
-
-def _cuda(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
+def _triton(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
     from dqcore.kernels.patch_entropy import patch_entropy_fwd
 
     return patch_entropy_fwd(images, patch_size, low, high, num_bins, sigma, GREY, NO_MASS)
@@ -107,6 +85,6 @@ register(
     "patch_entropy",
     patch_entropy_reference,
     fake=_fake,
-    cpu=Implementation(_cpu, "torch"),
-    cuda=Implementation(_cuda, "triton"),
+    cpu=Implementation(patch_entropy_cpu, "torch"),
+    gpu=Implementation(_triton, "triton"),
 )

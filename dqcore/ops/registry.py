@@ -19,7 +19,12 @@ _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
 
 @dataclass(frozen=True)
 class Implementation:
-    """A fast stand-in for a reference: same arguments, same result."""
+    """A fast stand-in for a reference: same arguments, same results in the same order.
+
+    Attributes:
+        run: The function.
+        kernel: What has to be available for it.
+    """
 
     run: Callable[..., Any]
     kernel: backends.Kernel
@@ -42,15 +47,25 @@ def register(
     *,
     fake: Callable[..., Any],
     cpu: Implementation | None = None,
-    cuda: Implementation | None = None,
+    gpu: Implementation | None = None,
     mutates_args: Sequence[str] = (),
+    schema: str | None = None,
 ) -> Op:
-    """Define ``torch.ops.dqcore.<stem>`` with the schema of ``reference``, which writes to ``mutates_args`` alone.
+    """Define ``torch.ops.dqcore.<stem>``.
 
-    Every call takes the implementation of the device its tensors lie on, where that is available and no tensor is
-    float64; else the reference, which is the op's specification and test oracle.
+    Every call takes the implementation that :func:`dqcore.backends.route` names, where that is available and no tensor
+    is float64; else the reference, which is the op's specification and test oracle.
+
+    Args:
+        stem: The name of the op.
+        reference: Takes the schema's arguments and returns its results.
+        fake: The same for tensors without values: makes empty results of the right shape and dtype.
+        cpu: The fast implementation for tensors on the CPU.
+        gpu: The fast implementation for tensors on a GPU.
+        mutates_args: The arguments that a call writes to.
+        schema: Arguments and results in torch's notation; by default as the annotations of ``reference`` say.
     """
-    fast = {"cpu": cpu, "cuda": cuda}
+    fast = {"cpu": cpu, "gpu": gpu}
 
     def implementation(*args: Any) -> Any:
         device, double = _device(args)
@@ -60,15 +75,17 @@ def register(
         return choice.run(*args)
 
     name = f"dqcore::{stem}"
-    schema = torch.library.infer_schema(reference, mutates_args=mutates_args)
-    _LIBRARY.define(stem + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.define(
+        stem + (schema or torch.library.infer_schema(reference, mutates_args=mutates_args)),
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
     _LIBRARY.impl(stem, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     return Op(name)
 
 
 def _device(args: Iterable[Any]) -> tuple[Any, bool]:
-    """The device of the first tensor among the arguments, None if there is none; whether any is float64."""
+    """The device of the first tensor among the arguments, None if there is none; whether any tensor is float64."""
     device, double = None, False
     for arg in args:
         if isinstance(arg, Tensor):

@@ -12,19 +12,30 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_tensor
 
-__all__ = ["Sequence", "check_seqlens", "check_window", "scale_of", "sequences", "visible_keys"]
+__all__ = ["Sequence", "check_seqlens", "check_window", "scale_of", "sequences", "size_of", "visible_keys"]
 
 
 class Sequence(NamedTuple):
-    """One sequence of a packed batch."""
+    """One sequence of a packed batch.
 
-    rows: slice  # of the packed queries
-    keys: slice  # of the packed keys
+    Attributes:
+        rows: Where its queries lie in ``q``.
+        keys: Where its keys and values lie in ``k`` and ``v``.
+        prefix: How many of its first keys are seen by all its queries.
+    """
+
+    rows: slice
+    keys: slice
     prefix: int
 
 
+def size_of(part: slice) -> int:
+    """The length of a slice."""
+    return part.stop - part.start
+
+
 def sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, prefix_lengths: Tensor | None) -> Iterator[Sequence]:
-    """The sequences that have both queries and keys; reads their lengths."""
+    """The sequences that have both queries and keys. On a GPU the host waits for their lengths."""
     first, key = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     prefix = [0] * len(first) if prefix_lengths is None else prefix_lengths.tolist()
     for b in range(len(first) - 1):
@@ -34,18 +45,21 @@ def sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, prefix_lengths: Tensor
 
 def visible_keys(queries: int, keys: int, prefix: int, left: int, right: int, device: torch.device) -> Tensor:
     """Which keys each query of one sequence sees, ``(queries, keys)`` bool; a negative side of the window is open."""
-    position = torch.arange(queries, device=device)[:, None] + (keys - queries)
+    place = torch.arange(queries, device=device)[:, None] + (keys - queries)  # the key at which a query stands
     key = torch.arange(keys, device=device)
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device)
     if left >= 0:
-        seen &= key >= position - left
+        seen &= key >= place - left
     if right >= 0:
-        seen &= key <= position + right
+        seen &= key <= place + right
     return seen | (key < prefix)
 
 
 def check_seqlens(name: str, cu_seqlens: Tensor, rows: int, longest: int | None = None) -> None:
-    """Raise unless ``cu_seqlens`` is ``(B + 1,)`` int32 and, on the CPU, rises from 0 to at most ``rows``."""
+    """Raise unless ``cu_seqlens`` is ``(B + 1,)`` int32 and, on the CPU, rises from 0 to at most ``rows``.
+
+    On the CPU also raise if a sequence is longer than ``longest``, where that is given.
+    """
     check_tensor(name, cu_seqlens, dim=1, dtypes=(torch.int32,))
     if cu_seqlens.shape[0] == 0:
         raise InputError(f"{name}: expected the start of each sequence and the end of the last, got no value")
@@ -65,7 +79,7 @@ def _shortened(values: list[int]) -> str:
 
 
 def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
-    """``(left, right)``, -1 for an open side; a causal window has nothing on its right."""
+    """``(left, right)``, -1 for an open side; in causal attention ``right`` is 0."""
     if len(window_size) != 2 or min(window_size) < -1:
         raise InputError(f"window_size: expected (left, right), each at least -1, got {window_size}")
     left, right = window_size

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dqcore.ops import code_sums
-from dqcore.ops.code_sums import code_sums_reference
+from dqcore.ops.reference.code_sums import code_sums_reference
 from dqcore.testing import assert_close
 
 

@@ -3,6 +3,7 @@ import torch
 
 import dqcore
 from dqcore.ops import decode_attention, varlen_attention
+from dqcore.ops.decode_attention import append_and_attend
 from dqcore.testing import assert_close
 
 CAPACITY = 160
@@ -117,6 +118,14 @@ def test_split_when_the_batch_is_small():
     assert kernels.splits(32, 1024) == 8
     assert kernels.splits(1, 256) == 2
     assert kernels.splits(1, 16) == 1
+
+
+def test_the_unchecked_entry_gives_the_same(route):
+    given = inputs(device=route)
+    caches = [x.clone() for x in given[3:5]]
+    out = append_and_attend(*given[:3], *caches, given[5], None, 20**-0.5)
+    assert torch.equal(out, decode_attention(*given))
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(caches, given[3:5], strict=True))
 
 
 def test_opcheck():

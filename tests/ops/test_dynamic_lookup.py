@@ -1,9 +1,15 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from torch.testing._internal.optests import aot_autograd_check
 
 import dqcore
 from dqcore.ops import dynamic_lookup
-from dqcore.ops.dynamic_lookup import dynamic_lookup_reference, merge_maps
+from dqcore.ops.dynamic_lookup import MAX_GRANULARITIES
+from dqcore.ops.layout import merge_maps
+from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 from dqcore.testing import TOLERANCE, adversarial_codebooks, assert_nearest
 
 
@@ -27,7 +33,7 @@ def test_matches_reference(route, levels, dtype, masked):
     result = dynamic_lookup(maps, grain, codebook, mask=mask, with_sums=True)
     where = grain if mask is None else torch.where(mask, grain, -1)
     wide = [values.double() for values in maps]
-    quantized, error, codes, counts, sums = dynamic_lookup_reference(wide, where, codebook.double(), True)
+    codes, quantized, error, counts, sums = dynamic_lookup_reference(wide, where, codebook.double(), True)
     assert torch.equal(result.codes, codes)
     assert torch.equal(result.quantized, quantized.to(dtype))
     assert torch.equal(result.statistics.counts.double(), counts)
@@ -71,7 +77,7 @@ def test_gradients_match_reference(route, levels, dtype):
     loss = (result.quantized * weight).sum() + (result.error * scale).sum()
     actual = torch.autograd.grad(loss, [*maps, codebook])
     reference = dynamic_lookup_reference(wide[:-1], grain, wide[-1], False)
-    expected = torch.autograd.grad((reference[0] * weight).sum() + (reference[1] * scale).sum(), wide)
+    expected = torch.autograd.grad((reference[1] * weight).sum() + (reference[2] * scale).sum(), wide)
     rtol, atol = TOLERANCE[dtype]
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=4 * rtol, atol=4 * atol + 1e-5)
@@ -108,8 +114,8 @@ def test_parts_change_nothing(monkeypatch):
 
     maps, grain, codebook = inputs(3, batch=3)
     whole = dynamic_lookup(maps, grain, codebook, with_sums=True)
-    for tokens in (1, 8 * 5 * 16 * 2, 8 * 5 * 16 * 4):
-        monkeypatch.setattr(cpu, "TOKENS", tokens)
+    for vectors in (1, 8 * 5 * 16 * 2, 8 * 5 * 16 * 4):
+        monkeypatch.setattr(cpu, "VECTORS", vectors)
         part = dynamic_lookup(maps, grain, codebook, with_sums=True)
         assert torch.equal(part.codes, whole.codes)
         assert torch.equal(part.quantized, whole.quantized)
@@ -134,8 +140,16 @@ def test_empty_batch(route):
 
 @pytest.mark.parametrize("with_sums", [False, True])
 def test_opcheck(with_sums):
-    maps, grain, codebook = inputs(2, grad=True)
-    torch.library.opcheck(torch.ops.dqcore.dynamic_lookup.default, (maps, grain, codebook, with_sums))
+    """opcheck's last test adds all results to the first in place, so the integers must come last there."""
+    op, args = torch.ops.dqcore.dynamic_lookup.default, (*inputs(2, grad=True), with_sums)
+    torch.library.opcheck(op, args, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+    def integers_last(*args):
+        codes, *rest = op(*args)
+        return *rest, codes
+
+    for dynamic in (False, True):
+        aot_autograd_check(integers_last, args, {}, dynamic, check_gradients="auto", copy_inputs=True)
 
 
 def test_compiles():
@@ -160,6 +174,7 @@ def _broken(change):
     ("change", "message"),
     [
         (lambda m, g, c: ([], g, c), "maps: expected a non-empty list"),
+        (lambda m, g, c: ([m[0]] * 9, g, c), "maps: expected at most 8 feature maps, one a granularity, got 9"),
         (lambda m, g, c: (m[::-1], g, c), r"maps\[0\]: expected shape"),
         (lambda m, g, c: ([m[0], m[1].half()], g, c), r"maps\[1\]: expected torch.float32"),
         (lambda m, g, c: (m, g.int(), c), "grain: expected int64"),
@@ -172,6 +187,12 @@ def _broken(change):
 def test_invalid_input(change, message):
     with pytest.raises((TypeError, ValueError), match=message):
         dynamic_lookup(*_broken(change))
+
+
+def test_kernels_take_as_many_granularities():
+    sources = [path.read_text() for path in (Path(__file__).parents[2] / "kernels").glob("*.py")]
+    found = [re.search(r"^MAX_GRANULARITIES = (\d+)", source, re.MULTILINE) for source in sources]
+    assert [int(match[1]) for match in found if match] == [MAX_GRANULARITIES]
 
 
 def test_invalid_mask():

@@ -3,8 +3,8 @@ import torch
 
 import dqcore
 from dqcore.ops import expand_features, pack_codes
-from dqcore.ops.expand_features import expand_features_reference
 from dqcore.ops.layout import count_codes
+from dqcore.ops.reference.expand_features import expand_features_reference
 from dqcore.testing import assert_close
 
 ORDERS = ["row-first", "region-first"]

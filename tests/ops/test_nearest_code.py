@@ -6,7 +6,7 @@ import torch
 
 import dqcore
 from dqcore.ops import nearest_code
-from dqcore.ops.nearest_code import nearest_code_reference
+from dqcore.ops.reference.nearest_code import nearest_code_reference
 from dqcore.testing import adversarial_codebooks, assert_nearest
 
 SHAPES = [(0, 5, 4), (1, 1, 1), (127, 31, 3), (129, 65, 16), (67, 130, 257)]
@@ -46,7 +46,7 @@ def test_blocks_of_codes_change_nothing(monkeypatch, case):
 
     x, codebook = adversarial_codebooks(300, 500, 8)[case]
     whole = nearest_code(x, codebook)
-    for name, size in {"TOKENS": 512, "CODES": 256, "SCORES": 4096, "PAIRS": 64}.items():
+    for name, size in {"VECTORS": 512, "CODES": 256, "SCORES": 4096, "PAIRS": 64}.items():
         monkeypatch.setattr(cpu, name, size)
     assert torch.equal(nearest_code(x, codebook), whole)
 

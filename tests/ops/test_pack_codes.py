@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import dqcore
 from dqcore.ops import pack_codes, unpack_codes
 from dqcore.ops.layout import count_codes
-from dqcore.ops.pack_codes import pack_codes_reference
+from dqcore.ops.reference.pack_codes import pack_codes_reference
 
 ORDERS = ["row-first", "region-first"]
 SHAPES = [(0, 2, 2, 2), (1, 1, 1, 1), (3, 5, 7, 1), (4, 3, 5, 2), (2, 4, 3, 3), (2, 1, 33, 4)]  # B, h, w, G

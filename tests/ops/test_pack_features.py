@@ -4,7 +4,7 @@ import torch
 import dqcore
 from dqcore.ops import expand_features, pack_features
 from dqcore.ops.layout import count_codes
-from dqcore.ops.pack_features import pack_features_reference
+from dqcore.ops.reference.pack_features import pack_features_reference
 
 ORDERS = ["row-first", "region-first"]
 # images, channels, rows, columns, granularities: whole tiles and parts of them, nothing, one, wider than a warp

@@ -7,7 +7,7 @@ import torch
 import dqcore
 from dqcore.codes import CodeSequence
 from dqcore.ops import pack_codes, unpack_codes
-from dqcore.ops.unpack_codes import unpack_codes_reference
+from dqcore.ops.reference.unpack_codes import unpack_codes_reference
 
 SHAPES = [(0, 2, 2, 2), (1, 1, 1, 1), (3, 5, 7, 1), (4, 3, 5, 2), (2, 4, 3, 3), (2, 1, 33, 4)]  # B, h, w, G
 

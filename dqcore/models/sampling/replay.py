@@ -17,7 +17,7 @@ def can_capture(weights: Tensor) -> bool:
 
     The ops' kernels can be captured. Their references cannot, because they read values on the host.
     """
-    kernels = backends.route(weights.device) == "cuda" and backends.available("triton", weights.device)
+    kernels = backends.route(weights.device) == "gpu" and backends.available("triton", weights.device)
     return weights.device.type == "cuda" and kernels and weights.dtype != torch.float64
 
 

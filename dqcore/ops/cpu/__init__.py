@@ -1,1 +1,1 @@
-"""Fast implementations of ops for the CPU that need no extension: blocked products and gathers of PyTorch."""
+"""Fast implementations of ops for the CPU, in PyTorch alone; they need neither the extension nor Triton."""

@@ -1,7 +1,7 @@
 """Decoding on the CPU: a batched product over all slots and heads at once, or PyTorch's flash attention slot by slot.
 
-Caches are never copied. The batched product needs those whose heads come before their codes, as
-``torch.empty(B, H, C, d).transpose(1, 2)``; others work, more slowly.
+Caches are never copied. The batched product needs caches in whose memory heads come before tokens, as in
+``torch.empty(B, H, C, d).transpose(1, 2)``; others work too, but more slowly.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dqcore.ops.cpu.varlen_attention import grouped, mask_of, split_heads
-from dqcore.ops.decode_attention import active_slots
+from dqcore.ops.cpu.flash import Mask, flash_attention, grouped, mask_of, split_heads
+from dqcore.ops.reference.decode_attention import active_slots
 from dqcore.ops.sequences import Sequence
 
-#: Keys are taken by the so many: a slot's sums then run in the same order whatever the longest slot is.
+#: The number of keys is rounded up to a multiple of this, and those too many are masked. So PyTorch adds a slot's terms
+#: in the same order, however long the longest slot is.
 BLOCK = 32
-#: Products of fewer terms PyTorch takes another way, in another order.
+#: A product of fewer multiplications is computed by PyTorch in another way, which adds in another order.
 SMALLEST_PRODUCT = 400
 
 
@@ -37,7 +38,7 @@ def decode_attention_cpu(
     """:func:`dqcore.ops.decode_attention` for float16, bfloat16 and float32 on the CPU."""
     if q.shape[1] == 1 and q.shape[2] == k_new.shape[2] and len(q) > 1:
         out = _all_slots(q, k_new, v_new, k_cache, v_cache, _places(cache_lengths, active, k_cache), scale)
-        if not math.isnan(out.sum()):  # hidden rows weigh 0, but 0 times a NaN left in one of them is NaN
+        if not math.isnan(out.sum()):  # a masked key has weight 0, but 0 times a NaN that lies there is NaN
             return out
     out = torch.zeros(q.shape, dtype=q.dtype)
     new = q.shape[1]
@@ -46,20 +47,26 @@ def decode_attention_cpu(
         keys, values = k_cache[slot, :end], v_cache[slot, :end]
         keys[length:], values[length:] = k_new[slot], v_new[slot]
         mask = mask_of(Sequence(slice(0, new), slice(0, end), 0), -1, 0, q.dtype)
-        some, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *grouped(q[slot], keys, values), 0.0, mask.causal, attn_mask=mask.bias, scale=scale
-        )
+        some, _ = flash_attention(*grouped(q[slot], keys, values), scale, mask)
         split_heads(out[slot], keys).copy_(some)
     return out
 
 
 class _Places(NamedTuple):
-    """Where the new codes of a step go, and what they do not see."""
+    """Where one new token of each slot goes, and which keys it does not see.
+
+    Attributes:
+        slots: The slots that take part.
+        ends: Their lengths: where their new keys are written.
+        bias: ``(B * H, 1, L)``, -inf where a slot does not see a key. L, a multiple of BLOCK, is enough for the longest
+            slot.
+        resting: ``(B, 1, 1, 1)`` bool, the slots that take no part; None where all do.
+    """
 
     slots: Tensor
     ends: Tensor
-    bias: Tensor  # (B * H, 1, L), -inf where a slot does not see; L is a multiple of BLOCK that holds the longest slot
-    resting: Tensor | None  # (B, 1, 1, 1) bool
+    bias: Tensor
+    resting: Tensor | None
 
 
 def _places(cache_lengths: Tensor, active: Tensor | None, cache: Tensor) -> _Places:
@@ -67,7 +74,7 @@ def _places(cache_lengths: Tensor, active: Tensor | None, cache: Tensor) -> _Pla
     return _known_places(tuple(cache_lengths.tolist()), takes_part, cache.shape[1], cache.shape[2])
 
 
-@functools.lru_cache(maxsize=2)  # the layers of a model share their lengths
+@functools.lru_cache(maxsize=2)  # the layers of a model have the same lengths
 def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, capacity: int, heads: int) -> _Places:
     takes_part = torch.ones(len(lengths), dtype=torch.bool) if active is None else torch.tensor(active)
     ends = torch.tensor(lengths) * takes_part
@@ -81,7 +88,7 @@ def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, cap
 def _all_slots(
     q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor, places: _Places, scale: float
 ) -> Tensor:
-    """One new code a slot: one call for all of them, with each slot's own length as a mask."""
+    """One new token of each slot: one call for all slots, with a mask that hides what lies after each slot's length."""
     slots, ends, bias, resting = places
     if resting is not None:
         k_new, v_new = k_new[slots], v_new[slots]
@@ -94,7 +101,7 @@ def _all_slots(
 
 
 def _attend_batched(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """``(B, 1, H, d)`` from keys and values ``(B, H, L, d)`` of one stride over slots and heads."""
+    """``q (B, 1, H, d)`` to the same shape; keys and values ``(B, H, L, d)`` have one stride over slots and heads."""
     slots, heads, _, dim = keys.shape
     rows = q.reshape(slots * heads, 1, dim)
     weights = torch.baddbmm(bias, rows, keys.flatten(0, 1).mT, alpha=scale).softmax(-1)
@@ -102,12 +109,12 @@ def _attend_batched(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale
 
 
 def _attend_flash(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """As :func:`_attend_batched`, for keys and values of any strides."""
     bias = bias.view(len(q), -1, 1, bias.shape[2])[:, :1].to(q.dtype)
-    out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q.transpose(1, 2), keys, values, 0.0, False, attn_mask=bias, scale=scale
-    )
+    out, _ = flash_attention(q.transpose(1, 2), keys, values, scale, Mask(False, bias, None))
     return out.transpose(1, 2).contiguous()
 
 
 def _one_stride(cache: Tensor) -> bool:
+    """Whether slots and heads can be flattened into one dimension without a copy."""
     return cache.stride(0) == cache.shape[1] * cache.stride(1)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dqcore.ops.code_sums import code_sums_reference
-from dqcore.ops.cpu.nearest_code import TOKENS, CodeSearch
+from dqcore.ops.cpu.nearest_code import VECTORS, CodeSearch
+from dqcore.ops.reference.code_sums import code_sums_reference
+
+__all__ = ["dynamic_lookup_cpu"]
 
 
 def dynamic_lookup_cpu(
@@ -24,54 +26,60 @@ def dynamic_lookup_cpu(
     search = CodeSearch(codebook, "exact") if grain.numel() else None
     finest = 2 ** (len(maps) - 1)
     for images, lines in _parts(maps, grain):
-        tokens, slot, cells = _tokens(maps, grain, images, lines)
+        vectors, index, cells = _selected(maps, grain, images, lines)
         assert search is not None
-        found = search(tokens)
-        vectors = codebook[found]
-        distance = torch.linalg.vector_norm(tokens.float() - vectors, dim=1).square_() / cells
+        found = search(vectors)
+        nearest = codebook[found]
+        distance = torch.linalg.vector_norm(vectors.float() - nearest, dim=1).square_() / cells
         if with_sums:
-            for total, some in zip((counts, sums), code_sums_reference(tokens, found, len(codebook)), strict=True):
+            for total, some in zip((counts, sums), code_sums_reference(vectors, found, len(codebook)), strict=True):
                 total += some
         where = (images, slice(lines.start * finest, lines.stop * finest))
-        empty = slot < 0
+        empty = index < 0
         hole = bool(empty.any())
         for target, values in ((codes[where], found), (error[where], distance)):
-            target.copy_(_at(values, slot, hole))
-        quantized[where[0], :, where[1]] = _at(vectors, slot, hole).permute(0, 3, 1, 2)
+            target.copy_(_at(values, index, hole))
+        quantized[where[0], :, where[1]] = _at(nearest, index, hole).permute(0, 3, 1, 2)
         if hole:
             codes[where].masked_fill_(empty, -1)
-    return quantized, error, codes, counts, sums
+    return codes, quantized, error, counts, sums
 
 
 def _parts(maps: list[Tensor], grain: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Some images, or some lines of regions of one image, that hold a block of vectors on the finest grid."""
+    """Parts of a batch with a bounded number of vectors: some images, or some lines of regions of one image."""
     batch, height, width = grain.shape
-    lines = max(1, TOKENS // max(1, maps[-1].shape[1] * width * 4 ** (len(maps) - 1)))
+    lines = max(1, VECTORS // max(1, maps[-1].shape[1] * width * 4 ** (len(maps) - 1)))
     images = max(1, lines // max(1, height))
     for first in range(0, batch, images):
         for top in range(0, height, lines):
             yield slice(first, min(first + images, batch)), slice(top, min(top + lines, height))
 
 
-def _tokens(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """The selected vectors ``(n, D)``, the vector at each cell of the finest grid (-1: none), each vector's cells."""
+def _selected(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """The vectors that the grain map selects in one part of the batch.
+
+    Returns:
+        The vectors ``(n, D)``; for each cell of the finest grid the index of its vector, -1 for none; and for each
+        vector the number of its cells.
+    """
     part = grain[images, lines]
-    tokens, cells, slot, start = [], [], None, 0
+    vectors, cells, index, start = [], [], None, 0
     for g, values in enumerate(maps):
         here = (part == g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)
-        index = here.nonzero(as_tuple=True)
+        places = here.nonzero(as_tuple=True)
         own = values[images, :, lines.start * 2**g : lines.stop * 2**g]
-        tokens.append(own.permute(0, 2, 3, 1)[index])
-        cells.append(torch.full((len(index[0]),), float(4 ** (len(maps) - 1 - g))))
-        slot = torch.full(here.shape, -1) if slot is None else slot.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        slot[index] = torch.arange(start, start + len(index[0]))
-        start += len(index[0])
-    assert slot is not None
-    return torch.cat(tokens), slot, torch.cat(cells)
+        vectors.append(own.permute(0, 2, 3, 1)[places])
+        number = len(places[0])
+        cells.append(torch.full((number,), float(4 ** (len(maps) - 1 - g))))
+        index = torch.full(here.shape, -1) if index is None else index.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        index[places] = torch.arange(start, start + number)
+        start += number
+    assert index is not None
+    return torch.cat(vectors), index, torch.cat(cells)
 
 
-def _at(values: Tensor, slot: Tensor, hole: bool) -> Tensor:
-    """``values[slot]``, 0 in holes."""
+def _at(values: Tensor, index: Tensor, hole: bool) -> Tensor:
+    """``values[index]``, 0 where the index is -1, which happens only if there is a ``hole``."""
     if not hole:
-        return values[slot]
-    return torch.cat([values, values.new_zeros(1, *values.shape[1:])])[slot]
+        return values[index]
+    return torch.cat([values, values.new_zeros(1, *values.shape[1:])])[index]

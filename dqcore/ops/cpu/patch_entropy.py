@@ -1,9 +1,9 @@
-"""Patch entropy without the bins that a pixel does not reach.
+"""Patch entropy on the CPU, where each pixel is added only to the bins near it.
 
-With bins ``step`` apart, the kernel of a pixel at ``m`` steps beyond its nearest centre is at most
-``exp(-(m step / sigma)^2 / 2)`` of its largest. Where that is below ``TAIL`` a bin changes no entropy by 1e-6, so a
-pixel is added to its nearest 2m bins only: two of 32 at the default sigma. All is float64: in a flat patch half-way
-between two centres float32's 6e-8 would grow to 1e-5.
+With centres ``spacing`` apart, the kernel of a pixel m spacings beyond its nearest centre is at most
+``exp(-(m spacing / sigma)^2 / 2)`` of its largest value. Where that is below ``TAIL``, the bin changes no entropy by
+1e-6. So a pixel is added to its nearest 2m bins only: to two of 32 at the default sigma. Everything is float64: in a
+flat patch half-way between two centres float32's rounding error of 6e-8 would grow to 1e-5.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dqcore.ops.patch_entropy import GREY, NO_MASS
+from dqcore.ops.reference.patch_entropy import GREY, NO_MASS
 
-PIXELS = 2**17  # of a block: 1 MB a float64 temporary
-TAIL = 1e-8
+__all__ = ["patch_entropy_cpu"]
+
+PIXELS = 2**17  # pixels of a block, of which a float64 temporary takes 1 MB
+TAIL = 1e-8  # share of a kernel's largest value below which a bin is left out
 
 
 def patch_entropy_cpu(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
     """:func:`dqcore.ops.patch_entropy` for float16, bfloat16 and float32 on the CPU."""
     batch, _, height, width = images.shape
     entropy = torch.empty(batch, height // patch_size, width // patch_size)
-    step = (high - low) / (num_bins - 1)
+    spacing = (high - low) / (num_bins - 1)
     for pixels, place in _blocks(images, entropy, patch_size):
-        offset = _grey(pixels).sub_(low).div_(step)
-        place.copy_(_entropy(_histogram(offset, patch_size, num_bins, step / sigma)))
+        offset = _grey(pixels).sub_(low).div_(spacing)
+        place.copy_(_entropy(_histogram(offset, patch_size, num_bins, spacing / sigma)))
     return entropy
 
 
 def _blocks(images: Tensor, entropy: Tensor, patch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of whole patches of bounded size, each with its place in the result."""
+    """Blocks of whole patches, each with the part of the result that it fills; a block has a bounded size."""
     _, rows, columns = entropy.shape
     most = max(1, PIXELS // patch_size**2)
     some_images, some_rows = max(1, most // max(1, rows * columns)), max(1, most // max(1, columns))
@@ -45,6 +47,7 @@ def _blocks(images: Tensor, entropy: Tensor, patch_size: int) -> Iterator[tuple[
 
 
 def _grey(pixels: Tensor) -> Tensor:
+    """Grey values ``(n, H, W)`` float64; a copy."""
     if pixels.shape[1] == 1:
         return pixels[:, 0].to(torch.float64, copy=True)
     red, green, blue = pixels.double().unbind(1)
@@ -52,7 +55,14 @@ def _grey(pixels: Tensor) -> Tensor:
 
 
 def _histogram(offset: Tensor, patch_size: int, num_bins: int, sharpness: float) -> Tensor:
-    """Mean kernel of each patch at each bin, ``(n, r, c, num_bins)``; ``offset`` counts steps from the first bin."""
+    """Mean kernel of each patch at each bin, ``(n, r, c, num_bins)`` float64.
+
+    Args:
+        offset: ``(n, H, W)``, grey values as their distance from the first centre, in spacings. Overwritten.
+        patch_size: Side of a patch.
+        num_bins: Number of centres.
+        sharpness: Spacing divided by sigma.
+    """
     images, height, width = offset.shape
     rows, columns = height // patch_size, width // patch_size
     window = min(num_bins, 2 * math.ceil(math.sqrt(-2 * math.log(TAIL)) / sharpness))
@@ -69,6 +79,7 @@ def _histogram(offset: Tensor, patch_size: int, num_bins: int, sharpness: float)
 
 
 def _entropy(histogram: Tensor) -> Tensor:
+    """Entropy of each histogram along the last dimension."""
     mass = histogram.sum(-1, keepdim=True)
     share = torch.where(mass < NO_MASS, 0, histogram / mass)
     return -torch.special.xlogy(share, share).sum(-1)

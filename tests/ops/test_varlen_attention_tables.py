@@ -1,4 +1,4 @@
-"""The tables of configurations: complete for every GPU, and nothing but speed depends on them."""
+"""The tables of packed attention's tiles: complete for every GPU, and nothing but speed depends on them."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 
 import dqcore
 from dqcore import backends
-from dqcore.ops import decode_attention, varlen_attention
+from dqcore.ops import varlen_attention
 from dqcore.testing import assert_close
 
 pytest.importorskip("triton")
@@ -15,7 +15,6 @@ if not (backends.interpreting() or torch.cuda.is_available()):
     pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
 
 from dqcore.kernels import common, tuned, varlen_attention_dkv, varlen_attention_dq
-from dqcore.kernels import decode_attention as decode
 from dqcore.kernels import varlen_attention as forward
 
 DEVICE, BACKEND = ("cpu", "interpreter") if backends.interpreting() else ("cuda", "auto")
@@ -34,10 +33,6 @@ def test_every_size_has_a_row(monkeypatch, arch):
         assert config.keys() == STEMS[stem].CANDIDATES[0].keys()
         assert config["BLOCK_N"] == 32 or config["BLOCK_N"] % 64 == 0
         assert dtype == "float32" or config["CHUNK"] == 256 or dim > 128
-    for dtype, dim, rows in itertools.product(("half", "float32"), (1, 64, 65, 128, 129, 256), (1, 2, 16, 17, 300)):
-        config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=rows)
-        assert config.keys() == decode.CANDIDATES[0].keys()
-        assert config["BLOCK_M"] >= 16 or rows == 1
 
 
 def shapes_of(candidates):
@@ -64,18 +59,6 @@ def test_tiles_change_only_rounding(stem):
         with dqcore.backend(BACKEND), tuned.force(stem, {**tile, "num_warps": 8, "num_stages": 1}):
             for actual, want in zip(run(), expected, strict=True):
                 assert_close(actual / 10, want / 10)
-
-
-def test_decode_tiles_change_only_rounding():
-    q, k, v = torch.randn(3, 2, 1, 2, 40, device=DEVICE)
-    cache = torch.randn(2, 2, 200, 2, 40, device=DEVICE)
-    lengths = torch.tensor([150, 3], dtype=torch.int32, device=DEVICE)
-    with dqcore.backend("reference"):
-        expected = decode_attention(q, k, v, *cache, lengths)
-    for block_m, block_n in {(each["BLOCK_M"], each["BLOCK_N"]) for each in decode.CANDIDATES}:
-        config = {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": 4, "num_stages": 1}
-        with dqcore.backend(BACKEND), tuned.force("decode_attention", config):
-            assert_close(decode_attention(q, k, v, *cache, lengths), expected)
 
 
 @pytest.mark.parametrize(("dim", "dtype", "precision"), [(256, torch.bfloat16, "ieee"), (128, torch.float32, "tf32x3")])

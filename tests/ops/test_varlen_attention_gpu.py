@@ -1,10 +1,10 @@
-"""What only a GPU shows of attention: repeats, CUDA graphs, large offsets, and the rounding of its tensor cores."""
+"""What only a GPU shows of packed attention: repeats, CUDA graphs, large offsets, and the rounding of tensor cores."""
 
 import pytest
 import torch
 
 import dqcore
-from dqcore.ops import decode_attention, varlen_attention
+from dqcore.ops import varlen_attention
 from dqcore.ops.dropout_mask import draw_seed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -94,20 +94,7 @@ def test_rows_left_over_have_no_gradient(dropout_p):
         assert (x[count:] == 0).all() and x[:count].isfinite().all()
 
 
-def captured(step):
-    """A CUDA graph of one call, and its result."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph, stream=stream):
-        result = step()
-    return graph, result
-
-
-def test_a_graph_takes_new_lengths_and_draws_new_dropout():
+def test_a_graph_takes_new_lengths_and_draws_new_dropout(captured):
     """The lengths change under the graph; each replay draws a seed, and equals an eager call with that seed."""
     leaves, cu = inputs([512], slack=0), cumulate([200, 56, 256])
     pull = torch.randn_like(leaves[0])
@@ -128,7 +115,7 @@ def test_a_graph_takes_new_lengths_and_draws_new_dropout():
     assert len(seeds) == 4
 
 
-def test_a_graph_without_a_seed_draws_its_own():
+def test_a_graph_without_a_seed_draws_its_own(captured):
     leaves, cu = inputs([300]), cumulate([300])
     graph, out = captured(lambda: varlen_attention(*leaves, cu, dropout_p=0.5).detach())
     runs = []
@@ -136,34 +123,6 @@ def test_a_graph_without_a_seed_draws_its_own():
         graph.replay()
         runs.append(out.clone())
     assert not torch.equal(runs[0], runs[1]) and not torch.equal(runs[1], runs[2])
-
-
-def test_a_graph_of_decoding_steps():
-    """Keys come one by one, lengths grow inside the graph, one slot rests."""
-    slots, steps, heads, dim = 3, 40, 4, 64
-    q, k, v = torch.randn(3, steps, slots, heads, dim, device=DEVICE, dtype=torch.bfloat16)
-    cache = torch.zeros(2, slots, 64, heads, dim, device=DEVICE, dtype=torch.bfloat16)
-    lengths, active = torch.zeros(slots, dtype=torch.int32, device=DEVICE), torch.tensor([True, True, False]).to(DEVICE)
-    now = [x[0].clone() for x in (q, k, v)]
-
-    def step():
-        out = decode_attention(*now, *cache, lengths, active=active)
-        lengths.add_(active)
-        return out
-
-    graph, out = captured(step)
-    lengths.zero_()
-    cache.zero_()
-    outs = []
-    for i in range(steps):
-        for mine, new in zip(now, (q, k, v), strict=True):
-            mine.copy_(new[i])
-        graph.replay()
-        outs.append(out.clone())
-    for slot in (0, 1):
-        want = varlen_attention(q[:, slot], k[:, slot], v[:, slot], cumulate([steps]))
-        torch.testing.assert_close(torch.stack(outs)[:, slot], want, rtol=1.6e-2, atol=1.6e-2)
-    assert lengths.tolist() == [steps, steps, 0] and (torch.stack(outs)[:, 2] == 0).all() and (cache[:, 2] == 0).all()
 
 
 def test_strides_past_two_to_the_31():

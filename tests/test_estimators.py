@@ -1,0 +1,40 @@
+import torch
+
+from dqcore import DynamicQuantizer
+from dqcore.estimators import Cosine, Rotation
+from dqcore.testing import assert_close
+
+
+def test_gradient_passes_straight_through():
+    z = torch.randn(2, 8, 4, 4, requires_grad=True)
+    out = DynamicQuantizer(8, 19, commitment=0.0)(z)
+    weight = torch.randn_like(z)
+    (grad,) = torch.autograd.grad((out.map * weight).sum(), z)
+    assert torch.equal(grad, weight)
+
+
+def test_rotation_turns_the_gradient():
+    z = torch.randn(1, 5, 2, 2, dtype=torch.float64).float().requires_grad_()
+    quantizer = DynamicQuantizer(5, 7, estimator=Rotation()).eval()
+    out = quantizer(z)
+    assert_close(out.map, quantizer.embed(out.codes))
+    weight = torch.randn_like(z)
+    (grad,) = torch.autograd.grad((out.map * weight).sum(), z)
+    for y, x in ((0, 0), (1, 0)):
+        v, e, w = z[0, :, y, x].detach().double(), out.map[0, :, y, x].detach().double(), weight[0, :, y, x].double()
+        u, q = v / v.norm(), e / e.norm()
+        m = (u + q) / (u + q).norm()
+        rotation = torch.eye(5, dtype=torch.float64) - 2 * torch.outer(m, m) + 2 * torch.outer(q, u)
+        assert_close(rotation @ u, q)
+        expected = e.norm() / v.norm() * rotation.T @ w
+        torch.testing.assert_close(grad[0, :, y, x].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_cosine_ignores_length():
+    z = torch.randn(2, 8, 4, 4)
+    quantizer = DynamicQuantizer(8, 19, metric=Cosine()).eval()
+    out = quantizer(z)
+    assert torch.equal(out.codes, quantizer(z * 7).codes)
+    assert_close(out.map.norm(dim=1), torch.ones(2, 4, 4))
+    similarity = torch.einsum("bdhw,kd->bhwk", z, torch.nn.functional.normalize(quantizer.codebook.codes, dim=1))
+    assert torch.equal(out.codes, similarity.argmax(-1))
