@@ -16,6 +16,7 @@ ROOMS = {
     "kernels": "Triton: tensors in, tensors out",
     "backends": "what this machine can run, and which device and precision to use",
     "files": "files that are whole or absent",
+    "progress": "progress bars, and plain lines where there is no terminal",
     "compat": "old import paths",
     "codes": "`CodeSequence`",
     "testing": "tolerances and adversarial inputs",

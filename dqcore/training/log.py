@@ -11,6 +11,7 @@ from typing import Any
 
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
+from dqcore.progress import TrainingBar
 
 Row = dict[str, Any]
 
@@ -65,7 +66,7 @@ class MetricsLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = _event_writer(folder, resume_at) if tensorboard else None
         self._progress = progress
-        self._bar = _ProgressBar(resume_at, total) if progress is None and sys.stderr.isatty() else None
+        self._bar = TrainingBar(resume_at, total) if progress is None and sys.stderr.isatty() else None
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -97,34 +98,6 @@ class MetricsLog:
             self._progress(row)
         if self._bar is not None:
             self._bar.show(row)
-
-
-class _ProgressBar:
-    def __init__(self, completed: int, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("train", completed=completed, total=total, note="")
-        self._bar.start()
-
-    def move(self, step: int) -> None:
-        self._bar.update(self._task, completed=step)
-
-    def show(self, row: Row) -> None:
-        if "loss" in row:
-            fine = f"  fine {row['fine_ratio']:.2f}" if "fine_ratio" in row else ""
-            note = f"loss {row['loss']:.4f}{fine}  {row['images_per_second']:.0f} images/s"
-            self._bar.update(self._task, note=note)
-        elif "val_psnr" in row:
-            self._bar.console.print(f"step {row['step']}: validation PSNR {row['val_psnr']:.2f} dB")
-        elif "val_loss" in row:
-            text = f"validation loss {row['val_loss']:.4f}, {row['val_bits_per_image']:.0f} bits an image"
-            self._bar.console.print(f"step {row['step']}: {text}")
-
-    def stop(self) -> None:
-        self._bar.stop()
 
 
 def _event_writer(folder: Path, resume_at: int) -> Any:
