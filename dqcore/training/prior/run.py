@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.backends import choose_autocast
 from dqcore.codes import CodeSequence
 from dqcore.data.codes import CachedCodes, TokenBatches
 from dqcore.distributed import World, join_world
@@ -67,7 +68,7 @@ def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | N
     Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads.
     """
     world = join_world(options.device)
-    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
+    with world.fork_rng():
         if not world.is_main:
             return _Run(options, world).train(None)
         with sole_owner(options.out):
@@ -92,7 +93,7 @@ class _Run(Loop):
             world,
             weight_decay=options.weight_decay,
             gradient_clip=options.gradient_clip,
-            autocast=_autocast(options, world.device),
+            autocast=choose_autocast(options.precision, world.device),
             average=average,
         )
         self.training, self.held_out = _split(self.codes, options.validation_share, options.seed, options.views)
@@ -208,9 +209,3 @@ def _split(codes: CachedCodes, share: float, seed: int, views: int) -> tuple[Ten
         raise InputError(f"validation_share: holding out {held} of {count} images leaves none to train on")
     training = order[held:].sort().values
     return torch.cat([training + view * count for view in range(views)]), order[:held].sort().values
-
-
-def _autocast(options: PriorTraining, device: torch.device) -> bool:
-    if options.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return options.precision == "bfloat16"

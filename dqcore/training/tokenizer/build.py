@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import choose_autocast
 from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
 from dqcore.errors import InputError
@@ -80,7 +81,7 @@ def new_trainer(options: TokenizerTraining, world: World, model: nn.Module) -> T
         adversarial_maximum=options.adversarial_maximum,
         discriminator_start=options.discriminator_start,
         gradient_clip=options.gradient_clip,
-        autocast=_autocast(options, world.device),
+        autocast=choose_autocast(options.precision, world.device),
     )
     return TokenizerStep(
         model,
@@ -140,9 +141,3 @@ def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
         raise InputError(f"init_from: {options.init_from} does not fit preset {options.preset}: {problem}") from error
-
-
-def _autocast(options: TokenizerTraining, device: torch.device) -> bool:
-    if options.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return options.precision == "bfloat16"

@@ -76,7 +76,7 @@ def train_tokenizer(
     """
     options = options.resolved()
     world = join_world(options.device)
-    with torch.random.fork_rng(devices=[world.device] if world.device.type == "cuda" else []):
+    with world.fork_rng():
         torch.manual_seed(options.seed)
         return _Run(options, world, model).train(progress)
 
