@@ -15,7 +15,7 @@ __all__ = ["MOVED", "install"]
 #: Old module to new ones: with one, the old name is that module; with more, it finds what any of them has.
 MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.convert_prior": ("dqcore.convert.prior",),
-    "dqcore.data.codes_cache": ("dqcore.data.codes",),
+    "dqcore.data.codes_cache": ("dqcore.data.codes", "dqcore.data.token_batches"),
     "dqcore.data.encode": ("dqcore.inference.encode",),
     "dqcore.data.sample": ("dqcore.data.photos",),
     "dqcore.demo": ("dqcore.cli.demo.run",),

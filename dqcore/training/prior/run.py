@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dqcore.backends import choose_autocast
 from dqcore.codes import CodeSequence
-from dqcore.data.codes import CachedCodes, TokenBatches
+from dqcore.data.codes import CachedCodes
+from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World, join_world
 from dqcore.errors import InputError
 from dqcore.files import write_json
@@ -99,7 +100,7 @@ class _Run(Loop):
         self.training, self.held_out = _split(self.codes, options.validation_share, options.seed, options.views)
         lengths = self.codes.lengths[self.training] + getattr(model.tape, "num_specials", 1)
         self.token_batches = TokenBatches(
-            lengths, options.token_budget, seed=options.seed, rank=world.rank, world=world.size
+            lengths, options.token_budget, seed=options.seed, rank=world.rank, processes=world.size
         )
         epochs = 100.0 if options.epochs is None else options.epochs
         self.total = options.steps if options.steps is not None else max(1, self.token_batches.total(epochs))

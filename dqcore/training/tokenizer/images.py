@@ -58,7 +58,7 @@ class TrainingImages:
             start=start,
             stop=stop,
             rank=world.rank,
-            world=world.size,
+            processes=world.size,
         )
 
     def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:
@@ -91,8 +91,8 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
     images = TrainingImages(
         options,
         world,
-        Crops(training, cut, seed=options.seed, packed=options.packed),
-        Crops(validation, CenterCrop(options.image_size, options.resize), packed=options.packed),
+        Crops(training, cut, seed=options.seed, in_memory=options.packed),
+        Crops(validation, CenterCrop(options.image_size, options.resize), in_memory=options.packed),
         digest.hexdigest(),
     )
     _ = images.steps_per_epoch  # a batch larger than the folder is told now
