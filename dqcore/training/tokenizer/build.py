@@ -69,7 +69,7 @@ def new_trainer(options: TokenizerTraining, world: World, model: nn.Module) -> T
     model = model.to(world.device)
     perceptual = discriminator = average = None
     if options.perceptual == "lpips":
-        perceptual = PerceptualLoss(options.perceptual_weights).to(world.device)
+        perceptual = PerceptualLoss(options.vgg_weights).to(world.device)
     if options.discriminator:
         discriminator = PatchDiscriminator(options.discriminator_dim).to(world.device)
         world.broadcast(discriminator)

@@ -62,7 +62,7 @@ class TrainingImages:
         )
 
     def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:
-        workers = 0 if self.options.packed else self.options.workers
+        workers = 0 if self.options.in_memory else self.options.workers
         return batch_loader(crops, keys, workers=workers, pin=self.world.device.type == "cuda")
 
 
@@ -91,8 +91,8 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
     images = TrainingImages(
         options,
         world,
-        Crops(training, cut, seed=options.seed, in_memory=options.packed),
-        Crops(validation, CenterCrop(options.image_size, options.resize), in_memory=options.packed),
+        Crops(training, cut, seed=options.seed, in_memory=options.in_memory),
+        Crops(validation, CenterCrop(options.image_size, options.resize), in_memory=options.in_memory),
         digest.hexdigest(),
     )
     _ = images.steps_per_epoch  # a batch larger than the folder is told now
