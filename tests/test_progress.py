@@ -8,7 +8,8 @@ from dqcore.progress import TrainingBar, plain_lines, progress_bar
 
 
 @pytest.fixture
-def terminal(monkeypatch):
+def terminal(monkeypatch, capfd):
+    """stderr, as capfd replaces it, is a terminal."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
 
 

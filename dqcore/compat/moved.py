@@ -47,7 +47,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.models.walk": ("dqcore.models.sampling.walk",),
     "dqcore.training.build": ("dqcore.training.tokenizer.build",),
     "dqcore.training.distributed": ("dqcore.distributed",),
-    "dqcore.training.files": ("dqcore.training.state",),
+    "dqcore.training.files": ("dqcore.training.state", "dqcore.files"),
     "dqcore.training.images": ("dqcore.training.tokenizer.images",),
     "dqcore.training.options": ("dqcore.training.tokenizer.options",),
     "dqcore.training.prior_codes": ("dqcore.training.prior.codes",),

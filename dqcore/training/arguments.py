@@ -17,11 +17,29 @@ Class = TypeVar("Class", bound=type)
 
 
 class Arguments:
-    """Base of the frozen dataclasses that hold every option of a run. A value of None is never refused here."""
+    """Base of the frozen dataclasses that hold every option of a run.
+
+    Attributes:
+        out: Folder of the run.
+        resume: Continue the run in ``out``.
+        log_every: Steps between two rows of metrics.
+        validate_every: Steps between two validations.
+        checkpoint_every: Steps between two checkpoints.
+        tensorboard: Also write TensorBoard events.
+    """
+
+    out: Path
+    resume: bool
+    log_every: int
+    validate_every: int
+    checkpoint_every: int
+    tensorboard: bool
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain values: a path becomes its text, a tuple a list."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}  # type: ignore[call-overload]
+
+    # The checks below raise an InputError that names the option. None passes: it stands for an option not given.
 
     def _require(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Where the numbers go: always a JSONL file; a progress bar on a terminal; TensorBoard on request."""
+"""Where a run's numbers go: always into a JSONL file, on a terminal to a progress bar, on request to TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Row = dict[str, Any]
 
 
 def read_metrics(path: Path, *, last_step: int | None = None) -> list[Row]:
-    """Rows of a ``metrics.jsonl``; an incomplete last line, left by a killed run, is passed over.
+    """Rows of a ``metrics.jsonl``; a killed run may have left an incomplete last line, which is passed over.
 
     Args:
-        path: The file; none there means no rows.
-        last_step: Leave out rows after this step.
+        path: The file; if it is missing, there are no rows.
+        last_step: Leave out the rows of later steps.
     """
     if not path.is_file():
         return []
@@ -41,10 +41,10 @@ class MetricsLog:
 
     Args:
         folder: The run's folder; rows go to its ``metrics.jsonl``.
-        resume_at: Rows after this step are dropped from an earlier part of the run; 0 starts the file anew.
+        resume_at: Step that a resumed run starts after. Rows of later steps are removed; with 0, all rows are.
         total: Steps of the run.
         tensorboard: Also write TensorBoard events to ``folder/tensorboard``.
-        progress: Called with each row; without it a progress bar is shown where stderr is a terminal.
+        progress: Called with each row. If None, a progress bar is shown where stderr is a terminal.
 
     Raises:
         ValueError: TensorBoard is not installed.
@@ -81,7 +81,7 @@ class MetricsLog:
             self._events.close()
 
     def advance(self, step: int) -> None:
-        """Note that a step is done."""
+        """Show that this many steps are done."""
         if self._bar is not None:
             self._bar.move(step)
 
