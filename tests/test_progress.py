@@ -2,14 +2,11 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from dqcore.progress import TrainingBar, plain_lines, progress_bar
 
 
-@pytest.fixture
-def terminal(monkeypatch, capfd):
-    """stderr, as capfd replaces it, is a terminal."""
+def _on_a_terminal(monkeypatch):
+    """Not a fixture: pytest captures stderr anew when the test begins."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
 
 
@@ -23,14 +20,16 @@ def test_nothing_is_shown_without_a_terminal(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_bar_names_its_task(terminal, capfd):
+def test_a_bar_names_its_task(monkeypatch, capfd):
+    _on_a_terminal(monkeypatch)
     with progress_bar() as bar:
         bar.update(bar.add_task("encode", total=2), completed=2)
     out, err = capfd.readouterr()
     assert out == "" and "encode" in _words(err) and "2/2" in _words(err)
 
 
-def test_the_bar_of_a_prior(terminal, capfd):
+def test_the_bar_of_a_prior(monkeypatch, capfd):
+    _on_a_terminal(monkeypatch)
     bar = TrainingBar(0, 4)
     bar.show({"step": 2, "loss": 1.5, "images_per_second": 7.0})
     bar.show({"step": 2, "val_loss": 1.25, "val_bits_per_image": 900.4})
@@ -52,7 +51,8 @@ def test_plain_lines_at_each_validation(capsys):
     ]
 
 
-def test_a_terminal_is_left_to_the_bar(terminal):
+def test_a_terminal_is_left_to_the_bar(monkeypatch):
+    _on_a_terminal(monkeypatch)
     assert plain_lines(10) is None
 
 
