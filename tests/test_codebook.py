@@ -1,0 +1,79 @@
+"""How a codebook starts, learns and revives its unused codes, in training batches of a quantizer."""
+
+import pytest
+import torch
+
+from dqcore import DynamicQuantizer
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.ops.dynamic_lookup import merge_maps
+
+
+def test_unused_codes_stay_finite_without_restart():
+    quantizer = DynamicQuantizer(4, 64)
+    for _ in range(50):
+        quantizer(torch.randn(1, 4, 2, 2))
+    assert quantizer.codebook.codes.norm(dim=1).max() < 10
+
+
+def test_gradient_codebook_follows_the_squared_error():
+    maps = [torch.randn(2, 8, 3 << g, 4 << g, requires_grad=True) for g in range(2)]
+    grain = torch.randint(0, 2, (2, 3, 4))
+    quantizer = DynamicQuantizer(8, 19, 2, learning=Gradient())
+    quantizer.codebook.weight.data[:19] = torch.randn(19, 8)
+    out = quantizer(maps, grain)
+    (grad,) = torch.autograd.grad(out.loss, quantizer.codebook.weight)
+    weight = quantizer.codebook.weight.detach().clone().requires_grad_()
+    squared = (
+        torch.nn.functional.embedding(out.codes, weight).permute(0, 3, 1, 2) - merge_maps(maps, grain).detach()
+    ).square()
+    repeats = (4.0 ** (1 - grain)).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
+    (expected,) = torch.autograd.grad((squared / repeats).mean(), weight)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
+    assert not grad[19].any()
+
+
+@pytest.mark.parametrize("learning", [EMA(decay=0.8), Gradient()], ids=str)
+def test_codes_approach_the_data(learning):
+    quantizer = DynamicQuantizer(2, 4, learning=learning)
+    centres = torch.tensor([[4.0, 4], [-4, 4], [4, -4], [-4, -4]])
+    quantizer.codebook.replace(centres / 4, torch.ones(4, dtype=torch.bool))
+    optimizer = torch.optim.SGD([p for p in quantizer.parameters() if p.requires_grad] or [torch.zeros(1)], lr=2.0)
+    for _ in range(100):
+        z = (centres[torch.randint(0, 4, (1, 8, 8))] + 0.1 * torch.randn(1, 8, 8, 2)).permute(0, 3, 1, 2)
+        loss = quantizer(z).loss
+        if loss.requires_grad:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.testing.assert_close(quantizer.codebook.codes.detach(), centres, rtol=0, atol=0.1)
+
+
+def test_kmeans_starts_from_the_first_batch():
+    z = torch.randn(4, 3, 8, 8) + 5
+    quantizer = DynamicQuantizer(3, 16, initialisation=KMeans())
+    random = DynamicQuantizer(3, 16)
+    assert not bool(quantizer.initialised)
+    assert float(quantizer(z).loss) < 0.2 * float(random(z).loss)
+    assert bool(quantizer.initialised)
+    reloaded = DynamicQuantizer(3, 16, initialisation=KMeans())
+    reloaded.load_state_dict(quantizer.state_dict())
+    before = {name: tensor.clone() for name, tensor in reloaded.state_dict().items()}
+    reloaded.freeze()(torch.randn(4, 3, 8, 8))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in reloaded.state_dict().items())
+
+
+def test_kmeans_with_fewer_vectors_than_codes():
+    quantizer = DynamicQuantizer(3, 50, initialisation=KMeans())
+    assert quantizer(torch.randn(1, 3, 2, 2)).loss.isfinite()
+
+
+def test_restart_revives_unused_codes():
+    quantizer = DynamicQuantizer(4, 256, restart=RandomRestart(threshold=0.9))
+    with torch.no_grad():
+        quantizer.codebook.codes[5:] = 1e3
+    for _ in range(30):
+        quantizer(torch.randn(4, 4, 16, 16))
+    assert quantizer.usage > 0.9
+    assert quantizer.codebook.codes.abs().max() < 10
+    ratio = quantizer.codebook.embed_sum / quantizer.codebook.cluster_size[:, None]
+    torch.testing.assert_close(ratio, quantizer.codebook.codes, rtol=0.05, atol=0.05)
