@@ -58,7 +58,7 @@ ROOMS = {
     "models/auto": "saved models whose kind is not known beforehand",
     "convert": "the released checkpoints",
     "inference": "load, encode, reconstruct, sample, evaluate",
-    "training": "loop, log, checkpoint, state, schedule, average",
+    "training": "what both stages share: loop, stage, options, log, record, checkpoint, schedule",
     "training/tokenizer": "the first stage",
     "training/prior": "the second stage",
     "report": "the page of a run",

@@ -1,4 +1,4 @@
-"""The codes of many images in memory: what a prior is trained on."""
+"""The codes of many images in memory, for the training of a prior."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Crop(Protocol):
     """A way to cut a square of a fixed size from any image."""
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """What is the same every time, such as resizing."""
+        """Do the part that is the same every time, such as resizing."""
         ...
 
     def cut(self, image: Image.Image, rng: random.Random) -> Image.Image:

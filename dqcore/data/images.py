@@ -17,7 +17,7 @@ from dqcore.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: What :func:`list_images` picks up in a folder; a ``.txt`` list may name files of any other kind.
+#: Endings of the files that :func:`list_images` takes from a folder; a ``.txt`` list may name any file.
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -33,7 +33,7 @@ def list_images(source: str | Path) -> list[Path]:
             to the list's own folder.
 
     Returns:
-        Paths: those of a folder sorted by their path below it, those of a list in the list's order.
+        Paths. Those from a folder are sorted; those from a list are in the list's order.
 
     Raises:
         FileNotFoundError: ``source`` does not exist.

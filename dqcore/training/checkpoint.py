@@ -27,7 +27,7 @@ def capture(step: TrainingStep, world: World, completed: int, broken: Iterable[s
     Every process must call this.
 
     Args:
-        step: What learns.
+        step: The training step, with the model and everything else that it changes.
         world: All processes.
         completed: Steps done so far.
         broken: A message for each file that could not be read so far.

@@ -23,7 +23,7 @@ class Loop(Generic[Batch]):
     """The loop of one run.
 
     Args:
-        stage: What is trained, and on what.
+        stage: The stage to train.
         options: Where to write, and how often.
         world: All processes.
         total: Steps of the run.

@@ -23,14 +23,14 @@ __all__ = ["RunRecord", "check_unused"]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What ``config.json`` says of a run.
+    """The contents of ``config.json``.
 
     Attributes:
         options: Every option.
-        about: The model, and whatever else is worth knowing.
-        model: The model, whose parameters are counted.
-        data: What the run depends on beside its options. It is stored as ``data_name``.
-        data_name: ``"data"`` or ``"codes"``.
+        about: A description of the model, and other facts worth knowing.
+        model: The model; its parameters are counted.
+        data: A description of the images or codes. A resumed run must have the same.
+        data_name: The name that ``data`` is stored under: ``"data"`` for images, ``"codes"`` for codes.
         total: Steps of the run.
         world: All processes.
     """
@@ -44,7 +44,7 @@ class RunRecord:
     world: World
 
     def as_json(self) -> dict[str, Any]:
-        """The contents of ``config.json``."""
+        """The record as plain values."""
         return {
             "options": self.options.as_json(),
             **self.about,

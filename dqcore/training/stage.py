@@ -1,4 +1,4 @@
-"""The two parts that a stage of training gives to the loop: the step, which learns, and the stage, which feeds it."""
+"""What both stages of training have in common: a step that changes the model, and a stage around it for the loop."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class TrainingStep:
 
 
 class Stage(Protocol[Batch]):
-    """What the loop needs to know of a stage."""
+    """A stage, as the loop sees it: it gives out batches, trains on them, validates and saves."""
 
     @property
     def step(self) -> TrainingStep:
-        """What learns."""
+        """The training step."""
         ...
 
     @property
@@ -110,5 +110,5 @@ class Stage(Protocol[Batch]):
         ...
 
     def contents_of(self, batch: Batch) -> Row:
-        """What ``nonfinite.pt`` keeps of a batch whose loss was not finite. Every process calls this."""
+        """The batch, as ``nonfinite.pt`` keeps it if its loss is not finite. Every process calls this."""
         ...

@@ -1,4 +1,4 @@
-"""The state files of training runs, and the lock that lets one process alone write them."""
+"""The state files of training runs, and a lock on their folder."""
 
 from __future__ import annotations
 

@@ -84,7 +84,11 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def _split(codes: CachedCodes, share: float, seed: int, views: int) -> tuple[Tensor, Tensor]:
-    """Numbers of the images to train on, in all their views, and of the held-out ones, in their first view alone."""
+    """Choose held-out images. Of the others all views are trained on; of these only the first view is used.
+
+    Returns:
+        The numbers of the images to train on and of the held-out ones, ``(n,)`` and ``(m,)`` int64.
+    """
     count = len(codes) // views
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held = max(1, round(share * count)) if share else 0

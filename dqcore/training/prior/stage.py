@@ -31,7 +31,7 @@ class PriorStage:
         training: Numbers of the images to train on, ``(n,)`` int64.
         held_out: Numbers of the images to validate with, ``(m,)`` int64.
         token_batches: Which of ``training`` make up the batch of a step.
-        step: What learns.
+        step: The prior's training step.
         broken: Always empty: codes were made of images that could be read.
     """
 

@@ -141,8 +141,8 @@ def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
 class _NotCompiled(nn.Conv2d):
     """A convolution that stays out of the compiled decoder.
 
-    The adaptive weight needs a backward pass through the last layer alone; a compiled graph can only be passed through
-    as a whole.
+    The adaptive weight needs a backward pass through only the last layer. Of a compiled graph, only the whole
+    can be passed through.
     """
 
     @classmethod

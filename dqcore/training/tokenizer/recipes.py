@@ -19,8 +19,8 @@ class Recipe:
         warmup_epochs: Epochs of linear warm-up.
         crop: ``"random"``: shorter side to the crop's size, random square; ``"random-resized"``: a square of 75 to
             100 % of the area. Both are mirrored half of the time.
-        schedule: Learning rate after the warm-up. The supplement names none; that of the released code falls along a
-            cosine to 0.
+        schedule: Learning rate after the warm-up. The supplement names no schedule; the released code follows a
+            cosine down to 0.
         base_learning_rate: Learning rate for each image of the global batch.
         betas: Adam's, for both networks.
         perceptual_weight: Weight of LPIPS.

@@ -99,7 +99,7 @@ def train_tokenizer(
 
 
 def _about(model: nn.Module, images: TrainingImages) -> Row:
-    """What ``config.json`` says of the model, which need not be one of ours, and of the length of an epoch."""
+    """The entries of ``config.json`` about the model and the length of an epoch; the model may be a user's own."""
     config: Any = getattr(model, "config", None)
     described: Any = type(model).__name__
     if dataclasses.is_dataclass(config) and not isinstance(config, type):

@@ -26,8 +26,8 @@ class TokenizerStage:
     Attributes:
         options: The run's resolved options.
         world: All processes.
-        images: What the tokenizer is trained on and validated with.
-        step: What learns.
+        images: Images for training and validation.
+        step: The tokenizer's training step.
         broken: A message for each file that could not be read so far.
     """
 
