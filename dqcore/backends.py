@@ -1,7 +1,8 @@
-"""What this machine can run, and the switch between fast kernels and the reference. No other file asks.
+"""What this machine can run: its devices, its kernels, and the switch between kernels and the reference.
 
-An op's implementation is chosen at each call: the reference in float64 or on request, else the kernel of the
-tensor's device where it is available, else the reference. A missing kernel costs speed, never correctness.
+No other file looks for hardware. An op's implementation is chosen at each call: the reference in float64 or on request,
+else the kernel of the tensor's device where it is available, else the reference. A missing kernel costs speed, never
+correctness.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dqcore.errors import InputError
 
 Backend = Literal["auto", "reference", "interpreter"]
 Kernel = Literal["torch", "triton", "extension"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 _backend: Backend = "auto"
 
@@ -115,3 +117,38 @@ def build_record() -> dict[str, str]:
         return {"extension": "not built: dqcore was not installed with pip", "cuda": "not built"}
     record: dict[str, str] = json.loads(path.read_text())
     return record
+
+
+def choose_device(device: str, index: int | None = None) -> torch.device:
+    """The device that a user named.
+
+    Args:
+        device: ``"auto"`` (the GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or another of torch's devices.
+        index: The GPU that ``"auto"`` and ``"cuda"`` stand for; None leaves it open, and torch takes its current one.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    name = device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device: {device!r} cannot be used here (expected auto, cpu, cuda or cuda:N)") from error
+    if chosen.type == "cuda" and chosen.index is None and index is not None:
+        chosen = torch.device("cuda", index)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: {device!r} cannot be used here (there is no {chosen} on this machine)")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
+    return chosen
+
+
+def choose_autocast(precision: Precision, device: torch.device) -> bool:
+    """Whether networks run in bfloat16: if asked for, and by default on a GPU that has it."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"

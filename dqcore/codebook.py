@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from dqcore.distributed import num_processes, sum_over_processes
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 
@@ -16,11 +16,11 @@ __all__ = ["EMA", "Codebook", "EMACodebook", "Gradient", "GradientCodebook", "KM
 
 
 class Codebook(nn.Module):
-    """K codes and a padding row, with the statistics that every way of learning keeps.
+    """K codes and one padding row, with the statistics that every way of learning keeps.
 
     Attributes:
-        weight: ``(K + 1, D)`` float32 parameter. Row K, the padding row, is never searched or updated; it is what code
-            K decodes to, a hole in a partial code map.
+        weight: ``(K + 1, D)`` float32 parameter. Row K is the padding row: it is never searched and never updated.
+            Index K marks a hole in a partial code map, and decodes to this row.
         cluster_size: ``(K,)`` float32, moving average of how many vectors of a batch chose each code; starts at 1.
         idle: ``(K,)`` int64, training batches since each code was last chosen.
     """
@@ -53,7 +53,13 @@ class Codebook(nn.Module):
         self.cluster_size.masked_fill_(replaced, 1)
 
     def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
-        """The term that pulls codes to their vectors, of which only the gradient counts; 0 where there is none."""
+        """A term whose gradient pulls codes to their vectors; its value means nothing. 0 if codes have no gradient.
+
+        Args:
+            codes: ``(K, D)``, the codes, with gradient.
+            counts: ``(K,)``, how many vectors chose each code.
+            sums: ``(K, D)``, the sum of the vectors that chose each code.
+        """
         return counts.new_zeros(())
 
 
@@ -61,7 +67,8 @@ class EMACodebook(Codebook):
     """Codes are the moving averages of the vectors that chose them (paper section 3.2; no gradient).
 
     Attributes:
-        embed_sum: ``(K, D)`` float32, moving average of the vector sums; starts equal to the codes, as 1 vector each.
+        embed_sum: ``(K, D)`` float32, moving average of the vector sums; starts equal to the codes, as if each had been
+            chosen by one vector.
     """
 
     embed_sum: Tensor
@@ -73,7 +80,7 @@ class EMACodebook(Codebook):
         self.register_buffer("embed_sum", torch.zeros(size, dim))
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
-        """Move the averages and set every code to sum / size, the sizes smoothed by ``eps`` (Laplace)."""
+        """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""
         super().update(counts, sums)
         self.embed_sum.lerp_(sums, 1 - self.decay)
         total = self.cluster_size.sum()
@@ -81,7 +88,7 @@ class EMACodebook(Codebook):
         self.codes.copy_(self.embed_sum / size[:, None])
 
     def replace(self, codes: Tensor, replaced: Tensor) -> None:
-        """Replace codes and restart their averages, so that the next update does not undo it."""
+        """Replace codes and restart their averages; the next update would else bring the old codes back."""
         super().replace(codes, replaced)
         self.embed_sum.copy_(torch.where(replaced[:, None], codes, self.embed_sum))
 
@@ -90,7 +97,7 @@ class GradientCodebook(Codebook):
     """Codes are trained by the optimiser through ``sum_i ||sg(z_i) - e_k(i)||^2``."""
 
     def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
-        """A value whose gradient to ``codes`` is that of the squared error, from counts and sums alone."""
+        """A term with the squared error's gradient to ``codes``, which needs the counts and sums alone."""
         pull = 2 * (counts[:, None] * codes - sums).detach()
         return (pull * codes).sum()
 
@@ -107,7 +114,7 @@ class EMA:
     """Learn by exponential moving averages.
 
     Args:
-        decay: Share of the old average kept each batch, in [0, 1).
+        decay: Share of the old average that each batch keeps, in [0, 1).
         eps: Laplace smoothing of the cluster sizes.
     """
 
@@ -124,7 +131,7 @@ class Gradient:
     """Learn by gradient descent.
 
     Args:
-        decay: Of the moving average of cluster sizes that usage and restarts look at.
+        decay: Decay of the moving average of cluster sizes, which usage and restarts are computed from.
     """
 
     decay: float = 0.99
@@ -140,7 +147,7 @@ class Uniform:
 
     needs_data = False
 
-    def __call__(self, tokens: Tensor | None, size: int, dim: int) -> Tensor:
+    def __call__(self, vectors: Tensor | None, size: int, dim: int) -> Tensor:
         """Draw ``(size, dim)`` codes."""
         return torch.empty(size, dim).uniform_(-1 / size, 1 / size)
 
@@ -156,16 +163,16 @@ class KMeans:
     iterations: int = 10
     needs_data = True
 
-    def __call__(self, tokens: Tensor | None, size: int, dim: int) -> Tensor:
-        """``(size, dim)`` centres of ``tokens (n, dim)``; a centre that loses all its vectors stays where it was."""
-        assert tokens is not None
-        tokens = tokens.float()
-        pick = torch.randperm(len(tokens), device=tokens.device)
-        centres = tokens[pick[torch.arange(size, device=tokens.device) % len(tokens)]]
-        if len(tokens) < size:
-            centres = centres + 1e-3 * tokens.std() * torch.randn_like(centres)
+    def __call__(self, vectors: Tensor | None, size: int, dim: int) -> Tensor:
+        """``(size, dim)`` centres of ``vectors (n, dim)``; a centre that loses all its vectors stays where it was."""
+        assert vectors is not None
+        vectors = vectors.float()
+        pick = torch.randperm(len(vectors), device=vectors.device)
+        centres = vectors[pick[torch.arange(size, device=vectors.device) % len(vectors)]]
+        if len(vectors) < size:
+            centres = centres + 1e-3 * vectors.std() * torch.randn_like(centres)
         for _ in range(self.iterations):
-            counts, sums = code_sums(tokens, nearest_code(tokens, centres), size)
+            counts, sums = code_sums(vectors, nearest_code(vectors, centres), size)
             centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
         return centres
 
@@ -175,30 +182,22 @@ class RandomRestart:
     """Replace codes that fall out of use by random vectors of the batch.
 
     Args:
-        threshold: Share of an even use (the mean of the moving averages) below which a code is replaced, in [0, 1]. The
-            released code replaces below one use a batch, which at its batch of 30 images is 1/30 of an even use.
+        threshold: In [0, 1]. A code is replaced when its moving average of uses falls below this share of the mean over
+            all codes. The released code replaces a code that is used less than once in a batch; at its batch of 30
+            images that is 1/30 of the mean.
     """
 
     threshold: float = 1 / 30
 
     def __call__(self, codebook: Codebook, candidates: Tensor) -> None:
-        """Restart unused codes from ``candidates (K, D)``; the host never waits."""
+        """Restart unused codes from ``candidates (K, D)``, without making the CPU wait for the GPU."""
         even = codebook.cluster_size.mean()
         codebook.replace(candidates, codebook.cluster_size < self.threshold * even)
 
 
 def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum counts and sums over all processes in one flat reduction."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    """Counts ``(K,)`` and vector sums ``(K, D)``, float32, added up over all processes in one message."""
+    if num_processes() == 1:
         return counts, sums
-    flat = torch.cat([counts[:, None], sums], dim=1)
-    dist.all_reduce(flat)
-    return flat[:, 0].contiguous(), flat[:, 1:]
-
-
-def broadcast(tensor: Tensor) -> Tensor:
-    """The first process's ``tensor``, on every process."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        tensor = tensor.contiguous()
-        dist.broadcast(tensor, src=0)
-    return tensor
+    total = sum_over_processes(torch.cat([counts[:, None], sums], dim=1))
+    return total[:, 0].contiguous(), total[:, 1:]

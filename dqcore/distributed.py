@@ -1,7 +1,7 @@
-"""Several processes as one: launched by ``torchrun``, each with its part of every global batch.
+"""Several processes as one: ``torchrun`` launches them, and each computes its part of every global batch.
 
-Gradients are averaged by hand after the backward pass: one pass serves two networks, and
-``DistributedDataParallel`` expects one forward for each backward.
+Gradients are averaged by hand after the backward pass, because one forward pass of the tokenizer is followed by several
+backward passes and ``DistributedDataParallel`` expects one backward pass for each forward.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dqcore.errors import InputError
+from dqcore.backends import choose_device
+
+__all__ = ["World", "from_first_process", "join_world", "num_processes", "sum_over_processes"]
 
 #: Elements in one gradient message (100 MB of float32).
 BUCKET = 25_000_000
+
+
+def num_processes() -> int:
+    """How many processes compute together: 1 where ``torch.distributed`` does not run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum of every process's ``values``; the argument is left as it is."""
+    if num_processes() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def from_first_process(values: Tensor) -> Tensor:
+    """The first process's ``values`` on every process, contiguous; the argument may be overwritten."""
+    if num_processes() == 1:
+        return values
+    values = values.contiguous()
+    dist.broadcast(values, src=0)
+    return values
 
 
 @dataclass(frozen=True)
@@ -47,11 +73,7 @@ class World:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over processes; the argument is left as it is."""
-        if self.size == 1:
-            return values
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        return sum_over_processes(values)
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, by rank."""
@@ -70,7 +92,11 @@ class World:
         """Give every process the first one's parameters and buffers."""
         if self.size > 1:
             for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor.data, 0)
+                tensor.data.copy_(from_first_process(tensor.data))
+
+    def fork_rng(self) -> AbstractContextManager[None]:
+        """While this is open, random draws leave the caller's random state as it was."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over processes; a missing one counts as 0."""
@@ -94,29 +120,22 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """This process's place; when ``torchrun`` launched it, ``torch.distributed`` runs from here to its end.
+    """This process among those that ``torchrun`` launched, or alone.
+
+    Under ``torchrun`` this starts ``torch.distributed``, which then runs until the process ends.
 
     Args:
-        device: ``"auto"`` (a GPU if there is one), or a torch device.
+        device: See :func:`dqcore.backends.choose_device`; ``"cuda"`` is the GPU of this process's local rank.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: there is no such device.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        if place.type == "cuda" and place.index is None:
-            place = torch.device("cuda", local)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]})") from error
+    place = choose_device(device, index=int(os.environ.get("LOCAL_RANK", "0")))
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)  # a group started anew on the same port may meet its old store
+        atexit.register(dist.destroy_process_group)  # else a later group on the same port may find this one's store
     if not dist.is_initialized():
         return World(0, 1, place)
     return World(dist.get_rank(), dist.get_world_size(), place)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
+"""Writing files so that they are whole or absent: written under another name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ __all__ = ["write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Make the file ``path`` from what ``write`` puts into the binary file it is given; a kill leaves the old one."""
+    """Write a file; if the program is killed meanwhile, the old file stays as it was.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+        write: Called with a binary file to write the contents to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -31,6 +36,6 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write indented JSON atomically."""
+    """Write a value as indented JSON, with :func:`write_atomically`."""
     text = json.dumps(value, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))

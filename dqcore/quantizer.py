@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqcore.codebook import EMA, Codebook, KMeans, Learning, RandomRestart, Uniform, broadcast, reduce_statistics
+from dqcore.codebook import EMA, Codebook, KMeans, Learning, RandomRestart, Uniform, reduce_statistics
+from dqcore.distributed import from_first_process
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.metrics.coding import perplexity
@@ -202,7 +203,7 @@ class DynamicQuantizer(nn.Module):
                 where = grain if mask is None else torch.where(mask, grain, -1)
                 cells = maps[-1].shape[0] * maps[-1][0, 0].numel()
                 vectors = draw_vectors(maps, where, max(self.codebook_size, min(64 * self.codebook_size, cells)))
-                self._start(broadcast(self.initialisation(vectors, self.codebook_size, self.codebook.dim)))
+                self._start(from_first_process(self.initialisation(vectors, self.codebook_size, self.codebook.dim)))
 
     @torch.no_grad()
     def _start(self, codes: Tensor) -> None:
@@ -215,7 +216,7 @@ class DynamicQuantizer(nn.Module):
     def _learn(self, maps: Sequence[Tensor], grain: Tensor, counts: Tensor, sums: Tensor) -> None:
         self.codebook.update(*reduce_statistics(counts.float(), sums.float()))
         if self.restart is not None:
-            self.restart(self.codebook, broadcast(draw_vectors(maps, grain, self.codebook_size).float()))
+            self.restart(self.codebook, from_first_process(draw_vectors(maps, grain, self.codebook_size).float()))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -1,8 +1,8 @@
 """Class-conditional Fashion-MNIST, from IDX files to pictures that a classifier recognises.
 
-A DQ-VAE with 4 x 4 regions of 1 or 4 codes, a DQ-Transformer on its codes, 1,000 samples of all ten classes, and a
-classifier trained on the real pictures that says how many of them it takes for what they were asked to be. Some ten
-minutes on two cores:
+This trains a DQ-VAE with 4 x 4 regions of 1 or 4 codes and a DQ-Transformer on its codes, and draws 1,000 samples of
+the ten classes. A classifier that was trained on real pictures then counts how many samples show the class that was
+asked for. It takes about ten minutes on two cores:
 
     apt-get install dataset-fashion-mnist
     python examples/fashion_mnist.py
@@ -26,7 +26,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def train_on_pictures(images: Path, out: Path, tokenizer_steps: int, prior_steps: int) -> None:
-    """A tokenizer and then a prior, each in a folder of ``out``."""
+    """Train a tokenizer and then a prior, each in its own folder below ``out``."""
     torch.manual_seed(0)
     model = DQVAE.from_preset(
         "dqvae-dual-entropy-tiny",
@@ -114,7 +114,7 @@ def real_pictures(data: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of pictures that the classifier takes for their label."""
+    """Share of pictures whose label the classifier finds."""
     return float((net(images).argmax(1) == labels).float().mean())
 
 
@@ -128,7 +128,7 @@ def main(
     samples: int = 1000,
     guidance: float = 2.0,
 ) -> dict[str, float]:
-    """Train, sample, judge; returns the classifier's accuracy on real test pictures and on the samples."""
+    """Train, draw and classify samples; returns the classifier's accuracy on real test pictures and on the samples."""
     folder = out / "images"
     if not folder.is_dir():
         export_idx(data, folder, limit=pictures)

@@ -15,7 +15,7 @@ __all__ = ["MOVED", "install"]
 #: Old module to new ones: with one, the old name is that module; with more, it finds what any of them has.
 MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.convert_prior": ("dqcore.convert.prior",),
-    "dqcore.data.codes_cache": ("dqcore.data.codes",),
+    "dqcore.data.codes_cache": ("dqcore.data.codes", "dqcore.data.token_batches"),
     "dqcore.data.encode": ("dqcore.inference.encode",),
     "dqcore.data.sample": ("dqcore.data.photos",),
     "dqcore.demo": ("dqcore.cli.demo.run",),
@@ -47,7 +47,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.models.walk": ("dqcore.models.sampling.walk",),
     "dqcore.training.build": ("dqcore.training.tokenizer.build",),
     "dqcore.training.distributed": ("dqcore.distributed",),
-    "dqcore.training.files": ("dqcore.training.state",),
+    "dqcore.training.files": ("dqcore.training.state", "dqcore.files"),
     "dqcore.training.images": ("dqcore.training.tokenizer.images",),
     "dqcore.training.options": ("dqcore.training.tokenizer.options",),
     "dqcore.training.prior_codes": ("dqcore.training.prior.codes",),

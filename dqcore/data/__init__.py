@@ -1,12 +1,21 @@
-"""Images: reading them, cropping them, batches in a fixed order, and the photographs that ship with the package."""
+"""Images and codes on disk: reading, cropping, batches in a fixed order, and the photographs in the package."""
 
 from dqcore.data.images import (
     BrokenImageError,
     image_to_tensor,
     list_images,
     read_image,
+    readable_images,
     split_images,
     tensor_to_image,
 )
 
-__all__ = ["BrokenImageError", "image_to_tensor", "list_images", "read_image", "split_images", "tensor_to_image"]
+__all__ = [
+    "BrokenImageError",
+    "image_to_tensor",
+    "list_images",
+    "read_image",
+    "readable_images",
+    "split_images",
+    "tensor_to_image",
+]

@@ -1,9 +1,12 @@
-"""Batches as a pure function of (seed, step): the same for any number of workers, and from any step on."""
+"""Batches of crops. Which images a step gets, and how they are cut, is a function of (seed, step) alone.
+
+So the batches are the same for any number of workers, and a run may start at any step.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,17 +16,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dqcore.data.crops import Crop
-from dqcore.data.images import BrokenImageError, image_to_uint8, read_image
+from dqcore.data.images import BrokenImageError, image_to_uint8, read_image, readable_images
 from dqcore.errors import InputError
 
-#: Bytes of prepared pixels that a packed folder may hold.
-PACKED_LIMIT = 4 << 30
-#: Broken files in a row after which a folder is given up.
+__all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate"]
+
+#: Bytes of prepared pixels that may be kept in memory.
+MEMORY_LIMIT = 4 << 30
+#: After this many broken files in a row, reading stops.
 BROKEN_LIMIT = 100
 
 
 class Sample(NamedTuple):
-    """One crop: ``(3, S, S)`` uint8, the file it came from, and the broken files passed over on the way to it."""
+    """One crop.
+
+    Attributes:
+        image: ``(3, S, S)`` uint8.
+        path: The file it was cut from.
+        broken: A message for each broken file in whose place this one was taken.
+    """
 
     image: Tensor
     path: str
@@ -31,7 +42,13 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """``(B, 3, S, S)`` uint8, the files, and the broken files met."""
+    """Several crops.
+
+    Attributes:
+        images: ``(B, 3, S, S)`` uint8.
+        paths: The files they were cut from.
+        broken: A message for each broken file in whose place another was taken.
+    """
 
     images: Tensor
     paths: list[str]
@@ -39,98 +56,99 @@ class Batch(NamedTuple):
 
 
 class Crops(Dataset[Sample]):
-    """Crops of images, keyed by ``(epoch, index)``; the key and the seed decide every random draw.
+    """Crops of images. A crop is chosen by ``(epoch, index)``; this and the seed decide every random draw.
 
-    A broken file is replaced by the next readable one, so that a batch never shrinks.
+    In the place of a broken file the next readable one is taken, so that batches keep their size.
 
     Args:
         paths: Images.
         crop: What to cut from each.
         seed: Seed of the crops.
-        packed: Decode every image now and keep its prepared pixels in memory.
+        in_memory: Read every image now, and keep its prepared pixels in memory.
 
     Raises:
-        ValueError: ``packed`` and the pixels do not fit in ``PACKED_LIMIT`` bytes.
-        BrokenImageError: no image can be read (``packed``), or too many in a row cannot.
+        ValueError: with ``in_memory``, the pixels need more than ``MEMORY_LIMIT`` bytes.
     """
 
-    def __init__(self, paths: Sequence[Path], crop: Crop, *, seed: int = 0, packed: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], crop: Crop, *, seed: int = 0, in_memory: bool = False) -> None:
         self.paths, self.crop, self.seed = list(paths), crop, seed
-        self._packed = self._pack() if packed else None
+        self._read: Callable[[Path], Image.Image] = self._from_disk
+        if in_memory:
+            self._read = _InMemory(self.paths, self._from_disk).read
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The crop of image ``index`` in ``epoch``."""
+        """The crop of image ``index`` in ``epoch``.
+
+        Raises:
+            BrokenImageError: neither this image nor those after it can be read.
+        """
         epoch, index = key
         broken: list[str] = []
-        for offset in range(min(len(self), BROKEN_LIMIT)):
-            place = (index + offset) % len(self)
-            try:
-                prepared = self._prepared(place)
-            except BrokenImageError as error:
-                broken.append(str(error))
-                continue
+        candidates = (self.paths[(index + offset) % len(self)] for offset in range(min(len(self), BROKEN_LIMIT)))
+        for path, image in readable_images(candidates, lambda _, reason: broken.append(reason), read=self._read):
             rng = random.Random(f"{self.seed}/{epoch}/{index}")
-            return Sample(image_to_uint8(self.crop.cut(prepared, rng)), str(self.paths[place]), tuple(broken))
+            return Sample(image_to_uint8(self.crop.cut(image, rng)), str(path), tuple(broken))
         raise BrokenImageError(f"{len(broken)} files in a row cannot be read, the first: {broken[0]}")
 
-    def _prepared(self, index: int) -> Image.Image:
-        if self._packed is None:
-            return self.crop.prepare(read_image(self.paths[index]))
-        stored = self._packed[index]
-        if isinstance(stored, BrokenImageError):
-            raise stored
-        return stored
+    def _from_disk(self, path: Path) -> Image.Image:
+        return self.crop.prepare(read_image(path))
 
-    def _pack(self) -> list[Image.Image | BrokenImageError]:
-        packed: list[Image.Image | BrokenImageError] = []
+
+class _InMemory:
+    """Images that are read once and kept; of a broken file the reason is kept."""
+
+    def __init__(self, paths: Iterable[Path], read: Callable[[Path], Image.Image]) -> None:
+        self._images: dict[Path, Image.Image] = {}
+        self._reasons: dict[Path, str] = {}
         size = 0
-        for path in self.paths:
-            try:
-                image = self.crop.prepare(read_image(path))
-            except BrokenImageError as error:
-                packed.append(error)
-                continue
+        for path, image in readable_images(paths, self._reasons.__setitem__, read=read):
             size += 3 * image.width * image.height
-            if size > PACKED_LIMIT:
+            if size > MEMORY_LIMIT:
                 raise InputError(
-                    f"packed: the images need more than {PACKED_LIMIT >> 30} GiB; read them from disk instead"
+                    f"in_memory: the images need more than {MEMORY_LIMIT >> 30} GiB; read them from disk instead"
                 )
-            packed.append(image)
-        return packed
+            self._images[path] = image
+
+    def read(self, path: Path) -> Image.Image:
+        if path in self._reasons:
+            raise BrokenImageError(self._reasons[path])
+        return self._images[path]
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Keys of the batches of steps ``start .. stop - 1``; each epoch is a new order, its incomplete batch is dropped.
+    """Which crops make up the batches of steps ``start .. stop - 1``: ``(epoch, index)`` of each, for :class:`Crops`.
+
+    Each epoch has an order of its own. The images that do not fill a last batch are left out of it.
 
     Args:
         num_images: Images in the data set.
         batch_size: Images in a batch of this process.
-        seed: Seed of the order.
+        seed: Seed of the orders.
         start: First step.
         stop: Step to stop before.
-        rank: This process: it takes part ``rank`` of every global batch of ``world * batch_size`` images.
-        world: Number of processes.
+        rank: Number of this process. Of every global batch, ``processes * batch_size`` images, it takes this part.
+        processes: How many processes there are.
 
     Raises:
         ValueError: the global batch is larger than the data set.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, *, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+        self, num_images: int, batch_size: int, *, seed: int, start: int, stop: int, rank: int = 0, processes: int = 1
     ) -> None:
-        if batch_size * world > num_images:
-            size = f"{batch_size}" if world == 1 else f"{batch_size} on each of {world} processes"
+        if batch_size * processes > num_images:
+            size = f"{batch_size}" if processes == 1 else f"{batch_size} on each of {processes} processes"
             raise InputError(f"batch_size: {size} is more than the {num_images} images there are")
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.start, self.stop, self.rank, self.world = start, stop, rank, world
+        self.start, self.stop, self.rank, self.processes = start, stop, rank, processes
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
-        return self.num_images // (self.batch_size * self.world)
+        return self.num_images // (self.batch_size * self.processes)
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
@@ -142,19 +160,26 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             if epoch != current:
                 gen = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}").getrandbits(63))
                 current, order = epoch, torch.randperm(self.num_images, generator=gen)
-            first = (place * self.world + self.rank) * self.batch_size
+            first = (place * self.processes + self.rank) * self.batch_size
             yield [(epoch, index) for index in order[first : first + self.batch_size].tolist()]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples to a batch."""
+    """A batch of these samples."""
     images = torch.stack([sample.image for sample in samples])
     broken = [path for sample in samples for path in sample.broken]
     return Batch(images, [sample.path for sample in samples], broken)
 
 
 def batch_loader(crops: Crops, batches: Iterable[list[tuple[int, int]]], *, workers: int, pin: bool) -> DataLoader:
-    """A loader over ``sampler``'s batches that leaves the global random state untouched."""
+    """Load batches of crops; the global random state is left alone.
+
+    Args:
+        crops: The images.
+        batches: ``(epoch, index)`` of every crop of each batch.
+        workers: Processes that load; 0 loads in this one.
+        pin: Put batches into pinned memory, from which a copy to a GPU need not wait.
+    """
     return DataLoader(
         crops,
         batch_sampler=batches,

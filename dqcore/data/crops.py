@@ -1,7 +1,7 @@
 """From an image to a square crop: the paper's pre-processing, with Pillow's bilinear filter.
 
-A crop has two parts: ``prepare`` is the same each time an image is seen, so its result can be kept; ``cut`` draws the
-random part from the generator it is given, always with the same number of draws.
+A crop is made in two steps. ``prepare`` does the same to an image every time, so its result can be kept. ``cut`` makes
+the random choices; it always draws the same number of values from its generator.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from PIL import Image
 
 
 class Crop(Protocol):
-    """Any image to a square of a fixed size."""
+    """A way to cut a square of a fixed size from any image."""
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """The part without chance."""
+        """Do the part that is the same every time, such as resizing."""
         ...
 
     def cut(self, image: Image.Image, rng: random.Random) -> Image.Image:
@@ -28,18 +28,21 @@ class Crop(Protocol):
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Shorter side to ``resize`` pixels, a random square of ``size``, mirrored half of the time: ImageNet's crop."""
+    """Resize the shorter side to ``resize`` pixels and cut a random square of ``size``: the paper's crop for ImageNet.
+
+    With ``flip``, half of the crops are mirrored.
+    """
 
     size: int
     resize: int
     flip: bool = True
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """The image with its shorter side at ``resize``; smaller images grow."""
+        """The image with its shorter side resized to ``resize`` pixels; smaller images are enlarged."""
         return resize_short_side(image, max(self.resize, self.size))
 
     def cut(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """A random square, maybe mirrored."""
+        """A random square, mirrored or not."""
         left, top = rng.randint(0, image.width - self.size), rng.randint(0, image.height - self.size)
         crop = image.crop((left, top, left + self.size, top + self.size))
         return _mirror(crop, self.flip, rng)
@@ -47,7 +50,11 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random square that covers a share of the image's area in ``scale``, resized to ``size`` (FFHQ in the paper)."""
+    """Cut a random square and resize it to ``size``: the paper's crop for FFHQ.
+
+    The square covers a random share of the image's area, between the two of ``scale``. With ``flip``, half of the crops
+    are mirrored.
+    """
 
     size: int
     scale: tuple[float, float] = (0.75, 1.0)
@@ -58,7 +65,7 @@ class RandomResizedCrop:
         return image
 
     def cut(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """A random square at ``size``, maybe mirrored."""
+        """A random square, resized to ``size``, mirrored or not."""
         side = round(math.sqrt(image.width * image.height * rng.uniform(*self.scale)))
         side = max(1, min(side, image.width, image.height))
         left, top = rng.randint(0, image.width - side), rng.randint(0, image.height - side)
@@ -69,13 +76,13 @@ class RandomResizedCrop:
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Shorter side to ``resize`` pixels, the middle square of ``size``: how images are evaluated."""
+    """Resize the shorter side to ``resize`` pixels and cut the middle square of ``size``; used for evaluation."""
 
     size: int
     resize: int
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """The whole crop; nothing is left to chance."""
+        """The finished crop: it has no random part."""
         image = resize_short_side(image, max(self.resize, self.size))
         left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
@@ -86,7 +93,7 @@ class CenterCrop:
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Resize with the aspect ratio kept: the shorter side becomes ``size``, the longer one is rounded down."""
+    """Resize so that the shorter side is ``size`` pixels; the aspect ratio stays, the longer side is rounded down."""
     short = min(image.size)
     if short == size:
         return image

@@ -33,7 +33,7 @@ def read_idx(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no IDX file of bytes, or its length is not what its header says.
+        ValueError: The file is no IDX file of bytes, or is longer or shorter than its header says.
     """
     path = Path(path)
     data = path.read_bytes()
@@ -55,7 +55,7 @@ def read_idx_pair(folder: str | Path, split: str) -> tuple[Tensor, Tensor]:
     """Images ``(N, h, w)`` uint8 and labels ``(N,)`` int64 of a folder of IDX files.
 
     Args:
-        folder: Holds ``train-images-idx3-ubyte`` and so on, gzipped or not.
+        folder: Folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and so on, gzipped or not.
         split: ``"train"`` or ``"t10k"``.
     """
     found = []
@@ -78,10 +78,10 @@ def export_idx(
 
     Args:
         folder: See :func:`read_idx_pair`.
-        out: Folder to make.
+        out: Folder to write to; it is made if it is missing.
         split: ``"train"`` or ``"t10k"``.
-        classes: Names by label.
-        limit: Only the first so many; 0 for all.
+        classes: Name of each label.
+        limit: Write only this many images, the first ones; 0 for all.
 
     Returns:
         Number of images written.

@@ -1,10 +1,10 @@
-"""Files to pixels: folders listed in a fixed order, images of every kind read as 8-bit RGB."""
+"""From files to pixels: folders are listed in a fixed order, images of every kind are read as 8-bit RGB."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,12 @@ from dqcore.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: What :func:`list_images` picks up in a folder; a ``.txt`` list may name files of any other kind.
+#: Endings of the files that :func:`list_images` takes from a folder; a ``.txt`` list may name any file.
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class BrokenImageError(InputError):
-    """A file that holds no image this package can read; the message names the file and the reason."""
+    """A file cannot be read as an image; the message names the file and the reason."""
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -33,11 +33,11 @@ def list_images(source: str | Path) -> list[Path]:
             to the list's own folder.
 
     Returns:
-        Paths; a folder's sorted by their path below it, a list's in its own order.
+        Paths. Those from a folder are sorted; those from a list are in the list's order.
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
-        ValueError: it is neither, or holds no image.
+        ValueError: ``source`` is neither a folder nor a ``.txt`` file, or holds no image.
     """
     source = Path(source)
     if not source.exists():
@@ -59,19 +59,20 @@ def split_images(
 ) -> tuple[list[Path], list[Path]]:
     """Split into training and validation images by a hash of each file's path below ``root``.
 
-    The split is the same on every machine and in every listing order, and moves few files when images are added.
+    The split depends neither on the machine nor on the order of ``paths``. When images are added, few of the others
+    change sides.
 
     Args:
         paths: Images.
         share: Share of them to hold out, in [0, 1).
         root: Folder that the hashed paths are relative to.
-        at_least: Images held out at least, where ``share`` is above 0.
+        at_least: Hold out at least this many images, unless ``share`` is 0.
 
     Returns:
         ``(training, validation)``, each in the order of ``paths``.
 
     Raises:
-        ValueError: ``share`` is outside [0, 1), or leaves nothing to train on.
+        ValueError: ``share`` is outside [0, 1), or leaves no image to train on.
     """
     if not 0 <= share < 1:
         raise InputError(f"share: expected a number in [0, 1), got {share}")
@@ -89,8 +90,8 @@ def split_images(
 def read_image(path: str | Path) -> Image:
     """Read an image as 8-bit RGB, upright.
 
-    EXIF rotation is applied; transparency is laid over white; 16-bit grey keeps its upper 8 bits; of an animation the
-    first frame is read. Pillow's limit on decompression bombs stays on.
+    EXIF rotation is applied, transparent pixels are laid over white, 16-bit grey keeps its upper 8 bits, and of an
+    animation the first frame is read. Pillow's limit on decompression bombs stays on.
 
     Raises:
         BrokenImageError: the file is missing, damaged, too large, or holds floating-point pixels.
@@ -103,6 +104,25 @@ def read_image(path: str | Path) -> Image:
             return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise BrokenImageError(f"{path}: {str(error) or type(error).__name__}") from error
+
+
+def readable_images(
+    paths: Iterable[Path], on_broken: Callable[[Path, str], object], *, read: Callable[[Path], Image] = read_image
+) -> Iterator[tuple[Path, Image]]:
+    """Each file that can be read, with its image, in the order of ``paths``; the others are reported and passed over.
+
+    Args:
+        paths: Files.
+        on_broken: Called with each file that cannot be read, and with a message that names it and the reason.
+        read: Returns the image of a file, or raises :class:`BrokenImageError`.
+    """
+    for path in paths:
+        try:
+            image = read(path)
+        except BrokenImageError as error:
+            on_broken(path, str(error))
+        else:
+            yield path, image
 
 
 def image_to_uint8(image: Image) -> Tensor:

@@ -1,6 +1,6 @@
 """The photographs that ship with the package: small crops of real photographs, for the demo and for trying things out.
 
-Who took them, and under which licences: ``dqcore/data/sample/ATTRIBUTION.md``.
+``dqcore/data/sample/ATTRIBUTION.md`` names the photographers and the licences.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["sample_folder", "sample_photos"]
 
 
 def sample_folder(split: Literal["train", "heldout"]) -> Path:
-    """Folder of a split. No photograph has crops in both."""
+    """The folder of a split. The crops of one photograph are all in the same split."""
     if split not in ("train", "heldout"):
         raise InputError(f"split: expected 'train' or 'heldout', got {split!r}")
     return Path(__file__).with_name("sample") / split

@@ -1,9 +1,9 @@
-"""Codes of a folder of images in safetensors shards, with an index beside them."""
+"""The codes of a folder of images on disk: safetensors files, called shards, and an index beside them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,24 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 
-__all__ = ["INDEX", "ShardWriter", "read_shards"]
+__all__ = ["INDEX", "ShardWriter", "read_index", "read_shards"]
 
 INDEX = "index.json"
 
 
 class ShardWriter:
-    """Writes ``codes-00000.safetensors``, ... and ``index.json``; a killed run goes on where the last shard ended.
+    """Writes ``codes-00000.safetensors``, ... and ``index.json``. A killed run continues after its last whole shard.
 
-    A shard holds ``<i>.codes (H, W)`` int32 and ``<i>.grain (h, w)`` uint8 for image ``i`` of the index. All files
-    are written atomically, the index last.
+    A shard holds ``<i>.codes (H, W)`` int32 and ``<i>.grain (h, w)`` uint8 for image ``i`` of the index. Each file is
+    written atomically, and a shard before the index that lists it.
 
     Args:
-        folder: Where to write.
-        description: What the codes depend on (tokenizer, source, options); stored in the index.
+        folder: Folder to write to.
+        description: What the codes depend on (tokenizer, images, options); it becomes part of the index.
         shard_size: Images in a shard.
 
     Raises:
-        ValueError: the folder holds codes made from something else.
+        ValueError: the folder holds codes with another description, or other files.
     """
 
     def __init__(self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000) -> None:
@@ -45,11 +45,18 @@ class ShardWriter:
 
     @property
     def done(self) -> set[str]:
-        """Names of the images that shards on disk hold, or that were found broken."""
+        """Names of the images that are in a shard on disk, or were found broken."""
         return {entry["name"] for entry in self.index["images"]} | {entry["name"] for entry in self.index["broken"]}
 
     def add(self, name: str, size: Sequence[int], codes: Tensor, grain: Tensor) -> None:
-        """Add an image: its name, its ``(height, width)`` before padding, code map ``(H, W)``, grain map ``(h, w)``."""
+        """Add an image; a full shard is written at once.
+
+        Args:
+            name: Its name in the index.
+            size: Its ``(height, width)`` before padding.
+            codes: Code map ``(H, W)``.
+            grain: Grain map ``(h, w)``.
+        """
         number = len(self.index["images"]) + len(self._entries)
         self._tensors[f"{number}.codes"] = codes.to("cpu", torch.int32).contiguous()
         self._tensors[f"{number}.grain"] = grain.to("cpu", torch.uint8).contiguous()
@@ -67,11 +74,11 @@ class ShardWriter:
             self.flush()
 
     def skip(self, name: str, reason: str) -> None:
-        """Note a broken file."""
+        """List a broken file in the index."""
         self.index["broken"].append({"name": name, "reason": reason})
 
     def flush(self) -> None:
-        """Write what has been added as a shard, then the index."""
+        """Write the images added since the last shard as a shard, then the index."""
         if self._entries:
             from safetensors.torch import save
 
@@ -96,13 +103,40 @@ class ShardWriter:
         self.index = before
 
 
-def read_shards(folder: Path) -> list[tuple[dict[str, Any], Tensor, Tensor]]:
-    """Every image of a folder of shards: its index entry, code map ``(H, W)`` and grain map ``(h, w)``, both int64."""
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder of shards: the writer's ``description``, ``"images"`` and ``"broken"``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no JSON object.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; dqcore encode writes one")
+    try:
+        index = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: expected an index of codes ({error!r})") from error
+    if not isinstance(index, dict):
+        raise InputError(f"{path}: expected an index of codes (got a JSON {type(index).__name__})")
+    return index
+
+
+def read_shards(folder: Path, index: dict[str, Any] | None = None) -> Iterator[tuple[dict[str, Any], Tensor, Tensor]]:
+    """Every image of a folder of shards, in the index's order; one shard is in memory at a time.
+
+    Args:
+        folder: A folder that :class:`ShardWriter` wrote.
+        index: Its :func:`read_index`, if the caller has read it already.
+
+    Yields:
+        The image's entry in the index, its code map ``(H, W)`` int64 and its grain map ``(h, w)`` int64.
+    """
     from safetensors.torch import load_file
 
-    index = json.loads((folder / INDEX).read_text())
-    shards = {name: load_file(folder / name) for name in {entry["shard"] for entry in index["images"]}}
-    return [
-        (entry, shards[entry["shard"]][f"{number}.codes"].long(), shards[entry["shard"]][f"{number}.grain"].long())
-        for number, entry in enumerate(index["images"])
-    ]
+    shard, tensors = "", {}
+    for number, entry in enumerate((index or read_index(folder))["images"]):
+        if entry["shard"] != shard:
+            shard = entry["shard"]
+            tensors = load_file(folder / shard)
+        yield entry, tensors[f"{number}.codes"].long(), tensors[f"{number}.grain"].long()

@@ -10,34 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.backends import choose_device as pick_device
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, read_image
-from dqcore.errors import InputError
 from dqcore.models.auto import TOKENIZERS, load_saved
 
 __all__ = ["hash_files", "image_batches", "load_tokenizer", "pick_device"]
 
 
 def load_tokenizer(path: Path, device: str = "auto") -> Any:
-    """:func:`dqcore.models.auto.load_saved` for tokenizers, on a device of :func:`pick_device`."""
+    """:func:`dqcore.models.auto.load_saved` for tokenizers, on a device of :func:`dqcore.backends.choose_device`."""
     return load_saved(path, TOKENIZERS).to(pick_device(device))
-
-
-def pick_device(device: str) -> torch.device:
-    """``"auto"`` (the GPU if there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}") from error
-    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
-        raise InputError(f"device: there is no {device} on this machine")
-    return chosen
 
 
 def image_batches(paths: Sequence[Path], size: int, resize: int | None = None, batch_size: int = 8) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,7 +17,17 @@ from dqcore.models.priors.raster import Raster, RasterDynamic
 from dqcore.models.tokenizers.dqvae import DQVAE
 from dqcore.models.tokenizers.vqgan import VQGAN
 
-__all__ = ["PRIORS", "TOKENIZERS", "check_belongs", "fingerprint", "load_saved", "model_folder"]
+__all__ = [
+    "PRIORS",
+    "TOKENIZERS",
+    "check_belongs",
+    "check_identity",
+    "fingerprint",
+    "kind_of_preset",
+    "load_saved",
+    "model_folder",
+    "saved_files",
+]
 
 TOKENIZERS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQVAE, VQGAN)}
 PRIORS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQTransformer, RasterDynamic, GlobalLocal, Raster)}
@@ -36,6 +47,39 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
+def saved_files(path: Path) -> tuple[Path, Path]:
+    """The files of a saved model, its config and its weights.
+
+    Args:
+        path: See :func:`model_folder`.
+
+    Raises:
+        FileNotFoundError: There is no saved model.
+    """
+    folder = model_folder(path)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{path}: expected a folder with config.json and model.safetensors")
+    return folder / "config.json", folder / "model.safetensors"
+
+
+def kind_of_preset(preset: str, kinds: Mapping[str, Any], noun: str) -> Any:
+    """The class that has a preset of this name.
+
+    Args:
+        preset: Name of a preset.
+        kinds: Names of classes to classes.
+        noun: What such a class is called in the message of the error.
+
+    Raises:
+        ValueError: None of them has.
+    """
+    known = {name: kind for kind in kinds.values() for name in kind.PRESETS}
+    if preset not in known:
+        nearest = difflib.get_close_matches(preset, known, n=1, cutoff=0.0)[0]
+        raise InputError(f"preset: no {noun} is called {preset!r}; the nearest is {nearest!r} of {', '.join(known)}")
+    return known[preset]
+
+
 def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
     """Load a model of one of these classes, in evaluation mode, on the CPU.
 
@@ -47,25 +91,42 @@ def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
         FileNotFoundError: There is no saved model.
         InputError: It is of another class, or damaged.
     """
-    folder = model_folder(path)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{path}: expected a folder with config.json and model.safetensors")
+    config, _ = saved_files(path)
     try:
         name = json.loads(config.read_text()).get("model")
     except (ValueError, AttributeError) as error:
         raise InputError(f"{config}: expected a JSON object ({error})") from error
     if name not in kinds:
         raise InputError(f"{path}: expected one of {', '.join(kinds)}, it describes {name or 'no model of dqcore'}")
-    return kinds[name].from_pretrained(folder)
+    return kinds[name].from_pretrained(config.parent)
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a saved tokenizer's config and weights, by which it can be told from others."""
+    """A hash of a saved tokenizer's config and weights, by which it can be told from others.
+
+    Raises:
+        FileNotFoundError: There is no saved model.
+    """
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        digest.update((model_folder(path) / name).read_bytes())
+    for file in saved_files(path):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def check_identity(what: str, wanted: str, identity: str, given: str = "this") -> None:
+    """Raise unless two fingerprints are equal; where either is unknown, an empty text, there is nothing to compare.
+
+    Args:
+        what: Of what ``wanted`` is the tokenizer, for the message of the error.
+        wanted: Fingerprint of the tokenizer that is needed.
+        identity: Fingerprint of the tokenizer that was given.
+        given: Name of the latter, for the message of the error.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if wanted and identity and wanted != identity:
+        raise InputError(f"tokenizer: {what} tokenizer {wanted[:12]}, {given} is {identity[:12]}")
 
 
 def check_belongs(prior: Any, tokenizer: Any, identity: str = "") -> None:
@@ -83,8 +144,4 @@ def check_belongs(prior: Any, tokenizer: Any, identity: str = "") -> None:
         mine, theirs = getattr(prior.config, name), getattr(tokenizer.config, name)
         if mine != theirs:
             raise InputError(f"tokenizer: the prior was made for {name} {mine}, this tokenizer has {theirs}")
-    if identity and prior.config.tokenizer and prior.config.tokenizer != identity:
-        raise InputError(
-            f"tokenizer: the prior was trained on the codes of tokenizer {prior.config.tokenizer[:12]}, "
-            f"this is {identity[:12]}"
-        )
+    check_identity("the prior was trained on the codes of", prior.config.tokenizer, identity)

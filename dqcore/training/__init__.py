@@ -1,4 +1,4 @@
-"""Training: recipes, the tokenizer's loop, checkpoints that resume to the same numbers."""
+"""Training of tokenizers and priors, with checkpoints that resume to the same numbers."""
 
 from dqcore.training.loop import NonFiniteLossError
 from dqcore.training.prior.run import PriorRun, PriorTraining, train_prior

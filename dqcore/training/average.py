@@ -12,12 +12,12 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverage(AveragedModel):
     """``w <- w + (1 - d) (v - w)`` with ``d = min(decay, (1 + n) / (10 + n))`` after n updates.
 
-    Only what gradients train is averaged. Buffers and parameters without gradient (an EMA codebook, its counts) are
-    averages already and are copied.
+    Only parameters with a gradient are averaged. Buffers and other parameters (an EMA codebook, its counts) are copied,
+    because they are averages already.
 
     Args:
         model: The model in training; a copy of it is made.
-        decay: Limit of d, in [0, 1).
+        decay: Largest value of d, in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,7 +27,7 @@ class WeightAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take in the model's present weights."""
+        """Move the average towards the model's present weights."""
         super().update_parameters(model)
         for averaged, current in zip(self.module.parameters(), model.parameters(), strict=True):
             if not current.requires_grad:

@@ -1,62 +1,61 @@
-"""The whole state of a run in one file, and back: weights, optimisers, discriminator, average, random states, step.
+"""The whole state of a run in one file, and back: weights, optimisers, average, random states, steps done.
 
-The order of the images and the learning rate are functions of the step and need no state of their own.
+The order of the images and the learning rate are functions of the step, so they need no state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from dqcore.distributed import World
 from dqcore.errors import InputError
+from dqcore.training.stage import TrainingStep
 from dqcore.training.state import read_state
+
+__all__ = ["capture", "restore"]
 
 FORMAT = 1
 
 
-class Trainer(Protocol):
-    """What a step of training changes, as named tensors and plain values."""
+def capture(step: TrainingStep, world: World, completed: int, broken: Iterable[str] = ()) -> dict[str, Any]:
+    """The state of a run, as tensors and plain values that can be read with ``weights_only=True``.
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state."""
-        ...
+    Every process must call this.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put a state back."""
-        ...
-
-
-def capture(trainer: Trainer, world: World, completed: int, broken: Iterable[str] = ()) -> dict[str, Any]:
-    """The state after ``completed`` steps and the ``broken`` files met; every process must call this.
-
-    Returns:
-        Tensors and plain values; readable with ``weights_only=True``.
+    Args:
+        step: The training step, with the model and everything else that it changes.
+        world: All processes.
+        completed: Steps done so far.
+        broken: A message for each file that could not be read so far.
     """
     return {
         "format": FORMAT,
         "step": completed,
         "broken": sorted(broken),
         "random": world.gather(_random_state(world.device)),
-        **trainer.state_dict(),
+        **step.state_dict(),
     }
 
 
-def restore(path: Path, trainer: Trainer, world: World) -> tuple[int, list[str]]:
-    """Put a captured state back, random states included; returns the steps completed and the broken files met.
+def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str]]:
+    """Put a captured state back, random states included.
+
+    Returns:
+        The ``completed`` and ``broken`` that :func:`capture` was called with.
 
     Raises:
-        ValueError: the file is damaged, of another format, or of a run with other parts or processes.
+        ValueError: the file is damaged, has another format, or is of a run with other parts or other processes.
     """
     state = read_state(path)
     if state.get("format") != FORMAT:
         raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, got {state.get('format')}")
     if len(state["random"]) != world.size:
         raise InputError(f"{path}: written by {len(state['random'])} processes, cannot be resumed by {world.size}")
-    trainer.load_state_dict(state)
+    step.load_state_dict(state)
     cpu, cuda = state["random"][world.rank]
     torch.set_rng_state(cpu)
     if cuda is not None and world.device.type == "cuda":

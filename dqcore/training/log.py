@@ -1,4 +1,4 @@
-"""Where the numbers go: always a JSONL file; a progress bar on a terminal; TensorBoard on request."""
+"""Where a run's numbers go: always into a JSONL file, on a terminal to a progress bar, on request to TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
+from dqcore.progress import TrainingBar
 
 Row = dict[str, Any]
 
 
 def read_metrics(path: Path, *, last_step: int | None = None) -> list[Row]:
-    """Rows of a ``metrics.jsonl``; an incomplete last line, left by a killed run, is passed over.
+    """Rows of a ``metrics.jsonl``; a killed run may have left an incomplete last line, which is passed over.
 
     Args:
-        path: The file; none there means no rows.
-        last_step: Leave out rows after this step.
+        path: The file; if it is missing, there are no rows.
+        last_step: Leave out the rows of later steps.
     """
     if not path.is_file():
         return []
@@ -40,10 +41,10 @@ class MetricsLog:
 
     Args:
         folder: The run's folder; rows go to its ``metrics.jsonl``.
-        resume_at: Rows after this step are dropped from an earlier part of the run; 0 starts the file anew.
+        resume_at: Step that a resumed run starts after. Rows of later steps are removed; with 0, all rows are.
         total: Steps of the run.
         tensorboard: Also write TensorBoard events to ``folder/tensorboard``.
-        progress: Called with each row; without it a progress bar is shown where stderr is a terminal.
+        progress: Called with each row. If None, a progress bar is shown where stderr is a terminal.
 
     Raises:
         ValueError: TensorBoard is not installed.
@@ -65,7 +66,7 @@ class MetricsLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = _event_writer(folder, resume_at) if tensorboard else None
         self._progress = progress
-        self._bar = _ProgressBar(resume_at, total) if progress is None and sys.stderr.isatty() else None
+        self._bar = TrainingBar(resume_at, total) if progress is None and sys.stderr.isatty() else None
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -80,7 +81,7 @@ class MetricsLog:
             self._events.close()
 
     def advance(self, step: int) -> None:
-        """Note that a step is done."""
+        """Show that this many steps are done."""
         if self._bar is not None:
             self._bar.move(step)
 
@@ -97,34 +98,6 @@ class MetricsLog:
             self._progress(row)
         if self._bar is not None:
             self._bar.show(row)
-
-
-class _ProgressBar:
-    def __init__(self, completed: int, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("train", completed=completed, total=total, note="")
-        self._bar.start()
-
-    def move(self, step: int) -> None:
-        self._bar.update(self._task, completed=step)
-
-    def show(self, row: Row) -> None:
-        if "loss" in row:
-            fine = f"  fine {row['fine_ratio']:.2f}" if "fine_ratio" in row else ""
-            note = f"loss {row['loss']:.4f}{fine}  {row['images_per_second']:.0f} images/s"
-            self._bar.update(self._task, note=note)
-        elif "val_psnr" in row:
-            self._bar.console.print(f"step {row['step']}: validation PSNR {row['val_psnr']:.2f} dB")
-        elif "val_loss" in row:
-            text = f"validation loss {row['val_loss']:.4f}, {row['val_bits_per_image']:.0f} bits an image"
-            self._bar.console.print(f"step {row['step']}: {text}")
-
-    def stop(self) -> None:
-        self._bar.stop()
 
 
 def _event_writer(folder: Path, resume_at: int) -> Any:

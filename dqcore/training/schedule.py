@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: nothing to save, nothing to resume."""
+"""The learning rate as a function of the step, so that it has no state to save."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LearningRate:
         peak: Learning rate after the warm-up.
         warmup: Steps of linear warm-up; the first step has ``peak / warmup``.
         total: Steps of the run.
-        decay: Shape after the warm-up.
+        decay: ``"constant"`` or ``"cosine"``.
     """
 
     peak: float
@@ -31,7 +31,7 @@ class LearningRate:
     decay: Schedule = "constant"
 
     def __call__(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         if self.decay == "constant":

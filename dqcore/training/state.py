@@ -1,4 +1,4 @@
-"""The state files of training runs, and who may write them."""
+"""The state files of training runs, and a lock on their folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_atomically
 
-__all__ = ["read_state", "sole_owner", "write_atomically", "write_json", "write_state"]
+__all__ = ["read_state", "sole_owner", "write_state"]
 
-#: Seconds to wait for the loader processes of a killed run.
+#: Seconds to wait for the lock: the loader processes of a killed run hold it until they notice.
 PATIENCE = 15.0
 
 
@@ -28,12 +28,12 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def sole_owner(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if it is missing, against a second run in it.
+    """Lock a folder, so that no second run writes into it; it is made if it is missing.
 
-    A killed process holds nothing, once its loader processes have noticed.
+    The lock ends with the process. After a kill it may take its loader processes a few seconds to end too.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -49,10 +49,10 @@ def sole_owner(folder: Path) -> Iterator[None]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a state onto the CPU with ``weights_only=True``: the file cannot run code.
+    """Read a state onto the CPU with ``weights_only=True``, so that the file cannot run code.
 
     Raises:
-        ValueError: the file is damaged or no such state.
+        ValueError: the file is damaged, or is no state.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,6 +66,6 @@ def _locked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # the file system has no locks
         return True
     return True

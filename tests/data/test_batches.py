@@ -17,8 +17,8 @@ def paths(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
-def _batches(paths, *, workers=0, packed=False, start=0, stop=6, size=2):
-    crops = Crops(paths, RandomCrop(16, 18), seed=3, packed=packed)
+def _batches(paths, *, workers=0, in_memory=False, start=0, stop=6, size=2):
+    crops = Crops(paths, RandomCrop(16, 18), seed=3, in_memory=in_memory)
     sampler = StepSampler(len(paths), size, seed=3, start=start, stop=stop)
     return list(batch_loader(crops, sampler, workers=workers, pin=False))
 
@@ -34,7 +34,7 @@ def test_an_epoch_holds_each_image_once_and_epochs_differ():
 
 def test_processes_share_the_global_batch():
     together = list(StepSampler(9, 4, seed=0, start=0, stop=5))
-    parts = [list(StepSampler(9, 2, seed=0, start=0, stop=5, rank=rank, world=2)) for rank in (0, 1)]
+    parts = [list(StepSampler(9, 2, seed=0, start=0, stop=5, rank=rank, processes=2)) for rank in (0, 1)]
     assert [first + second for first, second in zip(*parts, strict=True)] == together
 
 
@@ -42,15 +42,15 @@ def test_batch_larger_than_the_folder():
     with pytest.raises(ValueError, match="batch_size: 8 is more than the 7 images"):
         StepSampler(7, 8, seed=0, start=0, stop=1)
     with pytest.raises(ValueError, match="4 on each of 2 processes"):
-        StepSampler(7, 4, seed=0, start=0, stop=1, world=2)
+        StepSampler(7, 4, seed=0, start=0, stop=1, processes=2)
 
 
-def test_batches_do_not_depend_on_workers_packing_or_where_they_start(paths):
+def test_batches_do_not_depend_on_workers_memory_or_where_they_start(paths):
     state = torch.get_rng_state()
     expected = _batches(paths)
     assert expected[0].images.shape == (2, 3, 16, 16) and expected[0].images.dtype == torch.uint8
     assert not torch.equal(expected[0].images, expected[3].images)
-    for other in (_batches(paths, workers=2), _batches(paths, packed=True)):
+    for other in (_batches(paths, workers=2), _batches(paths, in_memory=True)):
         assert [batch.paths for batch in other] == [batch.paths for batch in expected]
         assert all(torch.equal(a.images, b.images) for a, b in zip(other, expected, strict=True))
     tail = _batches(paths, start=4)
@@ -58,25 +58,25 @@ def test_batches_do_not_depend_on_workers_packing_or_where_they_start(paths):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_broken_image_is_named_and_replaced(paths, packed):
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_broken_image_is_named_and_replaced(paths, in_memory):
     paths[3].write_bytes(paths[3].read_bytes()[:100])
-    whole = _batches(paths, packed=packed, stop=3)
+    whole = _batches(paths, in_memory=in_memory, stop=3)
     assert all(batch.images.shape[0] == 2 for batch in whole)
     assert str(paths[3]) not in {path for batch in whole for path in batch.paths}
-    broken = [reason for batch in _batches(paths, packed=packed, stop=6) for reason in batch.broken]
+    broken = [reason for batch in _batches(paths, in_memory=in_memory, stop=6) for reason in batch.broken]
     assert broken and all(str(paths[3]) in reason for reason in broken)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_folder_of_broken_images_is_an_error(paths, packed):
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_folder_of_broken_images_is_an_error(paths, in_memory):
     for path in paths:
         path.write_text("no image")
     with pytest.raises(BrokenImageError, match="7 files in a row cannot be read"):
-        _batches(paths, packed=packed)
+        _batches(paths, in_memory=in_memory)
 
 
-def test_packing_has_a_limit(paths, monkeypatch):
-    monkeypatch.setattr(module, "PACKED_LIMIT", 3 * 21 * 18)
-    with pytest.raises(ValueError, match="packed: the images need more"):
-        _batches(paths, packed=True)
+def test_memory_has_a_limit(paths, monkeypatch):
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 3 * 21 * 18)
+    with pytest.raises(ValueError, match="in_memory: the images need more"):
+        _batches(paths, in_memory=True)

@@ -8,6 +8,7 @@ from dqcore.data.images import (
     image_to_tensor,
     list_images,
     read_image,
+    readable_images,
     split_images,
     tensor_to_image,
 )
@@ -112,6 +113,31 @@ def test_broken_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(BrokenImageError, match=r"whole.png.*bomb"):
         read_image(whole)
+
+
+def test_broken_files_are_reported_and_passed_over(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png", "missing.png")]
+    for path in (paths[0], paths[2]):
+        _save(path, Image.new("RGB", (2, 1), "red"))
+    paths[1].write_text("no image")
+    broken = {}
+    images = readable_images(paths, broken.__setitem__)
+    path, image = next(images)
+    assert path == paths[0] and image.size == (2, 1) and not broken  # nothing is read ahead
+    assert [path for path, _ in images] == [paths[2]]
+    assert list(broken) == [paths[1], paths[3]]
+    assert all(reason.startswith(f"{path}: ") for path, reason in broken.items())
+
+
+def test_readable_images_of_another_reader(tmp_path):
+    def read(path):
+        if path.name == "b":
+            raise BrokenImageError("b: of no use")
+        return Image.new("RGB", (1, 1))
+
+    broken = []
+    found = list(readable_images([tmp_path / "a", tmp_path / "b"], lambda *what: broken.append(what), read=read))
+    assert [path.name for path, _ in found] == ["a"] and broken == [(tmp_path / "b", "b: of no use")]
 
 
 def test_tensors_and_images_are_inverse():

@@ -110,6 +110,18 @@ def test_a_checkpoint_written_halfway_is_never_seen(tiny, options, monkeypatch):
     assert not [name for name in os.listdir(options().out) if name.endswith(".tmp")]
 
 
+def test_a_run_begun_with_the_options_old_names_is_resumed(tiny, options):
+    path = train_tokenizer(options(steps=3), model=tiny(), progress=_quiet).path / "config.json"
+    config = json.loads(path.read_text())
+    for old, new in (("packed", "in_memory"), ("perceptual_weights", "vgg_weights")):
+        config["options"][old] = config["options"].pop(new)
+    path.write_text(json.dumps(config))
+    run = train_tokenizer(options(steps=5, resume=True), model=tiny(), progress=_quiet)
+    whole = train_tokenizer(options(steps=5, out=options().out.with_name("long")), model=tiny(), progress=_quiet)
+    assert _same(run.model.state_dict(), whole.model.state_dict())
+    assert json.loads(path.read_text())["options"]["in_memory"] is False
+
+
 def test_another_run_is_not_resumed(tiny, options, pictures, tmp_path):
     train_tokenizer(options(steps=1), model=tiny(), progress=_quiet)
     with pytest.raises(ValueError, match="batch_size: the run was started with 4, got 5"):

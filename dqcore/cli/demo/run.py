@@ -134,7 +134,7 @@ def _options(out: Path, seed: int, steps: int) -> TokenizerTraining:
         batch_size=8,
         image_size=64,
         resize=128,
-        packed=True,
+        in_memory=True,
         learning_rate=2e-3,
         schedule="cosine",
         warmup_steps=min(30, steps),

@@ -1,4 +1,4 @@
-"""The codes that a prior is trained on: read from a folder, or made from images once and kept with the run."""
+"""The codes that a prior is trained on: read from a folder, or made from images once and kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dqcore.data.crops import CenterCrop, RandomCrop
 from dqcore.data.images import list_images, uint8_to_float
 from dqcore.distributed import World
 from dqcore.errors import InputError
-from dqcore.models.auto import TOKENIZERS, fingerprint, load_saved, model_folder
+from dqcore.models.auto import TOKENIZERS, check_identity, fingerprint, load_saved, saved_files
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
 
@@ -28,48 +28,40 @@ CACHE = "codes.pt"
 
 
 def training_codes(options: PriorTraining, world: World) -> CachedCodes:
-    """The codes that the options ask for.
+    """The codes that the options ask for. Every process calls this; the main one makes them, the others wait for it.
 
     Raises:
         FileNotFoundError: A folder is missing.
         ValueError: Images differ in size, or codes were made by another tokenizer than the one given.
     """
-    identity = "" if options.tokenizer is None else fingerprint(_existing(options.tokenizer))
+    identity = "" if options.tokenizer is None else fingerprint(options.tokenizer)
     if options.codes is not None:
         codes = read_codes(options.codes, classes=options.classes)
-        if identity and codes.tokenizer != identity:
-            raise InputError(
-                f"tokenizer: the codes in {options.codes} were made by tokenizer {codes.tokenizer[:12]}, "
-                f"{options.tokenizer} is {identity[:12]}"
-            )
+        made_by = codes.tokenizer or "unknown"
+        check_identity(f"the codes in {options.codes} were made by", made_by, identity, str(options.tokenizer))
         return codes
     if not world.is_main:
         world.barrier()
-    codes = _made_or_kept(options, world, identity)
+    codes = _kept_or_made(options, world, identity)
     if world.is_main:
         world.barrier()
     return codes
 
 
 def keep_tokenizer(options: PriorTraining) -> None:
-    """Copy the tokenizer beside the prior, bytes unchanged, so that its fingerprint stays."""
+    """Copy the tokenizer's files beside the prior. Their bytes stay the same, and so does its fingerprint."""
     if options.tokenizer is None:
         return
     folder = options.out / "model" / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors"):
-        temporary = folder / f".{name}.tmp"
-        shutil.copyfile(model_folder(options.tokenizer) / name, temporary)
-        os.replace(temporary, folder / name)
+    for file in saved_files(options.tokenizer):
+        temporary = folder / f".{file.name}.tmp"
+        shutil.copyfile(file, temporary)
+        os.replace(temporary, folder / file.name)
 
 
-def _existing(path: Path) -> Path:
-    if not (model_folder(path) / "config.json").is_file():
-        raise FileNotFoundError(f"{path}: expected a folder with config.json and model.safetensors")
-    return path
-
-
-def _made_or_kept(options: PriorTraining, world: World, identity: str) -> CachedCodes:
+def _kept_or_made(options: PriorTraining, world: World, identity: str) -> CachedCodes:
+    """The codes in the run's folder, if they were made from the same images in the same way; else new ones."""
     assert options.data is not None and options.tokenizer is not None
     paths = list_images(options.data)
     root = options.data if options.data.is_dir() else options.data.parent
@@ -100,7 +92,7 @@ def _made_or_kept(options: PriorTraining, world: World, identity: str) -> Cached
 def _encode(
     options: PriorTraining, tokenizer: Any, paths: list[Path], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Code and grain maps of every image, view after view."""
+    """Code maps ``(B, H, W)`` and grain maps ``(B, h, w)``: of all images in their first view, then in the next."""
     resize = options.resize or options.image_size
     stride = tokenizer.config.strides[0]
     if options.image_size % stride:

@@ -1,4 +1,4 @@
-"""The first stage: a tokenizer's options, recipes, step and run."""
+"""The first stage: a tokenizer learns to reconstruct images. Begin with ``run.py``."""
 
 from dqcore.training.tokenizer.options import TokenizerTraining
 from dqcore.training.tokenizer.run import TokenizerRun, train_tokenizer

@@ -1,20 +1,19 @@
-"""From options to the parts of a run: the model, its trainer, its schedule."""
+"""From options to the parts of a tokenizer's run: the model, the step, the schedule."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import choose_autocast
 from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
 from dqcore.errors import InputError
-from dqcore.models.tokenizers.dqvae import DQVAE
-from dqcore.models.tokenizers.vqgan import VQGAN
+from dqcore.models.auto import TOKENIZERS, kind_of_preset
 from dqcore.nn.discriminator import MIN_SIZE, PatchDiscriminator
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
@@ -24,34 +23,28 @@ from dqcore.training.tokenizer.options import TokenizerTraining
 from dqcore.training.tokenizer.recipes import RECIPES
 from dqcore.training.tokenizer.step import LossWeights, TokenizerStep
 
-TOKENIZERS: tuple[type[Any], ...] = (DQVAE, VQGAN)
+__all__ = ["check_image_size", "compile_networks", "fit_router", "new_model", "new_schedule", "new_step"]
 
 
 def new_model(options: TokenizerTraining) -> nn.Module:
-    """A model of the preset with the options' changes, with the weights of ``init_from`` if given.
+    """A model of the options' preset, changed as the options say, with the weights of ``init_from`` if given.
 
     Raises:
-        ValueError: no such preset, a change that it does not know, or weights that do not fit.
+        ValueError: there is no such preset, it does not know an option, or the weights do not fit.
     """
-    for kind in TOKENIZERS:
-        if options.preset in kind.PRESETS:
-            known = {field.name for field in dataclasses.fields(kind.Config)}
-            model: nn.Module = kind.from_preset(options.preset, **options.model_overrides(known))
-            if options.init_from is not None:
-                _load_weights(model, kind, options)
-            return model
-    names = [name for kind in TOKENIZERS for name in kind.PRESETS]
-    nearest = difflib.get_close_matches(options.preset, names, n=1, cutoff=0.0)[0]
-    raise InputError(
-        f"preset: no tokenizer is called {options.preset!r}; the nearest is {nearest!r} of {', '.join(names)}"
-    )
+    kind = kind_of_preset(options.preset, TOKENIZERS, "tokenizer")
+    known = {field.name for field in dataclasses.fields(kind.Config)}
+    model: nn.Module = kind.from_preset(options.preset, **options.model_overrides(known))
+    if options.init_from is not None:
+        _load_weights(model, kind, options)
+    return model
 
 
 def check_image_size(options: TokenizerTraining, model: nn.Module) -> None:
     """Refuse crop sizes that the networks cannot take.
 
     Raises:
-        ValueError: not a multiple of the model's coarsest stride, or too small for the discriminator.
+        ValueError: a size is not a multiple of the model's coarsest stride, or too small for the discriminator.
     """
     stride = max(getattr(getattr(model, "config", None), "strides", (1,)))
     for name in ("image_size", "resize"):
@@ -62,13 +55,13 @@ def check_image_size(options: TokenizerTraining, model: nn.Module) -> None:
         raise InputError(f"image_size: the discriminator needs at least {MIN_SIZE} pixels, got {options.image_size}")
 
 
-def new_trainer(options: TokenizerTraining, world: World, model: nn.Module) -> TokenizerStep:
-    """Everything that a step needs, on the run's device, the same in every process."""
+def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> TokenizerStep:
+    """The step that trains a model, on this process's device. Networks get the first process's weights."""
     assert options.perceptual_weight is not None and options.adversarial_maximum is not None
     model = model.to(world.device)
     perceptual = discriminator = average = None
     if options.perceptual == "lpips":
-        perceptual = PerceptualLoss(options.perceptual_weights).to(world.device)
+        perceptual = PerceptualLoss(options.vgg_weights).to(world.device)
     if options.discriminator:
         discriminator = PatchDiscriminator(options.discriminator_dim).to(world.device)
         world.broadcast(discriminator)
@@ -80,7 +73,7 @@ def new_trainer(options: TokenizerTraining, world: World, model: nn.Module) -> T
         adversarial_maximum=options.adversarial_maximum,
         discriminator_start=options.discriminator_start,
         gradient_clip=options.gradient_clip,
-        autocast=_autocast(options, world.device),
+        autocast=choose_autocast(options.precision, world.device),
     )
     return TokenizerStep(
         model,
@@ -94,7 +87,13 @@ def new_trainer(options: TokenizerTraining, world: World, model: nn.Module) -> T
 
 
 def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World) -> tuple[int, LearningRate]:
-    """Steps of the run, and its learning rate: the base rate times the images of a global batch."""
+    """How many steps the run has, and the learning rate of each.
+
+    Unless ``learning_rate`` is given, its peak is ``base_learning_rate`` times the images of a global batch.
+
+    Raises:
+        ValueError: the run would have no step.
+    """
     assert options.schedule is not None
     total = options.steps if options.steps is not None else round((options.epochs or 0) * steps_per_epoch)
     if total < 1:
@@ -108,9 +107,12 @@ def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World)
     return total, LearningRate(peak, min(warmup, total), total, options.schedule)
 
 
-def fit_router(options: TokenizerTraining, trainer: TokenizerStep, images: TrainingImages) -> None:
-    """Fit an entropy router's thresholds to random training crops, so that the target shares hold on this data."""
-    router: Any = getattr(trainer.model, "router", None)
+def fit_router(options: TokenizerTraining, step: TokenizerStep, images: TrainingImages) -> None:
+    """Fit an entropy router's thresholds to training crops, so that the target shares hold on these images.
+
+    Nothing happens if the model has another router, or a fitted one.
+    """
+    router: Any = getattr(step.model, "router", None)
     if not hasattr(router, "fit") or getattr(router, "fitted", False):
         return
     steps = -(-options.threshold_images // (options.batch_size * images.world.size))
@@ -121,16 +123,40 @@ def fit_router(options: TokenizerTraining, trainer: TokenizerStep, images: Train
             yield torch.cat([uint8_to_float(part) for part in everywhere]).to(images.world.device)
 
     router.fit(batches())
-    if trainer.average is not None:
-        trainer.average.module.load_state_dict(trainer.model.state_dict())
+    if step.average is not None:
+        step.average.module.load_state_dict(step.model.state_dict())
 
 
 def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile encoder and decoder in place; the quantizer, which changes its buffers, and the last layer stay out."""
+    """Compile encoder and decoder in place.
+
+    The quantizer is left out, because it changes its buffers; the last layer is left out as :class:`_NotCompiled` says.
+    """
     last: Any = model.get_submodule("decoder.conv_out")
-    last.forward = torch.compiler.disable(last.forward)  # the adaptive weight passes back through this layer alone
+    model.set_submodule("decoder.conv_out", _NotCompiled.of(last))
     for name in ("encoder", "decoder"):
         model.get_submodule(name).compile(backend=backend)
+
+
+class _NotCompiled(nn.Conv2d):
+    """A convolution that stays out of the compiled decoder.
+
+    The adaptive weight needs a backward pass through only the last layer. Of a compiled graph, only the whole
+    can be passed through.
+    """
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d) -> _NotCompiled:
+        """The same layer, with the same parameters."""
+        size: Any = layer.kernel_size
+        copy = cls(layer.in_channels, layer.out_channels, size, padding=layer.padding, device="meta")  # type: ignore[arg-type]
+        copy.weight, copy.bias = layer.weight, layer.bias
+        return copy.train(layer.training)
+
+    @torch.compiler.disable
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution."""
+        return super().forward(input)
 
 
 def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining) -> None:
@@ -140,9 +166,3 @@ def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining)
     except RuntimeError as error:
         problem = str(error).splitlines()[1].strip()
         raise InputError(f"init_from: {options.init_from} does not fit preset {options.preset}: {problem}") from error
-
-
-def _autocast(options: TokenizerTraining, device: torch.device) -> bool:
-    if options.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return options.precision == "bfloat16"

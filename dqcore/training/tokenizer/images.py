@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dqcore.data.batches import Batch, Crops, StepSampler, batch_loader
 from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomResizedCrop
@@ -23,8 +24,8 @@ class TrainingImages:
         options: The run's resolved options.
         world: This process.
         training: Random crops.
-        validation: Centre crops; empty without validation.
-        fingerprint: Hash of both lists of file names, below their folders.
+        validation: Centre crops; empty if no image is held out.
+        fingerprint: Hash of the file names of both, relative to their folders.
     """
 
     options: TokenizerTraining
@@ -37,6 +38,11 @@ class TrainingImages:
     def steps_per_epoch(self) -> int:
         """Optimiser steps in a pass over the training images."""
         return self._sampler(0, 0).steps_per_epoch
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What ``config.json`` says of the images; a resumed run must have the same."""
+        return {"training": len(self.training), "validation": len(self.validation), "fingerprint": self.fingerprint}
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         """This process's batches of steps ``start .. stop - 1``."""
@@ -58,20 +64,20 @@ class TrainingImages:
             start=start,
             stop=stop,
             rank=world.rank,
-            world=world.size,
+            processes=world.size,
         )
 
     def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:
-        workers = 0 if self.options.packed else self.options.workers
+        workers = 0 if self.options.in_memory else self.options.workers
         return batch_loader(crops, keys, workers=workers, pin=self.world.device.type == "cuda")
 
 
 def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
-    """List, split and wrap the images that resolved options ask for.
+    """The images that resolved options ask for.
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: a folder is empty, or smaller than a batch.
+        ValueError: a folder is empty, or holds fewer images than a batch.
     """
     assert options.resize is not None
     root = _root(options.data)
@@ -91,11 +97,11 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
     images = TrainingImages(
         options,
         world,
-        Crops(training, cut, seed=options.seed, packed=options.packed),
-        Crops(validation, CenterCrop(options.image_size, options.resize), packed=options.packed),
+        Crops(training, cut, seed=options.seed, in_memory=options.in_memory),
+        Crops(validation, CenterCrop(options.image_size, options.resize), in_memory=options.in_memory),
         digest.hexdigest(),
     )
-    _ = images.steps_per_epoch  # a batch larger than the folder is told now
+    _ = images.steps_per_epoch  # raises now if a batch is larger than the folder
     return images
 
 

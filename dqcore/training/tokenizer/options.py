@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from dqcore.errors import InputError
+from dqcore.training.arguments import Arguments, renamed
 from dqcore.training.tokenizer.recipes import RECIPES
 
-#: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
+__all__ = ["FREE_ON_RESUME", "TokenizerTraining"]
+
+#: Options that may differ when a run is resumed: they say where and how it runs, not what it computes. A run that was
+#: begun when ``in_memory`` and ``vgg_weights`` had other names can be resumed because these two are among them.
 FREE_ON_RESUME = frozenset(
-    {"data", "out", "steps", "epochs", "perceptual_weights", "init_from", "device", "workers", "packed", "compile"}
+    {"data", "out", "steps", "epochs", "vgg_weights", "init_from", "device", "workers", "in_memory", "compile"}
     | {"log_every", "checkpoint_every", "tensorboard", "resume"}
 )
 
 
+@renamed(packed="in_memory", perceptual_weights="vgg_weights")
 @dataclass(frozen=True)
-class TokenizerTraining:
+class TokenizerTraining(Arguments):
     """Train a tokenizer on a folder of images. Where a default is None, the recipe's value is used."""
 
     data: Path
@@ -39,13 +46,13 @@ class TokenizerTraining:
     image_size: int = 256
     """Height and width of a training crop in pixels."""
     resize: int | None = None
-    """Pixels of the shorter side before a random crop, and of a validation image; by default image_size."""
+    """Pixels that the shorter side is resized to before a crop is cut; by default image_size."""
     crop: Literal["random", "random-resized"] | None = None
     """How training crops are cut: a random square, or a random square of 75 to 100 % of the area."""
     flip: bool = True
-    """Mirror half of the training crops."""
-    packed: bool = False
-    """Keep the decoded images in memory (small folders); needs no workers."""
+    """Mirror half of the training crops, chosen at random."""
+    in_memory: Annotated[bool, arg(aliases=["--packed"])] = False
+    """Read all images once and keep them in memory (small folders); needs no workers. Once called --packed."""
     validation: Path | None = None
     """Folder or .txt list of validation images; by default a share of the training images is held out."""
     validation_share: float = 0.02
@@ -54,41 +61,42 @@ class TokenizerTraining:
     base_learning_rate: float | None = None
     """Learning rate for each image of the global batch (batch_size x processes)."""
     learning_rate: float | None = None
-    """Learning rate as such; instead of base_learning_rate."""
+    """Learning rate whatever the batch; instead of base_learning_rate."""
     schedule: Literal["constant", "cosine"] | None = None
     """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises linearly."""
     warmup_steps: int | None = None
-    """Steps of the same; instead of warmup_epochs."""
+    """Steps over which the learning rate rises linearly; instead of warmup_epochs."""
     gradient_clip: float | None = None
     """Largest norm of the tokenizer's gradient; None leaves it alone, as in the paper."""
     average_decay: float | None = None
-    """Decay of a moving average of the weights, such as 0.999, which is then what is saved for use; None keeps none."""
+    """Decay of a moving average of the weights, such as 0.999; the average is then what is saved. None: no average."""
 
     perceptual: Literal["lpips", "none"] = "lpips"
     """Perceptual loss; lpips needs VGG16's weights."""
-    perceptual_weights: Path | None = None
-    """File of VGG16's weights (torchvision's vgg16-397923af.pth); by default torch's hub cache is looked at."""
+    vgg_weights: Annotated[Path | None, arg(aliases=["--perceptual-weights"])] = None
+    """File of VGG16's weights (torchvision's vgg16-397923af.pth) for lpips; by default the one in torch's hub cache.
+    Once called --perceptual-weights."""
     perceptual_weight: float | None = None
     """Weight of the perceptual loss."""
     discriminator: bool = True
     """Train against a patch discriminator."""
     discriminator_start: int = 0
-    """Step at which the discriminator and the adversarial loss set in."""
+    """Step from which the discriminator is trained and the adversarial loss counts."""
     discriminator_dim: int = 64
     """Width of the discriminator."""
     adversarial_maximum: float | None = None
-    """Cap of the adaptive weight of the adversarial loss."""
+    """Largest value of the adaptive weight of the adversarial loss."""
 
     target_ratio: tuple[float, ...] | None = None
     """Target shares of regions at each granularity above the coarsest; by default the preset's."""
     budget_weight: float | None = None
-    """Weight (lambda) of the budget loss, by default the preset's; 0 lets the router choose freely."""
+    """Weight (lambda) of the budget loss; by default the preset's. With 0 the router chooses freely."""
     budget: Literal["paper", "released"] | None = None
     """Form of the budget loss; released counts the dual term twice, as the authors' code does."""
     restart: bool | None = None
-    """Restart unused codes from the batch; by default as the preset or the recipe says."""
+    """Replace unused codes by vectors of the batch; by default as the preset or the recipe says."""
     codebook_size: int | None = None
     """Number of codes; by default the preset's."""
     initialisation: Literal["uniform", "kmeans"] | None = None
@@ -97,11 +105,11 @@ class TokenizerTraining:
     """Training images that an entropy router's thresholds are fitted to before the first step."""
 
     seed: int = 0
-    """Decides the initial weights, the order of the images, their crops and the router's noise."""
+    """Seed of the initial weights, the order of the images, their crops and the router's noise."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks; auto is bfloat16 on a GPU that has it. Losses and the codebook are always float32."""
+    """Precision of the networks; auto is bfloat16 on a GPU that has it. Losses and the codebook are always float32."""
     workers: int = 4
     """Processes that read images; 0 reads them between the steps."""
     compile: bool = False
@@ -122,28 +130,18 @@ class TokenizerTraining:
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
-        counts = ("batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "discriminator_dim")
-        for name in counts:
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps", "resize", "codebook_size", "threshold_images"):
-            _require(self, name, (getattr(self, name) or 1) >= 1 and getattr(self, name) != 0, "at least 1")
-        for name in ("epochs", "base_learning_rate", "learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            _require(self, name, value is None or value > 0, "more than 0")
-        weights = ("perceptual_weight", "adversarial_maximum", "budget_weight", "warmup_epochs", "warmup_steps")
-        for name in (*weights, "discriminator_start", "workers", "seed"):
-            _require(self, name, (getattr(self, name) or 0) >= 0, "at least 0")
-        _require(self, "validation_share", 0 <= self.validation_share < 1, "a share in [0, 1)")
-        _require(self, "average_decay", self.average_decay is None or 0 <= self.average_decay < 1, "a number in [0, 1)")
+        self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every")
+        self._at_least(1, "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
+        self._more_than_0("epochs", "base_learning_rate", "learning_rate", "gradient_clip")
+        self._at_least(0, "perceptual_weight", "adversarial_maximum", "budget_weight", "warmup_epochs", "warmup_steps")
+        self._at_least(0, "discriminator_start", "workers", "seed")
+        self._below_1("validation_share", kind="share")
+        self._below_1("average_decay")
         if self.resize is not None and self.resize < self.image_size:
             raise InputError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}")
-        for one, other in (
-            ("steps", "epochs"),
-            ("learning_rate", "base_learning_rate"),
-            ("warmup_steps", "warmup_epochs"),
-        ):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise InputError(f"{one}: give either {one} or {other}, not both")
+        self._not_both("steps", "epochs")
+        self._not_both("learning_rate", "base_learning_rate")
+        self._not_both("warmup_steps", "warmup_epochs")
 
     def resolved(self) -> TokenizerTraining:
         """The same options with the recipe's values where none was given."""
@@ -157,14 +155,11 @@ class TokenizerTraining:
         }
         return dataclasses.replace(self, **filled, resize=self.resize or self.image_size)
 
-    def as_json(self) -> dict[str, Any]:
-        """The options as plain values."""
-        values = dataclasses.asdict(self)
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
-
     def model_overrides(self, known: set[str]) -> dict[str, Any]:
-        """What these options change in a model's config that has the fields ``known``.
+        """What these options change in a model's config.
+
+        Args:
+            known: Names of the config's fields.
 
         Raises:
             ValueError: an option was given that this model does not have.
@@ -185,8 +180,3 @@ class TokenizerTraining:
 
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(TokenizerTraining))
-
-
-def _require(options: TokenizerTraining, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{name}: expected {expected}, got {getattr(options, name)}")

@@ -1,4 +1,4 @@
-"""What the paper's supplement (section 1) prints about training the tokenizer, and where the released code differs."""
+"""The settings that the paper's supplement (section 1) and the released code give for training a tokenizer."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ CropKind = Literal["random", "random-resized"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Length, learning rate and pre-processing of a training run; each is the default of an option of the same name.
+    """Length, learning rate and crops of a run. Each but ``betas`` is the default of the option of the same name.
 
     Attributes:
         epochs: Passes over the training images.
         warmup_epochs: Epochs of linear warm-up.
         crop: ``"random"``: shorter side to the crop's size, random square; ``"random-resized"``: a square of 75 to
             100 % of the area. Both are mirrored half of the time.
-        schedule: After the warm-up. The supplement prints none; the released code decays along a cosine to 0.
+        schedule: Learning rate after the warm-up. The supplement names no schedule; the released code follows a
+            cosine down to 0.
         base_learning_rate: Learning rate for each image of the global batch.
         betas: Adam's, for both networks.
-        perceptual_weight: Of LPIPS.
-        adversarial_maximum: Cap of the adaptive weight, "the weight for adversarial loss".
-        budget: Form of the budget loss; ``"released"`` counts the dual term twice and leaves a triple's median term
-            unweighted. None: the preset's.
-        restart: Whether unused codes restart from the batch; None: the preset's (the paper's presets: no).
+        perceptual_weight: Weight of LPIPS.
+        adversarial_maximum: Largest value of the adaptive weight, the supplement's "weight for adversarial loss".
+        budget: Form of the budget loss. ``"released"`` doubles the loss of two granularities; of more, it weights the
+            finest one's term only. None: as in the preset.
+        restart: Whether unused codes are replaced by vectors of the batch. None: as in the preset (the paper's: no).
     """
 
     epochs: float

@@ -1,4 +1,4 @@
-"""One training step of a tokenizer and its discriminator: one forward pass of the tokenizer serves both optimisers."""
+"""One training step of a tokenizer and its discriminator, with a single forward pass of the tokenizer for both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.distributed import World
-from dqcore.errors import InputError
 from dqcore.nn.discriminator import (
     PatchDiscriminator,
     adversarial_weight,
@@ -20,9 +19,12 @@ from dqcore.nn.discriminator import (
 )
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
-from dqcore.training.loop import NonFiniteLossError
+from dqcore.training.stage import NonFiniteLossError, TrainingStep
 
-#: Terms in the order in which a non-finite one is looked for: causes before what they spread to.
+__all__ = ["LossWeights", "TokenizerStep"]
+
+#: The order in which terms are checked for infinity and NaN: a term stands before those that are computed from it, so
+#: that the error names the cause.
 TERMS = (
     "reconstruction_loss",
     "perceptual_loss",
@@ -42,8 +44,8 @@ class LossWeights:
 
     Attributes:
         perceptual: Weight of LPIPS.
-        adversarial_maximum: Cap of the adaptive weight w.
-        discriminator_start: Step from which the discriminator learns and is listened to.
+        adversarial_maximum: Largest value of the adaptive weight w.
+        discriminator_start: Step from which the discriminator is trained and the adversarial loss counts.
         gradient_clip: Largest norm of the tokenizer's gradient; None leaves it alone.
         autocast: Run the networks in bfloat16 where that is safe; losses stay in float32.
     """
@@ -55,18 +57,18 @@ class LossWeights:
     autocast: bool = False
 
 
-class TokenizerStep:
-    """Everything that a training step changes, and the step.
+class TokenizerStep(TrainingStep):
+    """A training step of a tokenizer, and everything that it changes.
 
     Args:
-        model: Tokenizer; ``model(images)`` has ``.reconstruction``, ``.commitment_loss``, ``.budget_loss``, ``.codes``
-            and ``.grain``; ``model.decoder.conv_out`` is its last layer.
+        model: Tokenizer. ``model(images)`` returns a value with ``.reconstruction``, ``.commitment_loss``,
+            ``.budget_loss``, ``.codes`` and ``.grain``; the last layer is ``model.decoder.conv_out``.
         world: This process and its device.
         weights: How the losses add up.
-        betas: Adam's, for both networks.
-        discriminator: None trains without an adversary.
+        betas: Adam's betas, for both networks.
+        discriminator: None trains without one.
         perceptual: None trains without LPIPS.
-        average: Weight average to keep up to date.
+        average: Moving average of the weights, updated after each step.
     """
 
     def __init__(
@@ -80,37 +82,40 @@ class TokenizerStep:
         perceptual: PerceptualLoss | None = None,
         average: WeightAverage | None = None,
     ) -> None:
-        self.model, self.world, self.weights = model, world, weights
-        self.discriminator, self.perceptual, self.average = discriminator, perceptual, average
+        self.weights, self.discriminator, self.perceptual = weights, discriminator, perceptual
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=betas)
         self.adversary = None if discriminator is None else torch.optim.Adam(discriminator.parameters(), 0.0, betas)
+        others = {"optimizer": self.optimizer, "discriminator": discriminator, "adversary": self.adversary}
+        super().__init__(model, world, average, **others)
 
-    def __call__(self, images: Tensor, step: int, learning_rate: float) -> dict[str, Any]:
+    def __call__(self, images: Tensor, completed: int, learning_rate: float) -> dict[str, Any]:
         """Train on a batch.
 
         Args:
             images: ``(B, 3, H, W)`` float32 in [-1, 1].
-            step: Steps done before this one.
+            completed: Steps done before this one.
             learning_rate: For both optimisers.
 
         Returns:
-            Means over all processes of every term, of the discriminator's logits, and ``ratios``, the share of
-            regions at each granularity.
+            Every term of the loss, the discriminator's mean logits, and ``ratios``, the share of regions at each
+            granularity; all are means over all processes.
 
         Raises:
-            NonFiniteLossError: before any optimiser has moved.
+            NonFiniteLossError: a term or the gradient is infinite or NaN; no weight has changed.
         """
-        adversarial = self.discriminator is not None and step >= self.weights.discriminator_start
+        adversarial = self.discriminator is not None and completed >= self.weights.discriminator_start
         self.model.train()
         terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
         self.world.average_gradients(self.parameters)
         terms["gradient_norm"] = self._clip()
         if adversarial:
             terms |= self._discriminator_losses(images, reconstruction)
-        levels = getattr(getattr(self.model, "quantizer", None), "num_granularities", 1)
-        ratios = _shares(grain, levels) if grain is not None else images.new_ones(1)
-        numbers = self._numbers(terms, ratios, step)
+        quantizer = getattr(self.model, "quantizer", None)
+        ratios = images.new_ones(1)
+        if grain is not None:
+            ratios = _shares(grain, getattr(quantizer, "num_granularities", 1))
+        numbers = self._numbers(terms, ratios, completed)
         self._update(self.optimizer, learning_rate)
         if adversarial and self.adversary is not None:
             self._update(self.adversary, learning_rate)
@@ -118,46 +123,29 @@ class TokenizerStep:
             self.average.update_parameters(self.model)
         return numbers
 
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers and the weight average."""
-        parts = {"model": self.model, "optimizer": self.optimizer, **self._optional_parts()}
-        return {name: part.state_dict() for name, part in parts.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state; it must have the same parts.
-
-        Raises:
-            ValueError: it has not.
-        """
-        parts = {"model": self.model, "optimizer": self.optimizer, **self._optional_parts()}
-        for name, part in parts.items():
-            try:
-                part.load_state_dict(state[name])
-            except (KeyError, RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"checkpoint: its {name} does not fit this run: {str(error).splitlines()[0]}"
-                ) from error
-
-    def _optional_parts(self) -> dict[str, Any]:
-        parts = {"discriminator": self.discriminator, "adversary": self.adversary, "average": self.average}
-        return {name: part for name, part in parts.items() if part is not None}
-
     def _tokenizer_losses(self, images: Tensor, adversarial: bool) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Gradients of the tokenizer: the image losses go back to the reconstruction first, then once through it."""
+        """Compute the tokenizer's losses and its gradients.
+
+        The gradients of the image losses with respect to the reconstruction are taken first and added up, with the
+        adaptive weight. The sum then goes back through the tokenizer once.
+
+        Returns:
+            The terms, the reconstruction ``(B, 3, H, W)`` float32, detached, and the grain map or None.
+        """
         with self._autocast():
             output = self.model(images)
-        surface = output.reconstruction.detach().float().requires_grad_()
-        terms = {"reconstruction_loss": (images - surface).abs().mean()}
+        reconstruction = output.reconstruction.detach().float().requires_grad_()
+        terms = {"reconstruction_loss": (images - reconstruction).abs().mean()}
         image_loss = terms["reconstruction_loss"]
         if self.perceptual is not None:
-            terms["perceptual_loss"] = self.perceptual(images, surface).mean()
+            terms["perceptual_loss"] = self.perceptual(images, reconstruction).mean()
             image_loss = image_loss + self.weights.perceptual * terms["perceptual_loss"]
-        (gradient,) = torch.autograd.grad(image_loss, surface)
+        (gradient,) = torch.autograd.grad(image_loss, reconstruction)
         terms |= {"commitment_loss": output.commitment_loss.float(), "budget_loss": output.budget_loss.float()}
         regularisers = terms["commitment_loss"] + terms["budget_loss"]
         total = image_loss.detach() + regularisers.detach()
         if adversarial:
-            loss, pull = self._adversarial_gradient(surface)
+            loss, pull = self._adversarial_gradient(reconstruction)
             weight = self._adversarial_weight(output.reconstruction, gradient, pull)
             gradient = gradient + weight * pull
             terms |= {"adversarial_loss": loss, "adversarial_weight": weight}
@@ -167,20 +155,30 @@ class TokenizerStep:
         torch.autograd.backward(
             [output.reconstruction, regularisers], [gradient.to(output.reconstruction.dtype), torch.ones_like(total)]
         )
-        return terms, surface.detach(), output.grain
+        return terms, reconstruction.detach(), output.grain
 
-    def _adversarial_gradient(self, surface: Tensor) -> tuple[Tensor, Tensor]:
+    def _adversarial_gradient(self, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """The generator's loss, and its gradient with respect to the reconstruction."""
         assert self.discriminator is not None
         self.discriminator.train().requires_grad_(False)
         with self._autocast():
-            logits = self.discriminator(surface)
+            logits = self.discriminator(reconstruction)
         loss = hinge_generator_loss(logits)
-        (pull,) = torch.autograd.grad(loss, surface)
+        (pull,) = torch.autograd.grad(loss, reconstruction)
         self.discriminator.requires_grad_(True)
         return loss.detach(), pull
 
     def _adversarial_weight(self, reconstruction: Tensor, gradient: Tensor, pull: Tensor) -> Tensor:
-        """The adaptive weight at the last layer; only that layer is passed through backwards."""
+        """The adaptive weight of the adversarial loss.
+
+        It compares the gradients of both losses at the weights of the last layer, so the backward pass goes through
+        that layer alone.
+
+        Args:
+            reconstruction: The model's output, with history.
+            gradient: Gradient of the other image losses with respect to it, float32.
+            pull: Gradient of the adversarial loss with respect to it, float32.
+        """
         last: Any = self.model.get_submodule("decoder.conv_out").weight
 
         def at_last(values: Tensor) -> Tensor:
@@ -190,6 +188,7 @@ class TokenizerStep:
         return adversarial_weight(at_last(gradient), at_last(pull), self.weights.adversarial_maximum)
 
     def _discriminator_losses(self, images: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """Compute the discriminator's loss and its gradients."""
         assert self.discriminator is not None and self.adversary is not None
         with self._autocast():
             real, fake = self.discriminator(images), self.discriminator(reconstruction)
@@ -199,18 +198,19 @@ class TokenizerStep:
         self.world.average_gradients(self.discriminator.parameters())
         return {"discriminator_loss": loss, "logits_real": real.float().mean(), "logits_fake": fake.float().mean()}
 
-    def _numbers(self, terms: dict[str, Tensor], ratios: Tensor, step: int) -> dict[str, Any]:
-        """Terms on the CPU, as means over processes: the step's one wait for the device."""
+    def _numbers(self, terms: dict[str, Tensor], ratios: Tensor, completed: int) -> dict[str, Any]:
+        """The step's numbers on the CPU, means over processes. Only here does the step wait for the device."""
         values = torch.stack([value.detach().float() for value in terms.values()])
         means = self.world.mean(torch.cat([values, ratios])).tolist()
         numbers: dict[str, Any] = dict(zip(terms, means, strict=False))
         for name in TERMS:
             if not math.isfinite(numbers.get(name, 0.0)):
-                raise NonFiniteLossError(name, step + 1, numbers[name])
+                raise NonFiniteLossError(name, completed + 1, numbers[name])
         shares = means[len(terms) :]
         return numbers | {"ratios": shares, "fine_ratio": shares[-1]}
 
     def _clip(self) -> Tensor:
+        """Clip the tokenizer's gradient, if asked for; returns its norm before that."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.weights.gradient_clip is not None:
@@ -220,13 +220,7 @@ class TokenizerStep:
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.weights.autocast)
 
-    @staticmethod
-    def _update(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        optimizer.step()
 
-
-def _shares(grain: Tensor, levels: int) -> Tensor:
-    """Share of regions at each granularity, ``(levels,)`` float32."""
-    return torch.stack([(grain == level).float().mean() for level in range(levels)])
+def _shares(grain: Tensor, num_granularities: int) -> Tensor:
+    """Share of regions at each granularity, ``(num_granularities,)`` float32."""
+    return torch.stack([(grain == g).float().mean() for g in range(num_granularities)])

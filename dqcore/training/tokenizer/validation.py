@@ -18,18 +18,18 @@ from dqcore.nn.perceptual import PerceptualLoss
 def validate(
     model: nn.Module, batches: Iterable[Batch], world: World, perceptual: PerceptualLoss | None = None
 ) -> dict[str, Any]:
-    """Means over images; the model is left in evaluation mode.
+    """Measure a tokenizer; it is left in evaluation mode. Every process gets the same numbers.
 
     Args:
         model: Tokenizer.
         batches: This process's part of the images.
-        world: All processes; every one gets the same numbers.
-        perceptual: Also measure LPIPS.
+        world: All processes.
+        perceptual: If given, LPIPS is measured too.
 
     Returns:
-        ``val_psnr`` in dB (clamped to [-1, 1], mean of the images' values), ``val_reconstruction_loss`` (L1),
-        ``val_perceptual_loss`` with ``perceptual``, ``val_ratios`` (share of regions at each granularity),
-        ``val_fine_ratio``, ``val_usage`` (share of codes that occur).
+        Means over the images: ``val_psnr`` in dB (of reconstructions clamped to [-1, 1]), ``val_reconstruction_loss``
+        (L1), ``val_perceptual_loss`` (only with ``perceptual``), ``val_ratios`` (share of regions at each granularity)
+        and ``val_fine_ratio`` (the last of them). And ``val_usage``, the share of codes that occur in any image.
     """
     model.eval()
     quantizer: Any = model.quantizer
@@ -45,8 +45,8 @@ def validate(
         distance = torch.zeros_like(psnr) if perceptual is None else perceptual(images, reconstruction)
         sums += torch.stack([psnr, error, distance, torch.ones_like(psnr)]).double().sum(1)
         grain = torch.zeros_like(output.codes) if output.grain is None else output.grain
-        for level in range(len(shares)):
-            shares[level] += (grain == level).double().mean((1, 2)).sum()
+        for g in range(len(shares)):
+            shares[g] += (grain == g).double().mean((1, 2)).sum()
         seen.index_fill_(0, output.codes.flatten(), 1.0)
     sums, shares, seen = world.sum(sums), world.sum(shares), world.sum(seen)
     psnr_mean, error_mean, distance_mean = (sums[:3] / sums[3]).tolist()

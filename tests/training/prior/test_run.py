@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import dqcore
-from dqcore.data.codes import CachedCodes, TokenBatches, read_codes
+from dqcore.data.shards import ShardWriter
 from dqcore.distributed import World
 from dqcore.inference.sample import decode_sequence, load_pair, write_samples
 from dqcore.models.priors.dq_transformer import DQTransformer
@@ -127,27 +127,15 @@ def test_codes_are_made_once_and_again_when_anything_changed(folder, tmp_path, m
     assert sum(calls) == 48
 
 
-def test_folders_of_codes(folder, tmp_path):
-    """The layout that ``dqcore encode`` writes."""
-    from safetensors.torch import save_file
-
-    grain = torch.randint(0, 2, (4, 2, 2))
-    codes = torch.randint(0, 16, (4, 2, 2)).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    entries = []
+def test_codes_of_a_folder(folder, tmp_path):
+    """As ``dqcore encode`` writes them: they can be trained on without their tokenizer."""
+    about = {"tokenizer": "abc", "strides": [16, 8], "codebook_size": 16}
+    writer = ShardWriter(tmp_path, about)
     for number in range(4):
-        shard = f"codes-{number // 2:05d}.safetensors"
-        entries.append({"name": f"{'ab'[number % 2]}/{number}.png", "shard": shard})
-    for first in (0, 2):
-        tensors = {f"{i}.codes": codes[i].int() for i in (first, first + 1)}
-        tensors |= {f"{i}.grain": grain[i].to(torch.uint8) for i in (first, first + 1)}
-        save_file(tensors, tmp_path / entries[first]["shard"])
-    index = {"tokenizer": "abc", "strides": [16, 8], "codebook_size": 16, "images": entries}
-    (tmp_path / "index.json").write_text(json.dumps(index))
-    cached = read_codes(tmp_path, classes=True)
-    sequence, labels = cached.batch(torch.tensor([2, 0]))
-    assert sequence == dqcore.pack_codes(codes[[2, 0]], grain[[2, 0]], num_granularities=2)
-    assert labels.tolist() == [0, 0]
-    assert cached.labels.tolist() == [0, 1, 0, 1] and cached.classes == ("a", "b")
+        grain = torch.randint(0, 2, (2, 2))
+        codes = torch.randint(0, 16, (2, 2)).repeat_interleave(2, 0).repeat_interleave(2, 1)
+        writer.add(f"{'ab'[number % 2]}/{number}.png", (32, 32), codes, grain)
+    writer.flush()
     fields = {"codes": tmp_path, "data": None, "validation_share": 0.0, "token_budget": 20, "steps": 1}
     with pytest.raises(ValueError, match=r"tokenizer: the codes in .* were made by tokenizer abc"):
         train_prior(options(folder, tmp_path / "run", **fields), progress=quiet)
@@ -166,24 +154,6 @@ def test_folders_of_codes(folder, tmp_path):
         load_pair(run.path)
     with pytest.raises(ValueError, match="trained on the codes of tokenizer abc"):
         load_pair(run.path, folder / "tokenizer")
-
-
-def test_token_batches_are_a_function_of_seed_and_step():
-    lengths = torch.randint(5, 60, (500,))
-    batches = TokenBatches(lengths, 300, seed=1)
-    steps = batches.steps(0)
-    first = list(batches.run(0, steps))
-    assert sorted(torch.cat(first).tolist()) == list(range(500))
-    sizes = torch.tensor([int(lengths[batch].sum()) for batch in first])
-    assert int(sizes.max()) <= 300 and float(sizes.float().mean()) > 250
-    spread = torch.stack([lengths[batch].float().std() for batch in first if len(batch) > 1]).mean()
-    assert spread < 0.2 * lengths.float().std()  # images of like length go together
-    later = list(batches.run(steps - 2, steps + 3))
-    assert torch.equal(later[0], first[-2])
-    assert torch.equal(later[-1], list(batches.run(0, steps + 3))[-1])
-    halves = [list(TokenBatches(lengths, 300, seed=1, rank=rank, world=2).run(0, 5)) for rank in (0, 1)]
-    assert torch.equal(halves[1][2], first[5])
-    assert batches.total(1.5) == steps + round(batches.steps(1) / 2)
 
 
 def test_only_linear_weights_decay():
@@ -218,14 +188,3 @@ def test_a_folder_holds_one_run(folder, tmp_path):
         train_prior(options(folder, tmp_path, steps=1), progress=quiet)
     with pytest.raises(ValueError, match="learning_rate: the run was started with"):
         train_prior(options(folder, tmp_path, steps=2, resume=True, learning_rate=1.0), progress=quiet)
-
-
-def test_cached_codes_survive_their_state():
-    grain = torch.randint(0, 2, (3, 2, 2))
-    codes = torch.randint(0, 16, (3, 4, 4))
-    about = {"num_granularities": 2, "codebook_size": 16, "tokenizer": "x", "classes": ("a",)}
-    cached = CachedCodes.of_maps([(codes, grain)], [0, 0, 0], **about)
-    back = CachedCodes.of_state(cached.to_state())
-    assert back.batch(torch.tensor([1]))[0] == cached.batch(torch.tensor([1]))[0]
-    assert (back.classes, back.region_grid) == (("a",), (2, 2))
-    assert cached.subset(torch.tensor([2, 1])).batch(torch.tensor([0]))[0] == cached.batch(torch.tensor([2]))[0]

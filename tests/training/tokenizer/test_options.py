@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,28 @@ def test_command_line(capsys):
     text = capsys.readouterr().out
     assert all("--" + field.name.replace("_", "-") in text for field in fields(TokenizerTraining))
     assert "torchvision's" in text
+
+
+def test_old_names_still_work():
+    assert not TokenizerTraining(data=Path("x")).in_memory
+    with pytest.warns(DeprecationWarning, match="TokenizerTraining: packed is called in_memory now"):
+        options = TokenizerTraining(data=Path("x"), packed=True)
+    assert options.in_memory
+    with pytest.warns(DeprecationWarning, match="perceptual_weights is called vgg_weights now"):
+        options = replace(options, perceptual_weights=Path("vgg.pth"))
+    assert options.vgg_weights == Path("vgg.pth") and options.in_memory
+    old = ["--data", "x", "--packed", "--perceptual-weights", "vgg.pth", "--perceptual-weight", "0.5"]
+    new = ["--data", "x", "--in-memory", "--vgg-weights", "vgg.pth", "--perceptual-weight", "0.5"]
+    assert tyro.cli(TokenizerTraining, args=old) == tyro.cli(TokenizerTraining, args=new)
+    assert not tyro.cli(TokenizerTraining, args=["--data", "x", "--no-packed"]).in_memory
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pakced'"):
+        TokenizerTraining(data=Path("x"), pakced=True)
+
+
+def test_plain_values():
+    values = TokenizerTraining(data=Path("a") / "b", target_ratio=(0.5, 0.25)).as_json()
+    assert values["data"] == str(Path("a") / "b") and values["target_ratio"] == [0.5, 0.25]
+    assert list(values) == [field.name for field in fields(TokenizerTraining)]
 
 
 def test_options_that_a_model_does_not_have():

@@ -22,7 +22,7 @@ def test_learns_pictures(tiny, options):
         "learning_rate": 1e-2,
         "schedule": "cosine",
         "validate_every": 60,
-        "packed": True,
+        "in_memory": True,
     }
     rows = train_tokenizer(
         options(**long, discriminator=False, average_decay=0.9), model=tiny(decay=0.9), progress=_quiet

@@ -142,6 +142,15 @@ def test_compiled_step_equals_the_plain_one(tiny, images):
         assert results[1] == pytest.approx(results[0], rel=1e-3, abs=1e-5)
 
 
+def test_compiling_keeps_parameters_names_and_random_state(tiny):
+    model = tiny()
+    before, state = dict(model.named_parameters()), torch.get_rng_state()
+    compile_networks(model, backend="eager")
+    assert torch.equal(torch.get_rng_state(), state)
+    after = dict(model.named_parameters())
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+
+
 def test_state_of_another_run_is_refused(tiny):
     state = _step(tiny(), discriminator=False).state_dict()
     with pytest.raises(ValueError, match="checkpoint: its discriminator does not fit"):

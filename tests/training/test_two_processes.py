@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqcore.distributed import join_world
 from dqcore.training import train_tokenizer
 
 SCRIPT = """
@@ -86,12 +85,3 @@ def test_both_processes_are_in_the_checkpoint(two_processes):
     state = torch.load(two_processes / "adversarial" / "checkpoint.pt", weights_only=True)
     assert len(state["random"]) == 2 and not torch.equal(state["random"][0][0], state["random"][1][0])
     assert json.loads((two_processes / "adversarial" / "config.json").read_text())["processes"] == 2
-
-
-def test_alone_nothing_is_started(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = join_world("auto")
-    assert (world.rank, world.size) == (0, 1) and not torch.distributed.is_initialized()
-    assert world.gather("x") == ["x"] and world.mean(torch.ones(2)).tolist() == [1, 1]
-    with pytest.raises(ValueError, match="device: 'tpu' cannot be used here"):
-        join_world("tpu")

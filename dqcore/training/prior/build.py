@@ -1,0 +1,98 @@
+"""From options to the parts of a prior's run: the model, the stage, the schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.backends import choose_autocast
+from dqcore.data.codes import CachedCodes
+from dqcore.data.token_batches import TokenBatches
+from dqcore.distributed import World
+from dqcore.errors import InputError
+from dqcore.models.auto import PRIORS, kind_of_preset
+from dqcore.training.average import WeightAverage
+from dqcore.training.prior.options import PriorTraining
+from dqcore.training.prior.stage import PriorStage
+from dqcore.training.prior.step import PriorStep
+from dqcore.training.schedule import LearningRate
+
+__all__ = ["compile_blocks", "new_prior", "new_schedule", "new_stage"]
+
+
+def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
+    """A prior of the preset for these codes, with new weights.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    kind = kind_of_preset(options.preset, PRIORS, "prior")
+    rows, columns = codes.region_grid
+    longest = (rows * columns << 2 * (codes.num_granularities - 1)) + 2 * codes.num_granularities
+    changes: dict[str, Any] = {
+        "codebook_size": codes.codebook_size,
+        "region_grid": codes.region_grid,
+        "num_granularities": codes.num_granularities,
+        "num_classes": len(codes.classes),
+        "label_dropout": options.label_dropout,
+        "max_steps": max(longest, kind.PRESETS[options.preset].max_steps),
+        "tokenizer": codes.tokenizer,
+    }
+    if options.dropout is not None:
+        changes["dropout"] = options.dropout
+    model = kind.from_preset(options.preset, **changes)
+    model.checkpoint_activations(options.checkpoint_activations)
+    return model
+
+
+def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: Any) -> PriorStage:
+    """The stage that trains a model on codes, on this process's device. The model gets the first process's weights.
+
+    Raises:
+        ValueError: No image is left to train on, or there are fewer batches than processes.
+    """
+    model = model.to(world.device)
+    world.broadcast(model)
+    step = PriorStep(
+        model,
+        world,
+        weight_decay=options.weight_decay,
+        gradient_clip=options.gradient_clip,
+        autocast=choose_autocast(options.precision, world.device),
+        average=None if options.average_decay is None else WeightAverage(model, options.average_decay),
+    )
+    training, held_out = _split(codes, options.validation_share, options.seed, options.views)
+    lengths = codes.lengths[training] + getattr(model.tape, "num_specials", 1)
+    batches = TokenBatches(lengths, options.token_budget, seed=options.seed, rank=world.rank, processes=world.size)
+    return PriorStage(options, world, codes, training, held_out, batches, step)
+
+
+def new_schedule(options: PriorTraining, batches: TokenBatches) -> tuple[int, LearningRate]:
+    """How many steps the run has, and the learning rate of each."""
+    epochs = 100.0 if options.epochs is None else options.epochs
+    total = options.steps if options.steps is not None else max(1, batches.total(epochs))
+    return total, LearningRate(options.learning_rate, min(options.warmup_steps, total), total, options.schedule)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of a prior's transformers in place."""
+    for part in model.children():
+        for block in getattr(part, "blocks", []):
+            block.compile(dynamic=True)
+
+
+def _split(codes: CachedCodes, share: float, seed: int, views: int) -> tuple[Tensor, Tensor]:
+    """Choose held-out images. Of the others all views are trained on; of these only the first view is used.
+
+    Returns:
+        The numbers of the images to train on and of the held-out ones, ``(n,)`` and ``(m,)`` int64.
+    """
+    count = len(codes) // views
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(share * count)) if share else 0
+    if held >= count:
+        raise InputError(f"validation_share: holding out {held} of {count} images leaves none to train on")
+    training = order[held:].sort().values
+    return torch.cat([training + view * count for view in range(views)]), order[:held].sort().values

@@ -1,0 +1,102 @@
+"""The second stage: a prior learns the codes of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dqcore.codes import CodeSequence
+from dqcore.data.codes import CachedCodes
+from dqcore.data.token_batches import TokenBatches
+from dqcore.distributed import World
+from dqcore.files import write_json
+from dqcore.training.log import Row
+from dqcore.training.prior.codes import keep_tokenizer
+from dqcore.training.prior.options import PriorTraining
+from dqcore.training.prior.step import PriorStep
+
+__all__ = ["PriorStage"]
+
+
+@dataclass(frozen=True)
+class PriorStage:
+    """The second stage, as :class:`dqcore.training.stage.Stage` describes it. A batch is the numbers of its images.
+
+    Attributes:
+        options: The run's options.
+        world: All processes.
+        codes: The codes of all images.
+        training: Numbers of the images to train on, ``(n,)`` int64.
+        held_out: Numbers of the images to validate with, ``(m,)`` int64.
+        token_batches: Which of ``training`` make up the batch of a step.
+        step: The prior's training step.
+        broken: Always empty: codes were made of images that could be read.
+    """
+
+    options: PriorTraining
+    world: World
+    codes: CachedCodes
+    training: Tensor
+    held_out: Tensor
+    token_batches: TokenBatches
+    step: PriorStep
+    broken: set[str] = field(default_factory=set)
+
+    @property
+    def description(self) -> Row:
+        """What ``config.json`` says of the codes; a resumed run must have the same."""
+        return {
+            "images": len(self.codes),
+            "codes": len(self.codes.codes),
+            "held_out": len(self.held_out),
+            "tokenizer": self.codes.tokenizer,
+            "classes": list(self.codes.classes),
+        }
+
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Images to train on, ``(b,)`` int64 a batch."""
+        for chosen in self.token_batches.run(start, stop):
+            yield self.training[chosen]
+
+    def train(self, batch: Tensor, completed: int, learning_rate: float) -> tuple[Row, int]:
+        """Train on the codes of a batch."""
+        sequence, labels = self._codes_of(batch)
+        return self.step(sequence, labels, completed, learning_rate), len(batch) * self.world.size
+
+    def status(self) -> Row:
+        """Nothing more than the step's numbers."""
+        return {}
+
+    def validate(self) -> Row | None:
+        """The losses on held-out images."""
+        if not len(self.held_out):
+            return None
+        return self.step.validate(self.step.model_to_use, self._validation_batches())
+
+    def save_model(self) -> None:
+        """Write ``model/``, with the tokenizer and the names of the classes."""
+        folder = self.options.out / "model"
+        self.step.model_to_use.save_pretrained(folder)
+        keep_tokenizer(self.options)
+        if self.codes.classes:
+            write_json(folder / "classes.json", list(self.codes.classes))
+
+    def contents_of(self, batch: Tensor) -> Row:
+        """The numbers of the images of a batch."""
+        return {"images": batch}
+
+    def _codes_of(self, images: Tensor) -> tuple[CodeSequence, Tensor | None]:
+        """The codes of some images, and their labels if there are classes, on the run's device."""
+        sequence, labels = self.codes.batch(images)
+        chosen = labels.to(self.world.device) if self.codes.classes else None
+        return sequence.to(self.world.device, non_blocking=True), chosen
+
+    def _validation_batches(self) -> Iterator[tuple[CodeSequence, Tensor | None]]:
+        """This process's part of the held-out images, in batches of about ``token_budget`` codes."""
+        mean = max(1, int(self.codes.lengths.double().mean()))
+        mine = self.held_out[self.world.rank :: self.world.size]
+        for images in mine.split(max(1, self.options.token_budget // mean)):
+            if len(images):
+                yield self._codes_of(images)

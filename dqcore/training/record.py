@@ -1,0 +1,95 @@
+"""``config.json`` in a run's folder: what was run, on what, and whether a resumed run is the same."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dqcore.distributed import World
+from dqcore.errors import InputError
+from dqcore.files import write_json
+from dqcore.training.arguments import Arguments
+
+__all__ = ["RunRecord", "check_unused"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The contents of ``config.json``.
+
+    Attributes:
+        options: Every option.
+        about: A description of the model, and other facts worth knowing.
+        model: The model; its parameters are counted.
+        data: A description of the images or codes. A resumed run must have the same.
+        data_name: The name that ``data`` is stored under: ``"data"`` for images, ``"codes"`` for codes.
+        total: Steps of the run.
+        world: All processes.
+    """
+
+    options: Arguments
+    about: dict[str, Any]
+    model: nn.Module
+    data: dict[str, Any]
+    data_name: str
+    total: int
+    world: World
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return {
+            "options": self.options.as_json(),
+            **self.about,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            self.data_name: self.data,
+            "steps": self.total,
+            "processes": self.world.size,
+            "threads": torch.get_num_threads(),
+            "device": str(self.world.device),
+            "versions": {
+                "dqcore": importlib.metadata.version("dqcore"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``config.json``, in the main process."""
+        if self.world.is_main:
+            write_json(folder / "config.json", self.as_json())
+
+    def check_same(self, folder: Path, *, free: Collection[str]) -> None:
+        """Raise unless the run in a folder was started with the same options, on the same data.
+
+        Args:
+            folder: The run's folder.
+            free: Options that may differ.
+
+        Raises:
+            ValueError: They differ, or ``config.json`` cannot be read.
+        """
+        path = folder / "config.json"
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"resume: {path} cannot be read ({error})") from error
+        for name, value in self.options.as_json().items():
+            if name not in free and before["options"].get(name) != value:
+                raise InputError(f"{name}: the run was started with {before['options'].get(name)}, got {value}")
+        if before[self.data_name] != self.data:
+            what = "the folder's files are not those" if self.data_name == "data" else "they are not those"
+            raise InputError(f"{self.data_name}: {what} that the run was started with")
+
+
+def check_unused(out: Path, *, resume: bool) -> None:
+    """Raise if a folder holds a run already that is not to be resumed."""
+    if not resume and (out / "checkpoint.pt").is_file():
+        raise InputError(f"out: {out} holds a run already; resume it or choose another folder")

@@ -1,0 +1,73 @@
+"""The first stage: a tokenizer learns to reconstruct images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dqcore.data.batches import Batch
+from dqcore.data.images import uint8_to_float
+from dqcore.distributed import World
+from dqcore.files import write_atomically
+from dqcore.training.log import Row
+from dqcore.training.tokenizer.images import TrainingImages
+from dqcore.training.tokenizer.options import TokenizerTraining
+from dqcore.training.tokenizer.step import TokenizerStep
+from dqcore.training.tokenizer.validation import validate
+
+__all__ = ["TokenizerStage"]
+
+
+@dataclass(frozen=True)
+class TokenizerStage:
+    """The first stage, as :class:`dqcore.training.stage.Stage` describes it.
+
+    Attributes:
+        options: The run's resolved options.
+        world: All processes.
+        images: Images for training and validation.
+        step: The tokenizer's training step.
+        broken: A message for each file that could not be read so far.
+    """
+
+    options: TokenizerTraining
+    world: World
+    images: TrainingImages
+    step: TokenizerStep
+    broken: set[str] = field(default_factory=set)
+
+    def batches(self, start: int, stop: int) -> Iterable[Batch]:
+        """Crops of the training images."""
+        return self.images.batches(start, stop)
+
+    def train(self, batch: Batch, completed: int, learning_rate: float) -> tuple[Row, int]:
+        """Train on the crops of a batch."""
+        images = uint8_to_float(batch.images.to(self.world.device, non_blocking=True))
+        numbers = self.step(images, completed, learning_rate)
+        self.broken.update(batch.broken)
+        return numbers, len(images) * self.world.size
+
+    def status(self) -> Row:
+        """Use of the codebook, and the number of broken files; ``broken_images.txt`` names them."""
+        quantizer: Any = self.step.model.quantizer
+        everyone = sorted(set().union(*self.world.gather(sorted(self.broken))))
+        if everyone and self.world.is_main:
+            text = "".join(f"{reason}\n" for reason in everyone)
+            write_atomically(self.options.out / "broken_images.txt", lambda file: file.write(text.encode()))
+        usage, perplexity = float(quantizer.usage), float(quantizer.perplexity)
+        return {"usage": usage, "perplexity": perplexity, "broken_images": len(everyone)}
+
+    def validate(self) -> Row | None:
+        """Quality of the reconstructions of held-out images."""
+        if not len(self.images.validation):
+            return None
+        return validate(self.step.model_to_use, self.images.validation_batches(), self.world, self.step.perceptual)
+
+    def save_model(self) -> None:
+        """Write ``model/``."""
+        self.step.model_to_use.save_pretrained(self.options.out / "model")
+
+    def contents_of(self, batch: Batch) -> Row:
+        """The pixels of a batch, and the files of every process."""
+        return {"files": self.world.gather(batch.paths), "images": batch.images}

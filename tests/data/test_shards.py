@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+
+from dqcore.data.shards import ShardWriter, read_index, read_shards
+
+ABOUT = {"tokenizer": "abc", "strides": [16, 8]}
+
+
+def _maps(number):
+    gen = torch.Generator().manual_seed(number)
+    return torch.randint(0, 300, (4, 6), generator=gen), torch.randint(0, 2, (2, 3), generator=gen)
+
+
+def _write(folder, numbers, **changes):
+    writer = ShardWriter(folder, ABOUT | changes, shard_size=2)
+    for number in numbers:
+        if f"{number}.png" not in writer.done:
+            writer.add(f"{number}.png", (30, 47), *_maps(number))
+    return writer
+
+
+def test_what_is_written_is_read(tmp_path):
+    writer = _write(tmp_path, range(3))
+    writer.skip("broken.png", "no image")
+    writer.flush()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "codes-00000.safetensors",
+        "codes-00001.safetensors",
+        "index.json",
+    ]
+    index = read_index(tmp_path)
+    assert {name: index[name] for name in ABOUT} == ABOUT
+    assert index["broken"] == [{"name": "broken.png", "reason": "no image"}]
+    found = list(read_shards(tmp_path))
+    assert [entry["name"] for entry, _, _ in found] == ["0.png", "1.png", "2.png"]
+    for number, (entry, codes, grain) in enumerate(found):
+        expected = _maps(number)
+        assert torch.equal(codes, expected[0]) and torch.equal(grain, expected[1])
+        assert codes.dtype == grain.dtype == torch.int64
+        assert entry["size"] == [30, 47] and entry["num_codes"] == int((4**grain).sum())
+        assert (entry["codes_shape"], entry["grain_shape"]) == ([4, 6], [2, 3])
+
+
+def test_a_killed_run_continues_after_its_last_whole_shard(tmp_path):
+    _write(tmp_path / "killed", range(3))  # never flushed: image 2 is lost
+    assert [entry["name"] for entry, _, _ in read_shards(tmp_path / "killed")] == ["0.png", "1.png"]
+    first = (tmp_path / "killed" / "codes-00000.safetensors").stat().st_mtime_ns
+    for name in ("killed", "whole"):
+        _write(tmp_path / name, range(5)).flush()
+    assert (tmp_path / "killed" / "codes-00000.safetensors").stat().st_mtime_ns == first
+    for one, other in zip(read_shards(tmp_path / "killed"), read_shards(tmp_path / "whole"), strict=True):
+        assert one[0] == other[0] and torch.equal(one[1], other[1]) and torch.equal(one[2], other[2])
+
+
+def test_only_one_shard_is_in_memory(tmp_path, monkeypatch):
+    import safetensors.torch
+
+    _write(tmp_path, range(5)).flush()
+    loaded, load = [], safetensors.torch.load_file
+    monkeypatch.setattr(safetensors.torch, "load_file", lambda path: loaded.append(path.name) or load(path))
+    images = read_shards(tmp_path)
+    next(images)
+    assert loaded == ["codes-00000.safetensors"]
+    assert len(list(images)) == 4 and len(loaded) == 3
+
+
+def test_other_folders_are_refused(tmp_path):
+    _write(tmp_path / "codes", [0]).flush()
+    with pytest.raises(ValueError, match=r"holds codes of another tokenizer \(abc\)"):
+        _write(tmp_path / "codes", [0], tokenizer="def")
+    (tmp_path / "codes" / "index.json").write_text(json.dumps(ABOUT)[:-3])
+    with pytest.raises(ValueError, match=r"index\.json cannot be read"):
+        _write(tmp_path / "codes", [0])
+    with pytest.raises(ValueError, match="expected an index of codes"):
+        read_index(tmp_path / "codes")
+    (tmp_path / "codes" / "index.json").unlink()
+    with pytest.raises(ValueError, match=r"is not empty and holds no index\.json"):
+        _write(tmp_path / "codes", [0])
+    with pytest.raises(FileNotFoundError, match="dqcore encode writes one"):
+        next(read_shards(tmp_path / "codes"))

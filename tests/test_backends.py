@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+import dqcore
+from dqcore.backends import choose_autocast, choose_device, route
+from dqcore.inference.load import pick_device
+
+CPU = torch.device("cpu")
+
+
+def test_a_backend_holds_until_the_end_of_its_context():
+    before = route(CPU)
+    with dqcore.backend("reference"):
+        assert route(CPU) == "reference"
+    assert route(CPU) == before
+    with pytest.raises(ValueError, match="backend: expected 'auto', 'reference' or 'interpreter', got 'cuda'"):
+        dqcore.backend("cuda")
+
+
+def test_auto_is_the_gpu_if_there_is_one(monkeypatch):
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto", index=3) == CPU
+
+
+def test_a_process_takes_the_gpu_of_its_index(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("auto", index=3) == choose_device("cuda", index=3) == torch.device("cuda:3")
+    assert choose_device("cuda:1", index=3) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("tpu", "expected auto, cpu, cuda or cuda:N"), ("cuda:77", "there is no cuda:77"), ("hip", "")],
+)
+def test_a_device_that_is_not_there_is_named(device, reason):
+    with pytest.raises(ValueError, match=rf"device: '{device}' cannot be used here \({reason}"):
+        choose_device(device)
+
+
+def test_the_old_name_stays():
+    assert pick_device is choose_device
+
+
+def test_bfloat16_is_chosen_where_a_gpu_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert choose_autocast("auto", torch.device("cuda")) and not choose_autocast("auto", CPU)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert not choose_autocast("auto", torch.device("cuda"))
+    assert choose_autocast("bfloat16", CPU) and not choose_autocast("float32", torch.device("cuda"))

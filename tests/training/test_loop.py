@@ -1,0 +1,94 @@
+"""The loop with a stage of a single parameter: what is written when, and that resumption continues it."""
+
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from dqcore.distributed import World
+from dqcore.training.loop import Loop, NonFiniteLossError
+from dqcore.training.schedule import LearningRate
+from dqcore.training.stage import TrainingStep
+from dqcore.training.state import read_state
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+@dataclass
+class _Counting:
+    """A batch is the number of its step; the model's bias adds them up."""
+
+    step: TrainingStep
+    broken: set = field(default_factory=set)
+    saved: list = field(default_factory=list)
+    fails_in: int = -1
+
+    def batches(self, start, stop):
+        return range(start, stop)
+
+    def train(self, batch, completed, learning_rate):
+        assert batch == completed
+        if batch == self.fails_in:
+            raise NonFiniteLossError("loss", completed + 1, float("nan"))
+        self.step.model.bias.data += batch
+        self.broken.add(f"file {batch % 2}")
+        return {"loss": float(batch)}, 10
+
+    def status(self):
+        return {"use": 0.5}
+
+    def validate(self):
+        return {"val_loss": float(self.step.model.bias.detach())}
+
+    def save_model(self):
+        self.saved.append(float(self.step.model.bias.detach()))
+
+    def contents_of(self, batch):
+        return {"number": batch}
+
+
+def _loop(out, total, **changes):
+    stage = _Counting(TrainingStep(nn.Linear(1, 1), WORLD, None), **changes)
+    nn.init.zeros_(stage.step.model.bias)
+    options = SimpleNamespace(out=out, log_every=3, validate_every=4, checkpoint_every=5, tensorboard=False)
+    return Loop(stage, options, WORLD, total, LearningRate(0.5, 0, total))
+
+
+def _numbers(rows):
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def test_everything_has_its_time(tmp_path):
+    loop = _loop(tmp_path, 7)
+    rows = loop.run(lambda row: None)
+    assert [(row["step"], *row.keys() & {"loss", "val_loss"}) for row in rows] == [
+        *[(1, "loss"), (3, "loss"), (4, "val_loss"), (6, "loss"), (7, "loss"), (7, "val_loss")]
+    ]
+    assert list(rows[0]) == ["step", "loss", "learning_rate", "use", "images_per_second"]
+    assert rows[0]["learning_rate"] == 0.5 and rows[0]["images_per_second"] > 0
+    assert loop.completed == 7 and loop.stage.saved == [10, 21]
+    state = read_state(tmp_path / "checkpoint.pt")
+    assert (state["step"], state["broken"], state["model"]["bias"].item()) == (7, ["file 0", "file 1"], 21)
+
+
+def test_a_resumed_loop_continues(tmp_path):
+    whole = _loop(tmp_path / "whole", 9).run(lambda row: None)
+    _loop(tmp_path / "parts", 5).run(lambda row: None)
+    rest = _loop(tmp_path / "parts", 9)
+    rest.resume()
+    assert rest.completed == 5 and rest.stage.broken == {"file 0", "file 1"}
+    rows = rest.run(lambda row: None)
+    assert _numbers(rows)[-4:] == _numbers(whole)[-4:]
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+
+
+def test_a_loss_that_is_not_finite_is_kept(tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan in step 7; the batch and the state are in .*nonfinite"):
+        _loop(tmp_path, 9, fails_in=6).run(lambda row: None)
+    state = read_state(tmp_path / "nonfinite.pt")
+    assert (state["step"], state["number"], state["term"], state["model"]["bias"].item()) == (6, 6, "loss", 15)
+    assert read_state(tmp_path / "checkpoint.pt")["step"] == 5
