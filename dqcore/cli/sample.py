@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from dqcore.cli.progress import progress_bar
 from dqcore.errors import InputError
+from dqcore.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
