@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dqcore
-from dqcore.evaluation import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
+from dqcore.metrics import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
 from dqcore.metrics.coding import code_counts, grain_counts
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dqcore.evaluation import spearman
+from dqcore.metrics import spearman
 
 
 @pytest.mark.parametrize("levels", [2, 3, 7, 10**6])

@@ -10,7 +10,7 @@ import torch
 import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
-from dqcore.evaluation import psnr
+from dqcore.metrics import psnr
 from dqcore.inference.load import image_batches
 from dqcore.report import report_run
 
