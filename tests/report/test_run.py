@@ -10,8 +10,8 @@ import torch
 import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
-from dqcore.metrics import psnr
 from dqcore.inference.load import image_batches
+from dqcore.metrics import psnr
 from dqcore.report import report_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
