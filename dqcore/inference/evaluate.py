@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-from torch import Tensor
 from tyro.conf import arg
 
-from dqcore.data.images import BrokenImageError, list_images
+from dqcore.data.images import list_images
 from dqcore.errors import InputError
-from dqcore.inference.load import hash_files, image_batches, load_tokenizer
+from dqcore.inference.load import ImageBatches, hash_files, load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.nn.perceptual import PerceptualLoss
 
@@ -29,7 +27,7 @@ class EvaluationOptions:
         image_size: Height and width of the centre crop in pixels; by default what the tokenizer was made for.
         resize: Pixels of the shorter side before the crop; by default image_size.
         limit: Measure a random choice of this many images.
-        seed: Of that choice.
+        seed: Decides that choice.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
         vgg_weights: File of VGG16's weights (torchvision's vgg16-397923af.pth), to measure LPIPS too.
@@ -76,21 +74,19 @@ def evaluate_folder(
     perceptual = None
     if options.vgg_weights is not None:
         perceptual = PerceptualLoss(options.vgg_weights).to(next(model.parameters()).device)
-    good: list[Path] = []
-    broken: list[str] = []
-    batches = _batches(paths, size, resize, options.batch_size, good, broken, progress)
-    result = evaluate_tokenizer(model, batches, ratio=options.ratio, num_codes=options.num_codes, perceptual=perceptual)
+    images = ImageBatches(paths, size, resize, batch_size=options.batch_size, argument="folder", progress=progress)
+    result = evaluate_tokenizer(model, images, ratio=options.ratio, num_codes=options.num_codes, perceptual=perceptual)
     protocol = {
-        "images": len(good),
-        "broken images": len(broken),
-        "data hash": hash_files(good),
+        "images": len(images.good),
+        "broken images": len(images.broken),
+        "data hash": hash_files(images.good),
         "resize": resize,
         "image size": size,
         "ratio": options.ratio,
         "num codes": options.num_codes,
         "seed": options.seed,
     }
-    return result, protocol, broken
+    return result, protocol, images.broken
 
 
 def _check_positive(options: EvaluationOptions) -> None:
@@ -117,29 +113,3 @@ def _sizes(options: EvaluationOptions, config: Any) -> tuple[int, int]:
     if resize < size:
         raise InputError(f"resize: expected at least image_size ({size}), got {resize}")
     return size, resize
-
-
-def _batches(
-    paths: Sequence[Path],
-    size: int,
-    resize: int,
-    batch_size: int,
-    good: list[Path],
-    broken: list[str],
-    progress: Callable[[int, int], object] | None,
-) -> Iterator[Tensor]:
-    """Batches of the readable images; notes which those are, and why the others are not."""
-    images: list[Tensor] = []
-    for number, path in enumerate(paths, 1):
-        try:
-            images += image_batches([path], size, resize)
-            good.append(path)
-        except BrokenImageError as error:
-            broken.append(str(error))
-        if images and (len(images) == batch_size or number == len(paths)):
-            yield torch.cat(images)
-            images = []
-        if progress is not None:
-            progress(number, len(paths))
-    if not good:
-        raise InputError(f"folder: none of its {len(paths)} images can be read, the first: {broken[0]}")

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. They take their colours from the page, so that they follow its light or dark theme."""
+"""Charts as inline SVG. The page's style sheet colours them, so that they follow its light or dark theme."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bar_chart(values: Sequence[float], *, label: str, x_label: str) -> str:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The y axis: its range, its ticks, and whether it is logarithmic."""
+    """The y axis: its range, its ticks, and whether it is logarithmic; ``place`` gives the height of a value."""
 
     low: float
     high: float
@@ -118,7 +118,7 @@ class _Axis:
 
 
 def _nice(step: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten."""
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least ``step``."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
 
