@@ -47,13 +47,13 @@ def medians(
     failed: dict[str, str] = {}
     for name, call in calls.items():
         try:
-            ready[name] = replayed(call) if torch.device(device).type == "cuda" else functools.partial(_timed, call)
-            ready[name]()
+            run = replayed(call) if torch.device(device).type == "cuda" else functools.partial(_timed, call)
+            run()
+            ready[name] = run
         except RuntimeError as error:
             if not ready:
                 raise
             failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            ready.pop(name, None)
     seconds: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(rounds):
         for name, run in ready.items():
