@@ -19,12 +19,14 @@ from dqcore.nn.router import EntropyRouter, Gate
 
 __all__ = ["dqvae_from_official", "dqvae_to_official"]
 
+#: Their names of the granularities, coarse to fine, by how many there are.
 _NAMES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
-_STRIDES = {"dual": 2, "triple": 3}
+#: How many granularities each kind has.
+_KINDS = {"dual": 2, "triple": 3}
 _GATES: dict[str, Gate] = {"1layer-fc": "linear", "2layer-fc-SiLu": "silu", "2layer-fc-ReLu": "relu"}
 _THRESHOLDS = ("threshold", "fine_grain_threshold", "entropy_threshold", "thresholds")
 _BINS = ("bins", "entropy_bins")
-#: The authors' constructor makes learned tables for these two, but their forward pass never adds them.
+#: Their constructor makes tables for the two kinds of learned positions, but their forward pass never adds them.
 _POSITIONS: dict[str, Position] = {
     "fourier+learned": "fourier+learned",
     "fourier": "fourier",
@@ -32,7 +34,7 @@ _POSITIONS: dict[str, Position] = {
     "learned-relative": "none",
     "none": "none",
 }
-#: Parts of a checkpoint that a tokenizer has no use for.
+#: Tensors of a checkpoint that are not the tokenizer's.
 _DROPPED = re.compile(r"^(loss|transformer|permuter)\.|(^|\.)perceptual_loss\.")
 
 #: Our names to theirs; ``{0}`` stands for the name of granularity 0.
@@ -67,7 +69,7 @@ def dqvae_from_official(state_dict: Mapping[str, Any], config: Mapping[str, Any]
 
     Args:
         state_dict: Their names to tensors, or a whole Lightning checkpoint. Losses, perceptual networks and
-            transformers in it are dropped; of a stage-2 checkpoint its ``first_stage_model`` is taken.
+            transformers in it are dropped; of the second stage's checkpoint ``first_stage_model`` is read.
         config: Their configuration, see :mod:`dqcore.convert`. Keys that are not named there are ignored.
 
     Raises:
@@ -114,7 +116,7 @@ def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
 def _config(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
     encoder, decoder = tuple(config["ch_mult"]), tuple(config["decoder_ch_mult"])
     coarsest = 2 ** (len(encoder) - 1)
-    number = _look_up("kind", _STRIDES, config["kind"])
+    number = _look_up("kind", _KINDS, config["kind"])
     strides = tuple(coarsest >> g for g in range(number))
     quant_conv = state.get("quant_conv.weight")
     return DQVAEConfig(
@@ -147,10 +149,12 @@ def _rules(config: DQVAEConfig) -> list[Rule]:
 
 
 def _attention(num_levels: int, resolution: int, resolutions: Any) -> tuple[int, ...]:
+    """The strides at which there is attention; theirs are the resolutions of feature maps."""
     return tuple(2**level for level in range(num_levels) if resolution // 2**level in tuple(resolutions))
 
 
 def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The router's part of our configuration, for this number of granularities."""
     target, params = config["router"]["target"], config["router"].get("params", {})
     kind = target.rpartition(".")[2]
     ratio = {2: (0.5,), 3: (0.3, 0.3)}[number]
@@ -166,11 +170,12 @@ def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _fine_ratio(params: Mapping[str, Any]) -> float:
+    """Share of fine regions that the threshold is for; the first key is their spelling."""
     return float(params.get("fine_grain_ratito", params.get("fine_grain_ratio", 0.5)))
 
 
 def _threshold(config: Mapping[str, Any]) -> float | None:
-    """The entropy router's threshold; None where only fitting can tell."""
+    """The entropy router's threshold in nats; None where the configuration has none, and it must be fitted."""
     params = config["router"].get("params", {})
     value = _first(_THRESHOLDS, params, config)
     path = params.get("json_path")
@@ -189,6 +194,7 @@ def _threshold(config: Mapping[str, Any]) -> float | None:
 
 
 def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:
+    """The first value that one of the places has under one of the names, else None."""
     return next((place[name] for place in places for name in names if place.get(name) is not None), None)
 
 
