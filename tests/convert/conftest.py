@@ -125,7 +125,7 @@ class Released:
         if "learned" in kind:
             name = "position_bias_learned" if "fourier" in kind else "position_bias"
             rows, columns = (self.weight(f"decoder.{name}.{part}_embed.weight", grid, width) for part in ("row", "col"))
-            if "fourier" in kind:  # the released forward pass leaves tables out that come alone
+            if "fourier" in kind:  # the released forward pass ignores learned tables without Fourier features
                 h = h + (rows[:, None] + columns[None]).permute(2, 0, 1)
         widths = [config["ch"] * multiplier for multiplier in config["decoder_ch_mult"]]
         h = self.mid(self.conv(h, "decoder.conv_in", widths[-1], padding=1), "decoder.mid")
