@@ -26,7 +26,8 @@ struct Region {
   int grain;
 };
 
-// A batch of grain maps and its slots. Pointers are to the tensors of dqcore/ops/layout.py.
+// Where the codes of a batch of grain maps lie.
+// The tensors behind the pointers are made by lay_out in dqcore/ops/extension.py.
 struct Layout {
   const int64_t* grain;  // (images, rows, columns)
   int32_t* starts;       // (images, rows, columns): packed index of the first code, from its image's first
@@ -60,7 +61,7 @@ struct Layout {
   }
 };
 
-// Element types of features, numbered as in dqcore/ops/layout.py.
+// Element types of features, numbered by their place in _DTYPES of dqcore/ops/extension.py.
 enum DType { kFloat16 = 0, kBFloat16 = 1, kFloat32 = 2 };
 
 // A feature map (images, channels, height, width), dense, with cells or channels innermost.

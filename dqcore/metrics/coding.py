@@ -94,11 +94,13 @@ def code_usage(counts: Tensor) -> float:
 
 
 def perplexity(counts: Tensor) -> float:
-    """``exp(H(p))`` of the frequencies of codes with counts ``(K,)``, in [1, K].
+    """``exp(H(p))`` of the code frequencies, in [1, K]: how many codes, used evenly, have the same entropy.
 
-    It is K where all codes are equally frequent, and 1 where only one occurs.
+    Args:
+        counts: How often each code was chosen, ``(K,)``; whole numbers or averages.
     """
-    return math.exp(_total_bits(counts) * math.log(2) / max(1, int(counts.sum())))
+    total = float(counts.double().sum())
+    return math.exp(_total_bits(counts) * math.log(2) / total) if total > 0 else 1.0
 
 
 def _total_bits(counts: Tensor) -> float:

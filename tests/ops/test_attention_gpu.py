@@ -6,7 +6,6 @@ import torch
 import dqcore
 from dqcore.ops import decode_attention, varlen_attention
 from dqcore.ops.dropout_mask import draw_seed
-from dqcore.testing import captured
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = "cuda"
@@ -93,6 +92,19 @@ def test_rows_left_over_have_no_gradient(dropout_p):
     torch.full((2**26,), torch.nan, device=DEVICE)  # what the allocator gives out next
     for x in results(leaves, cumulate(LENGTHS), dropout_p=dropout_p):
         assert (x[count:] == 0).all() and x[:count].isfinite().all()
+
+
+def captured(step):
+    """A CUDA graph of one call, and its result."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        result = step()
+    return graph, result
 
 
 def test_a_graph_takes_new_lengths_and_draws_new_dropout():
