@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timing import medians
 
 from dqcore.ops import decode_attention
-from dqcore.testing import medians
 
 SHAPES = {"cpu": (16, 512, 8, 64), "cuda": (64, 1024, 16, 64)}  # slots, capacity, heads, channels
 DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}

@@ -1,9 +1,9 @@
 """``pack_codes`` against a loop over images with boolean masks, as the paper's released code has it."""
 
 import torch
+from timing import interleaved_medians
 
 from dqcore.ops import pack_codes
-from dqcore.testing import interleaved_medians
 
 IMAGES, REGIONS, FINE = 32, 16, 0.5
 

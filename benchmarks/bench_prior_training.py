@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timing import interleaved_medians
 
 import dqcore
 from dqcore.data.crops import CenterCrop
@@ -10,7 +11,6 @@ from dqcore.data.photos import sample_photos
 from dqcore.distributed import World
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.nn.router import EntropyRouter
-from dqcore.testing import interleaved_medians
 from dqcore.training.prior.step import PriorStep
 
 BATCH = 16

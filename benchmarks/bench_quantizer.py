@@ -3,9 +3,10 @@
 import pytest
 import torch
 from rows import compare, met
+from timing import interleaved_medians
 
 import dqcore
-from dqcore.testing import assert_nearest, interleaved_medians
+from dqcore.testing import assert_nearest
 
 SHAPES = {"cpu": (8, 256, 32, 1024), "cuda": (32, 256, 32, 1024)}  # images, channels, cells a side, codes
 TINY = (2, 8, 4, 20)

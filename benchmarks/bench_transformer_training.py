@@ -4,11 +4,11 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from timing import interleaved_medians
 from torch import nn
 
 from dqcore.nn.attention import CausalSelfAttention
 from dqcore.nn.transformer import Transformer, initialise
-from dqcore.testing import interleaved_medians
 
 SHAPES = {  # sequences, shortest, longest, channels, heads, layers
     "cpu": (8, 30, 70, 128, 4, 2),

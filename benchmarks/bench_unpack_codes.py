@@ -3,9 +3,9 @@
 import time
 
 import torch
+from timing import interleaved_medians
 
 from dqcore.ops import pack_codes, unpack_codes
-from dqcore.testing import interleaved_medians
 
 IMAGES, REGIONS, FINE = 32, 16, 0.5
 

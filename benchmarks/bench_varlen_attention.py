@@ -6,11 +6,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from timing import medians
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import dqcore
 from dqcore.ops import varlen_attention
-from dqcore.testing import medians
 
 SHAPES = {  # sequences, shortest, longest, heads, channels
     "cpu": [(8, 300, 700, 8, 64)],

@@ -181,7 +181,7 @@ def _environment() -> dict[str, str]:
 
 def ceilings(device: str) -> dict[str, float]:
     """What the machine does at most: bytes a second of a copy, operations a second of a bfloat16 product."""
-    from dqcore.testing import medians
+    from timing import medians
 
     size, side = (2**28, 8192) if device == "cuda" else (2**16, 64)
     source = torch.randn(size, device=device)

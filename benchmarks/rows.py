@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-
-from dqcore.testing import interleaved_medians, medians
+from timing import interleaved_medians, medians
 
 Calls = dict[str, Callable[[], object]]
 

@@ -130,7 +130,7 @@ def _times(problem: tune_problems.Problem, device: str, rounds: int) -> list[flo
         start = time.perf_counter()
         problem.run()
         return [time.perf_counter() - start] * rounds
-    from dqcore.testing import replayed
+    from timing import replayed
 
     run = replayed(problem.run)
     return [run() for _ in range(rounds)]

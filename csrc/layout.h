@@ -13,25 +13,25 @@ namespace dqcore {
 
 // The code that fills a cell of the finest grid.
 struct Code {
-  int64_t slot;      // index in the packed batch
-  int64_t position;  // in the row-major grid of its own granularity
+  int64_t packed_index;  // in the arrays of the packed batch
+  int64_t position;      // in the row-major grid of its own granularity
   int grain;
   bool first;  // this cell is the top-left one of the code's block
 };
 
 // The codes of a region.
 struct Region {
-  int64_t start;  // slot of its first code in the packed batch
-  int64_t step;   // slots from one row of its codes to the next
+  int64_t start;  // packed index of its first code
+  int64_t step;   // from the packed index of a code to that of the code below it
   int grain;
 };
 
-// Where the codes of a batch of grain maps lie. A slot is the index of a code in the packed batch.
+// Where the codes of a batch of grain maps lie.
 // The tensors behind the pointers are made by lay_out in dqcore/ops/extension.py.
 struct Layout {
   const int64_t* grain;  // (images, rows, columns)
-  int32_t* starts;       // (images, rows, columns): first slot of a region, from its image's first slot
-  int32_t* steps;        // (images, rows, columns): slots from one row of a region's codes to the next
+  int32_t* starts;       // (images, rows, columns): packed index of the first code, from its image's first
+  int32_t* steps;        // (images, rows, columns): Region::step
   int32_t* cu_seqlens;   // (images + 1)
   int64_t images, rows, columns;
   int granularities;
@@ -55,9 +55,9 @@ struct Layout {
     const Region region = region_at(image, (image * rows + (y >> shift())) * columns + (x >> shift()));
     const int grain = region.grain, down = shift() - grain;
     const uint32_t inside = (1u << shift()) - 1;
-    const int64_t slot = region.start + ((y & inside) >> down) * region.step + ((x & inside) >> down);
+    const int64_t index = region.start + ((y & inside) >> down) * region.step + ((x & inside) >> down);
     const int64_t position = static_cast<int64_t>(y >> down) * (columns << grain) + (x >> down);
-    return {slot, position, grain, ((y | x) & ((1u << down) - 1)) == 0};
+    return {index, position, grain, ((y | x) & ((1u << down) - 1)) == 0};
   }
 };
 

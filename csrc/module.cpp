@@ -1,5 +1,5 @@
-// The Python face of csrc: plain functions over pointers (as integers), sizes and a CUDA stream.
-// Arguments are validated in dqcore/ops; nothing here knows about torch.
+// csrc for Python: functions of pointers (as integers), sizes and a CUDA stream. dqcore/ops checks the
+// arguments; no header of torch is needed here.
 #include <pybind11/pybind11.h>
 
 #include "ops.h"

@@ -1,4 +1,4 @@
-// Every function that csrc offers, once for the CPU and once for CUDA.
+// The functions of csrc: each exists for the CPU and for CUDA.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace dqcore {
 
-// The arrays of a code sequence, each of `total` rows.
+// The arrays of a code sequence, each with `total` elements.
 struct Codes {
   int64_t* codes;
   int64_t* positions;
@@ -17,10 +17,10 @@ struct Codes {
 
 namespace cpu {
 
-// line_starts: scratch, (images, granularities * rows + 1).
+// `line_starts` is scratch memory: (images, granularities * rows + 1).
 void layout(const Layout&, bool row_first, int32_t* line_starts, int threads);
 void pack_codes(const Layout&, const int64_t* code_map, const Codes& out, int threads);
-// False where the sequence does not cover every region exactly once; the maps are then unspecified.
+// Returns false if the sequence does not cover every cell exactly once; the maps then hold anything.
 bool unpack_codes(const Layout&, const Codes&, int64_t* code_map, int64_t* grain_map, int threads);
 void pack_features(const Layout&, const Features&, const Packed& out, bool mean, int threads);
 void expand_features(const Layout&, const Packed&, const Features& out, bool divide, int threads);
@@ -29,7 +29,7 @@ void expand_features(const Layout&, const Packed&, const Features& out, bool div
 
 namespace cuda {
 
-// Each launches on `stream` of `device` without waiting and returns a cudaError_t.
+// The functions below launch on the stream `handle` of `device`, do not wait, and return a cudaError_t.
 struct Stream {
   int device;
   uintptr_t handle;
@@ -38,7 +38,7 @@ struct Stream {
 const char* error_name(int error);
 int layout(const Layout&, bool row_first, int32_t* line_starts, Stream);
 int pack_codes(const Layout&, const int64_t* code_map, const Codes& out, Stream);
-// The maps must hold zeros; cells that no code covers keep them.
+// The maps must hold zeros, which stay in the cells that no code covers.
 int unpack_codes(const Layout&, const Codes&, int64_t* code_map, int64_t* grain_map, Stream);
 int pack_features(const Layout&, const Features&, const Packed& out, bool mean, Stream);
 int expand_features(const Layout&, const Packed&, const Features& out, bool divide, Stream);

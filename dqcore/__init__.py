@@ -1,15 +1,18 @@
 """dqcore: image tokenizers whose code length follows the image.
 
-From the ground up, each layer importing only those before it:
+From the ground up; each layer imports only those before it:
 
-- ``dqcore.kernels`` (Triton) and ``dqcore._C`` (C++/CUDA): compute; both may be absent
+- ``dqcore.kernels`` (Triton) and ``dqcore._C`` (C++ and CUDA) compute; both may be absent
 - ``dqcore.ops``: the ops, each with a reference, a schema, gradients, and a choice of kernel
-- ``dqcore.quantizer``: :class:`DynamicQuantizer`, with its strategies in ``codebook`` and ``estimators``; ``dqcore.nn``
+- ``dqcore.metrics``, ``dqcore.data`` and ``dqcore.nn``: measures, images and codes on disk, layers
+- ``dqcore.quantizer``: :class:`DynamicQuantizer`, with its strategies in ``codebook`` and ``estimators``
 - ``dqcore.models``: the tokenizers :class:`VQGAN` and :class:`DQVAE`, the prior :class:`DQTransformer` and its
-  rivals; ``dqcore.convert`` reads the released checkpoints
-- ``dqcore.training``, ``evaluation``, ``report``, ``data``, and the command line ``dqcore``
+  alternatives; ``dqcore.convert`` reads the checkpoints that the paper's authors released
+- ``dqcore.inference``, ``dqcore.training`` and ``dqcore.report``: models in use, models in the making, and the page
+  that shows a model
+- ``dqcore.cli``: the command line, ``dqcore VERB``
 
-:func:`warmup` compiles what a step launches before it is captured or timed. Importing dqcore needs only PyTorch.
+:func:`warmup` compiles what a step launches before the step is captured or timed. Importing dqcore needs only PyTorch.
 """
 
 from importlib.metadata import version as _version

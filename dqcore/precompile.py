@@ -1,4 +1,4 @@
-"""``warmup``: compile and load what a step launches, before the step is captured or timed."""
+"""``warmup``: compile and load the kernels that a step launches, before the step is captured or timed."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from torch import Tensor, nn
 
 __all__ = ["warmup"]
 
-#: Runs on a side stream before a capture, as ``torch.cuda.graph`` wants.
+#: How often a step runs on a side stream before a capture; PyTorch recommends three times.
 RUNS = 3
 
 
 def warmup(step: Callable[..., object], *args: object, **kwargs: object) -> None:
     """Compile and load every kernel that ``step(*args, **kwargs)`` launches, and leave no trace.
 
-    The step runs forward and, if its result needs grad, backward: three times on a side stream where a tensor is on a
-    GPU, at the end of which the host waits, else once. Then all is as before, bit for bit: parameters, buffers (an EMA
-    codebook, counters), gradients, the arguments (a KV cache), the random state. So a capture may follow::
+    The step runs forward and, if its result requires grad, backward. If any tensor is on a GPU it runs three times on a
+    side stream, and the host waits for the end; else it runs once. Afterwards everything is as before, bit for bit:
+    parameters, buffers (an EMA codebook, counters), gradients, the arguments (a KV cache), the random state. So a
+    capture may follow::
 
         dqcore.warmup(quantizer, features, grain)
         with torch.cuda.graph(graph):
             out = quantizer(features, grain)
 
     Args:
-        step: A module, a bound method of one, or a function; modules and tensors are looked for in its closure and
-            globals. It may run ``backward`` itself; an optimiser's step it must leave to the caller.
+        step: A module, a bound method of one, or a function, whose closure and globals are searched for modules and
+            tensors. It may call ``backward`` itself, but not an optimiser: an optimiser's state is not put back.
         args: Its arguments; tensors and modules in lists, dicts, tuples and dataclasses are found.
         kwargs: The same, by name.
 
     Raises:
-        Exception: What the step raises, after everything was put back.
+        Exception: Whatever the step raises, after everything was put back.
 
-    A module that starts from data (``KMeans()``) starts anew afterwards: initialise it before.
-    Cost: the memory of everything it can reach, once more.
+    A codebook that its first batch initialises (``KMeans()``) is put back too, and still needs its first batch:
+    initialise it before. While the step runs, everything that it can reach takes its memory twice.
     """
     reached = _Reached()
     for value in (step, args, kwargs):
@@ -61,7 +62,7 @@ def warmup(step: Callable[..., object], *args: object, **kwargs: object) -> None
 
 
 def _run(step: Callable[..., object], args: tuple, kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
-    """Forward, and backward as far as the tensors that are known, unless the step did that itself."""
+    """Run forward, and backward to those of ``tensors`` that require grad, unless the step did that itself."""
     inputs = [tensor for tensor in tensors if tensor.requires_grad]
     for tensor in inputs:
         if tensor.is_leaf:
@@ -74,7 +75,7 @@ def _run(step: Callable[..., object], args: tuple, kwargs: dict[str, Any], tenso
 
 
 class _Reached:
-    """The tensors and modules that some values hold, and what they held."""
+    """The tensors and modules that can be reached from some values, and what they contained at first."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
@@ -82,7 +83,7 @@ class _Reached:
         self._seen: set[int] = set()
 
     def add(self, value: object) -> None:
-        """Look through a value."""
+        """Find the tensors and modules in a value."""
         if id(value) in self._seen:
             return
         self._seen.add(id(value))
@@ -98,7 +99,7 @@ class _Reached:
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Whatever happens within, everything is as before at the end."""
+        """Put everything back at the end, whatever happened within."""
         self._grads = [(tensor, tensor.grad) for tensor in self.tensors if tensor.is_leaf]
         self._modules = [(module, _attributes(module)) for module in self.modules]
         held = (*self.tensors, *(grad for _, grad in self._grads if grad is not None))
@@ -110,7 +111,7 @@ class _Reached:
             self.restore()
 
     def restore(self) -> None:
-        """Put everything back: whole storages, so that no view is missed and no version counter moves."""
+        """Put everything back. Whole storages are copied: that misses no view and changes no version counter."""
         for storage, before in self._storages:
             storage.copy_(before)
         for tensor, grad in self._grads:
@@ -126,12 +127,12 @@ class _Reached:
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, dict | None]]:
-    """A module's own attributes, and the contents of those that are dicts: buffers, parameters, flags."""
+    """A module's attributes by name, each with a copy if it is a dict, as the module's buffers and parameters are."""
     return {name: (value, dict(value) if type(value) is dict else None) for name, value in vars(module).items()}
 
 
 def _parts(value: object) -> Iterator[object]:
-    """What a container, dataclass, method or function holds."""
+    """The values that a container, a dataclass, a method or a function holds."""
     if isinstance(value, Mapping):
         yield from value.values()
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -147,6 +148,6 @@ def _parts(value: object) -> Iterator[object]:
         for cell in value.__closure__ or ():
             with contextlib.suppress(ValueError):  # a cell may still be empty
                 yield cell.cell_contents
-        for name in value.__code__.co_names:  # of globals not the functions: they lead everywhere
+        for name in value.__code__.co_names:  # not into global functions: from there everything can be reached
             if isinstance(held := value.__globals__.get(name), (Tensor, nn.Module, dict, list, tuple)):
                 yield held

@@ -1,14 +1,14 @@
-"""What tests and benchmarks share: devices, tolerances by dtype, adversarial inputs."""
+"""What tests and benchmarks share: devices, tolerances by dtype, exact answers, difficult inputs, CUDA graphs."""
 
 from __future__ import annotations
 
-import functools
-import statistics
-import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 #: Relative and absolute tolerance of a result against its float64 reference, by the input's dtype.
 TOLERANCE = {
@@ -36,7 +36,7 @@ def nearest_code_oracle(x: Tensor, codebook: Tensor) -> Tensor:
 
 
 def assert_nearest(codes: Tensor, x: Tensor, codebook: Tensor) -> None:
-    """Each of ``codes`` must be the float64 argmin, or tie with it within float64 rounding."""
+    """Each of ``codes (N,)`` must be the float64 argmin of its row of ``x``, or tie with it within float64 rounding."""
     distances = nearest_code_oracle(x, codebook)
     best = distances.min(1).values
     chosen = distances.gather(1, codes[:, None])[:, 0]
@@ -46,7 +46,13 @@ def assert_nearest(codes: Tensor, x: Tensor, codebook: Tensor) -> None:
 
 
 def adversarial_codebooks(num: int, size: int, dim: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Named ``(x, codebook)`` pairs, float32, on which common nearest-code formulas go wrong."""
+    """Pairs ``(x, codebook)`` by name, float32, for which common formulas of the nearest code give wrong answers.
+
+    Args:
+        num: Rows of ``x``.
+        size: Codes of the codebook.
+        dim: Width of both.
+    """
     gen = torch.Generator().manual_seed(size * dim + num)
 
     def normal(*shape: int) -> Tensor:
@@ -70,46 +76,11 @@ def adversarial_codebooks(num: int, size: int, dim: int) -> dict[str, tuple[Tens
     }
 
 
-def interleaved_medians(*calls: Callable[[], object], rounds: int = 15) -> list[float]:
-    """Median seconds of each call, taken in turn so that whatever else the machine does meets all of them alike."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds + 2):
-        for times, call in zip(seconds, calls, strict=True):
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times[2:]) for times in seconds]
+def captured(call: Callable[[], Result], repeats: int = 1) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """A CUDA graph of ``repeats`` calls, and the result of the last, whose tensors each replay fills anew.
 
-
-def medians(
-    calls: dict[str, Callable[[], object]], device: torch.device | str, rounds: int = 15
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Median seconds of each call, in turn; and why those that fail were left out. The first call may not fail.
-
-    On a GPU calls are replayed from CUDA graphs, so that the host's part is not counted.
+    Before the capture the call runs three times.
     """
-    ready: dict[str, Callable[[], float]] = {}
-    failed: dict[str, str] = {}
-    for name, call in calls.items():
-        try:
-            ready[name] = replayed(call) if torch.device(device).type == "cuda" else functools.partial(_timed, call)
-            ready[name]()
-        except RuntimeError as error:
-            if not ready:
-                raise
-            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            ready.pop(name, None)
-    seconds: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(rounds):
-        for name, run in ready.items():
-            seconds[name].append(run())
-    return {name: statistics.median(times) for name, times in seconds.items()}, failed
-
-
-def replayed(call: Callable[[], object], repeats: int = 10) -> Callable[[], float]:
-    """Capture ``repeats`` calls in a CUDA graph; what is returned replays it and gives the seconds of one."""
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -117,21 +88,7 @@ def replayed(call: Callable[[], object], repeats: int = 10) -> Callable[[], floa
             call()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, stream=stream):
-        for _ in range(repeats):
+        for _ in range(repeats - 1):
             call()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def run() -> float:
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000 / repeats
-
-    return run
-
-
-def _timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+        result = call()
+    return graph, result

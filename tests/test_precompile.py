@@ -1,6 +1,9 @@
 import copy
 import functools
+import importlib
+import importlib.util
 import itertools
+import types
 
 import pytest
 import torch
@@ -220,3 +223,12 @@ def test_a_captured_training_step_compiles_nothing_and_equals_the_eager_one():
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     differ = [not torch.equal(a[0], b[0]) for a, b in itertools.pairwise(replayed)]
     assert all(differ)
+
+
+def test_the_function_hides_no_module():
+    """``dqcore.warmup`` is the function; its module has another name."""
+    assert importlib.util.find_spec("dqcore.warmup") is None
+    assert dqcore.warmup is importlib.import_module("dqcore.precompile").warmup
+    for name in dqcore.__all__:
+        is_module = importlib.util.find_spec(f"dqcore.{name}") is not None
+        assert is_module == isinstance(getattr(dqcore, name), types.ModuleType), name

@@ -1,4 +1,4 @@
-// One vector a code -> feature map: each vector, or its share, fills the code's cells.
+// One vector for each code -> feature map: the vector, or a share of it, fills the code's cells.
 // Reference: dqcore.ops.expand_features.
 #include <algorithm>
 #include <vector>
@@ -22,7 +22,7 @@ void copy(const T* vector, int64_t count, float scale, T* out) {
   }
 }
 
-// Index of the block that fills each cell of the strip.
+// For each cell of the strip the index of the block that fills it.
 std::vector<int32_t> owners(const Layout& layout, const Strip& strip) {
   std::vector<int32_t> owner(strip.cells());
   for (size_t index = 0; index < strip.blocks.size(); ++index) {
@@ -34,7 +34,8 @@ std::vector<int32_t> owners(const Layout& layout, const Strip& strip) {
   return owner;
 }
 
-// Vectors are read kChannels at a time and written plane by plane.
+// Writes a feature map whose cells are innermost: reads kChannels of all vectors, then writes plane after
+// plane.
 template <typename T>
 void expand_planes(const Layout& layout, const Strip& strip, const T* packed, T* features, int64_t channels,
                    bool divide) {
@@ -44,7 +45,7 @@ void expand_planes(const Layout& layout, const Strip& strip, const T* packed, T*
     const int64_t count = std::min(kChannels, channels - begin);
     for (size_t index = 0; index < strip.blocks.size(); ++index) {
       const Block& block = strip.blocks[index];
-      const T* vector = packed + block.slot * channels + begin;
+      const T* vector = packed + block.packed_index * channels + begin;
       copy(vector, count, divide ? block.share() : 1.0f, tile.data() + index * kChannels);
     }
     T* planes = features + (strip.image * channels + begin) * layout.cells() + strip.first_cell;
@@ -60,7 +61,7 @@ void expand_rows(const Layout& layout, const Strip& strip, const T* packed, T* f
   T* cells = features + (strip.image * layout.cells() + strip.first_cell) * channels;
   for (const Block& block : strip.blocks) {
     T* corner = cells + block.corner * channels;
-    copy(packed + block.slot * channels, channels, divide ? block.share() : 1.0f, corner);
+    copy(packed + block.packed_index * channels, channels, divide ? block.share() : 1.0f, corner);
     for (int64_t cell = 1; cell < block.side * block.side; ++cell) {
       const int64_t index = cell / block.side * layout.width() + cell % block.side;
       std::copy_n(corner, channels, corner + index * channels);

@@ -1,4 +1,4 @@
-// The prefix scan behind every scatter op. Reference: dqcore/ops/layout.py.
+// The prefix scan that all ops of csrc start from. Reference: dqcore/ops/layout.py.
 #include "layout.h"
 
 #include <algorithm>
@@ -10,8 +10,8 @@
 namespace dqcore::cpu {
 namespace {
 
-// Fills the slots of one image and returns its number of codes. starts: of each (granularity, region row),
-// scratch.
+// Fills the layout of one image and returns its number of codes. `starts` is scratch memory: the packed index
+// of the first code of each (granularity, row of regions), counted from the image's first.
 int32_t lay_out_image(const Layout& layout, int64_t image, bool row_first, int32_t* starts) {
   const int64_t rows = layout.rows, columns = layout.columns, first = image * rows * columns;
   const int64_t lines = layout.granularities * rows;

@@ -1,5 +1,5 @@
-// Feature map -> one vector a code: the sum or mean of the code's cells, added in raster order in float32.
-// Reference: dqcore.ops.pack_features.
+// Feature map -> one vector for each code: the sum or mean of the code's cells, added in raster order in
+// float32. Reference: dqcore.ops.pack_features.
 #include <algorithm>
 #include <vector>
 
@@ -12,14 +12,15 @@
 namespace dqcore::cpu {
 namespace {
 
-// Writes `count` channels of every block of a strip. cells: the strip's first vector; the next one is `pitch`
-// on. Loops over channels alone, innermost: the compiler makes vector instructions of them.
+// Writes `count` channels of every block of a strip. `cells` is the vector of the strip's first cell, `pitch`
+// values before that of the next. The innermost loops run over channels, so that the compiler turns them into
+// vector instructions.
 template <typename T>
 void pack_rows(const Layout& layout, const Strip& strip, const T* cells, int64_t pitch, int64_t count,
                bool mean, float* sums, T* packed, int64_t packed_pitch) {
   for (const Block& block : strip.blocks) {
     const T* corner = cells + block.corner * pitch;
-    T* out = packed + block.slot * packed_pitch;
+    T* out = packed + block.packed_index * packed_pitch;
     if (block.side == 1) {
       for (int64_t channel = 0; channel < count; ++channel)
         store(0.0f + to_float(corner[channel]), out + channel);
@@ -37,14 +38,14 @@ void pack_rows(const Layout& layout, const Strip& strip, const T* cells, int64_t
   }
 }
 
-// Memory that a thread uses again for each strip.
+// Memory that a thread uses for one strip after the other.
 template <typename T>
 struct Scratch {
   std::vector<T> tile;
   std::vector<float> sums;
 };
 
-// Planes become vectors of kChannels in a tile.
+// Reads a feature map whose cells are innermost, through a tile of vectors with kChannels values each.
 template <typename T>
 void pack_planes(const Layout& layout, const Strip& strip, const T* features, int64_t channels, bool mean,
                  Scratch<T>& scratch, T* packed) {

@@ -1,4 +1,4 @@
-// A parallel loop over plain threads: torch's own pool cannot be reached without its headers.
+// A parallel loop over threads of its own: torch's pool cannot be used without torch's headers.
 #pragma once
 
 #include <algorithm>
@@ -9,15 +9,15 @@
 
 namespace dqcore::cpu {
 
-// A thread must move this much to pay for its start: on a busy machine, or while torch's workers spin, a
-// start was measured to cost 80 us, in which one thread moves about 1 MB.
+// Another thread is started only for this much work. A start was measured to take 80 us on a busy machine, or
+// while torch's workers spin; in that time one thread moves about 1 MB.
 constexpr int64_t kBytesPerThread = 1 << 23;
 
 // Calls body(begin, end) on disjoint ranges that cover [0, items).
 template <typename Body>
 void parallel_for(int64_t items, int64_t bytes_per_item, int threads, const Body& body) {
-  const int64_t paying = items * bytes_per_item / kBytesPerThread;
-  const int64_t parts = std::max<int64_t>(1, std::min({paying, items, static_cast<int64_t>(threads)}));
+  const int64_t worthwhile = items * bytes_per_item / kBytesPerThread;
+  const int64_t parts = std::max<int64_t>(1, std::min({worthwhile, items, static_cast<int64_t>(threads)}));
   std::vector<std::thread> workers;
   workers.reserve(parts - 1);
   int64_t begin = 0;
@@ -28,7 +28,7 @@ void parallel_for(int64_t items, int64_t bytes_per_item, int threads, const Body
       begin = end;
     }
   } catch (const std::system_error&) {
-    // No more threads to be had: this one does the rest.
+    // No more threads can be started: this one does the rest.
   }
   body(begin, items);
   for (std::thread& worker : workers) worker.join();

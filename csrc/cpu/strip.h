@@ -1,4 +1,4 @@
-// The codes of one row of regions: what a thread works on at a time.
+// The codes of one row of regions of an image, a strip: a thread works on one strip after the other.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,9 @@
 
 namespace dqcore::cpu {
 
-// Calls visit(slot, y, x, grain) for each code of a row of regions, counted through the batch; y and x are
-// those of the code in its region's own grid, plus the region's offset in that grid along the row.
+// Calls visit(packed_index, y, x, grain) for each code of a row of regions; rows are counted over the whole
+// batch. (y, x) is the place of the code in the grid of its granularity, counted from the first code of this
+// row of regions.
 template <typename Visit>
 void for_codes(const Layout& layout, int64_t row, const Visit& visit) {
   for (int64_t column = 0; column < layout.columns; ++column) {
@@ -23,14 +24,16 @@ void for_codes(const Layout& layout, int64_t row, const Visit& visit) {
   }
 }
 
-// Channels worked on at a time, so that a strip's tile stays in the first cache.
+// How many channels are worked on together: so few that the tile of a strip stays in the first-level cache.
 constexpr int64_t kChannels = 64;
 
+// The cells that one code fills.
 struct Block {
-  int64_t slot;    // row of the packed batch
-  int64_t corner;  // top-left cell, from the first cell of the strip
+  int64_t packed_index;
+  int64_t corner;  // its top-left cell, counted from the first cell of the strip
   int64_t side;    // in cells
 
+  // What each cell gets of the code's vector where the vector is divided among them.
   float share() const { return 1.0f / static_cast<float>(side * side); }
 };
 
@@ -41,9 +44,9 @@ struct Strip {
     blocks.clear();
     image = row / layout_.rows;
     first_cell = row % layout_.rows * cells();
-    for_codes(layout_, row, [&](int64_t slot, int64_t y, int64_t x, int grain) {
+    for_codes(layout_, row, [&](int64_t packed_index, int64_t y, int64_t x, int grain) {
       const int down = layout_.shift() - grain;
-      blocks.push_back({slot, (y << down) * layout_.width() + (x << down), int64_t{1} << down});
+      blocks.push_back({packed_index, (y << down) * layout_.width() + (x << down), int64_t{1} << down});
     });
   }
 

@@ -1,4 +1,4 @@
-// Planes of cells to vectors of channels and back, sixteen bytes by sixteen bytes.
+// From planes of cells to vectors of channels and back, sixteen bytes at a time.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,12 @@
 
 namespace dqcore::cpu {
 
-// Rows and columns that a square transposition takes at a time.
+// Rows and columns of the square that is transposed at a time.
 template <typename T>
 constexpr int64_t kSquare = 16 / sizeof(T);
 
-// Writes column j of a square of rows, row(i) being its i-th, to column(j). T has two or four bytes.
+// Transposes a square: its rows are read at row(i), its columns are written to column(j). T has two or four
+// bytes.
 template <typename T, typename Row, typename Column>
 void transpose_square(const Row& row, const Column& column) {
   constexpr int64_t n = kSquare<T>;
@@ -38,8 +39,8 @@ void transpose_square(const Row& row, const Column& column) {
 #endif
 }
 
-// Covers channels x cells by squares and single elements, one plane's cells after the other: planes lie far
-// apart, and a cache holds few of them at once.
+// Covers channels x cells by squares, and by single elements at the edges. The inner loop runs along the
+// planes: they lie far apart, and a cache holds few of them at once.
 template <typename T, typename Square, typename Element>
 void for_squares(int64_t channels, int64_t cells, const Square& square, const Element& element) {
   constexpr int64_t n = kSquare<T>;
@@ -53,7 +54,7 @@ void for_squares(int64_t channels, int64_t cells, const Square& square, const El
   }
 }
 
-// plane(channel) and vector(cell) are pointers to the first element of each.
+// plane(channel) and vector(cell) point to the first elements of planes and vectors.
 template <typename T, typename Plane, typename Vector>
 void planes_to_vectors(int64_t channels, int64_t cells, const Plane& plane, const Vector& vector) {
   for_squares<T>(

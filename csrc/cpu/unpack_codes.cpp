@@ -1,4 +1,5 @@
-// Code sequence -> (code map, grain map), driven by positions alone. Reference: dqcore.ops.unpack_codes.
+// Code sequence -> (code map, grain map); the order of the codes does not matter. Reference:
+// dqcore.ops.unpack_codes.
 #include <algorithm>
 #include <atomic>
 #include <vector>
@@ -9,8 +10,8 @@
 namespace dqcore::cpu {
 namespace {
 
-// One image's maps while they are filled. Clashes are gathered, not branched on: where codes lie is hard to
-// predict.
+// The maps of one image while they are filled. Errors are collected without branches, which a processor could
+// not predict.
 class Maps {
  public:
   Maps(const Layout& layout, int64_t* codes, int64_t* grain, std::vector<uint16_t>& seen)
@@ -24,7 +25,7 @@ class Maps {
     if (grain < 0 || grain >= layout_.granularities) return false;
     const int64_t width = layout_.columns << grain;
     if (position < 0 || position >= (layout_.rows << grain) * width) return false;
-    // Within 32 bits, as the number of cells is; a division is several times faster there.
+    // 32 bits suffice, as they do for the number of cells; a division is several times faster there.
     const uint32_t y = static_cast<uint32_t>(position) / static_cast<uint32_t>(width);
     const uint32_t x = static_cast<uint32_t>(position) - y * static_cast<uint32_t>(width);
     const int down = layout_.shift() - static_cast<int>(grain);
@@ -32,8 +33,8 @@ class Maps {
         (static_cast<int64_t>(y) << down) * layout_.width() + (static_cast<int64_t>(x) << down);
     int64_t& region = grain_[(y >> grain) * layout_.columns + (x >> grain)];
     clash_ |=
-        static_cast<int>(region >= 0) & static_cast<int>(region != grain);  // two granularities in a region
-    clash_ |= seen_[corner];                                                // a cell twice
+        static_cast<int>(region >= 0) & static_cast<int>(region != grain);  // a region has two granularities
+    clash_ |= seen_[corner];                                                // a cell has two codes
     region = grain;
     seen_[corner] = 1;
     missing_ -= int64_t{1} << (2 * down);
@@ -41,7 +42,7 @@ class Maps {
     return true;
   }
 
-  // No cell twice, and as many as there are: each exactly once.
+  // No cell has two codes, and none is missing: each has exactly one.
   bool complete() const { return clash_ == 0 && missing_ == 0; }
 
  private:
@@ -64,8 +65,8 @@ class Maps {
 bool unpack_image(const Layout& layout, const Codes& in, int64_t image, Maps maps) {
   const int64_t begin = layout.cu_seqlens[image], end = layout.cu_seqlens[image + 1];
   if (begin < 0 || end < begin || end > in.total) return false;
-  for (int64_t slot = begin; slot < end; ++slot) {
-    if (!maps.place(in.codes[slot], in.positions[slot], in.grains[slot])) return false;
+  for (int64_t index = begin; index < end; ++index) {
+    if (!maps.place(in.codes[index], in.positions[index], in.grains[index])) return false;
   }
   return maps.complete();
 }

@@ -1,5 +1,5 @@
-// One vector a code -> feature map: each vector, or its share, fills the code's cells. Every cell reads its
-// code's vector; where cells are innermost, through a tile in shared memory. Reference:
+// One vector for each code -> feature map: the vector, or a share of it, fills the code's cells. Every cell
+// reads its code's vector; if cells are innermost, through a tile in shared memory. Reference:
 // dqcore.ops.expand_features.
 #include "cuda/vectors.cuh"
 
@@ -11,13 +11,13 @@ __device__ Vector<T> read(const Layout& layout, const T* packed, int64_t total, 
                           int64_t channel, int64_t image, uint32_t cell, bool aligned, bool divide) {
   const uint32_t width = static_cast<uint32_t>(layout.width());
   const Code code = layout.code_at(image, cell / width, cell % width);
-  if (code.slot >= total) return {};
-  auto vector = Vector<T>::load(packed + code.slot * channels + channel, channels - channel, aligned);
+  if (code.packed_index >= total) return {};
+  auto vector = Vector<T>::load(packed + code.packed_index * channels + channel, channels - channel, aligned);
   if (divide) vector.scale(1.0f / static_cast<float>(1u << (2 * (layout.shift() - code.grain))));
   return vector;
 }
 
-// One block: kCells cells in a row of one image, kChannels channels.
+// A block of threads handles kCells consecutive cells of one image, and of them kChannels channels.
 template <typename T>
 __global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64_t total,
                               T* __restrict__ features, int64_t channels, bool aligned_rows,
@@ -46,7 +46,7 @@ __global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64
   vector.save(plane + first_cell + cell, cells - first_cell - cell, aligned_planes);
 }
 
-// One row of threads a cell.
+// A row of threads for each cell.
 template <typename T>
 __global__ void expand_rows(Layout layout, const T* __restrict__ packed, int64_t total,
                             T* __restrict__ features, int64_t channels, bool aligned, bool divide) {

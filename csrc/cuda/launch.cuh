@@ -1,4 +1,4 @@
-// What every launch needs: its device, its stream, and the error it may leave.
+// How kernels are launched: on a device, on a stream, with the error returned.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,11 +15,11 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
 
-// Every launch goes through here. An empty grid is no error: there is nothing to do.
+// Launches a kernel; all launches of csrc go through here. With an empty grid it does nothing.
 template <typename... Parameters, typename... Arguments>
 int launch(Stream stream, dim3 grid, dim3 block, void (*kernel)(Parameters...), Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0) return cudaSuccess;
-  // The static runtime has its own idea of the current device, torch's does not reach it.
+  // csrc links a CUDA runtime of its own, which does not see the current device that torch has set.
   const cudaError_t error = cudaSetDevice(stream.device);
   if (error != cudaSuccess) return error;
   cudaLaunchConfig_t config = {};

@@ -1,12 +1,12 @@
-// The prefix scan behind every scatter op: one block an image, one warp a (granularity, region row).
-// Reference: dqcore/ops/layout.py.
+// The prefix scan that all ops of csrc start from: a block for each image, in it a warp for each line, which
+// is a (granularity, row of regions). Reference: dqcore/ops/layout.py.
 #include "cuda/launch.cuh"
 #include "layout.h"
 
 namespace dqcore::cuda {
 namespace {
 
-// Sum of `value` over this warp's lanes up to and with this one.
+// The sum of `value` over the lanes of this warp, from the first to this one.
 __device__ int32_t warp_inclusive_sum(int32_t value) {
   const unsigned lane = threadIdx.x % kWarp;
   for (unsigned distance = 1; distance < kWarp; distance *= 2) {
@@ -16,8 +16,8 @@ __device__ int32_t warp_inclusive_sum(int32_t value) {
   return value;
 }
 
-// Replaces values[0..count) by their exclusive sums and writes the total to values[count]. All threads of the
-// block.
+// Replaces values[0..count) by their exclusive sums and writes the total to values[count]. Every thread of
+// the block must call it.
 __device__ void block_exclusive_sum(int32_t* values, int64_t count) {
   __shared__ int32_t warp_sums[kThreads / kWarp];
   int32_t before = 0;
@@ -38,7 +38,8 @@ __device__ void block_exclusive_sum(int32_t* values, int64_t count) {
   if (threadIdx.x == 0) values[count] = before;
 }
 
-// Lanes of this warp whose region, `column` of a row that begins at `regions`, has this granularity.
+// A bit for each lane of this warp: whether its region has this granularity. The lane's region is the one in
+// its `column` of the row of regions that begins at `regions`.
 __device__ unsigned lanes_with(const Layout& layout, int64_t regions, int64_t column, int grain) {
   return __ballot_sync(kAllLanes, column < layout.columns && layout.grain_at(regions + column) == grain);
 }

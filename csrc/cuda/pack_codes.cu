@@ -1,5 +1,5 @@
-// (code map, grain map) -> code sequence: one thread a cell of the finest grid, of which the first of each
-// block writes. Reference: dqcore.ops.pack_codes.
+// (code map, grain map) -> code sequence: a thread for each cell of the finest grid; that of a code's first
+// cell writes. Reference: dqcore.ops.pack_codes.
 #include "cuda/launch.cuh"
 
 namespace dqcore::cuda {
@@ -10,10 +10,10 @@ __global__ void pack(Layout layout, const int64_t* __restrict__ code_map, Codes 
   const uint32_t cells = static_cast<uint32_t>(layout.cells()), width = static_cast<uint32_t>(layout.width());
   if (cell >= layout.images * cells) return;
   const Code code = layout.code_at(cell / cells, cell % cells / width, cell % width);
-  if (!code.first || code.slot >= out.total) return;
-  out.codes[code.slot] = code_map[cell];
-  out.positions[code.slot] = code.position;
-  out.grains[code.slot] = code.grain;
+  if (!code.first || code.packed_index >= out.total) return;
+  out.codes[code.packed_index] = code_map[cell];
+  out.positions[code.packed_index] = code.position;
+  out.grains[code.packed_index] = code.grain;
 }
 
 }  // namespace

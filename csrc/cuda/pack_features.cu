@@ -1,5 +1,6 @@
-// Feature map -> one vector a code: the sum or mean of the code's cells, added in raster order in float32 by
-// one thread, so that every run and every device agrees. Reference: dqcore.ops.pack_features.
+// Feature map -> one vector for each code: the sum or mean of the code's cells. One thread adds them in
+// raster order in float32, so that every run and every device gives the same bits. Reference:
+// dqcore.ops.pack_features.
 #include "cuda/vectors.cuh"
 
 namespace dqcore::cuda {
@@ -15,12 +16,13 @@ struct Sum {
     const float scale = mean ? 1.0f / cells : 1.0f;
     Vector<T> vector;
     for (int i = 0; i < Vector<T>::kSize; ++i) store(values[i] * scale, &vector.values[i]);
-    if (code.slot < total) vector.save(packed + code.slot * channels + channel, channels - channel, aligned);
+    if (code.packed_index >= total) return;
+    vector.save(packed + code.packed_index * channels + channel, channels - channel, aligned);
   }
 };
 
-// One block: kCells cells of each line of one row of regions, kChannels channels. The next line is on its way
-// while this one is added.
+// A block of threads handles one row of regions, of it kCells columns of cells and kChannels channels, line
+// after line. It loads the next line while it adds this one.
 template <typename T>
 __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __restrict__ packed,
                             int64_t total, int64_t channels, bool aligned_planes, bool aligned_rows,
@@ -67,8 +69,8 @@ __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __
   }
 }
 
-// One row of threads a cell, of which the first of each block adds. Also planes whose blocks are wider than a
-// tile.
+// A row of threads for each cell; the row of a code's first cell adds all of them. Also used for planes where
+// a code may be wider than a tile.
 template <typename T>
 __global__ void pack_rows(Layout layout, const T* __restrict__ features, T* __restrict__ packed,
                           int64_t total, int64_t channels, bool channels_last, bool aligned, bool mean) {

@@ -1,4 +1,4 @@
-// Sixteen bytes at a time, and the tile through which planes become vectors and vectors planes.
+// Reads and writes of sixteen bytes, and the tile that turns planes into vectors and vectors into planes.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,7 +18,8 @@ __device__ inline void store(float value, float* out) { *out = value; }
 __device__ inline void store(float value, __half* out) { *out = __float2half_rn(value); }
 __device__ inline void store(float value, __nv_bfloat16* out) { *out = __float2bfloat16_rn(value); }
 
-// In one instruction: an assignment nvcc may take apart, and did where it knew the values one by one.
+// Writes in one instruction. nvcc may split an assignment, and did so where it had computed the values one by
+// one.
 __device__ inline void store_16_bytes(const void* values, void* out) {
 #ifdef __CUDA_ARCH__
   uint4 bits;
@@ -35,7 +36,8 @@ struct alignas(16) Vector {
   static constexpr int kSize = 16 / sizeof(T);
   T values[kSize];
 
-  // The first `count` values at `from`; zeros after them. `aligned`: rows begin at multiples of 16 bytes.
+  // Reads the first `count` values at `from`, zeros for the rest. `aligned` says that `from` is a multiple of
+  // 16 bytes.
   __device__ static Vector load(const T* from, int64_t count, bool aligned) {
     if (aligned && count >= kSize) return *reinterpret_cast<const Vector*>(from);
     Vector vector{};
@@ -60,8 +62,8 @@ struct alignas(16) Vector {
   }
 };
 
-// kCells cells of kChannels channels, one Vector a thread either way. Two bytes or more of padding a row of
-// cells keep both ways free of bank conflicts.
+// kCells cells with kChannels channels; each thread fills one Vector of it and reads one, across or along the
+// cells. The four bytes of padding after each cell keep both free of bank conflicts.
 template <typename T>
 struct Tile {
   static constexpr int kCells = 32;
@@ -76,7 +78,8 @@ inline bool divides_by_16(const void* data, int64_t row_bytes) {
   return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(row_bytes)) % 16 == 0;
 }
 
-// Channel vectors side by side in a block where cells are rows of channels; a power of two.
+// A block of threads where channels are innermost: a row of threads for each cell, as wide as its channels
+// need, a power of two.
 template <typename T>
 dim3 block_for(int64_t channels) {
   unsigned lanes = 1;
@@ -84,7 +87,7 @@ dim3 block_for(int64_t channels) {
   return dim3(lanes, kThreads / lanes);
 }
 
-// Calls body with a value of the CUDA type of a DType.
+// Calls body with a value of the CUDA type that a DType names.
 template <typename Body>
 int with_type(int dtype, const Body& body) {
   if (dtype == kFloat16) return body(__half{});

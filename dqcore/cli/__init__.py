@@ -1,4 +1,4 @@
-"""The command line, ``dqcore VERB``: a file for each verb, found by its name."""
+"""The command line, ``dqcore VERB``: each verb has a file of its name, and ``dispatch.py`` lists them."""
 
 from dqcore.cli.dispatch import VERBS, main
 

@@ -1,12 +1,14 @@
-"""``dqcore convert``: a released checkpoint to a folder that dqcore loads."""
+"""``dqcore convert``: turn a checkpoint that the paper's authors released into a folder that dqcore loads."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
 from dqcore.errors import InputError
 
 __all__ = ["convert"]
@@ -18,13 +20,9 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
     Args:
         checkpoint: Their .ckpt, .pt or .safetensors file; nothing in it is executed.
         config: JSON file with their settings: kind, router, ch, ... of a tokenizer, coarse_hw, heads, ... of a
-            DQ-Transformer (see dqcore.convert and dqcore.convert.prior).
+            DQ-Transformer. The docstring of dqcore.convert lists the keys of both.
         out: Folder for the model.
     """
-    import json
-
-    from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
-
     state = load_official(checkpoint)
     try:
         settings = json.loads(config.read_text())
@@ -32,6 +30,7 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
         raise InputError(f"{config}: expected a JSON object ({error})") from error
     if not isinstance(settings, dict):
         raise InputError(f"{config}: expected a JSON object, got {type(settings).__name__}")
-    model = (dqtransformer_from_official if "content_layers" in settings else dqvae_from_official)(state, settings)
+    read = dqtransformer_from_official if "content_layers" in settings else dqvae_from_official
+    model = read(state, settings)
     model.save_pretrained(out)
     print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters in {out}")

@@ -1,6 +1,6 @@
-"""The command line, ``dqcore <verb>``.
+"""The command line, ``dqcore VERB``.
 
-A mistake of the user's (an argument, a file, a checkpoint) is one line on stderr and exit code 2; a bug keeps its
+A mistake of the user (an argument, a file, a checkpoint) gets one line on stderr and exit code 2; a bug keeps its
 traceback.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 import io
 import itertools
 import os
@@ -16,79 +17,60 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import tyro
-
-from dqcore.cli.convert import convert
-from dqcore.cli.demo import demo
-from dqcore.cli.encode import encode
-from dqcore.cli.evaluate import evaluate
-from dqcore.cli.info import info
-from dqcore.cli.reconstruct import reconstruct
-from dqcore.cli.report import report
-from dqcore.cli.sample import sample
-from dqcore.cli.train import train_prior, train_tokenizer
 from dqcore.errors import DqcoreError, InputError
 
-__all__ = ["main"]
+__all__ = ["VERBS", "main"]
 
 
-def _training_options() -> Callable[..., Any]:
-    from dqcore.training import TokenizerTraining
+class Verb(NamedTuple):
+    """A verb of the command line.
 
-    return TokenizerTraining
+    Attributes:
+        function: The function that does it, as ``"module:function"``. Its arguments and docstring become the verb's
+            options and help. The module is imported when the verb is used, so ``dqcore --help`` imports none of them.
+        summary: The verb's line in the overview.
+    """
 
-
-def _prior_options() -> Callable[..., Any]:
-    from dqcore.training.prior.run import PriorTraining
-
-    return PriorTraining
-
-
-def _deferred(function: Callable[..., None]) -> Callable[[], Callable[..., Any]]:
-    """What reads a function's arguments without calling it yet."""
-
-    @functools.wraps(function)
-    def bind(*args: Any, **options: Any) -> Callable[[], None]:
-        return functools.partial(function, *args, **options)
-
-    return lambda: bind
-
-
-class _Verb(NamedTuple):
-    """A verb: its line in the overview, what tyro reads the arguments into, and what is then done with that."""
-
+    function: str
     summary: str
-    arguments: Callable[[], Callable[..., Any]]
-    run: Callable[[Any], None] = lambda call: call()
 
 
 VERBS = {
-    "demo": _Verb("train a small tokenizer and prior on sample photographs, and write a report", _deferred(demo)),
-    "train tokenizer": _Verb("train a tokenizer on a folder of images", _training_options, train_tokenizer),
-    "train prior": _Verb("train a prior on a tokenizer's codes", _prior_options, train_prior),
-    "sample": _Verb("draw images from a prior", _deferred(sample)),
-    "encode": _Verb("encode a folder of images to codes and grain maps", _deferred(encode)),
-    "reconstruct": _Verb("encode and decode images, and show what came back", _deferred(reconstruct)),
-    "evaluate": _Verb("measure a tokenizer on a folder of images", _deferred(evaluate)),
-    "report": _Verb("write the report of a training run", _deferred(report)),
-    "convert": _Verb("convert a checkpoint of the paper's authors", _deferred(convert)),
-    "info": _Verb("show versions, devices, kernels and presets", _deferred(info)),
+    "demo": Verb(
+        "dqcore.cli.demo.run:run_demo", "train a small tokenizer and prior on sample photographs, and write a report"
+    ),
+    "train tokenizer": Verb("dqcore.cli.train:train_tokenizer", "train a tokenizer on a folder of images"),
+    "train prior": Verb("dqcore.cli.train:train_prior", "train a prior on a tokenizer's codes"),
+    "sample": Verb("dqcore.cli.sample:sample", "draw images from a prior"),
+    "encode": Verb("dqcore.cli.encode:encode", "encode a folder of images to codes and grain maps"),
+    "reconstruct": Verb("dqcore.cli.reconstruct:reconstruct", "encode and decode images, and show what came back"),
+    "evaluate": Verb("dqcore.cli.evaluate:evaluate", "measure a tokenizer on a folder of images"),
+    "report": Verb("dqcore.cli.report:report", "write the report of a training run"),
+    "convert": Verb("dqcore.cli.convert:convert", "convert a checkpoint of the paper's authors"),
+    "info": Verb("dqcore.cli.info:info", "show versions, devices, kernels and presets"),
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for a mistake of the user's, 130 for an interruption."""
+    """Run the command line.
+
+    Args:
+        args: The words after ``dqcore``; by default those that the program was started with.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user, 130 for an interruption.
+    """
     words = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
         print("dqcore: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+    except BrokenPipeError:  # the program that reads our output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DqcoreError, OSError) as error:
-        print(f"dqcore: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"dqcore: error: {' '.join(str(error).split()) or 'unknown error'}", file=sys.stderr)
         return 2
 
 
@@ -105,20 +87,40 @@ def _dispatch(words: list[str]) -> int:
     if verb is None:
         print(_overview(words[0]))
         return 0
-    VERBS[verb].run(_parse(verb, rest))
+    _run(verb, rest)
     return 0
 
 
-def _parse(verb: str, words: list[str]) -> Any:
-    """Read arguments; tyro's boxed complaint becomes one line."""
+def _run(verb: str, words: list[str]) -> None:
+    """Read the words as arguments of the verb's function, and call it."""
+    import tyro
+
+    module, _, name = VERBS[verb].function.partition(":")
+    function = getattr(importlib.import_module(module), name)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(VERBS[verb].arguments(), prog=f"dqcore {verb}", args=words)
+            call = tyro.cli(_postponed(function), prog=f"dqcore {verb}", args=words)
     except SystemExit as stop:
         if stop.code != 2:
             raise
-    raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
+        call = None
+    if call is None:
+        raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
+    call()
+
+
+def _postponed(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:
+    """The function's arguments and docstring, for tyro to read; calling it binds the arguments and does no work yet.
+
+    So only the reading of arguments happens while stderr is redirected.
+    """
+
+    @functools.wraps(function)
+    def bind(*args: Any, **options: Any) -> Callable[[], object]:
+        return functools.partial(function, *args, **options)
+
+    return bind
 
 
 def _first_paragraph(text: str) -> str:
@@ -150,7 +152,3 @@ def _split_verb(words: list[str]) -> tuple[str | None, list[str]]:
     given = pair if group else words[0]
     nearest = difflib.get_close_matches(given, group or list(VERBS), n=1, cutoff=0.0)[0]
     raise InputError(f"there is no verb {given!r}, did you mean {nearest!r}? dqcore --help lists them all")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()) or "unknown error"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from dqcore.cli.progress import progress_bar
+from dqcore.data.images import list_images
+from dqcore.data.shards import ShardWriter
 from dqcore.errors import InputError
+from dqcore.inference.encode import encode_images
+from dqcore.inference.load import load_tokenizer
+from dqcore.models.auto import fingerprint
+from dqcore.progress import progress_bar
 
 __all__ = ["encode"]
 
@@ -28,8 +33,8 @@ def encode(
 ) -> None:
     """Encode images to codes and grain maps, in safetensors shards with an index.
 
-    Images keep their size and are padded to the coarsest stride. Broken files are counted and named. A run that was
-    killed goes on where its last shard ended.
+    Images keep their size and are padded to multiples of the coarsest stride. Broken files are counted and named. A
+    run that was killed goes on after the last shard it wrote.
 
     Args:
         folder: Folder of images, searched recursively, or a .txt list of their paths.
@@ -41,12 +46,6 @@ def encode(
         batch_size: Images of one size that go through the model together, at most.
         device: auto, cpu, cuda or cuda:N.
     """
-    from dqcore.data.images import list_images
-    from dqcore.data.shards import ShardWriter
-    from dqcore.inference.encode import encode_images
-    from dqcore.inference.load import load_tokenizer
-    from dqcore.models.auto import fingerprint
-
     if min(shard_size, batch_size) < 1:
         raise InputError("shard_size, batch_size: expected at least 1")
     root = folder if folder.is_dir() else folder.parent
@@ -72,10 +71,14 @@ def encode(
             batch_size=batch_size,
             progress=lambda finished: bar.update(task, completed=finished),
         )
-    images, broken = writer.index["images"], writer.index["broken"]
-    for entry in broken:
-        print(f"broken: {entry['reason']}", file=sys.stderr)
-    codes = sum(entry["num_codes"] for entry in images)
+    _print_result(writer.index, out)
+
+
+def _print_result(index: dict[str, Any], out: Path) -> None:
+    images, broken = index["images"], index["broken"]
+    for file in broken:
+        print(f"broken: {file['reason']}", file=sys.stderr)
+    codes = sum(image["num_codes"] for image in images)
     mean = f", {codes / len(images):.1f} codes per image" if images else ""
     print(f"{len(images)} images{mean}, {len(broken)} broken files passed over; codes in {out}")
 

@@ -22,7 +22,7 @@ def info() -> None:
 
 
 def lines() -> Iterator[str]:
-    """Versions, devices, kernels and why they are missing, presets with their numbers of parameters."""
+    """What :func:`info` prints, line by line; presets stand with their numbers of parameters."""
     yield f"dqcore {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     yield f"devices    {', '.join(_devices())}"
     record, module = backends.build_record(), backends.extension()
@@ -40,15 +40,8 @@ def lines() -> Iterator[str]:
 
 
 def _devices() -> list[str]:
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return (
-        [f"CPU ({torch.get_num_threads()} threads)", *names]
-        if names
-        else [
-            f"CPU ({torch.get_num_threads()} threads)",
-            "no GPU that torch can use",
-        ]
-    )
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [f"CPU ({torch.get_num_threads()} threads)", *(gpus or ["no GPU that torch can use"])]
 
 
 def _cuda(built: bool, record: str) -> str:

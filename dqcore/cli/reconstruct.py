@@ -1,14 +1,23 @@
-"""``dqcore reconstruct``: what comes back of an image."""
+"""``dqcore reconstruct``: encode and decode images, and show what came back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
+from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
 from dqcore.errors import InputError
+from dqcore.files import write_atomically
+from dqcore.inference.load import load_tokenizer
+from dqcore.inference.reconstruct import Reconstruction
+from dqcore.inference.reconstruct import reconstruct as reconstruct_image
+from dqcore.report.pictures import grain_overlay, side_by_side
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["reconstruct"]
 
@@ -32,12 +41,6 @@ def reconstruct(
         num_codes: Codes of every image; instead of ratio.
         device: auto, cpu, cuda or cuda:N.
     """
-    from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
-    from dqcore.files import write_atomically
-    from dqcore.inference.load import load_tokenizer
-    from dqcore.inference.reconstruct import reconstruct as reconstruct_image
-    from dqcore.report.pictures import grain_overlay, side_by_side
-
     if not images:
         raise InputError("images: expected at least one file")
     targets = _targets(images, out)
@@ -45,17 +48,22 @@ def reconstruct(
     model = load_tokenizer(checkpoint, device)
     for path, target, image in zip(images, targets, pixels, strict=True):
         result = reconstruct_image(model, image, ratio=ratio, num_codes=num_codes)
-        overlay = grain_overlay(result.padded, result.grain, model.config.num_granularities)
-        overlay = overlay.crop((0, 0, image.shape[2], image.shape[1]))
-        row = side_by_side([tensor_to_image(image), overlay, tensor_to_image(result.reconstruction)])
-        write_atomically(target, lambda file, row=row: row.save(file, "PNG"))  # type: ignore[misc]
+        picture = _picture(result, model.config.num_granularities)
+        write_atomically(target, lambda file, picture=picture: picture.save(file, "PNG"))  # type: ignore[misc]
         print(
             f"{path}: {result.psnr:.2f} dB, {result.num_codes} codes, {result.bits_per_pixel:.4f} bits/pixel: {target}"
         )
 
 
+def _picture(result: Reconstruction, num_granularities: int) -> Image:
+    """Input, grain map overlay and reconstruction, side by side."""
+    overlay = grain_overlay(result.padded, result.grain, num_granularities)
+    overlay = overlay.crop((0, 0, result.image.shape[2], result.image.shape[1]))
+    return side_by_side([tensor_to_image(result.image), overlay, tensor_to_image(result.reconstruction)])
+
+
 def _targets(images: Sequence[Path], out: Path) -> list[Path]:
-    """A PNG for each image; two of one name would overwrite each other."""
+    """The path of each image's PNG; refuse paths that would overwrite another picture or an image."""
     targets = [out / f"{path.stem}.png" for path in images]
     for target in targets:
         if targets.count(target) > 1:

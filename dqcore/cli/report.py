@@ -1,4 +1,4 @@
-"""``dqcore report``: the page of a training run."""
+"""``dqcore report``: write the report of a training run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
+
+from dqcore.report.run import report_run
 
 __all__ = ["report"]
 
@@ -27,7 +29,5 @@ def report(
         photos: Images shown, at most.
         device: auto, cpu, cuda or cuda:N.
     """
-    from dqcore.report.run import report_run
-
     page, _ = report_run(run, images=images, out=out, max_photos=photos, device=device)
     print(page)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
-from dqcore.cli.progress import progress_bar
 from dqcore.errors import InputError
+from dqcore.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress

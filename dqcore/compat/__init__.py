@@ -1,1 +1,1 @@
-"""Old import paths of dqcore, kept."""
+"""Old import paths of dqcore, which keep working."""

@@ -1,4 +1,4 @@
-"""Imports by the paths that modules had before version 0.1 keep working, with a warning that names the new path."""
+"""Modules can still be imported by the paths that they had before version 0.1; a warning names the new path."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from types import ModuleType
 
 __all__ = ["MOVED", "install"]
 
-#: Old module to new ones: with one, the old name is that module; with more, it finds what any of them has.
+#: Old path to new paths. With one, the old path gives that module; with several, a module with the public names of all.
 MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.convert_prior": ("dqcore.convert.prior",),
     "dqcore.data.codes_cache": ("dqcore.data.codes", "dqcore.data.token_batches"),
     "dqcore.data.encode": ("dqcore.inference.encode",),
     "dqcore.data.sample": ("dqcore.data.photos",),
     "dqcore.demo": ("dqcore.cli.demo.run",),
-    "dqcore.demo_prior": ("dqcore.cli.demo.prior",),
+    "dqcore.demo_prior": ("dqcore.cli.demo.prior", "dqcore.cli.demo.galleries"),
     "dqcore.evaluation": ("dqcore.metrics", "dqcore.inference.measure"),
     "dqcore.evaluation.coding": ("dqcore.metrics.coding",),
     "dqcore.evaluation.distortion": ("dqcore.metrics.distortion",),
@@ -59,8 +59,8 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Asked first: the folder of an old package may still be there, empty but for compiled files."""
+class _MovedFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the old paths, before any other finder: an old package's folder may still hold compiled files."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -80,6 +80,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Answer for the old paths from now on."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    """Make the old paths importable from now on."""
+    others = [finder for finder in sys.meta_path if type(finder).__qualname__ != _MovedFinder.__qualname__]
+    sys.meta_path[:] = [_MovedFinder(), *others]

@@ -1,13 +1,4 @@
-"""To and from the layout of the checkpoints that the paper's authors released.
-
-Their configuration is given as a dict: ``kind`` (``"dual"`` or ``"triple"``), ``router`` (``target`` and ``params`` as
-in their YAML files), ``ch``, ``ch_mult``, ``z_channels``, ``num_res_blocks``, ``resolution``, ``codebook_size``,
-``encoder_attn_resolutions``, ``decoder_ch_mult``, ``decoder_attn_resolutions``, and optionally ``position_type`` and
-``commitment_beta``. An entropy router's ``params`` hold ``threshold`` (nats), or ``fine_grain_ratito`` (their spelling)
-with ``json_path`` or ``thresholds``: a file or mapping of percentiles ``"1"`` to ``"99"`` to nats. Without either,
-``model.router.fit(images)`` finds a threshold. ``bins`` is ``[-1, 1]`` unless given; the released checkpoint was
-trained with ``[0, 1]`` and must be given that.
-"""
+"""The released tokenizer's checkpoints, read into ours and back; ``dqcore.convert`` lists their settings."""
 
 from __future__ import annotations
 
@@ -18,22 +9,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from dqcore.convert.official import Rule, missing_keys_named, official_names, state_under, translate_state
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
 from dqcore.nn.position import Position
 from dqcore.nn.router import EntropyRouter, Gate
 
-__all__ = ["dqvae_from_official", "dqvae_to_official", "load_official"]
+__all__ = ["dqvae_from_official", "dqvae_to_official"]
 
+#: Their names of the granularities, coarse to fine, by how many there are.
 _NAMES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
-_STRIDES = {"dual": 2, "triple": 3}
+#: How many granularities each kind has.
+_KINDS = {"dual": 2, "triple": 3}
 _GATES: dict[str, Gate] = {"1layer-fc": "linear", "2layer-fc-SiLu": "silu", "2layer-fc-ReLu": "relu"}
 _THRESHOLDS = ("threshold", "fine_grain_threshold", "entropy_threshold", "thresholds")
 _BINS = ("bins", "entropy_bins")
-#: The authors' constructor makes learned tables for these two, but their forward pass never adds them.
+#: Their constructor makes tables for the two kinds of learned positions, but their forward pass never adds them.
 _POSITIONS: dict[str, Position] = {
     "fourier+learned": "fourier+learned",
     "fourier": "fourier",
@@ -41,11 +34,11 @@ _POSITIONS: dict[str, Position] = {
     "learned-relative": "none",
     "none": "none",
 }
-#: Parts of a checkpoint that a tokenizer has no use for.
+#: Tensors of a checkpoint that are not the tokenizer's.
 _DROPPED = re.compile(r"^(loss|transformer|permuter)\.|(^|\.)perceptual_loss\.")
 
-#: Our names to theirs, applied one after the other; ``{0}`` stands for the name of granularity 0.
-_RULES = [
+#: Our names to theirs; ``{0}`` stands for the name of granularity 0.
+_RULES: list[Rule] = [
     (r"^(encoder|decoder)\.levels\.(\d+)\.blocks\.", r"\1.levels.\2.block."),
     (r"^(encoder|decoder)\.levels\.(\d+)\.attentions\.", r"\1.levels.\2.attn."),
     (r"^encoder\.downsamples\.(\d+)\.", r"encoder.down.\1.downsample."),
@@ -67,36 +60,8 @@ _RULES = [
     (r"\.shortcut\.", ".nin_shortcut."),
     (r"\.proj\.", ".proj_out."),
 ]
-#: State of ours that theirs does not have.
+#: Tensors of ours that their state does not have.
 _OURS = ("router.thresholds", "quantizer.initialised", "quantizer.codebook.idle")
-
-
-def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint file, ``.safetensors`` or ``.ckpt``/``.pt``/``.pth``; nothing in it is ever executed.
-
-    Returns:
-        Its state dict; for a Lightning checkpoint the dict under ``state_dict``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint, or holds Python objects other than tensors and plain containers.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such file")
-    if Path(path).suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a safetensors file ({error})") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds, by what is wrong with the file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
-    return _state(content)
 
 
 def dqvae_from_official(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -> DQVAE:
@@ -104,25 +69,24 @@ def dqvae_from_official(state_dict: Mapping[str, Any], config: Mapping[str, Any]
 
     Args:
         state_dict: Their names to tensors, or a whole Lightning checkpoint. Losses, perceptual networks and
-            transformers in it are dropped; of a stage-2 checkpoint its ``first_stage_model`` is taken.
-        config: Their configuration, see the module's docstring. Keys it does not name are ignored.
+            transformers in it are dropped; of the second stage's checkpoint ``first_stage_model`` is read.
+        config: Their configuration, see :mod:`dqcore.convert`. Keys that are not named there are ignored.
 
     Raises:
         ValueError: The configuration is incomplete or unknown, or weights are missing, left over or of the wrong shape.
         FileNotFoundError: An entropy router's thresholds file does not exist.
     """
-    state = {name: tensor for name, tensor in _state(state_dict).items() if not _DROPPED.search(name)}
-    ours = _config(config, state)
+    state = state_under(state_dict, "first_stage_model.")
+    state = {name: tensor for name, tensor in state.items() if not _DROPPED.search(name)}
+    with missing_keys_named():
+        ours = _config(config, state)
     threshold = _threshold(config) if ours.router == "entropy" else None
     if config.get("position_type") in ("learned", "learned-relative"):
         state = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.position_bias.")}
     model = DQVAE(ours)
     own = model.state_dict()
-    names = {name: _official_names(name, ours) for name in own if name not in _OURS}
-    expected = {official for parts in names.values() for official in parts}
-    _check_keys(missing=expected - state.keys(), left=state.keys() - expected)
-    loaded = {name: _merge(name, [state[part] for part in parts], own[name]) for name, parts in names.items()}
-    model.load_state_dict({**own, **loaded})
+    theirs = {name: tensor for name, tensor in own.items() if name not in _OURS}
+    model.load_state_dict({**own, **translate_state(state, theirs, _rules(ours), _reshape)})
     if isinstance(model.router, EntropyRouter) and threshold is not None:
         model.router.set_thresholds([threshold])
     return model.eval()
@@ -139,36 +103,20 @@ def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
         raise InputError(
             "model: expected two or three granularities, 32 groups and fourier or fourier+learned position"
         )
-    state: dict[str, Tensor] = {}
+    rules, state = _rules(config), dict[str, Tensor]()
     for name, tensor in model.state_dict().items():
         if name not in _OURS:
-            parts = _official_names(name, config)
+            parts = official_names(name, rules)
             if name.endswith("position.fourier.weight"):
                 tensor = tensor[:, :, None, None]
             state.update(zip(parts, tensor.detach().clone().chunk(len(parts)), strict=True))
     return state
 
 
-def _state(content: Any) -> dict[str, Any]:
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
-    prefix = "first_stage_model."
-    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return inner or dict(state)
-
-
 def _config(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
-    try:
-        return _translate(config, state)
-    except KeyError as error:
-        raise InputError(f"config: {error.args[0]} is missing") from error
-
-
-def _translate(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
     encoder, decoder = tuple(config["ch_mult"]), tuple(config["decoder_ch_mult"])
     coarsest = 2 ** (len(encoder) - 1)
-    number = _look_up("kind", _STRIDES, config["kind"])
+    number = _look_up("kind", _KINDS, config["kind"])
     strides = tuple(coarsest >> g for g in range(number))
     quant_conv = state.get("quant_conv.weight")
     return DQVAEConfig(
@@ -189,11 +137,24 @@ def _translate(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConf
     )
 
 
+def _rules(config: DQVAEConfig) -> list[Rule]:
+    """Our names to theirs under one configuration."""
+    names = _NAMES[config.num_granularities]
+    rules = [*_RULES, *((rf"\{{{g}\}}", name) for g, name in enumerate(names))]
+    if config.gate == "linear":
+        rules.append((r"router\.gate\.0\.", "router.gate."))
+    if config.position == "fourier":
+        rules.append((r"position_bias_fourier\.", "position_bias."))
+    return [*rules, (r"^(.*)\.qkv\.(\w+)$", r"\1.q.\2|\1.k.\2|\1.v.\2")]
+
+
 def _attention(num_levels: int, resolution: int, resolutions: Any) -> tuple[int, ...]:
+    """The strides at which there is attention; theirs are the resolutions of feature maps."""
     return tuple(2**level for level in range(num_levels) if resolution // 2**level in tuple(resolutions))
 
 
 def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The router's part of our configuration, for this number of granularities."""
     target, params = config["router"]["target"], config["router"].get("params", {})
     kind = target.rpartition(".")[2]
     ratio = {2: (0.5,), 3: (0.3, 0.3)}[number]
@@ -209,11 +170,12 @@ def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _fine_ratio(params: Mapping[str, Any]) -> float:
+    """Share of fine regions that the threshold is for; the first key is their spelling."""
     return float(params.get("fine_grain_ratito", params.get("fine_grain_ratio", 0.5)))
 
 
 def _threshold(config: Mapping[str, Any]) -> float | None:
-    """The entropy router's threshold; None where only fitting can tell."""
+    """The entropy router's threshold in nats; None where the configuration has none, and it must be fitted."""
     params = config["router"].get("params", {})
     value = _first(_THRESHOLDS, params, config)
     path = params.get("json_path")
@@ -232,6 +194,7 @@ def _threshold(config: Mapping[str, Any]) -> float | None:
 
 
 def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:
+    """The first value that one of the places has under one of the names, else None."""
     return next((place[name] for place in places for name in names if place.get(name) is not None), None)
 
 
@@ -241,33 +204,6 @@ def _look_up(name: str, table: Mapping[str, Any], value: str) -> Any:
     return table[value]
 
 
-def _official_names(name: str, config: DQVAEConfig) -> tuple[str, ...]:
-    """Their names of one of our tensors: three for the fused query, key and value, else one."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)  # type: ignore[call-overload]
-    name = name.format(*_NAMES[config.num_granularities])
-    if config.gate == "linear":
-        name = name.replace("router.gate.0.", "router.gate.")
-    if config.position == "fourier":
-        name = name.replace("position_bias_fourier.", "position_bias.")
-    head, found, tail = name.partition(".qkv.")
-    return tuple(f"{head}.{part}.{tail}" for part in "qkv") if found else (name,)
-
-
-def _merge(name: str, parts: list[Tensor], own: Tensor) -> Tensor:
-    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-    if name.endswith("position.fourier.weight"):
-        tensor = tensor[:, :, 0, 0]
-    if tensor.shape != own.shape:
-        raise InputError(f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(own.shape)}")
-    return tensor.to(own.dtype)
-
-
-def _check_keys(missing: set[str], left: set[str]) -> None:
-    problems = [
-        f"{what} {', '.join(sorted(names)[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        for what, names in (("lacks", missing), ("has no place for", left))
-        if names
-    ]
-    if problems:
-        raise InputError(f"state_dict: under this config the model {'; '.join(problems)}")
+def _reshape(name: str, tensor: Tensor) -> Tensor:
+    """They keep the Fourier features' matrix as a 1 x 1 convolution."""
+    return tensor[:, :, 0, 0] if name.endswith("position.fourier.weight") else tensor

@@ -1,4 +1,4 @@
-"""Trained models put to use: load, encode, reconstruct, sample, evaluate; a file for each verb."""
+"""Trained models in use: a file a verb (encode, reconstruct, sample, evaluate), above ``load`` and ``measure``."""
 
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 

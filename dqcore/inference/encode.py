@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
+from dqcore.data.images import image_to_tensor, readable_images
 from dqcore.data.shards import ShardWriter
 from dqcore.inference.measure import encode
 from dqcore.inference.reconstruct import pad_to_stride
@@ -28,18 +28,18 @@ def encode_images(
     batch_size: int = 8,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Encode images at their own size, padded to the coarsest stride, and write codes and grain maps.
+    """Encode images at their own size, padded to multiples of the coarsest stride, and write codes and grain maps.
 
-    Neighbours of one size go through the model together; the codes of an image do not depend on its neighbours.
+    Consecutive images of one padded size go through the model together, which does not change their codes.
 
     Args:
         model: A tokenizer in evaluation mode.
-        paths: Names for the index, and files. Those that the writer holds already are passed over.
-        writer: Where the codes go; broken files are noted there.
+        paths: Names for the index, and files. Files whose names the writer knows already are not read again.
+        writer: Takes the codes, and the names of broken files.
         ratio: Share of fine regions.
         num_codes: Codes of each image; not together with ``ratio``.
         batch_size: Images that go through the model together, at most.
-        progress: Called with the number of files dealt with, now and then.
+        progress: Called after each batch with the number of files that are done.
     """
     device = model.quantizer.codebook.weight.device
     done = writer.done
@@ -58,21 +58,19 @@ def encode_images(
 def _batches(
     todo: Sequence[tuple[str, Path]], writer: ShardWriter, stride: int, batch_size: int
 ) -> Iterator[tuple[list[str], list[tuple[int, int]], Tensor]]:
-    """Runs of images with one padded size: names, sizes before padding, ``(B, 3, H, W)``."""
+    """Consecutive images of one padded size: names, sizes before padding, images ``(B, 3, H, W)``."""
+    name_of = {path: name for name, path in todo}
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
     images: list[Tensor] = []
-    for name, path in todo:
-        try:
-            image = image_to_tensor(read_image(path))
-        except BrokenImageError as error:
-            writer.skip(name, str(error))
-            continue
+    files = [path for _, path in todo]
+    for path, picture in readable_images(files, lambda path, reason: writer.skip(name_of[path], reason)):
+        image = image_to_tensor(picture)
         padded = pad_to_stride(image[None], stride)[0]
         if images and (padded.shape != images[0].shape or len(images) == batch_size):
             yield names, sizes, torch.stack(images)
             names, sizes, images = [], [], []
-        names.append(name)
+        names.append(name_of[path])
         sizes.append((image.shape[1], image.shape[2]))
         images.append(padded)
     if images:

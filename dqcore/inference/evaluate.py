@@ -1,101 +1,115 @@
-"""A saved tokenizer measured on a folder of images, with the protocol that makes the numbers comparable."""
+"""A saved tokenizer measured on a folder of images; the numbers come with the protocol that makes them comparable."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor
+from tyro.conf import arg
 
-from dqcore.data.images import BrokenImageError, list_images
+from dqcore.data.images import list_images
 from dqcore.errors import InputError
-from dqcore.inference.load import hash_files, image_batches, load_tokenizer
+from dqcore.inference.load import ImageBatches, hash_files, load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.nn.perceptual import PerceptualLoss
 
-__all__ = ["evaluate_folder"]
+__all__ = ["EvaluationOptions", "evaluate_folder"]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a tokenizer is measured; also the options of ``dqcore evaluate``.
+
+    Attributes:
+        image_size: Height and width of the centre crop in pixels; by default what the tokenizer was made for.
+        resize: Pixels of the shorter side before the crop; by default image_size.
+        limit: Measure a random choice of this many images.
+        seed: Decides that choice.
+        ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
+        num_codes: Codes of every image; instead of ratio.
+        vgg_weights: File of VGG16's weights (torchvision's vgg16-397923af.pth), to measure LPIPS too.
+        batch_size: Images that go through the model together.
+        device: auto, cpu, cuda or cuda:N.
+    """
+
+    image_size: int | None = None
+    resize: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    ratio: float | None = None
+    num_codes: int | None = None
+    vgg_weights: Annotated[Path | None, arg(aliases=["--perceptual-weights"])] = None
+    batch_size: int = 8
+    device: str = "auto"
 
 
 def evaluate_folder(
     folder: Path,
     checkpoint: Path,
+    options: EvaluationOptions = EvaluationOptions(),
     *,
-    image_size: int | None = None,
-    resize: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    ratio: float | None = None,
-    num_codes: int | None = None,
-    perceptual_weights: Path | None = None,
-    batch_size: int = 8,
-    device: str = "auto",
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[Evaluation, dict[str, Any], list[str]]:
-    """Measure on centre crops; ``dqcore evaluate --help`` describes the arguments.
+    """Measure a tokenizer on centre crops of the images of a folder.
+
+    Args:
+        folder: Folder of images, searched recursively, or a ``.txt`` list of their paths.
+        checkpoint: Folder of a saved tokenizer or of a training run.
+        options: What to measure, and how.
+        progress: Called after each image with the number of images read and the number of all.
 
     Returns:
-        The numbers, the protocol (images, their hash, sizes, seed), and the broken files passed over, with reasons.
+        The numbers, the protocol (images, their hash, sizes, seed), and why each broken file was passed over.
 
     Raises:
-        ValueError: an argument out of range, or no image can be read.
+        ValueError: An option is out of range, or no image can be read.
     """
-    for name, value in {"limit": limit, "batch_size": batch_size, "image_size": image_size, "resize": resize}.items():
+    _check_positive(options)
+    paths = _choose(list_images(folder), options)
+    model = load_tokenizer(checkpoint, options.device)
+    size, resize = _sizes(options, model.config)
+    perceptual = None
+    if options.vgg_weights is not None:
+        perceptual = PerceptualLoss(options.vgg_weights).to(next(model.parameters()).device)
+    images = ImageBatches(paths, size, resize, batch_size=options.batch_size, argument="folder", progress=progress)
+    result = evaluate_tokenizer(model, images, ratio=options.ratio, num_codes=options.num_codes, perceptual=perceptual)
+    protocol = {
+        "images": len(images.good),
+        "broken images": len(images.broken),
+        "data hash": hash_files(images.good),
+        "resize": resize,
+        "image size": size,
+        "ratio": options.ratio,
+        "num codes": options.num_codes,
+        "seed": options.seed,
+    }
+    return result, protocol, images.broken
+
+
+def _check_positive(options: EvaluationOptions) -> None:
+    for name in ("limit", "batch_size", "image_size", "resize"):
+        value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}")
-    paths = list_images(folder)
-    if limit is not None and limit < len(paths):
-        chosen = set(random.Random(seed).sample(range(len(paths)), limit))
-        paths = [path for index, path in enumerate(paths) if index in chosen]
-    model = load_tokenizer(checkpoint, device)
-    size = image_size or model.config.resolution
-    if size % model.config.strides[0] or size < 16:
-        raise InputError(f"image_size: expected a multiple of {model.config.strides[0]}, at least 16, got {size}")
-    if resize is not None and resize < size:
+
+
+def _choose(paths: list[Path], options: EvaluationOptions) -> list[Path]:
+    """The images to measure, in their order."""
+    if options.limit is None or options.limit >= len(paths):
+        return paths
+    chosen = set(random.Random(options.seed).sample(range(len(paths)), options.limit))
+    return [path for index, path in enumerate(paths) if index in chosen]
+
+
+def _sizes(options: EvaluationOptions, config: Any) -> tuple[int, int]:
+    """Side of the centre crop, and of the shorter side before it; in pixels."""
+    size = options.image_size or config.resolution
+    if size % config.strides[0] or size < 16:
+        raise InputError(f"image_size: expected a multiple of {config.strides[0]}, at least 16, got {size}")
+    resize = options.resize or size
+    if resize < size:
         raise InputError(f"resize: expected at least image_size ({size}), got {resize}")
-    perceptual = None
-    if perceptual_weights is not None:
-        perceptual = PerceptualLoss(perceptual_weights).to(next(model.parameters()).device)
-    good: list[Path] = []
-    broken: list[str] = []
-    batches = _batches(paths, size, resize, batch_size, good, broken, progress)
-    result = evaluate_tokenizer(model, batches, ratio=ratio, num_codes=num_codes, perceptual=perceptual)
-    protocol = {
-        "images": len(good),
-        "broken images": len(broken),
-        "data hash": hash_files(good),
-        "resize": resize or size,
-        "image size": size,
-        "ratio": ratio,
-        "num codes": num_codes,
-        "seed": seed,
-    }
-    return result, protocol, broken
-
-
-def _batches(
-    paths: Sequence[Path],
-    size: int,
-    resize: int | None,
-    batch_size: int,
-    good: list[Path],
-    broken: list[str],
-    progress: Callable[[int, int], object] | None,
-) -> Iterator[Tensor]:
-    """Batches of the readable images; notes which those are, and why the others are not."""
-    images: list[Tensor] = []
-    for number, path in enumerate(paths, 1):
-        try:
-            images += image_batches([path], size, resize)
-            good.append(path)
-        except BrokenImageError as error:
-            broken.append(str(error))
-        if images and (len(images) == batch_size or number == len(paths)):
-            yield torch.cat(images)
-            images = []
-        if progress is not None:
-            progress(number, len(paths))
-    if not good:
-        raise InputError(f"folder: none of its {len(paths)} images can be read, the first: {broken[0]}")
+    return size, resize

@@ -1,8 +1,9 @@
-"""A tokenizer measured on images: distortion, rate, use of the codebook, and whether its codes follow detail."""
+"""A tokenizer measured on batches of images: distortion, rate, use of the codebook, whether its codes follow detail."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +39,13 @@ class Evaluation:
         ssim: Mean structural similarity, at most 1.
         lpips: Mean perceptual distance, or None where it was not measured.
         codes_per_image: Mean number of codes.
-        bits_per_pixel: Mean rate without entropy coding, see :func:`dqcore.evaluation.bits_per_pixel`.
+        bits_per_pixel: Mean rate without entropy coding, see :func:`dqcore.metrics.bits_per_pixel`.
         entropy_bits_per_pixel: Rate of an ideal memoryless entropy coder over all images together.
         usage: Share of the codebook's codes that occur at all, in [0, 1].
         perplexity: ``exp`` of the entropy of the code frequencies, in [1, K].
         ratios: Share of regions at each granularity, coarse to fine; sums to 1.
-        rank_correlation: Spearman's, of the grain map with the entropy of each region's grey values; None with one
-            granularity or where all regions have the same.
+        rank_correlation: Spearman's rank correlation of the regions' granularities with the entropies of their grey
+            values; None where all regions have the same granularity.
         code_counts: How often each code occurs, ``K`` numbers.
     """
 
@@ -83,14 +84,20 @@ class Evaluation:
         return rows
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as plain values."""
+        """The attributes by name, as plain values."""
         return dataclasses.asdict(self)
 
 
 def encode(
     model: Any, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None
 ) -> Encoding:
-    """``model.encode`` for any tokenizer.
+    """``model.encode``, also for a tokenizer of one granularity, which takes neither ratio nor number of codes.
+
+    Args:
+        model: A tokenizer.
+        images: ``(B, 3, H, W)`` in [-1, 1].
+        ratio: Share of fine regions, see :meth:`dqcore.DQVAE.encode`; None leaves it to the router.
+        num_codes: Codes of each image; instead of ``ratio``.
 
     Raises:
         ValueError: A ratio or a number of codes for a tokenizer with one granularity.
@@ -111,6 +118,7 @@ def evaluate_tokenizer(
     ratio: float | Sequence[float] | None = None,
     num_codes: int | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    each: Callable[[Tensor, Encoding, Tensor], object] | None = None,
 ) -> Evaluation:
     """Encode and decode images, and measure.
 
@@ -120,6 +128,7 @@ def evaluate_tokenizer(
         ratio: Share of fine regions to encode with, see :meth:`dqcore.DQVAE.encode`.
         num_codes: Codes per image to encode with.
         perceptual: Also measure this distance, such as :class:`dqcore.nn.perceptual.PerceptualLoss`.
+        each: Called with every batch, its encoding and its reconstructions, which are clamped to [-1, 1].
 
     Returns:
         An :class:`Evaluation`.
@@ -128,47 +137,67 @@ def evaluate_tokenizer(
         ValueError: There are no images.
     """
     model.eval()
-    size, levels = model.config.codebook_size, model.config.num_granularities
     device = model.quantizer.codebook.weight.device
-    sums: list[Tensor] = []
-    codes = torch.zeros(size, dtype=torch.int64)
-    regions = torch.zeros(levels, dtype=torch.int64)
-    grains, entropies, pixels = [], [], 0
+    totals = _Totals(model.config)
     for batch in batches:
         images = batch.to(device)
         encoding = encode(model, images, ratio, num_codes)
-        grain = encoding.grain
-        result = model.decode(encoding.codes, grain).float().clamp(-1, 1)
-        area = images.shape[2] * images.shape[3]
-        pixels += len(images) * area
+        result = model.decode(encoding.codes, encoding.grain).float().clamp(-1, 1)
         distance = torch.zeros(len(images)) if perceptual is None else perceptual(images, result)
+        totals.add(images, encoding, result, distance)
+        if each is not None:
+            each(images, encoding, result)
+    found = totals.evaluation()
+    return dataclasses.replace(found, lpips=None) if perceptual is None else found
+
+
+class _Totals:
+    """What has been measured so far, with a tokenizer of this configuration."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._images: list[Tensor] = []  # of each image: PSNR, SSIM, LPIPS, codes, bits per pixel
+        self._codes = torch.zeros(config.codebook_size, dtype=torch.int64)
+        self._regions = torch.zeros(config.num_granularities, dtype=torch.int64)
+        self._grains: list[Tensor] = []
+        self._entropies: list[Tensor] = []
+        self._pixels = 0
+
+    def add(self, images: Tensor, encoding: Encoding, result: Tensor, distance: Tensor) -> None:
+        """Measure a batch, whose LPIPS is ``distance (B,)``."""
+        size, number = self._config.codebook_size, self._config.num_granularities
+        grain, area = encoding.grain, images.shape[2] * images.shape[3]
         columns = (
             psnr(images, result),
             ssim(images, result),
             distance,
             codes_per_image(grain),
-            bits_per_pixel(grain, size, levels, area),
+            bits_per_pixel(grain, size, number, area),
         )
-        sums.append(torch.stack([column.double().cpu() for column in columns], 1))
-        codes += code_counts(encoding.codes, grain, size).cpu()
-        regions += grain_counts(grain, levels).cpu()
-        grains.append(grain.flatten().cpu())
-        entropies.append(patch_entropy(images, model.config.strides[0]).flatten().cpu())
-    if not sums:
-        raise InputError("batches: expected at least one image, got none")
-    means = torch.cat(sums).mean(0).tolist()
-    correlation = spearman(torch.cat(grains), torch.cat(entropies))
-    return Evaluation(
-        num_images=sum(map(len, sums)),
-        psnr=means[0],
-        ssim=means[1],
-        lpips=None if perceptual is None else means[2],
-        codes_per_image=means[3],
-        bits_per_pixel=means[4],
-        entropy_bits_per_pixel=entropy_bits_per_pixel(codes, regions, pixels),
-        usage=code_usage(codes),
-        perplexity=perplexity(codes),
-        ratios=tuple((regions / regions.sum()).tolist()),
-        rank_correlation=correlation if correlation == correlation else None,
-        code_counts=tuple(codes.tolist()),
-    )
+        self._images.append(torch.stack([column.double().cpu() for column in columns], 1))
+        self._codes += code_counts(encoding.codes, grain, size).cpu()
+        self._regions += grain_counts(grain, number).cpu()
+        self._grains.append(grain.flatten().cpu())
+        self._entropies.append(patch_entropy(images, self._config.strides[0]).flatten().cpu())
+        self._pixels += len(images) * area
+
+    def evaluation(self) -> Evaluation:
+        """The numbers of all images together."""
+        if not self._images:
+            raise InputError("batches: expected at least one image, got none")
+        decibels, similarity, distance, codes, rate = torch.cat(self._images).mean(0).tolist()
+        correlation = spearman(torch.cat(self._grains), torch.cat(self._entropies))
+        return Evaluation(
+            num_images=sum(map(len, self._images)),
+            psnr=decibels,
+            ssim=similarity,
+            lpips=distance,
+            codes_per_image=codes,
+            bits_per_pixel=rate,
+            entropy_bits_per_pixel=entropy_bits_per_pixel(self._codes, self._regions, self._pixels),
+            usage=code_usage(self._codes),
+            perplexity=perplexity(self._codes),
+            ratios=tuple((self._regions / self._regions.sum()).tolist()),
+            rank_correlation=None if math.isnan(correlation) else correlation,
+            code_counts=tuple(self._codes.tolist()),
+        )

@@ -24,12 +24,12 @@ class Reconstruction:
     Attributes:
         image: ``(3, H, W)`` in [-1, 1], as given.
         reconstruction: ``(3, H, W)`` in [-1, 1].
-        padded: The image as it was encoded, its sides multiples of the coarsest stride.
-        codes: Code map of the padded image, ``(h', w')``.
-        grain: Its grain map, ``(h, w)``.
+        padded: The image as it was encoded: ``(3, H', W')``, sides multiples of the coarsest stride.
+        codes: Code map of the padded image, int64, on the finest grid.
+        grain: Grain map of the padded image, int64, on the coarsest grid.
         psnr: dB, over the image without padding.
-        num_codes: Codes, those of the padding included.
-        bits_per_pixel: Their rate over the image without padding, see :func:`dqcore.evaluation.bits_per_pixel`.
+        num_codes: Number of codes, those of the padding included.
+        bits_per_pixel: Their rate over the image without padding, see :func:`dqcore.metrics.bits_per_pixel`.
     """
 
     image: Tensor
@@ -40,6 +40,32 @@ class Reconstruction:
     psnr: float
     num_codes: int
     bits_per_pixel: float
+
+    @classmethod
+    def of(
+        cls, image: Tensor, padded: Tensor, codes: Tensor, grain: Tensor, reconstruction: Tensor, config: Any
+    ) -> Reconstruction:
+        """Measure one reconstructed image.
+
+        Args:
+            image: ``(3, H, W)`` in [-1, 1].
+            padded: The image as it was encoded.
+            codes: Its code map.
+            grain: Its grain map.
+            reconstruction: ``(3, H, W)`` in [-1, 1], without padding.
+            config: The tokenizer's configuration.
+        """
+        grains, pixels = grain[None], image.shape[1] * image.shape[2]
+        return cls(
+            image=image,
+            reconstruction=reconstruction,
+            padded=padded,
+            codes=codes,
+            grain=grain,
+            psnr=float(psnr(image[None], reconstruction[None])),
+            num_codes=int(codes_per_image(grains)),
+            bits_per_pixel=float(bits_per_pixel(grains, config.codebook_size, config.num_granularities, pixels)),
+        )
 
 
 def pad_to_stride(images: Tensor, stride: int) -> Tensor:
@@ -65,15 +91,5 @@ def reconstruct(
     encoding = encode(model, padded, ratio, num_codes)
     height, width = image.shape[1:]
     result = model.decode(encoding.codes, encoding.grain)[:, :, :height, :width].float().clamp(-1, 1).cpu()
-    grain = encoding.grain.cpu()
-    rate = bits_per_pixel(grain, model.config.codebook_size, model.config.num_granularities, height * width)
-    return Reconstruction(
-        image=image,
-        reconstruction=result[0],
-        padded=padded[0].cpu(),
-        codes=encoding.codes[0].cpu(),
-        grain=grain[0],
-        psnr=float(psnr(image[None], result)),
-        num_codes=int(codes_per_image(grain)),
-        bits_per_pixel=float(rate),
-    )
+    codes, grain = encoding.codes[0].cpu(), encoding.grain[0].cpu()
+    return Reconstruction.of(image, padded[0].cpu(), codes, grain, result[0], model.config)

@@ -49,10 +49,10 @@ def bits_per_pixel(grain: Tensor, codebook_size: int, num_granularities: int, nu
 
 
 def entropy_bits_per_pixel(code_counts: Tensor, grain_counts: Tensor, num_pixels: int) -> float:
-    """Rate that an ideal memoryless entropy coder reaches, ``(codes * H(code) + regions * H(grain)) / pixels``.
+    """Rate of an ideal entropy coder without memory, ``(codes * H(code) + regions * H(granularity)) / pixels``.
 
-    Codes and grains are coded by their own frequencies over the whole set; the tables of frequencies are not counted,
-    so it is an estimate from below for small sets.
+    Codes and granularities are coded by their own frequencies over all images. The tables of frequencies are not
+    counted, so for few images the true rate is higher.
 
     Args:
         code_counts: How often each code occurs in all images together, ``(K,)``.
@@ -63,7 +63,7 @@ def entropy_bits_per_pixel(code_counts: Tensor, grain_counts: Tensor, num_pixels
 
 
 def code_counts(codes: Tensor, grain: Tensor, codebook_size: int) -> Tensor:
-    """How often each code occurs, each code counted once however many cells it fills.
+    """How often each code occurs; a code counts once, however many cells of the code map it fills.
 
     Args:
         codes: Code map, int64, ``(B, H, W)``.
@@ -76,15 +76,15 @@ def code_counts(codes: Tensor, grain: Tensor, codebook_size: int) -> Tensor:
     scale = codes.shape[1] // grain.shape[1]
     finest = scale.bit_length() - 1
     cells = grain.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    step = scale // 2 ** cells.clamp(max=finest)  # cells a code spans, in each direction
+    span = scale // 2 ** cells.clamp(max=finest)  # cells that a code fills, in each direction
     rows = torch.arange(codes.shape[1], device=codes.device)[:, None]
     columns = torch.arange(codes.shape[2], device=codes.device)[None]
-    first = (rows % step == 0) & (columns % step == 0)
+    first = (rows % span == 0) & (columns % span == 0)
     return torch.bincount(codes[first], minlength=codebook_size)
 
 
 def grain_counts(grain: Tensor, num_granularities: int) -> Tensor:
-    """Regions at each granularity of grain maps ``(B, h, w)``: int64, ``(G,)``."""
+    """How many regions of grain maps ``(B, h, w)`` have each granularity: int64, ``(G,)``."""
     return torch.bincount(grain.flatten(), minlength=num_granularities)
 
 
@@ -104,6 +104,6 @@ def perplexity(counts: Tensor) -> float:
 
 
 def _total_bits(counts: Tensor) -> float:
-    """``sum_k n_k log2(N / n_k)``."""
+    """Bits that N symbols with counts ``n_k`` take, each by its own frequency: ``sum_k n_k log2(N / n_k)``."""
     counts = counts.double()
     return float((torch.special.entr(counts).sum() + torch.special.xlogy(counts.sum(), counts.sum())) / math.log(2))

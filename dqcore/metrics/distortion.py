@@ -11,31 +11,37 @@ from dqcore.errors import InputError
 __all__ = ["psnr", "ssim"]
 
 
-def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
+def psnr(
+    images: Tensor, reconstructions: Tensor, *, dtype: torch.dtype = torch.float64, smallest_error: float = 0.0
+) -> Tensor:
     """Peak signal-to-noise ratio, ``10 log10(2^2 / mean (x - y)^2)`` for values in [-1, 1].
 
     Args:
         images: ``(B, C, H, W)``, floating, in [-1, 1].
         reconstructions: The same shape; values outside [-1, 1] are clamped.
+        dtype: Computed in this precision. Evaluation uses float64; validation during training uses float32, which is
+            the faster one on a GPU.
+        smallest_error: A smaller mean squared error counts as this. Above 0 the result stays finite where the two are
+            equal: ``1e-10``, as in validation during training, allows at most 106 dB.
 
     Returns:
-        dB, float64, ``(B,)``; infinity where the two are equal.
+        dB, of ``dtype``, ``(B,)``; with ``smallest_error=0`` infinity where the two are equal.
     """
-    x, y = _check(images, reconstructions)
-    return 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3)))
+    x, y = _check(images, reconstructions, dtype)
+    return 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3)).clamp_min(smallest_error))
 
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Structural similarity as Wang et al. (2004) define it: Gaussian window, sigma 1.5, 11 x 11, per colour channel.
+    """Structural similarity (Wang et al., 2004) with a Gaussian window of 11 x 11, sigma 1.5, on each colour channel.
 
     Args:
         images: ``(B, C, H, W)``, floating, in [-1, 1]; at least 11 pixels high and wide.
         reconstructions: The same shape; values outside [-1, 1] are clamped.
 
     Returns:
-        Means over channels and over the positions where the window fits, float64, ``(B,)``, at most 1.
+        Means over channels and over the places where the window fits, float64, ``(B,)``, at most 1.
     """
-    x, y = _check(images, reconstructions)
+    x, y = _check(images, reconstructions, torch.float64)
     if min(x.shape[-2:]) < 11:
         raise InputError(f"images: expected at least 11 x 11 pixels, got {tuple(x.shape)}")
     mean_x, mean_y = _window(x), _window(y)
@@ -48,7 +54,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 
 def _window(x: Tensor) -> Tensor:
-    """Gaussian means of ``(B, C, H, W)`` at the positions where an 11 x 11 window fits."""
+    """Weighted means of ``(B, C, H, W)`` over Gaussian windows of 11 x 11, wherever one fits."""
     offsets = torch.arange(-5, 6, dtype=x.dtype, device=x.device)
     weights = torch.exp(-0.5 * (offsets / 1.5) ** 2)
     weights = weights / weights.sum()
@@ -57,10 +63,11 @@ def _window(x: Tensor) -> Tensor:
     return rows.view(*x.shape[:2], *rows.shape[-2:])
 
 
-def _check(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+def _check(images: Tensor, reconstructions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Both of one shape and in ``dtype``, the reconstructions clamped to the range of values."""
     if images.dim() != 4 or images.shape != reconstructions.shape:
         raise InputError(
             f"reconstructions: expected the shape of images (B, C, H, W), got {tuple(reconstructions.shape)} "
             f"for {tuple(images.shape)}"
         )
-    return images.double(), reconstructions.double().clamp(-1, 1)
+    return images.to(dtype), reconstructions.to(dtype).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Rank correlation: whether one quantity follows another, whatever the scale."""
+"""Rank correlation: whether one quantity rises with another, on whatever scale."""
 
 from __future__ import annotations
 

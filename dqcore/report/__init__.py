@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page for a run, and the pictures in it."""
+"""Reports: one HTML page for a run, which needs no other file, and the pictures and charts in it."""
 
 from dqcore.report.page import Photo, write_report
 from dqcore.report.pictures import error_map, grain_overlay, side_by_side

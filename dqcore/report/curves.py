@@ -1,4 +1,4 @@
-"""Charts as inline SVG. They take their colours from the page, so that they follow its light or dark theme."""
+"""Charts as inline SVG. The page's style sheet colours them, so that they follow its light or dark theme."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bar_chart(values: Sequence[float], *, label: str, x_label: str) -> str:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The y axis: its range, its ticks, and whether it is logarithmic."""
+    """The y axis: its range, its ticks, and whether it is logarithmic; ``place`` gives the height of a value."""
 
     low: float
     high: float
@@ -98,9 +98,9 @@ class _Axis:
             return cls(10.0**lowest, 10.0**highest, tuple(10.0**power for power in powers), True)
         if high - low < 1e-9:
             low, high = low - 0.5, high + 0.5
-        step = _nice((high - low) / 4)
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        return cls(first * step, last * step, tuple(index * step for index in range(first, last + 1)), False)
+        gap = _nice((high - low) / 4)
+        first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
+        return cls(first * gap, last * gap, tuple(index * gap for index in range(first, last + 1)), False)
 
     def place(self, value: float) -> float:
         low, high = self.low, self.high
@@ -117,10 +117,10 @@ class _Axis:
         return parts
 
 
-def _nice(step: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= step * (1 - 1e-9))
+def _nice(gap: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least ``gap``."""
+    power = 10.0 ** math.floor(math.log10(gap))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= gap * (1 - 1e-9))
 
 
 def _across(step: float, last: float) -> float:
@@ -128,8 +128,8 @@ def _across(step: float, last: float) -> float:
 
 
 def _step_labels(last: float) -> list[str]:
-    step = _nice(last / 4)
-    ticks = [index * step for index in range(int(last / step + 1e-9) + 1)]
+    gap = _nice(last / 4)
+    ticks = [index * gap for index in range(int(last / gap + 1e-9) + 1)]
     return [
         f'<text class="tick" text-anchor="middle" x="{_across(tick, last):.1f}" y="{HEIGHT - 12}">{tick:,.4g}</text>'
         for tick in ticks

@@ -14,7 +14,7 @@ from torch import Tensor
 from dqcore.files import write_atomically
 from dqcore.inference.measure import Evaluation
 from dqcore.inference.reconstruct import Reconstruction
-from dqcore.report.curves import Series, bar_chart, line_chart
+from dqcore.report.charts import run_charts
 from dqcore.report.pictures import error_map, grain_overlay, granularity_colour
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Gallery", "Photo", "write_report"]
 
-#: Pixels that the longer side of a picture is enlarged or reduced to.
+#: Small pictures are enlarged by a whole factor, so that their longer side has about this many pixels.
 PICTURE_SIZE = 384
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An image in the report and its name."""
+    """An image that the report shows, with its name and its reconstruction."""
 
     name: str
     result: Reconstruction
@@ -80,15 +80,14 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    levels = model.config.num_granularities
     page = environment.get_template("report.html").render(
         title=title,
         note=note,
         granularities=_granularities(model, evaluation),
         headline=_headline(model, evaluation),
-        photos=[_photo(photo, levels) for photo in photos],
+        photos=[_photo(photo, model.config.num_granularities) for photo in photos],
         galleries=[_gallery(gallery) for gallery in galleries],
-        charts=_charts(rows, evaluation, _target(model)),
+        charts=run_charts(rows, evaluation, _target(model)),
         settings=settings,
     )
     write_atomically(path, lambda file: file.write(page.encode()))
@@ -96,29 +95,30 @@ def write_report(
 
 
 def _target(model: Any) -> float | None:
+    """Target share of fine regions; None for a tokenizer without a router."""
     ratios = getattr(model.config, "target_ratio", None)
     return None if ratios is None else float(ratios[-1])
 
 
 def _granularities(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
-    """Legend: name, accent colour, codes and share of the regions, coarse to fine."""
+    """The legend, coarse to fine: name, accent colour, codes of a region, share of the regions."""
     strides = model.config.strides
     names = {1: ["all"], 2: ["coarse", "fine"], 3: ["coarse", "median", "fine"]}.get(
-        len(strides), [f"granularity {level}" for level in range(len(strides))]
+        len(strides), [f"granularity {g}" for g in range(len(strides))]
     )
     return [
         {
             "name": name,
-            "colour": "#{:02x}{:02x}{:02x}".format(*granularity_colour(level, len(strides))),
-            "codes": f"{4**level} code{'s' if level else ''} for {strides[0]} × {strides[0]} pixels",
-            "share": f"{evaluation.ratios[level]:.0%}",
+            "colour": "#{:02x}{:02x}{:02x}".format(*granularity_colour(g, len(strides))),
+            "codes": f"{4**g} code{'s' if g else ''} for {strides[0]} × {strides[0]} pixels",
+            "share": f"{evaluation.ratios[g]:.0%}",
         }
-        for level, name in enumerate(names)
+        for g, name in enumerate(names)
     ]
 
 
 def _headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
-    """The numbers at the top: value, unit, what it is, and a remark."""
+    """The numbers at the top of the page: name, value, unit and a remark."""
     config, target = model.config, _target(model)
     fixed = 4 ** (config.num_granularities - 1) * evaluation.codes_per_image / _codes_per_region(evaluation)
     cards = [
@@ -153,7 +153,7 @@ def _headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
 
 
 def _codes_per_region(evaluation: Evaluation) -> float:
-    return sum(share * 4**level for level, share in enumerate(evaluation.ratios))
+    return sum(share * 4**g for g, share in enumerate(evaluation.ratios))
 
 
 def _photo(photo: Photo, num_granularities: int) -> dict[str, Any]:
@@ -195,50 +195,7 @@ def _enlarged(image: Image, scale: int) -> Image:
 
 
 def _inline(image: Image) -> str:
-    """A data URI."""
+    """The image as a data URI, for the ``src`` of an ``<img>``."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, target: float | None) -> list[dict[str, str]]:
-    """Titles and SVGs; a quantity that the run never logged, or that stayed 0, has no chart."""
-
-    def points(name: str) -> list[tuple[float, float]]:
-        return [(row["step"], row[name]) for row in rows if name in row]
-
-    charts = []
-
-    def add(title: str, remark: str, lines: list[Series], **options: Any) -> None:
-        lines = [line for line in lines if any(y for _, y in line.points)]
-        if lines:
-            charts.append({"title": title, "remark": remark, "svg": line_chart(lines, label=title, **options)})
-
-    reconstruction = Series("reconstruction (L1)", points("reconstruction_loss"), "first")
-    add("Loss", "of training batches", [Series("all terms", points("loss"), "faint"), reconstruction])
-    if target is not None:
-        fine = points("fine_ratio")
-        mean = _running_mean(fine)
-        lines = [Series("batch", fine, "faint"), Series("running mean", mean, "first")]
-        add("Fine regions", "share of regions in training; dashed: the target", lines, target=target)
-        if any(y for _, y in points("budget_loss")):
-            budget = points("budget_loss")
-            add("Budget loss", "weighted squared distance from the target", [Series("", budget)], log=True)
-        else:
-            error = [(x, (y - target) ** 2) for x, y in mean]
-            add("Budget error", "squared distance of the running mean from the target", [Series("", error)], log=True)
-    add("PSNR", "on centre crops of held-out images, dB", [Series("", points("val_psnr"), "second")])
-    counts = sorted(evaluation.code_counts, reverse=True)
-    svg = bar_chart(counts, label="Code usage", x_label=f"{len(counts)} codes, most used first")
-    charts.append({"title": "Code usage", "remark": "how often each code occurs in the held-out images", "svg": svg})
-    return charts
-
-
-def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Means over the last tenth of the points up to each."""
-    window = max(1, len(points) // 10)
-    means = []
-    for index, (x, _) in enumerate(points):
-        recent = [y for _, y in points[max(0, index + 1 - window) : index + 1]]
-        means.append((x, sum(recent) / len(recent)))
-    return means

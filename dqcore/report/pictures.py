@@ -1,4 +1,4 @@
-"""Pictures of what a tokenizer did: grain maps laid over images, and maps of the error."""
+"""Pictures of what a tokenizer did: grain maps drawn over images, and maps of the error."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dqcore.data.images import tensor_to_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["error_map", "grain_overlay", "granularity_colour"]
+__all__ = ["error_map", "grain_overlay", "granularity_colour", "side_by_side"]
 
 RGB = tuple[int, int, int]
 
-#: From the coarsest to the finest of three granularities; two take the ends.
+#: Colours of three granularities, coarse to fine; two granularities take the first and the last.
 _COLOURS: tuple[RGB, ...] = ((58, 110, 196), (38, 166, 140), (240, 138, 36))
-#: Black, purple, orange, pale yellow: rising brightness, so that it also reads in grey.
+#: Black, purple, orange, pale yellow: ever brighter, so that the map can also be read in grey.
 _HEAT = np.array([(8, 6, 20), (84, 24, 110), (200, 60, 70), (250, 150, 50), (252, 246, 190)], dtype=np.float64)
 _TINT = 0.4
 
 
 def granularity_colour(granularity: int, num_granularities: int) -> RGB:
-    """Accent colour of a granularity: blue for the coarsest, amber for the finest, between them in order."""
+    """Accent colour of a granularity: blue for the coarsest, amber for the finest, blends between them."""
     last = len(_COLOURS) - 1
     place = last if num_granularities == 1 else granularity * last / (num_granularities - 1)
     low = min(int(place), last - 1)
@@ -39,8 +39,8 @@ def grain_overlay(image: Tensor, grain: Tensor, num_granularities: int, *, scale
 
     Args:
         image: ``(3, H, W)`` in [-1, 1].
-        grain: Its grain map, int64, ``(h, w)``; ``H / h`` pixels is the side of a region.
-        num_granularities: G, which sets the colours.
+        grain: Its grain map, int64, ``(h, w)``; the side of a region is ``H / h`` pixels.
+        num_granularities: G, which decides the colours.
         scale: Enlarge the picture first, so that the lines stay thin.
 
     Returns:
@@ -73,7 +73,7 @@ def error_map(image: Tensor, reconstruction: Tensor, *, limit: float = 0.5) -> I
     Args:
         image: ``(3, H, W)`` in [-1, 1].
         reconstruction: The same shape.
-        limit: Error that is shown brightest, in units of pixel value; 0.5 is 64 of 255 levels.
+        limit: Error from which on the map is brightest, for values in [-1, 1]; 0.5 is 64 of 255 grey values.
     """
     from PIL import Image as Images
 

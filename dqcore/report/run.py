@@ -1,4 +1,4 @@
-"""The report of a training run, from what its folder holds."""
+"""The report of a training run: measure its model, and write the page from the files in its folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqcore.data.images import BrokenImageError, list_images, read_image, split_images
+from torch import Tensor
+
+from dqcore.data.images import list_images, split_images
 from dqcore.errors import InputError
-from dqcore.inference.load import image_batches, load_tokenizer
+from dqcore.inference.load import ImageBatches, load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
-from dqcore.inference.reconstruct import reconstruct
+from dqcore.inference.reconstruct import Reconstruction
+from dqcore.models.tokenizers.base import Encoding
 from dqcore.report.page import Gallery, Photo, write_report
 from dqcore.training.log import read_metrics
 
@@ -38,8 +41,8 @@ def report_run(
         out: The HTML file; ``report.html`` in the run's folder by default.
         title: The page's heading.
         note: A sentence under the headline numbers.
-        max_photos: Photographs shown.
-        max_images: Photographs measured.
+        max_photos: Photographs shown, at most.
+        max_images: Photographs measured, at most.
         device: Where to run the model.
         galleries: More pictures, after the photographs.
 
@@ -55,10 +58,10 @@ def report_run(
     options = config["options"]
     size, resize = options["image_size"], options.get("resize")
     size = max(size, resize or size)
-    paths = _readable(_held_out(options, images), max_images)
-    evaluation = evaluate_tokenizer(model, image_batches(paths, size))
-    shown = [batch[0] for batch in image_batches(paths[:max_photos], size, batch_size=1)]
-    photos = [Photo(path.stem, reconstruct(model, image)) for path, image in zip(paths, shown, strict=False)]
+    batches = ImageBatches(_held_out(options, images), size, limit=max_images, argument="images")
+    first = _FirstPhotos(model.config, max_photos)
+    evaluation = evaluate_tokenizer(model, batches, each=first)
+    photos = [Photo(path.stem, result) for path, result in zip(batches.good, first.results, strict=False)]
     page = write_report(
         out or run / "report.html",
         title=title or f"{options['preset']}: a report",
@@ -98,20 +101,18 @@ def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
     return split_images(list_images(data), options["validation_share"], root=root)[1]
 
 
-def _readable(paths: Sequence[Path], limit: int) -> list[Path]:
-    """The first images that can be read."""
-    chosen: list[Path] = []
-    for path in paths:
-        if len(chosen) == limit:
-            break
-        try:
-            read_image(path)
-        except BrokenImageError:
-            continue
-        chosen.append(path)
-    if not chosen:
-        raise InputError(f"images: none of the {len(paths)} held-out files can be read")
-    return chosen
+class _FirstPhotos:
+    """Keeps the first reconstructions of an evaluation; called with each of its batches."""
+
+    def __init__(self, config: Any, limit: int) -> None:
+        self._config, self._limit = config, limit
+        self.results: list[Reconstruction] = []
+
+    def __call__(self, images: Tensor, encoding: Encoding, results: Tensor) -> None:
+        count = min(len(images), self._limit - len(self.results))
+        parts = (images, encoding.codes, encoding.grain, results)
+        for image, codes, grain, result in zip(*(part[:count].cpu() for part in parts), strict=True):
+            self.results.append(Reconstruction.of(image, image, codes, grain, result, self._config))
 
 
 def _settings(config: dict[str, Any], evaluation: Evaluation, size: int) -> dict[str, object]:

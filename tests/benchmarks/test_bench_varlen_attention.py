@@ -1,12 +1,14 @@
 """The attention benchmarks where no GPU is: what they call of PyTorch, on small or empty tensors."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))  # where a benchmark's helpers lie
 
 
 def load(stem):

@@ -3,15 +3,8 @@ import torch
 
 import dqcore
 from dqcore.inference import evaluate_tokenizer
-from dqcore.inference.reconstruct import pad_to_stride, reconstruct
 from dqcore.metrics import bits_per_pixel, codes_per_image, psnr, spearman, ssim
 from dqcore.ops import patch_entropy
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return dqcore.DQVAE.from_preset("dqvae-dual-tiny", channels=8, latent_channels=16, dim=16).eval()
 
 
 @pytest.fixture
@@ -61,23 +54,11 @@ def test_no_images(model):
         evaluate_tokenizer(model, [])
 
 
-def test_padding_repeats_the_border():
-    image = torch.arange(6.0).view(1, 1, 2, 3)
-    padded = pad_to_stride(image, 4)
-    assert padded.shape == (1, 1, 4, 4)
-    assert torch.equal(padded[0, 0, 1:, 3], torch.full((3,), 5.0))
-    assert torch.equal(padded[:, :, :2, :3], image)
-
-
-def test_any_size_is_reconstructed(model):
-    image = torch.rand(3, 35, 50) * 2 - 1
-    result = reconstruct(model, image)
-    assert result.reconstruction.shape == image.shape
-    assert result.padded.shape == (3, 48, 64)
-    assert result.grain.shape == (3, 4)
-    with torch.no_grad():
-        whole = model(result.padded[None]).reconstruction[0, :, :35, :50].clamp(-1, 1)
-    torch.testing.assert_close(result.reconstruction, whole, rtol=0, atol=1e-5)
-    assert result.psnr == pytest.approx(psnr(image[None], whole[None]).item(), abs=1e-3)
-    assert result.bits_per_pixel == pytest.approx((result.num_codes * 8 + 12) / (35 * 50))
-    assert reconstruct(model, image, num_codes=30).num_codes == 30
+def test_each_batch_is_shown_as_it_was_measured(model, images):
+    seen = []
+    evaluate_tokenizer(model, images.split(3), each=lambda *parts: seen.append(parts))
+    assert [len(batch) for batch, _, _ in seen] == [3, 2]
+    for batch, encoding, result in seen:
+        with torch.no_grad():
+            assert torch.equal(result, model.decode(encoding.codes, encoding.grain).clamp(-1, 1))
+            assert torch.equal(encoding.codes, model.encode(batch).codes)

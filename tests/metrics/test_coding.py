@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dqcore
-from dqcore.evaluation import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
+from dqcore.metrics import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
 from dqcore.metrics.coding import code_counts, grain_counts
 
 
@@ -21,14 +21,14 @@ def test_one_granularity_needs_no_grain_map():
     assert bits_per_pixel(grain, 256, 1, 64 * 64).item() == 16 * 8 / 4096
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
-def test_each_code_counts_once(levels):
+@pytest.mark.parametrize("granularities", [1, 2, 3])
+def test_each_code_counts_once(granularities):
     """Against the packed sequence, which holds every code once."""
-    grain = torch.randint(levels, (3, 5, 4))
-    maps = [torch.randn(3, 4, 5 * 2**g, 4 * 2**g) for g in range(levels)]
-    codes = dqcore.DynamicQuantizer(4, 12, levels).eval()(maps, grain).codes
+    grain = torch.randint(granularities, (3, 5, 4))
+    maps = [torch.randn(3, 4, 5 * 2**g, 4 * 2**g) for g in range(granularities)]
+    codes = dqcore.DynamicQuantizer(4, 12, granularities).eval()(maps, grain).codes
     counts = code_counts(codes, grain, 12)
-    sequence = dqcore.pack_codes(codes, grain, order="row-first", num_granularities=levels)
+    sequence = dqcore.pack_codes(codes, grain, order="row-first", num_granularities=granularities)
     assert torch.equal(counts, torch.bincount(sequence.codes, minlength=12))
     assert int(counts.sum()) == int(codes_per_image(grain).sum())
 

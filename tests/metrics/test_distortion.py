@@ -2,7 +2,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from dqcore.evaluation import psnr, ssim
+from dqcore.metrics import psnr, ssim
 
 
 @pytest.fixture
@@ -14,6 +14,14 @@ def pair():
 def test_psnr_is_scikit_images(pair):
     expected = [peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=2) for x, y in zip(*pair, strict=True)]
     torch.testing.assert_close(psnr(*pair), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_psnr_of_validation_is_finite_and_float32(pair):
+    images, other = pair
+    options = {"dtype": torch.float32, "smallest_error": 1e-10}
+    expected = 10 * torch.log10(4 / (images - other).square().mean((1, 2, 3)).clamp_min(1e-10))
+    assert torch.equal(psnr(images, other, **options), expected)
+    assert torch.equal(psnr(images, images, **options), torch.full((3,), 4e10).log10() * 10)
 
 
 def test_ssim_is_scikit_images(pair):

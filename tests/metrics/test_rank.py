@@ -4,13 +4,13 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from dqcore.evaluation import spearman
+from dqcore.metrics import spearman
 
 
-@pytest.mark.parametrize("levels", [2, 3, 7, 10**6])
-def test_is_scipys_with_ties(levels):
-    x, y = torch.randint(levels, (400,)), torch.randn(400)
-    y = y + 0.5 * x / levels
+@pytest.mark.parametrize("values", [2, 3, 7, 10**6])
+def test_is_scipys_with_ties(values):
+    x, y = torch.randint(values, (400,)), torch.randn(400)
+    y = y + 0.5 * x / values
     assert spearman(x, y) == pytest.approx(spearmanr(x.numpy(), y.numpy()).statistic, abs=1e-12)
 
 

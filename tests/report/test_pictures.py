@@ -5,10 +5,10 @@ import torch
 from dqcore.report.pictures import error_map, grain_overlay, granularity_colour, side_by_side
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 5])
-def test_every_granularity_has_its_colour(levels):
-    colours = [granularity_colour(level, levels) for level in range(levels)]
-    assert len(set(colours)) == levels
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_granularity_has_its_colour(count):
+    colours = [granularity_colour(g, count) for g in range(count)]
+    assert len(set(colours)) == count
     assert all(0 <= value <= 255 for colour in colours for value in colour)
     assert colours[-1] == granularity_colour(1, 2)
 
@@ -18,22 +18,22 @@ def test_overlay_tints_regions_and_draws_their_codes():
     picture = np.asarray(grain_overlay(torch.zeros(3, 32, 32), grain, 3, scale=2)).astype(int)
     assert picture.shape == (64, 64, 3)
     base = 127.5 * 0.6
-    for (row, column), level in np.ndenumerate(grain.numpy()):
+    for (row, column), g in np.ndenumerate(grain.numpy()):
         inside = picture[row * 32 + 3, column * 32 + 3]
-        expected = base + 0.4 * np.array(granularity_colour(int(level), 3))
+        expected = base + 0.4 * np.array(granularity_colour(int(g), 3))
         assert np.abs(inside - expected).max() <= 1
         middle = picture[row * 32 + 3, column * 32 : column * 32 + 32].sum(1)
         lines = (middle > middle[3] + 20).sum()
-        assert lines == 2**level  # the region's own, and those between its codes
+        assert lines == 2**g  # the outline of the region, and the lines between its codes
 
 
 def test_error_map_grows_brighter():
     image = torch.zeros(3, 4, 8)
     error = torch.linspace(0, 0.6, 8).expand(3, 4, 8)
-    levels = np.asarray(error_map(image, image + error, limit=0.5).convert("L")).astype(int)
-    assert (np.diff(levels[0]) >= 0).all()
-    assert levels[0, 0] < 20
-    assert levels[0, -1] > 220
+    brightness = np.asarray(error_map(image, image + error, limit=0.5).convert("L")).astype(int)
+    assert (np.diff(brightness[0]) >= 0).all()
+    assert brightness[0, 0] < 20
+    assert brightness[0, -1] > 220
 
 
 def test_side_by_side():

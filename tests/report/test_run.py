@@ -10,8 +10,8 @@ import torch
 import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
-from dqcore.evaluation import psnr
-from dqcore.inference.load import image_batches
+from dqcore.inference.load import ImageBatches
+from dqcore.metrics import psnr
 from dqcore.report import report_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -58,7 +58,7 @@ def report(run):
 def test_page_shows_the_models_numbers(report, run):
     page, found = report
     paths = list_images(sample_folder("heldout"))
-    images = torch.cat(list(image_batches(paths, 128)))
+    images = torch.cat(list(ImageBatches(paths, 128)))
     model = dqcore.DQVAE.from_pretrained(run / "model")
     with torch.no_grad():
         expected = psnr(images, model(images).reconstruction).mean().item()

@@ -11,6 +11,7 @@ from torch import nn
 from dqcore.data.batches import Batch
 from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
+from dqcore.metrics.distortion import psnr
 from dqcore.nn.perceptual import PerceptualLoss
 
 
@@ -40,10 +41,10 @@ def validate(
         images = uint8_to_float(batch.images.to(world.device))
         output = model(images)
         reconstruction = output.reconstruction.float().clamp(-1, 1)
-        psnr = 10 * torch.log10(4 / (images - reconstruction).square().mean((1, 2, 3)).clamp_min(1e-10))
+        decibels = psnr(images, reconstruction, dtype=torch.float32, smallest_error=1e-10)
         error = (images - reconstruction).abs().mean((1, 2, 3))
-        distance = torch.zeros_like(psnr) if perceptual is None else perceptual(images, reconstruction)
-        sums += torch.stack([psnr, error, distance, torch.ones_like(psnr)]).double().sum(1)
+        distance = torch.zeros_like(error) if perceptual is None else perceptual(images, reconstruction)
+        sums += torch.stack([decibels, error, distance, torch.ones_like(error)]).double().sum(1)
         grain = torch.zeros_like(output.codes) if output.grain is None else output.grain
         for g in range(len(shares)):
             shares[g] += (grain == g).double().mean((1, 2)).sum()

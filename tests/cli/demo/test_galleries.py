@@ -1,9 +1,9 @@
-"""What the demo's second half shows."""
+"""What the demo shows of its prior."""
 
 import torch
 
 import dqcore
-from dqcore.cli.demo.prior import upper_half
+from dqcore.cli.demo.galleries import upper_half
 from dqcore.inference.sample import preview_maps
 
 

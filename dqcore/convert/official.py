@@ -1,0 +1,137 @@
+"""What the converters share: reading a checkpoint, renaming its tensors by rules, and checking names and shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.errors import InputError
+
+__all__ = ["Rule", "load_official", "missing_keys_named", "official_names", "state_under", "translate_state"]
+
+#: A regular expression on a name, and its replacement as for ``re.sub``.
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint file, ``.safetensors`` or ``.ckpt``/``.pt``/``.pth``; nothing in it is ever executed.
+
+    Returns:
+        Its state dict; for a Lightning checkpoint the dict under ``state_dict``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, or holds Python objects other than tensors and plain containers.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such file")
+    if Path(path).suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a safetensors file ({error})") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types of exception, depending on what is wrong with the file
+        text = str(error).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise InputError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
+    return _state(content)
+
+
+def state_under(content: Any, prefix: str) -> dict[str, Any]:
+    """The tensors of one part of a checkpoint.
+
+    Args:
+        content: A state dict, or a Lightning checkpoint that holds one under ``state_dict``.
+        prefix: How the names of the part begin, such as ``"first_stage_model."``.
+
+    Returns:
+        The tensors whose names have the prefix, named without it; all of them where no name has it.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    state = _state(content)
+    part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return part or state
+
+
+def _state(content: Any) -> dict[str, Any]:
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
+    return dict(state)
+
+
+@contextlib.contextmanager
+def missing_keys_named() -> Iterator[None]:
+    """Turn the KeyError of a configuration without a key into a message that names the key."""
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(f"config: {error.args[0]} is missing") from error
+
+
+def official_names(name: str, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """The authors' names of one of our tensors.
+
+    Args:
+        name: Our name.
+        rules: Applied one after the other. A replacement may hold several names with ``|`` between them: a fused or
+            stacked tensor of ours stands for several of theirs, in this order.
+    """
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return tuple(name.split("|"))
+
+
+def translate_state(
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    rules: Sequence[Rule],
+    reshape: Callable[[str, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Our tensors, filled from theirs.
+
+    Args:
+        state: Their names to tensors.
+        own: Our names to tensors of the right shape and dtype.
+        rules: From our names to theirs, see :func:`official_names`.
+        reshape: Given one of our names and its tensor, joined from theirs, brings the tensor into our layout.
+
+    Raises:
+        ValueError: Tensors are missing, left over or of the wrong shape; the message names them.
+    """
+    names = {name: official_names(name, rules) for name in own}
+    _check_names(expected={part for parts in names.values() for part in parts}, found=set(state))
+    ours = {}
+    for name, parts in names.items():
+        tensor = torch.cat([state[part] for part in parts]) if len(parts) > 1 else state[parts[0]]
+        tensor, wanted = reshape(name, tensor), own[name]
+        if tensor.shape != wanted.shape:
+            raise InputError(
+                f"state_dict: {name} would have shape {tuple(tensor.shape)}, config wants {tuple(wanted.shape)}"
+            )
+        ours[name] = tensor.to(wanted.dtype)
+    return ours
+
+
+def _check_names(expected: set[str], found: set[str]) -> None:
+    problems = [
+        f"{problem} {', '.join(sorted(names)[:8])}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        for problem, names in (("lacks", expected - found), ("has no place for", found - expected))
+        if names
+    ]
+    if problems:
+        raise InputError(f"state_dict: under this config the model {'; '.join(problems)}")

@@ -1,0 +1,44 @@
+"""``dqcore convert``."""
+
+import json
+import os
+
+import torch
+
+import dqcore
+
+
+def test_convert_refuses(fails, tmp_path):
+    torch.save({"state_dict": {"encoder.x": torch.zeros(1)}}, tmp_path / "a.ckpt")
+    (tmp_path / "c.json").write_text("[1]")
+    args = ("convert", tmp_path / "a.ckpt", "--config", tmp_path / "c.json", "--out", tmp_path / "o")
+    assert "expected a JSON object" in fails(*args)
+    (tmp_path / "c.json").write_text("{}")
+    fails(*args)
+    assert not os.path.exists(tmp_path / "o")
+
+
+def test_convert(run, tmp_path):
+    """A model written in the authors' layout comes back the same."""
+    torch.manual_seed(0)
+    sizes = {"channels": 32, "latent_channels": 32, "dim": 32, "codebook_size": 40, "resolution": 32, "num_blocks": 1}
+    widths = {"encoder_multipliers": (1, 1, 1, 1, 1), "decoder_multipliers": (1, 1, 1, 1)}
+    model = dqcore.DQVAE(dqcore.DQVAEConfig(**sizes, **widths)).eval()
+    torch.save({"state_dict": dqcore.convert.dqvae_to_official(model)}, tmp_path / "theirs.ckpt")
+    router = {
+        "target": "modules.dynamic_modules.RouterDual.DualGrainFeatureRouter",
+        "params": {"num_channels": 32, "normalization_type": "group-32", "gate_type": "2layer-fc-SiLu"},
+    }
+    config = {"kind": "dual", "router": router, "ch": 32, "ch_mult": [1] * 5, "z_channels": 32, "num_res_blocks": 1}
+    config |= {"resolution": 32, "codebook_size": 40, "encoder_attn_resolutions": [2, 4], "decoder_ch_mult": [1] * 4}
+    config |= {"decoder_attn_resolutions": [4], "position_type": "fourier+learned"}
+    (tmp_path / "theirs.json").write_text(json.dumps(config))
+    args = ("convert", tmp_path / "theirs.ckpt", "--config", tmp_path / "theirs.json", "--out", tmp_path / "ours")
+    code, out, _ = run(*args)
+    assert code == 0
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in out
+    image = torch.rand(1, 3, 32, 48) * 2 - 1
+    with torch.no_grad():
+        found, expected = dqcore.DQVAE.from_pretrained(tmp_path / "ours")(image), model(image)
+    assert torch.equal(found.codes, expected.codes)
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction, rtol=0, atol=1e-5)

@@ -1,0 +1,16 @@
+"""``dqcore report``, of a run that the command line trained."""
+
+from dqcore.data.photos import sample_folder
+
+
+def test_train_then_report(run, fails, tmp_path):
+    out = tmp_path / "run"
+    options = "--preset dqvae-dual-tiny --steps 2 --batch-size 2 --image-size 32 --perceptual none --no-discriminator"
+    args = ["train", "tokenizer", "--data", sample_folder("heldout"), "--out", out, *options.split(), "--packed"]
+    code, text, _ = run(*args, "--validation-share", 0.3)
+    assert code == 0
+    assert "dB on held-out images" in text
+    assert "holds a run already" in fails(*args)
+    code, text, _ = run("report", out, "--photos", 2)
+    assert (code, text) == (0, f"{out / 'report.html'}\n")
+    assert (out / "report.html").read_text().count("<img ") == 2 * 4

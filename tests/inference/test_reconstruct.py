@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from dqcore.inference.reconstruct import pad_to_stride, reconstruct
+from dqcore.metrics import psnr
+
+
+def test_padding_repeats_the_border():
+    image = torch.arange(6.0).view(1, 1, 2, 3)
+    padded = pad_to_stride(image, 4)
+    assert padded.shape == (1, 1, 4, 4)
+    assert torch.equal(padded[0, 0, 1:, 3], torch.full((3,), 5.0))
+    assert torch.equal(padded[:, :, :2, :3], image)
+
+
+def test_any_size_is_reconstructed(model):
+    image = torch.rand(3, 35, 50) * 2 - 1
+    result = reconstruct(model, image)
+    assert result.reconstruction.shape == image.shape
+    assert result.padded.shape == (3, 48, 64)
+    assert result.grain.shape == (3, 4)
+    with torch.no_grad():
+        whole = model(result.padded[None]).reconstruction[0, :, :35, :50].clamp(-1, 1)
+    torch.testing.assert_close(result.reconstruction, whole, rtol=0, atol=1e-5)
+    assert result.psnr == pytest.approx(psnr(image[None], whole[None]).item(), abs=1e-3)
+    assert result.bits_per_pixel == pytest.approx((result.num_codes * 8 + 12) / (35 * 50))
+    assert reconstruct(model, image, num_codes=30).num_codes == 30
