@@ -132,31 +132,34 @@ def compile_networks(model: nn.Module, backend: str = "inductor") -> None:
 
     The quantizer is left out, because it changes its buffers; the last layer is left out as :class:`_NotCompiled` says.
     """
-    last: Any = model.get_submodule("decoder.conv_out")
-    model.set_submodule("decoder.conv_out", _NotCompiled.of(last))
+    last = model.get_submodule("decoder.conv_out")
+    model.set_submodule("decoder.conv_out", _NotCompiled(last))
     for name in ("encoder", "decoder"):
         model.get_submodule(name).compile(backend=backend)
 
 
-class _NotCompiled(nn.Conv2d):
-    """A convolution that stays out of the compiled decoder.
+class _NotCompiled(nn.Module):
+    """A layer that stays out of the compiled decoder.
 
-    The adaptive weight needs a backward pass through only the last layer. Of a compiled graph, only the whole
-    can be passed through.
+    The adaptive weight needs a backward pass through only the last layer, and a compiled graph can only be passed
+    through as a whole.
+
+    Args:
+        layer: The layer. It is not registered as a submodule: this module has the same parameters under the same names.
     """
 
-    @classmethod
-    def of(cls, layer: nn.Conv2d) -> _NotCompiled:
-        """The same layer, with the same parameters."""
-        size: Any = layer.kernel_size
-        copy = cls(layer.in_channels, layer.out_channels, size, padding=layer.padding, device="meta")  # type: ignore[arg-type]
-        copy.weight, copy.bias = layer.weight, layer.bias
-        return copy.train(layer.training)
+    _layer: nn.Module
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self._parameters, self._buffers, self._modules = layer._parameters, layer._buffers, layer._modules
+        object.__setattr__(self, "_layer", layer)
 
     @torch.compiler.disable
-    def forward(self, input: Tensor) -> Tensor:
-        """The convolution."""
-        return super().forward(input)
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output."""
+        output: Tensor = self._layer(x)
+        return output
 
 
 def _load_weights(model: nn.Module, kind: type[Any], options: TokenizerTraining) -> None:
