@@ -72,7 +72,7 @@ def _find_weights(weights: str | Path | None) -> Path:
     if weights is not None:
         raise PerceptualUnavailableError(f"perceptual_weights: no such file: {path}")
     raise PerceptualUnavailableError(
-        f"perceptual: LPIPS needs VGG16's weights; give the file {VGG16_FILE} with --perceptual-weights, "
+        f"perceptual: LPIPS needs VGG16's weights; give the file {VGG16_FILE} with --vgg-weights, "
         f"or put it at {path} (from {VGG16_URL}), or use --perceptual none"
     )
 
