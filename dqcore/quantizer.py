@@ -69,9 +69,9 @@ class DynamicQuantizer(nn.Module):
         num_granularities: int = 1,
         *,
         commitment: float = 0.25,
-        learning: Learning = EMA(),
+        learning: Learning = EMA(decay=0.8),
         initialisation: Uniform | KMeans = Uniform(),
-        restart: RandomRestart | None = None,
+        restart: RandomRestart | None = RandomRestart(),  # noqa: B008 - frozen
         metric: Euclidean | Cosine = Euclidean(),
         estimator: StraightThrough | Rotation = StraightThrough(),
         codebook_dim: int | None = None,
@@ -94,6 +94,24 @@ class DynamicQuantizer(nn.Module):
         self._ready = False
         if not initialisation.needs_data:
             self._start(initialisation(None, codebook_size, self.codebook.dim))
+
+    @classmethod
+    def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
+        """A quantizer with the settings of the paper, section 3.2: decay 0.99, and unused codes stay as they are.
+
+        Args:
+            dim: Channels of the feature maps.
+            codebook_size: K, the number of codes.
+            num_granularities: Number of feature maps.
+            changes: Other arguments of the constructor, these settings among them.
+        """
+        settings: dict[str, Any] = {
+            "commitment": 0.25,
+            "learning": EMA(decay=0.99),
+            "initialisation": Uniform(),
+            "restart": None,
+        }
+        return cls(dim, codebook_size, num_granularities, **settings | changes)
 
     def forward(
         self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None, mask: Tensor | None = None

@@ -124,7 +124,7 @@ class Tokenizer(Pretrained):
             config.groups,
         )
         self.quant_conv = nn.Conv2d(config.latent_channels, config.dim, 1)
-        self.quantizer = DynamicQuantizer(
+        self.quantizer = DynamicQuantizer.paper(
             config.dim,
             config.codebook_size,
             config.num_granularities,
