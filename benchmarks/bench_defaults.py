@@ -66,7 +66,7 @@ def means(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def losses(table: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def behind(table: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     """Where a peer's mean is better than ours; empty if nowhere."""
     found = []
     for task, layers in table.items():
@@ -84,7 +84,7 @@ def record(rows: list[Row], skipped: dict[str, str], path: Path = RESULTS) -> No
     kept = {(row["task"], row["layer"], row["seed"]): row for row in [*before, *rows]}
     rows = [kept[key] for key in sorted(kept)]
     table = means(rows)
-    text = {"machine": machine(), "means": table, "losses": losses(table), "skipped": skipped, "rows": rows}
+    text = {"machine": machine(), "means": table, "behind": behind(table), "skipped": skipped, "rows": rows}
     path.write_text(json.dumps(text, indent=1) + "\n")
 
 
@@ -102,7 +102,7 @@ def bench_defaults(benchmark, request, task):
     benchmark.extra_info |= {"means": table[task], "left_out": [layer for layer in LAYERS if layer not in layers]}
     if full:
         record(rows, {})
-        assert not losses(table)
+        assert not behind(table)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ class DynamicQuantizer(nn.Module):
         codebook_size: K, the number of codes.
         num_granularities: Number of feature maps; 1 makes an ordinary VQ layer.
         commitment: Weight of the commitment term (beta).
-        learning: ``EMA()`` or ``Gradient()``.
+        learning: ``EMA(decay=...)`` or ``Gradient()``.
         initialisation: ``Uniform()``, or ``KMeans()`` on the first training batch.
         restart: None, or ``RandomRestart()`` of codes that fall out of use.
         metric: ``Euclidean()`` or ``Cosine()``.
@@ -60,6 +60,9 @@ class DynamicQuantizer(nn.Module):
 
     Under autocast, distances and codebook updates stay in float32. In training every forward pass updates the codebook
     once; where ``torch.distributed`` runs, from the statistics of all processes together.
+
+    The defaults are chosen to learn well within a few hundred steps (``benchmarks/bench_defaults.py``). They differ from
+    the paper's, which :meth:`paper` gives and the presets of the tokenizers use.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ def unchanged(module, before):
 
 def test_one_training_step_matches_the_recording():
     data = load_file(DATA / "ema_step.safetensors")
-    quantizer = DynamicQuantizer(16, 32)
+    quantizer = DynamicQuantizer.paper(16, 32)
     quantizer.codebook.replace(data["codebook_before"], torch.ones(32, dtype=torch.bool))
     quantizer.codebook.cluster_size.copy_(data["cluster_size_before"])
     quantized, codes, loss = quantizer(data["input"])
@@ -55,7 +55,7 @@ def test_each_code_moves_the_averages_once():
 
 
 def test_unused_codes_stay_finite_without_restart():
-    quantizer = DynamicQuantizer(4, 64)
+    quantizer = DynamicQuantizer.paper(4, 64)
     for _ in range(50):
         quantizer(torch.randn(1, 4, 2, 2))
     assert quantizer.codebook.codes.norm(dim=1).max() < 10

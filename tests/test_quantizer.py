@@ -124,7 +124,7 @@ def test_embed_returns_the_vectors():
 
 
 def test_usage_and_perplexity():
-    quantizer = DynamicQuantizer(2, 8, learning=EMA(decay=0.5))
+    quantizer = DynamicQuantizer.paper(2, 8, learning=EMA(decay=0.5))
     with torch.no_grad():
         quantizer.codebook.codes.copy_(torch.eye(8)[:, :2] * 5 + torch.arange(8)[:, None])
     for _ in range(130):
