@@ -61,8 +61,8 @@ class DynamicQuantizer(nn.Module):
     Under autocast, distances and codebook updates stay in float32. In training every forward pass updates the codebook
     once; where ``torch.distributed`` runs, from the statistics of all processes together.
 
-    The defaults are chosen to learn well within a few hundred steps (``benchmarks/bench_defaults.py``). They differ from
-    the paper's, which :meth:`paper` gives and the presets of the tokenizers use.
+    The defaults learn well within a few hundred steps (``benchmarks/bench_defaults.py``). The paper's settings, which
+    the presets of the tokenizers use, are those of :meth:`paper`.
     """
 
     def __init__(
