@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import compile_check
+import compile_measure
 import tune_problems
 
 TABLES = Path(__file__).parents[1] / "kernels" / "tables"
@@ -59,7 +60,7 @@ def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, An
 
         def seen(kernel: Any, text: str, given: dict[str, Any], compiled: Any, found=found) -> None:
             if kernel.__name__ == known.kernel:
-                found.append(compile_check.measure(kernel, given, compiled))
+                found.append(compile_measure.measure(kernel, given, compiled))
 
         error = None
         try:

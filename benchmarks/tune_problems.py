@@ -160,7 +160,8 @@ _TRAINED = _HEADS | _DROPOUT | _PRECISION
 #: By the table's name, in the order in which they are measured.
 STEMS = {
     "nearest_code": Stem(
-        "nearest_code", "_scan_kernel", _nearest_code, [{"width": 256}, {"width": 64}], {}, {"width": [16, 64, 65, 512]}
+        "nearest_code", "_nearest_code_scan_kernel", _nearest_code,
+        [{"width": 256}, {"width": 64}], {}, {"width": [16, 64, 65, 512]},
     ),
     "varlen_attention": Stem(
         "varlen_attention", "_varlen_attention_fwd_kernel", _varlen_attention, _FIRST, _DROPOUT, _TRAINED
@@ -172,7 +173,7 @@ STEMS = {
         "varlen_attention_dkv", "_varlen_attention_dkv_kernel", _backward("dkv"), _FIRST, _DROPOUT, _TRAINED
     ),
     "decode_attention": Stem(
-        "decode_attention", "_decode_attention_kernel", _decode_attention,
+        "decode_attention", "_decode_attention_fwd_kernel", _decode_attention,
         [_HALF | {"dim": 128, "rows": 16}], {}, _HEADS | {"rows": [1, 16, 17, 64, 1024]},
     ),
 }  # fmt: skip
