@@ -138,12 +138,15 @@ def moved(rows: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[str]
 
 
 def collect(archs: list[int]) -> list[dict[str, Any]]:
-    """The rows of these targets, compiled by one process a core."""
+    """The rows of these targets, compiled by one process a core.
+
+    A cache of Triton is used if TRITON_CACHE_DIR names one, so that a second run takes less time.
+    """
     os.environ.pop("TRITON_INTERPRET", None)
     context = multiprocessing.get_context("spawn")
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as cache, concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
-        os.environ["TRITON_CACHE_DIR"] = cache  # shared, so that what two parts launch is compiled once
+        os.environ.setdefault("TRITON_CACHE_DIR", cache)  # shared, so that what two parts launch is compiled once
         work = [pool.submit(check, arch, part, PARTS) for arch in archs for part in range(PARTS)]
         rows = [row for done in work for row in done.result()]
     unique = {(row["kernel"], row["arch"], row["config"]): row for row in rows}
