@@ -50,9 +50,17 @@ def record_module():
 
 
 def _check_trace(recorded):
-    """Same outputs, same bits of codes and vectors; losses, gradients and states within the tolerances of the contract."""
+    """Same bits of codes and vectors; losses, gradients and states within the tolerances of the contract."""
     ours = record.trace(recorded.quantizer, recorded.inputs, recorded.entry)
-    wanted = {n: v for n, v in recorded.theirs.items() if not n.startswith("first/") and n != "far"}
+    compare(ours, {n: v for n, v in recorded.theirs.items() if not n.startswith("first/") and n != "far"})
+
+
+@pytest.fixture
+def compare_traces():
+    return compare
+
+
+def compare(ours, wanted):
     assert ours.keys() == wanted.keys()
     for name, expected in wanted.items():
         actual = ours[name]
@@ -62,7 +70,7 @@ def _check_trace(recorded):
         elif "/grad/" in name or "/state/" in name:
             assert _relative(actual, expected) <= 1e-5, (name, _relative(actual, expected))
         else:
-            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def _relative(actual, expected):
@@ -70,11 +78,24 @@ def _relative(actual, expected):
 
 
 @pytest.fixture
+def check_far():
+    return _check_far
+
+
+def _check_far(recorded, unit=False):
+    """Codes of vectors far from the origin, where float32's distances cancel; returns how often theirs differ."""
+    rows, ours, codebook = record.far(recorded.quantizer, recorded.inputs)
+    if unit:
+        rows, codebook = (torch.nn.functional.normalize(values, dim=1) for values in (rows, codebook))
+    return nearer(rows, codebook, ours, recorded.theirs["far"])
+
+
+@pytest.fixture
 def check_nearer():
-    return _check_nearer
+    return nearer
 
 
-def _check_nearer(x, codebook, ours, theirs):
+def nearer(x, codebook, ours, theirs):
     """Ours is the float64 argmin of ``x (N, D)``; theirs is further off wherever it differs. Returns how often."""
     distance = squared_distance(x[:, None], codebook)
     assert torch.equal(ours, distance.argmin(1))

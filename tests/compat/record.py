@@ -57,7 +57,11 @@ CASES = {
             _map,
         ),
         "remap_random": ("VectorQuantizer2", dict(n_e=SIZE, e_dim=DIM, beta=0.5, remap=USED), _map),
-        "remap_extra": ("VectorQuantizer2", dict(n_e=SIZE, e_dim=DIM, beta=1.0, remap=USED, unknown_index="extra"), _map),
+        "remap_extra": (
+            "VectorQuantizer2",
+            dict(n_e=SIZE, e_dim=DIM, beta=1.0, remap=USED, unknown_index="extra"),
+            _map,
+        ),
         "remap_number": (
             "VectorQuantizer2",
             dict(n_e=SIZE, e_dim=DIM, beta=0.25, remap=USED, unknown_index=2, sane_index_shape=True),
@@ -109,7 +113,7 @@ def leaves(output, prefix=""):
 
 def state(quantizer):
     """The state dict, of a long buffer of past codes only the end."""
-    return {key: value.detach().flatten()[-360:].clone() for key, value in quantizer.state_dict().items()}
+    return {key: value.detach().flatten()[-330:].clone() for key, value in quantizer.state_dict().items()}
 
 
 def trace(quantizer, inputs, entry):
@@ -131,6 +135,15 @@ def trace(quantizer, inputs, entry):
         found |= {f"{mode}/state/{n}": value for n, value in after.items() if not torch.equal(value, before[n])}
     found["entry"] = entry(quantizer, next(leaf for leaf in outputs.values() if leaf.dtype == torch.int64)).detach()
     return found | _training(quantizer, inputs)
+
+
+def far(quantizer, inputs):
+    """Vectors and codes moved far from the origin, where float32's distances cancel: the vectors, the chosen codes."""
+    moved = copy.deepcopy(quantizer).eval()
+    moved.embedding.weight.data += 1000
+    x = (inputs[:2] + 1000).flatten(0, 1)
+    codes = next(leaf for leaf in leaves(moved(x)).values() if leaf.dtype == torch.int64)
+    return x.permute(0, 2, 3, 1).flatten(0, 2), codes.flatten(), moved.embedding.weight.detach()
 
 
 def _training(quantizer, inputs):
@@ -179,11 +192,8 @@ def _record(library, checkout):
                 parameter.data.normal_(std=0.7)
         first = {name: value for name, value in quantizer.state_dict().items() if name != "codebook_used"}
         found |= {f"{case}/first/{name}": value.clone() for name, value in first.items()}
+        found[f"{case}/far"] = far(quantizer, inputs)[1]
         found |= {f"{case}/{name}": value for name, value in trace(quantizer, inputs, entry).items()}
-        far = inputs[:2] + 30  # where float32's distances cancel
-        found[f"{case}/far"] = next(
-            leaf for leaf in leaves(quantizer.eval()(far.flatten(0, 1))).values() if leaf.dtype == torch.int64
-        ).flatten()
     FIXTURES.mkdir(exist_ok=True)
     save_file({name: value.contiguous() for name, value in found.items()}, FIXTURES / f"{library}.safetensors")
 
