@@ -59,7 +59,7 @@ class _Entropy(torch.autograd.Function):
             share = log.exp()
             slope = pull - log
             slope.sub_(torch.linalg.vecdot(share, slope)[:, None]).mul_(share)
-            grad_x[rows] = slope @ codes
+            grad_x[rows] = (slope @ codes).sub_(slope.sum(1, keepdim=True) * x[rows])
             grad_codes.addmm_(slope.T, x[rows].to(wide))
             weight += slope.sum(0)
         grad_codes -= weight[:, None] * codes

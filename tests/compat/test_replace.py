@@ -252,5 +252,5 @@ def test_vector_quantize_pytorch():
         if expected is not None:
             assert torch.equal(model(x)[1], expected[1])
             torch.testing.assert_close(model(x)[0], expected[0])
-    with pytest.raises(InputError, match="0: .*orthogonal_reg_weight"):
+    with pytest.raises(InputError, match=r"0: .*orthogonal_reg_weight"):
         dqcore.replace_quantizers(nn.Sequential(theirs(8, 16, orthogonal_reg_weight=1.0)))
