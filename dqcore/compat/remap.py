@@ -55,7 +55,7 @@ class Remapped(nn.Module):
             number = torch.randint(0, self.re_embed, size=(int(unknown.sum()),))
             new[unknown] = number.to(new.device)
         else:
-            new[unknown] = self.unknown_index
+            new[unknown] = int(self.unknown_index)
         return new
 
     def unmap_to_all(self, inds: Tensor) -> Tensor:
