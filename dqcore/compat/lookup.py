@@ -6,6 +6,7 @@ theirs wherever the code is the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ __all__ = ["Found", "as_map", "check_map", "lookup", "nearest", "one_hot"]
 
 #: Up to so many distances, and so many elements of the codebook, one float64 product is faster than ``nearest_code``.
 FEW_DISTANCES, FEW_ELEMENTS = 2**16, 2**17
+#: A code so many times longer than the median may be left out of the search.
+LONG = 8
 
 
 class Found(NamedTuple):
@@ -103,7 +106,22 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
         codes = _nearest_of_few(x, codebook)
         if codes is not None:
             return codes
-    return nearest_code(x, codebook)
+    within = _within_reach(x, codebook) if x.device.type == "cpu" and not torch.compiler.is_compiling() else None
+    return nearest_code(x, codebook) if within is None else within[nearest_code(x, codebook[within])]
+
+
+def _within_reach(x: Tensor, codebook: Tensor) -> Tensor | None:
+    """The codes that can be nearest, where some are far longer than the others; None where all may be.
+
+    A code longer than ``2 max ||x|| + min ||e||`` is farther from each vector than the shortest code. Moving averages
+    make such codes of those that are never used, and ``nearest_code``'s float32 bound grows with the longest.
+    """
+    length = torch.linalg.vector_norm(codebook, dim=1, dtype=torch.float64)
+    largest, shortest = float(length.max()), float(length.min())
+    if len(x) == 0 or not LONG * float(length.median()) < largest < math.inf:
+        return None
+    reach = 1.01 * (2 * float(torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).max()) + shortest)
+    return (length <= reach).nonzero()[:, 0] if reach < largest else None
 
 
 def _nearest_of_few(x: Tensor, codebook: Tensor) -> Tensor | None:

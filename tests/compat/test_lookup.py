@@ -93,3 +93,18 @@ def test_an_empty_batch():
     quantizer = taming.VectorQuantizer2(16, 4, 0.25)
     quantized, _, (_, _, codes) = quantizer(torch.zeros(0, 4, 3, 3))
     assert quantized.shape == (0, 4, 3, 3) and codes.shape == (0,)
+
+
+def test_codes_far_longer_than_the_others_are_left_out_of_the_search(monkeypatch):
+    x, codebook = torch.randn(700, 16), torch.randn(300, 16)
+    codebook[::3] *= torch.linspace(1, 1e7, 100)[:, None]
+    seen = []
+    monkeypatch.setattr(
+        "dqcore.compat.lookup.nearest_code", lambda x, c: seen.append(len(c)) or nearest_code_reference(x, c, "exact")
+    )
+    assert torch.equal(nearest(x, codebook), nearest_code_reference(x, codebook, "exact"))
+    assert seen == [201]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dqcore.compat.lookup.LONG", 1)
+        codebook[0] = torch.nan
+        assert torch.equal(nearest(x, codebook), nearest_code_reference(x, codebook, "exact"))
