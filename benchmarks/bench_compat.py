@@ -19,6 +19,7 @@ from dqcore.testing import assert_nearest, interleaved_medians
 PROBLEMS = {
     "taming": ((8, 256, 32, 32), 1024, 4),
     "taming_first": ((8, 256, 32, 32), 1024, 4),
+    "taming_ema": ((8, 256, 32, 32), 1024, 4),
     "diffusers": ((8, 256, 32, 32), 1024, 4),
     "llamagen": ((8, 8, 32, 32), 16384, 3),
 }
@@ -51,6 +52,32 @@ class TamingFormula(nn.Module):
             vectors = self.embedding(codes).view_as(z)
         loss = (vectors.detach() - z).square().mean() + 0.25 * (vectors - z.detach()).square().mean()
         return (z + (vectors - z).detach()).permute(0, 3, 1, 2).contiguous(), loss, codes
+
+
+class TamingEMAFormula(nn.Module):
+    """``EMAVectorQuantizer``: one-hot codes, whose products with the vectors move the averages."""
+
+    def __init__(self, size, dim, decay=0.99):
+        super().__init__()
+        self.decay = decay
+        self.embedding = taming.EmbeddingEMA(size, dim)
+
+    def forward(self, z):
+        """Map, loss and codes."""
+        z = z.permute(0, 2, 3, 1)
+        rows, weight = z.reshape(-1, z.shape[-1]), self.embedding.weight
+        codes = _distances(rows, weight).argmin(1)
+        vectors = self.embedding(codes).view(z.shape)
+        hot = F.one_hot(codes, len(weight)).type(z.dtype)
+        share = hot.mean(0)
+        (-(share * (share + 1e-10).log()).sum()).exp()
+        if self.training:
+            with torch.no_grad():
+                self.embedding.cluster_size_ema_update(hot.sum(0))
+                self.embedding.embed_avg_ema_update(hot.T @ rows)
+                self.embedding.weight_update(len(weight))
+        loss = 0.25 * F.mse_loss(vectors.detach(), z)
+        return (z + (vectors - z).detach()).permute(0, 3, 1, 2), loss, codes
 
 
 class LlamaGenFormula(nn.Module):
@@ -105,6 +132,10 @@ def pair(library, size, dim):
     elif library == "llamagen":
         ours, peer = llamagen.VectorQuantizer(size, dim, 0.25, 0.0, True, True), LlamaGenFormula(size, dim)
         source = peer
+    elif library == "taming_ema":
+        ours, peer = taming.EMAVectorQuantizer(size, dim, 0.25), TamingEMAFormula(size, dim)
+        source = peer
+        source.embedding.cluster_size.fill_(8)  # from 0, codes that no vector chooses grow without bound
     else:
         cls = taming.VectorQuantizer if library == "taming_first" else taming.VectorQuantizer2
         ours, peer = cls(size, dim, 0.25), TamingFormula(size, dim, hot=library == "taming_first")
@@ -119,9 +150,9 @@ def problem(library, shape, size, device):
     torch.manual_seed(0)
     ours, peer = (one.to(device) for one in pair(library, size, shape[1]))
     z = torch.randn(shape, device=device, requires_grad=True)
-    small = z.detach()[:1, :, :8, :8]
+    small, before = z.detach()[:1, :, :8, :8], ours.quantizer.embedding.weight.detach().clone()
     (_, loss, codes), (_, expected, _) = ours(small), peer(small)
-    rows, codebook = small.permute(0, 2, 3, 1).flatten(0, 2), ours.quantizer.embedding.weight.detach()
+    rows, codebook = small.permute(0, 2, 3, 1).flatten(0, 2), before
     if library == "llamagen":
         rows, codebook = F.normalize(rows, dim=1), F.normalize(codebook, dim=1)
     assert_nearest(codes, rows, codebook)
