@@ -62,7 +62,7 @@ def rebuild_vector_quantize(theirs: nn.Module) -> nn.Module:
     affine = "sync_affine_param affine_param_batch_decay affine_param_codebook_decay" if book.affine_param else ""
     arguments = {name: getattr(source, name) for name in same.split()}
     arguments |= {name: getattr(book, name) for name in (*of_book.split(), *affine.split())}
-    drawn = book.gumbel_sample.keywords
+    drawn, optimizer = book.gumbel_sample.keywords, source.in_place_codebook_optimizer
     arguments |= {
         "codebook_dim": book.embed.shape[-1],
         "layernorm_after_project_in": isinstance(source.project_in, nn.Sequential),
@@ -72,7 +72,8 @@ def rebuild_vector_quantize(theirs: nn.Module) -> nn.Module:
         "straight_through": drawn["straight_through"],
         "sync_codebook": book.use_ddp,
         "vq_bridge": book.vq_bridge,
-        "in_place_codebook_optimizer": source.in_place_codebook_optimizer,
+        # Made for the very parameters that the new module is given afterwards.
+        "in_place_codebook_optimizer": None if optimizer is None else lambda _: optimizer,
         "affine_param": book.affine_param,
     }
     return _class("vector_quantize_pytorch.VectorQuantize")(**arguments)

@@ -242,6 +242,13 @@ def test_vector_quantize_pytorch():
         dict(dim=8, codebook_size=16, codebook_dim=4, heads=2, separate_codebook_per_head=True, decay=0.9),
         dict(dim=8, codebook_size=16, use_cosine_sim=True, threshold_ema_dead_code=2, kmeans_init=True),
         dict(dim=8, codebook_size=16, learnable_codebook=True, ema_update=False, rotation_trick=False),
+        dict(
+            dim=8,
+            codebook_size=16,
+            learnable_codebook=True,
+            ema_update=False,
+            in_place_codebook_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        ),
     )
     x = torch.randn(2, 12, 8)
     for arguments in cases:
@@ -252,5 +259,5 @@ def test_vector_quantize_pytorch():
         if expected is not None:
             assert torch.equal(model(x)[1], expected[1])
             torch.testing.assert_close(model(x)[0], expected[0])
-    with pytest.raises(InputError, match=r"0: .*orthogonal_reg_weight"):
-        dqcore.replace_quantizers(nn.Sequential(theirs(8, 16, orthogonal_reg_weight=1.0)))
+    with pytest.raises(InputError, match=r"0: .*affine_param"):
+        dqcore.replace_quantizers(nn.Sequential(theirs(8, 16, affine_param=True)))
