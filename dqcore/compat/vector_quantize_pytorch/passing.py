@@ -1,0 +1,94 @@
+"""How a gradient passes from the code's vector to the vector that was looked up, and the commitment to it."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.compat.vector_quantize_pytorch.search import unit
+
+__all__ = ["pass_and_commit", "pass_direction"]
+
+#: Vectors shorter than this are not rotated but only scaled.
+SHORT = 1e-6
+
+
+def pass_and_commit(x: Tensor, code: Tensor, rotate: bool, commit: bool) -> tuple[Tensor, Tensor | None]:
+    """``code`` with a gradient to ``x``, and the mean squared distance of both, whose gradient goes to ``x`` alone.
+
+    Args:
+        x: Vectors ``(..., d)``.
+        code: The code's vector for each; gets no gradient.
+        rotate: The gradient is turned as ``x`` must be turned to reach its code, and scaled by the ratio of their
+            lengths (arXiv:2410.06424, section 4.2); else it passes unchanged.
+        commit: Whether the second result is wanted, else it is None.
+    """
+    passed: tuple[Tensor, Tensor | None] = _Pass.apply(x, code.detach(), rotate, commit)
+    return passed
+
+
+def pass_direction(x: Tensor, code: Tensor, variance: float) -> Tensor:
+    """``x`` plus a step of the distance to its code in the direction there, with noise on the direction."""
+    error = code - x
+    length = error.norm(dim=-1, keepdim=True)
+    direction = unit(error + sqrt(variance) * torch.randn_like(error)).detach()
+    return x + direction * length
+
+
+class _Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, code: Tensor, rotate: bool, commit: bool) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(x, code)
+        ctx.rotate = rotate
+        ctx.set_materialize_grads(False)
+        loss = None
+        if commit:
+            length = torch.linalg.vector_norm(x - code, dim=-1)
+            loss = (length.square().sum() / max(1, x.numel())).to(x.dtype)
+        return _rotated(x, code) if rotate else code.clone(), loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_loss: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        x, code = ctx.saved_tensors
+        pull = None
+        if grad_loss is not None:
+            pull = (x - code) * (grad_loss * (2 / max(1, x.numel())))
+        if grad is not None:
+            back = _rotated_back(grad, x.detach(), code) if ctx.rotate else grad
+            pull = back if pull is None else pull + back
+        return None if pull is None else pull.to(x.dtype), None, None, None
+
+
+def _rotated(x: Tensor, code: Tensor) -> Tensor:
+    """``x`` turned and scaled onto its code, which is ``code`` itself but for very short ``x``."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    short = length < SHORT
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(short.any()):
+        return code.clone()
+    size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
+    length = length.clamp_min(SHORT)
+    here, there = x / length, code / size.clamp_min(SHORT)
+    middle = unit(here + there)
+    turned = x - 2 * (x * middle).sum(-1, keepdim=True) * middle + 2 * (x * here).sum(-1, keepdim=True) * there
+    return torch.where(short, turned * (size / length), code).to(code.dtype)
+
+
+def _rotated_back(grad: Tensor, x: Tensor, code: Tensor) -> Tensor:
+    """The gradient of :func:`_rotated` to ``x``, rotation and scale held constant.
+
+    With u and q the unit vectors of ``x`` and ``code``, w that of u + q: ``(g - 2 (g.w) w + 2 (g.q) u) |code| / |x|``.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    grad, x, code = grad.to(wide).contiguous(), x.to(wide), code.to(wide)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SHORT)
+    size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
+    inverse = 1 / size.clamp_min(SHORT)
+    middle = torch.addcmul(x / length, code, inverse)
+    double = torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp_min(SHORT).square()
+    scale = size / length
+    along_middle = (grad * middle).sum(-1, keepdim=True) * (-2 * scale / double)
+    along_code = (grad * code).sum(-1, keepdim=True) * (2 * scale * inverse / length)
+    return (grad * scale).addcmul_(middle, along_middle).addcmul_(x, along_code)
