@@ -96,7 +96,8 @@ class Codebook(nn.Module):
         rows = z.detach().flatten(1, 2)
         if mask is not None:
             mask = rows_mask(mask, z)
-        self.init_embed_(rows, mask)
+        if not self.initted:
+            self.init_embed_(rows, mask)
         found = find(z, self.codes(), wish)
         if averages is not None:
             self.update_codebook(rows, found.codes.flatten(1, 2), mask, *averages)
@@ -163,8 +164,7 @@ class Codebook(nn.Module):
         ema_update = self.ema_update if ema_update is None else ema_update
         if not ema_update and not self.has_dead_code_replacement:
             return
-        kept = codes if mask is None else codes.masked_fill(~mask, -1)
-        counts, sums = code_statistics(rows, kept, self.codebook_size)
+        counts, sums = code_statistics(rows, codes, self.codebook_size, mask)
         if self.use_ddp:
             dist.all_reduce(counts)
             dist.all_reduce(sums)
@@ -181,7 +181,6 @@ class Codebook(nn.Module):
             self.update_ema()
         self.expire_codes_(rows, mask)
 
-    @torch.no_grad()
     def update_ema(self) -> None:
         """Set the codes to the averages: sums by counts, these smoothed so that none is 0."""
         total = self.cluster_size.sum(-1, keepdim=True)
@@ -189,7 +188,6 @@ class Codebook(nn.Module):
         means = self.embed_avg / sizes.unsqueeze(-1)
         self.embed.data.copy_(unit(means) if self.use_cosine_sim else means)
 
-    @torch.no_grad()
     def expire_codes_(self, vectors: Tensor, mask: Tensor | None = None) -> None:
         """Replace, while training, the codes that fewer vectors than the threshold chose by vectors of a batch.
 
@@ -202,7 +200,7 @@ class Codebook(nn.Module):
         expired = self.cluster_size < self.threshold_ema_dead_code
         if not bool(expired.any()):
             return
-        vectors = unit(vectors) if self.use_cosine_sim else vectors
+        vectors = unit(vectors.detach()) if self.use_cosine_sim else vectors.detach()
         for which, (some, dead) in enumerate(zip(vectors.flatten(1, -2).unbind(), expired.unbind(), strict=False)):
             self._replace(which, some if mask is None else some[mask], dead)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dqcore.compat.vector_quantize_pytorch.search import unit
@@ -14,6 +16,8 @@ __all__ = ["pass_and_commit", "pass_direction"]
 
 #: Vectors shorter than this are not rotated but only scaled.
 SHORT = 1e-6
+#: Elements of a part that is worked on at once on a CPU: 256 kB in float32.
+PART = 2**16
 
 
 def pass_and_commit(x: Tensor, code: Tensor, rotate: bool, commit: bool) -> tuple[Tensor, Tensor | None]:
@@ -44,22 +48,44 @@ class _Pass(torch.autograd.Function):
         ctx.save_for_backward(x, code)
         ctx.rotate = rotate
         ctx.set_materialize_grads(False)
-        loss = None
-        if commit:
-            length = torch.linalg.vector_norm(x - code, dim=-1)
-            loss = (length.square().sum() / max(1, x.numel())).to(x.dtype)
-        return _rotated(x, code) if rotate else code.clone(), loss
+        squares: list[Tensor] = []
+
+        def passed(own: Tensor, target: Tensor) -> Tensor:
+            if commit:
+                squares.append(F.mse_loss(own, target, reduction="sum"))
+            return _rotated(own, target) if rotate else target
+
+        result = _by_parts(passed, code, x, code)
+        loss = torch.stack(squares).sum() / max(1, x.numel()) if commit else None
+        return result.clone() if result is code else result, loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_loss: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         x, code = ctx.saved_tensors
-        pull = None
-        if grad_loss is not None:
-            pull = (x - code) * (grad_loss * (2 / max(1, x.numel())))
-        if grad is not None:
-            back = _rotated_back(grad, x.detach(), code) if ctx.rotate else grad
-            pull = back if pull is None else pull + back
-        return None if pull is None else pull.to(x.dtype), None, None, None
+        pull = None if grad_loss is None else grad_loss * (2 / max(1, x.numel()))
+
+        def back(own: Tensor, target: Tensor, some: Tensor) -> Tensor:
+            passed = _rotated_back(some, own.detach(), target) if ctx.rotate else some
+            return passed if pull is None else torch.addcmul(passed, own - target, pull)
+
+        if grad is None:
+            return None if pull is None else (x - code) * pull, None, None, None
+        return _by_parts(back, x, x, code, grad).to(x.dtype), None, None, None
+
+
+def _by_parts(function: Callable[..., Tensor], like: Tensor, *tensors: Tensor) -> Tensor:
+    """``function(*tensors)``, a tensor as ``like``; of big ``(..., N, d)`` on a CPU parts that stay in its cache."""
+    shape = like.shape
+    if like.numel() <= 2 * PART or like.device.type != "cpu":
+        return function(*tensors)
+    result = torch.empty_like(like)
+    flat = [tensor.flatten(0, -3) for tensor in (result, *tensors)]
+    samples, rows = max(1, PART // (shape[-2] * shape[-1])), max(1, PART // shape[-1])
+    for first in range(0, len(flat[0]), samples):
+        for row in range(0, shape[-2], rows):
+            part, *inputs = (tensor[first : first + samples, row : row + rows] for tensor in flat)
+            part.copy_(function(*inputs))
+    return result
 
 
 def _rotated(x: Tensor, code: Tensor) -> Tensor:
@@ -67,13 +93,13 @@ def _rotated(x: Tensor, code: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     short = length < SHORT
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(short.any()):
-        return code.clone()
+        return code
     size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
     length = length.clamp_min(SHORT)
     here, there = x / length, code / size.clamp_min(SHORT)
     middle = unit(here + there)
     turned = x - 2 * (x * middle).sum(-1, keepdim=True) * middle + 2 * (x * here).sum(-1, keepdim=True) * there
-    return torch.where(short, turned * (size / length), code).to(code.dtype)
+    return torch.where(short, turned * (size / length), code)
 
 
 def _rotated_back(grad: Tensor, x: Tensor, code: Tensor) -> Tensor:
@@ -86,7 +112,7 @@ def _rotated_back(grad: Tensor, x: Tensor, code: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SHORT)
     size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
     inverse = 1 / size.clamp_min(SHORT)
-    middle = torch.addcmul(x / length, code, inverse)
+    middle = (x / length).addcmul_(code, inverse)
     double = torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp_min(SHORT).square()
     scale = size / length
     along_middle = (grad * middle).sum(-1, keepdim=True) * (-2 * scale / double)

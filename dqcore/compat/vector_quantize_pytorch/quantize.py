@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,30 +31,23 @@ class Found(NamedTuple):
     similarities: Tensor | None  # (C, B, N, K), if wished for
 
 
-@dataclass(frozen=True)
-class Wish:
-    """How codes are chosen.
+class Wish(NamedTuple):
+    """How codes are chosen."""
 
-    Attributes:
-        cosine: By the product, not by the distance.
-        temperature: Codes are drawn from the softmax of similarities over this; 0 takes the most similar.
-        top: How many codes of each vector, None for one.
-        transform: Makes codes for every vector: from ``(C, K, d)`` to ``(C, B, N, K, d)``.
-        similarities: All of them are needed.
-        soft: The vectors get the gradient of the softmax over similarities, with this temperature.
-    """
-
-    cosine: bool
-    temperature: float = 0.0
-    top: int | None = None
-    transform: Transform | None = None
-    similarities: bool = False
-    soft: float = 0.0
+    cosine: bool  # by the product, not by the distance
+    temperature: float = 0.0  # codes are drawn from the softmax of similarities over this; 0 takes the most similar
+    top: int | None = None  # how many codes of each vector, None for one
+    transform: Transform | None = None  # makes codes for every vector: from (C, K, d) to (C, B, N, K, d)
+    similarities: bool = False  # all of them are needed
+    soft: float = 0.0  # the vectors get the gradient of the softmax over similarities, with this temperature
 
 
 def find(z: Tensor, embed: Tensor, wish: Wish) -> Found:
     """Codes of the vectors ``z (C, B, N, d)``, float32, and their vectors in ``embed (C, K, d)``."""
     rows = z.flatten(1, 2)
+    if wish == Wish(wish.cosine):
+        codes = most_similar(rows.detach(), embed.detach(), wish.cosine).view(z.shape[:-1])
+        return Found(lookup(embed, codes), codes, None)
     scores, own = None, None
     if wish.transform is not None:
         own = wish.transform(embed).flatten(1, 2)
