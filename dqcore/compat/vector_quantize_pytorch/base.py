@@ -142,7 +142,7 @@ class CodebookLayer(nn.Module):
     def codebook(self) -> Tensor:
         """The codes ``(K, d)``, or ``(heads, K, d)`` with a codebook for each head. Can be set."""
         embed = self._codebook.embed
-        return embed if self.separate_codebook_per_head else embed[0]
+        return embed if self.separate_codebook_per_head else embed.squeeze(0)
 
     @codebook.setter
     def codebook(self, codes: Tensor) -> None:
@@ -176,9 +176,11 @@ class CodebookLayer(nn.Module):
 
         As in the other package ``x`` is not projected, and without heads only its first sample is drawn from.
         """
-        x = self._codebook.transform_input(x)
-        vectors = x if self.heads == 1 else self._split(x)
-        self._codebook.expire_codes_(vectors)
+        self._codebook.expire_codes_(self.maybe_split_heads_from_input(self._codebook.transform_input(x)))
+
+    def maybe_split_heads_from_input(self, x: Tensor) -> Tensor:
+        """``(B, N, heads * d)`` as ``(heads, B, N, d)``, or ``(1, B * heads, N, d)``; without heads as it is."""
+        return x if self.heads == 1 else self._split(x)
 
     def update_indices(self, x: Tensor, indices: Tensor, mask: Tensor | None = None) -> None:
         """Move the codebook as a training step would that gave ``x`` these codes.
@@ -217,4 +219,4 @@ class CodebookLayer(nn.Module):
 
     def _vectors(self, sequence: Tensor) -> Tensor:
         """What is looked up for ``(B, N, dim)``: ``(C, B', N, d)``, contiguous."""
-        return self._codebook.transform_input(self._split(self.project_in(sequence))).contiguous()
+        return self._codebook.transform_input(self._split(self.project_in(sequence)).contiguous())

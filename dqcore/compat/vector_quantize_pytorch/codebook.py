@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dqcore.compat.vector_quantize_pytorch.layout import rows_mask
+from dqcore.compat.vector_quantize_pytorch.passing import unit_vectors
 from dqcore.compat.vector_quantize_pytorch.quantize import Found, Wish, find
 from dqcore.compat.vector_quantize_pytorch.sampling import code_statistics, draw, draw_of_all, kmeans
 from dqcore.compat.vector_quantize_pytorch.search import unit
@@ -110,7 +111,7 @@ class Codebook(nn.Module):
 
     def transform_input(self, x: Tensor) -> Tensor:
         """What is looked up in place of ``x``: unit vectors with ``use_cosine_sim``."""
-        return unit(x) if self.use_cosine_sim else x
+        return unit_vectors(x) if self.use_cosine_sim else x
 
     def codes(self) -> Tensor:
         """The codes in float32, with their gradient if they are learned; with a bridge, what it makes of them."""
@@ -184,9 +185,10 @@ class Codebook(nn.Module):
     def update_ema(self) -> None:
         """Set the codes to the averages: sums by counts, these smoothed so that none is 0."""
         total = self.cluster_size.sum(-1, keepdim=True)
-        sizes = (self.cluster_size + self.eps) / (total + self.codebook_size * self.eps) * total
-        means = self.embed_avg / sizes.unsqueeze(-1)
-        self.embed.data.copy_(unit(means) if self.use_cosine_sim else means)
+        sizes = (self.cluster_size + self.eps).mul_(total / (total + self.codebook_size * self.eps))
+        torch.div(self.embed_avg, sizes.unsqueeze(-1), out=self.embed.data)
+        if self.use_cosine_sim:
+            self.embed.data.copy_(unit(self.embed.data))
 
     def expire_codes_(self, vectors: Tensor, mask: Tensor | None = None) -> None:
         """Replace, while training, the codes that fewer vectors than the threshold chose by vectors of a batch.

@@ -89,7 +89,7 @@ class VectorQuantize(CodebookLayer):
         if indices is not None:
             assert found.similarities is not None
             wanted = code_cross_entropy(found.similarities, indices, self.heads, self.separate_codebook_per_head)
-            return passed[0] if self.heads == 1 else passed, wanted
+            return passed.squeeze(0) if self.heads == 1 else passed, wanted
         codes = merge_heads(found.codes, self.heads, self.separate_codebook_per_head)
         if commit is None:
             commit = commitment(self, vectors, target, sequence, kept, top, codes, found.similarities, frozen)

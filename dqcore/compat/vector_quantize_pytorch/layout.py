@@ -68,8 +68,11 @@ def mask_of(layer: Any, layout: Layout, mask: Tensor | None, lens: Tensor | None
     name = "lens" if mask is None else "mask"
     if layer.accept_image_fmap or layer.accept_3d_fmap or layout.grid is None or len(layout.grid) > 1:
         raise InputError(f"{name}: only sequences (B, N, dim) can be masked")
-    if lens is not None:
-        return torch.arange(layout.grid[0], device=lens.device) < lens[:, None]
+    if mask is None:
+        assert lens is not None
+        mask = torch.arange(layout.grid[0], device=lens.device) < lens[:, None]
+    if mask.dtype != torch.bool or mask.shape[1:] != layout.grid:
+        raise InputError(f"mask: expected bool (B, {layout.grid[0]}), got {mask.dtype} {tuple(mask.shape)}")
     return mask
 
 
@@ -84,8 +87,8 @@ def split_heads(x: Tensor, heads: int, separate: bool) -> Tensor:
 def merge_heads(values: Tensor, heads: int, separate: bool) -> Tensor:
     """``(C, B', N, ...)`` as ``(B, N, heads, ...)``, without the heads' dimension if there is one."""
     if heads == 1:
-        return values[0]
-    return values.movedim(0, 2) if separate else values[0].unflatten(0, (-1, heads)).movedim(1, 2)
+        return values.squeeze(0)
+    return values.movedim(0, 2) if separate else values.squeeze(0).unflatten(0, (-1, heads)).movedim(1, 2)
 
 
 def rows_mask(mask: Tensor, z: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def commitment(
     if frozen or not layer.learnable_codebook:
         vectors = vectors.detach()
     if top is not None:
-        each = F.mse_loss(vectors, z, reduction="none").mean(-1)[0]
+        each = F.mse_loss(vectors, z, reduction="none").mean(-1).squeeze(0)
         return each if mask is None else each.masked_fill(~mask.unsqueeze(-1), 0)
     if mask is None:
         return F.mse_loss(vectors, z)

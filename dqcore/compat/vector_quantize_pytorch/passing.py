@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dqcore.compat.vector_quantize_pytorch.search import unit
 
-__all__ = ["pass_and_commit", "pass_direction"]
+__all__ = ["pass_and_commit", "pass_direction", "unit_vectors"]
 
-#: Vectors shorter than this are not rotated but only scaled.
+#: Vectors shorter than this are not rotated but only scaled, and not made unit vectors but divided by it.
 SHORT = 1e-6
 #: Elements of a part that is worked on at once on a CPU: 256 kB in float32.
 PART = 2**16
@@ -42,34 +42,65 @@ def pass_direction(x: Tensor, code: Tensor, variance: float) -> Tensor:
     return x + direction * length
 
 
+def unit_vectors(x: Tensor) -> Tensor:
+    """:func:`unit` of ``(..., N, d)``, with a gradient that reads big ``x`` once."""
+    vectors: Tensor = _Unit.apply(x)
+    return vectors
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _by_parts(unit, x, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+
+        def back(own: Tensor, some: Tensor) -> Tensor:
+            length = torch.linalg.vector_norm(own, dim=-1, keepdim=True)
+            vectors = own / length.clamp_min(SHORT)
+            along = (some * vectors).sum(-1, keepdim=True).masked_fill(length < SHORT, 0)
+            return (some - vectors * along) / length.clamp_min(SHORT)
+
+        return _by_parts(back, x, x, grad)
+
+
 class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, code: Tensor, rotate: bool, commit: bool) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(x, code)
         ctx.rotate = rotate
         ctx.set_materialize_grads(False)
+        wide = torch.promote_types(x.dtype, torch.float32)
         squares: list[Tensor] = []
 
         def passed(own: Tensor, target: Tensor) -> Tensor:
             if commit:
-                squares.append(F.mse_loss(own, target, reduction="sum"))
+                squares.append(F.mse_loss(own.to(wide), target.to(wide), reduction="sum"))
             return _rotated(own, target) if rotate else target
 
         result = _by_parts(passed, code, x, code)
-        loss = torch.stack(squares).sum() / max(1, x.numel()) if commit else None
+        loss = None
+        if commit:
+            square = squares[0] if len(squares) == 1 else torch.stack(squares).sum()
+            loss = (square / max(1, x.numel())).to(x.dtype)
         return result.clone() if result is code else result, loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_loss: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         x, code = ctx.saved_tensors
-        pull = None if grad_loss is None else grad_loss * (2 / max(1, x.numel()))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        pull = None if grad_loss is None else grad_loss.to(wide) * (2 / max(1, x.numel()))
 
         def back(own: Tensor, target: Tensor, some: Tensor) -> Tensor:
+            own, target, some = own.to(wide), target.to(wide), some.to(wide)
             passed = _rotated_back(some, own.detach(), target) if ctx.rotate else some
             return passed if pull is None else torch.addcmul(passed, own - target, pull)
 
         if grad is None:
-            return None if pull is None else (x - code) * pull, None, None, None
+            return None if pull is None else ((x - code) * pull).to(x.dtype), None, None, None
         return _by_parts(back, x, x, code, grad).to(x.dtype), None, None, None
 
 
@@ -107,8 +138,7 @@ def _rotated_back(grad: Tensor, x: Tensor, code: Tensor) -> Tensor:
 
     With u and q the unit vectors of ``x`` and ``code``, w that of u + q: ``(g - 2 (g.w) w + 2 (g.q) u) |code| / |x|``.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    grad, x, code = grad.to(wide).contiguous(), x.to(wide), code.to(wide)
+    grad = grad.contiguous()
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SHORT)
     size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
     inverse = 1 / size.clamp_min(SHORT)

@@ -72,6 +72,6 @@ def _log(x: Tensor) -> Tensor:
 def lookup(embed: Tensor, codes: Tensor) -> Tensor:
     """The vectors ``(C, ..., d)`` of ``codes (C, ...)`` in ``embed (C, K, d)``."""
     if len(embed) == 1:
-        return F.embedding(codes, embed[0])
+        return F.embedding(codes, embed.squeeze(0))
     first = torch.arange(0, len(embed) * embed.shape[1], embed.shape[1], device=codes.device)
     return F.embedding(codes + first.view(-1, *[1] * (codes.dim() - 1)), embed.flatten(0, 1))
