@@ -86,14 +86,14 @@ def bench_training_step(benchmark, device, threads, name):
     """Forward, backward and the codebook's step at (8, 256, 32, 32), 1024 codes: at least 4x with the defaults."""
     theirs, ours, x, grad = problem(device, BIG, OPTIONS[name])
     least = 4 if name == "defaults" else None
-    beside(benchmark, step(theirs, x, grad), step(ours, x, grad), 9, least, options=name, threads=threads)
+    beside(benchmark, step(theirs, x, grad), step(ours, x, grad), 7, least, options=name, threads=threads)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def bench_inference(benchmark, device, threads, name):
     """The same map in evaluation."""
     theirs, ours, x, _ = problem(device, BIG, OPTIONS[name])
-    beside(benchmark, inference(theirs, x), inference(ours, x), 9, options=name, threads=threads)
+    beside(benchmark, inference(theirs, x), inference(ours, x), 7, options=name, threads=threads)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

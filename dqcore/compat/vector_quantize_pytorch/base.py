@@ -16,6 +16,24 @@ from dqcore.compat.vector_quantize_pytorch.search import lookup
 
 __all__ = ["CodebookLayer"]
 
+#: Arguments that the codebook takes as they are.
+PASSED_ON = (
+    "codebook_size",
+    "kmeans_init",
+    "kmeans_iters",
+    "sync_kmeans",
+    "decay",
+    "eps",
+    "threshold_ema_dead_code",
+    "ema_update",
+    "manual_ema_update",
+    "use_cosine_sim",
+    "vq_bridge",
+    "stochastic_sample_codes",
+    "sample_codebook_temp",
+    "straight_through",
+)
+
 
 class CodebookLayer(nn.Module):
     """Everything of :class:`VectorQuantize` but ``forward``."""
@@ -115,19 +133,13 @@ class CodebookLayer(nn.Module):
         self.has_commitment_loss = self.commitment_weight > 0 and not options["directional_reparam"]
         self.has_codebook_orthogonal_loss = options["orthogonal_reg_weight"] > 0
         self.has_codebook_diversity_loss = options["codebook_diversity_loss_weight"] > 0
-        sync = options["sync_codebook"]
-        own = "codebook_size kmeans_init kmeans_iters sync_kmeans decay eps threshold_ema_dead_code ema_update "
-        own += (
-            "manual_ema_update use_cosine_sim vq_bridge sample_codebook_temp stochastic_sample_codes straight_through"
-        )
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._codebook = Codebook(
             options["codebook_dim"],
             num_codebooks=self.heads if self.separate_codebook_per_head else 1,
-            use_ddp=dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-            if sync is None
-            else sync,
+            use_ddp=several if options["sync_codebook"] is None else options["sync_codebook"],
             learnable_codebook=self.has_codebook_orthogonal_loss or options["learnable_codebook"],
-            **{name: options[name] for name in own.split()},
+            **{name: options[name] for name in PASSED_ON},
         )
         make = options["in_place_codebook_optimizer"]
         self.in_place_codebook_optimizer = None if make is None else make(self._codebook.parameters())

@@ -152,7 +152,7 @@ class VectorQuantize(CodebookLayer):
     def _pass(
         self, vectors: Tensor, target: Tensor, routed: bool, frozen: bool, whole: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The codes' vectors with their gradient to ``target``, and the commitment where it comes along for nothing."""
+        """The codes' vectors with their gradient to ``target``, and the commitment where both come from one pass."""
         commit = None
         if routed and self.directional_reparam:
             vectors = pass_direction(target, vectors, self.directional_reparam_variance)
