@@ -69,6 +69,7 @@ ROOMS = {
     "compat/llamagen": "quantizer of LlamaGen",
     "compat/titok": "quantizer of TiTok",
     "compat/diffusers": "quantizer of diffusers",
+    "compat/vector_quantize_pytorch": "that library's `VectorQuantize`, on our kernels",
     "compat/rebuild": "ours from an instance of theirs",
     "compat/replace": "`replace_quantizers`",
     "quantizer": "`DynamicQuantizer`",
