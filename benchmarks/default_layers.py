@@ -1,59 +1,50 @@
-"""Quantizers as their users build them when they name only the sizes; each returns ``(map, codes, loss)``."""
+"""Quantizers as their users build them when they name only the sizes; each returns ``(map, codes, loss)``.
+
+taming-transformers and LlamaGen are no packages: their layers are those of ``dqcore.compat``, which compute the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dqcore
+from dqcore.compat import llamagen, taming
 
 Result = tuple[Tensor, Tensor, Tensor]
 
 
-class GradientTrained(nn.Module):
-    """The formula of taming-transformers' ``VectorQuantizer2`` with what VQGAN's configurations leave as it is.
+class Taming(nn.Module):
+    """taming-transformers' layer as VQGAN's configurations have it: trained by gradient, ``beta`` 0.25, ``legacy``."""
 
-    The codebook is trained by the optimiser, from a start in ``[-1/K, 1/K]``. ``beta`` weighs the codebook's term
-    (``legacy``), not the encoder's.
-    """
-
-    def __init__(self, dim: int, size: int, beta: float = 0.25) -> None:
+    def __init__(self, dim: int, size: int) -> None:
         super().__init__()
-        self.beta = beta
-        self.codebook = nn.Parameter(torch.empty(size, dim).uniform_(-1 / size, 1 / size))
+        self.layer = taming.VectorQuantizer2(size, dim, beta=0.25, sane_index_shape=True)
 
     def forward(self, features: Tensor) -> Result:
         """Quantize a map ``(B, dim, H, W)``."""
-        vectors = features.movedim(1, -1)
-        codes = dqcore.ops.nearest_code(vectors.detach().flatten(0, 2), self.codebook.detach()).view(vectors.shape[:3])
-        quantized = self.codebook[codes]
-        loss = F.mse_loss(vectors, quantized.detach()) + self.beta * F.mse_loss(quantized, vectors.detach())
-        return (vectors + (quantized - vectors).detach()).movedim(-1, 1), codes, loss
+        quantized, loss, (_, _, codes) = self.layer(features)
+        return quantized, codes, loss
 
 
-class UnitVectors(nn.Module):
-    """The formula of LlamaGen's ``VectorQuantizer`` at its model's defaults: unit vectors of 8 channels, beta 0.25.
+class LlamaGen(nn.Module):
+    """LlamaGen's layer at its model's defaults: 8 channels, unit vectors, commitment 0.25, entropy loss of weight 0.
 
-    The model's 1x1 convolutions lead to these channels and back; its entropy loss has the weight 0.
+    The model's 1x1 convolutions lead to these channels and back.
     """
 
-    def __init__(self, dim: int, size: int, codebook_dim: int = 8, beta: float = 0.25) -> None:
+    def __init__(self, dim: int, size: int) -> None:
         super().__init__()
-        self.beta = beta
-        self.codebook = nn.Parameter(F.normalize(torch.empty(size, codebook_dim).uniform_(-1 / size, 1 / size), dim=-1))
-        self.project_in, self.project_out = nn.Conv2d(dim, codebook_dim, 1), nn.Conv2d(codebook_dim, dim, 1)
+        self.layer = llamagen.VectorQuantizer(size, 8, beta=0.25, entropy_loss_ratio=0.0, l2_norm=True, show_usage=True)
+        self.project_in, self.project_out = nn.Conv2d(dim, 8, 1), nn.Conv2d(8, dim, 1)
 
     def forward(self, features: Tensor) -> Result:
         """Quantize a map ``(B, dim, H, W)``."""
-        vectors = F.normalize(self.project_in(features).movedim(1, -1), dim=-1)
-        codebook = F.normalize(self.codebook, dim=-1)
-        codes = dqcore.ops.nearest_code(vectors.detach().flatten(0, 2), codebook.detach()).view(vectors.shape[:3])
-        quantized = codebook[codes]
-        loss = F.mse_loss(quantized, vectors.detach()) + self.beta * F.mse_loss(vectors, quantized.detach())
-        return self.project_out((vectors + (quantized - vectors).detach()).movedim(-1, 1)), codes, loss
+        vectors = self.project_in(features)
+        quantized, losses, (_, _, codes) = self.layer(vectors)
+        loss = sum((part for part in losses[:3] if part is not None), features.new_zeros(()))  # none in evaluation
+        return self.project_out(quantized), codes.view(vectors[:, 0].shape), loss
 
 
 def vector_quantize_pytorch(dim: int, size: int) -> nn.Module:
@@ -66,6 +57,6 @@ def vector_quantize_pytorch(dim: int, size: int) -> nn.Module:
 LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
     "dqcore": dqcore.DynamicQuantizer,
     "vector_quantize_pytorch": vector_quantize_pytorch,
-    "taming": GradientTrained,
-    "llamagen": UnitVectors,
+    "taming": Taming,
+    "llamagen": LlamaGen,
 }

@@ -43,7 +43,7 @@ ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "dec
 WHOLE_MODELS = {"generate": 120, "prior_training": 60}
 #: Files that measure quality, which is the same on a GPU.
 NO_TIMES = {"defaults"}
-TESTS = ["tests/test_warmup.py", "tests/test_kernels.py", "tests/ops", "tests/test_quantizer.py"]
+TESTS = ["tests/test_warmup.py", "tests/kernels", "tests/ops", "tests/test_quantizer.py"]
 SANITIZED = """
 import torch
 from gpu_checks import every_kernel

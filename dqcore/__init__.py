@@ -20,6 +20,7 @@ from importlib.metadata import version as _version
 from dqcore import convert, ops
 from dqcore.backends import backend
 from dqcore.codes import CodeSequence
+from dqcore.compat import replace_quantizers
 from dqcore.compat.moved import install as _keep_old_paths
 from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
@@ -46,6 +47,7 @@ __all__ = [
     "convert",
     "ops",
     "pack_codes",
+    "replace_quantizers",
     "unpack_codes",
     "warmup",
 ]

@@ -1,0 +1,145 @@
+"""Swap the quantizers of a model for ours, in place; :func:`register` adds another class.
+
+Classes are recognised by module path and name, so none of the libraries needs to be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.compat.rebuild import rebuild_ema, rebuild_vector_quantize, rebuilder
+from dqcore.errors import InputError
+
+__all__ = ["register", "replace_quantizers"]
+
+Convert = Callable[[nn.Module], nn.Module]
+
+#: Path of a class, and what builds ours from an instance of it.
+_KNOWN: dict[str, Convert] = {
+    "taming.modules.vqvae.quantize.VectorQuantizer": rebuilder("taming.VectorQuantizer", "n_e", "e_dim", "beta"),
+    "taming.modules.vqvae.quantize.VectorQuantizer2": rebuilder("taming.VectorQuantizer2", "n_e", "e_dim", "beta"),
+    "taming.modules.vqvae.quantize.EMAVectorQuantizer": rebuild_ema,
+    "tokenizer.tokenizer_image.vq_model.VectorQuantizer": rebuilder(
+        "llamagen.VectorQuantizer", "n_e", "e_dim", "beta", "entropy_loss_ratio", "l2_norm", "show_usage"
+    ),
+    "modeling.quantizer.quantizer.VectorQuantizer": rebuilder(
+        "titok.VectorQuantizer", "codebook_size", "token_size", "commitment_cost", "use_l2_norm", "clustering_vq"
+    ),
+    "diffusers.models.autoencoders.vae.VectorQuantizer": rebuilder(
+        "diffusers.VectorQuantizer", "n_e", "vq_embed_dim", "beta"
+    ),
+    "vector_quantize_pytorch.vector_quantize_pytorch.VectorQuantize": rebuild_vector_quantize,
+}
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+def register(path: str, convert: Convert) -> None:
+    """Let :func:`replace_quantizers` replace the class at a path too.
+
+    Args:
+        path: Module and name of the class, ``type(m).__module__ + "." + type(m).__qualname__``.
+        convert: Builds the new module from an instance. It must leave the instance as it is, may give the new module
+            any weights, and raises :class:`InputError`, naming the option, for what the new module does not do. The
+            new module must have the same state-dict keys and shapes.
+    """
+    if not isinstance(path, str) or not path.rpartition(".")[0]:
+        raise InputError(f"path: expected the module and name of a class, as 'package.module.Class', got {path!r}")
+    if not callable(convert):
+        raise InputError(f"convert: expected a function, got {type(convert).__name__}")
+    _KNOWN[path] = convert
+
+
+def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
+    """Replace every known quantizer of a model by ours, in place.
+
+    The new module holds the very parameters and buffers of the old one, so that optimizers keep working; mode, device,
+    dtype and ``requires_grad`` stay. A module that is used in several places is replaced once and used in all of them.
+    Instances of subclasses are left as they are. If any quantizer cannot be replaced, the model is left as it is.
+
+    Args:
+        model: Any module that contains quantizers.
+
+    Returns:
+        The new modules by qualified name, one for each place; empty if there are none.
+
+    Raises:
+        InputError: If a quantizer has an option that ours does not do, or an attribute that ours does not know, or
+            hooks (put them on the new module instead); or if ``model`` is itself a quantizer.
+    """
+    built: dict[int, nn.Module] = {}
+    places: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if _path(module) not in _KNOWN or any(name.startswith(f"{other}.") for other in places):
+            continue
+        if not name:
+            raise InputError(f"model: is itself a {_path(module)}; put it into a module, such as nn.ModuleList")
+        if id(module) not in built:
+            built[id(module)] = _successor(name, module)
+        places[name] = built[id(module)]
+    for name, new in places.items():
+        parent, _, leaf = name.rpartition(".")
+        model.get_submodule(parent).register_module(leaf, new)
+    return places
+
+
+def _successor(name: str, old: nn.Module) -> nn.Module:
+    """Ours, complete; the old module is left as it is."""
+    try:
+        _refuse_hooks(old)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            new = _KNOWN[_path(old)](old)
+        _take_over(old, new)
+    except (InputError, AttributeError, ImportError) as error:
+        raise InputError(f"{name}: cannot replace {_path(old)}: {error}") from error
+    return new
+
+
+def _refuse_hooks(old: nn.Module) -> None:
+    for name, part in old.named_modules():
+        owner = f"{name}: " if name else ""
+        hooks = [kind for kind in _HOOKS if getattr(part, kind, None)]
+        if hooks:
+            raise InputError(f"{owner}it has hooks ({', '.join(hooks)}); remove them, then put them on the new module")
+        if "forward" in vars(part):
+            raise InputError(f"{owner}its forward has been replaced by another function")
+
+
+def _take_over(old: nn.Module, new: nn.Module) -> None:
+    """Give the new module the old one's tensors, by name, and its mode."""
+    theirs, ours = old.state_dict(keep_vars=True), new.state_dict(keep_vars=True)
+    if theirs.keys() != ours.keys():
+        differing = ", ".join(sorted(theirs.keys() ^ ours.keys()))
+        raise InputError(f"state dict: expected {sorted(ours)}, differing in {differing}")
+    for key, tensor in theirs.items():
+        if tensor.shape != ours[key].shape:
+            raise InputError(f"{key}: expected shape {tuple(ours[key].shape)}, got {tuple(tensor.shape)}")
+    places = [tensor.device for tensor in theirs.values()]
+    if places:
+        new.to(places[0])  # buffers that are in no state dict
+    for key, tensor in theirs.items():
+        owner, _, leaf = key.rpartition(".")
+        part = new.get_submodule(owner)
+        if leaf in part._parameters:
+            part._parameters[leaf] = _parameter(key, tensor)
+        else:
+            part._buffers[leaf] = tensor.detach()
+    parts = dict(old.named_modules())
+    for name, part in new.named_modules():
+        part.training = parts.get(name, old).training
+
+
+def _parameter(key: str, tensor: Tensor) -> nn.Parameter:
+    if not isinstance(tensor, nn.Parameter):
+        raise InputError(f"{key}: expected a parameter, got a buffer")
+    return tensor
+
+
+def _path(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

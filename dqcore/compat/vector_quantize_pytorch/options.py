@@ -1,0 +1,74 @@
+"""Constructor arguments: what the defaults that depend on others become, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dqcore.errors import InputError
+
+__all__ = ["resolve"]
+
+#: Arguments that are not computed here, and their defaults, which are accepted.
+REFUSED = {
+    "affine_param": False,
+    "sync_affine_param": False,
+    "affine_param_batch_decay": 0.99,
+    "affine_param_codebook_decay": 0.9,
+}
+
+
+def resolve(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with every None that stands for "decide by the others" replaced.
+
+    Raises:
+        InputError: an argument that is not supported, or two that contradict each other.
+    """
+    for name, default in REFUSED.items():
+        if given[name] != default:
+            raise InputError(f"{name}: {given[name]!r} is not supported, leave it at {default!r}")
+    options = dict(given)
+    learned = options["directional_reparam"] or options["vq_bridge"] is not None
+    if options["ema_update"] is None:
+        options["ema_update"] = not learned
+    if options["learnable_codebook"] is None:
+        options["learnable_codebook"] = learned
+    if options["rotation_trick"] is None:
+        options["rotation_trick"] = not options["directional_reparam"] and options["dim"] > 1
+    if options["codebook_dim"] is None:
+        options["codebook_dim"] = options["dim"]
+    _check_sizes(options)
+    _check_pairs(options)
+    return options
+
+
+def _check_sizes(options: dict[str, Any]) -> None:
+    for name in ("dim", "codebook_size", "codebook_dim", "heads"):
+        if options[name] < 1:
+            raise InputError(f"{name}: expected at least 1, got {options[name]}")
+    if options["kmeans_init"] and options["kmeans_iters"] < 1:
+        raise InputError(f"kmeans_iters: expected at least 1 with kmeans_init, got {options['kmeans_iters']}")
+    if not 0 <= options["sync_update_v"] <= 1:
+        raise InputError(f"sync_update_v: expected a value in [0, 1], got {options['sync_update_v']}")
+
+
+def _check_pairs(options: dict[str, Any]) -> None:
+    """Raise for arguments that exclude each other."""
+    passed = [name for name in ("straight_through", "rotation_trick", "directional_reparam") if options[name]]
+    if len(passed) > 1:
+        raise InputError(f"{passed[1]}: cannot be used with {passed[0]}; set {passed[1]}=False")
+    learned = options["learnable_codebook"]
+    bridge = options["vq_bridge"] is not None
+    refused = [
+        ("use_cosine_sim", learned, "cannot be used with learnable_codebook"),
+        ("straight_through", learned, "cannot be used with learnable_codebook"),
+        ("ema_update", learned, "cannot be used with learnable_codebook; set ema_update=False"),
+        ("ema_update", bridge, "cannot be used with vq_bridge"),
+        ("directional_reparam", options["threshold_ema_dead_code"] == 0, "needs threshold_ema_dead_code above 0"),
+        ("sync_update_v", not learned, "needs learnable_codebook=True"),
+        ("accept_image_fmap", options["accept_3d_fmap"], "cannot be used with accept_3d_fmap"),
+    ]
+    for name, clash, message in refused:
+        if options[name] and clash:
+            raise InputError(f"{name}: {message}")
+    if bridge and not learned:
+        raise InputError("vq_bridge: needs learnable_codebook=True")
