@@ -2,104 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dqcore.distributed import num_processes, sum_over_processes
+from dqcore.errors import InputError
+from dqcore.nn.codebooks import Codebook, EMACodebook, GradientCodebook
+from dqcore.nn.draw import distinct
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 
-__all__ = ["EMA", "Codebook", "EMACodebook", "Gradient", "GradientCodebook", "KMeans", "RandomRestart", "Uniform"]
-
-
-class Codebook(nn.Module):
-    """K codes and one padding row, with the statistics that every way of learning keeps.
-
-    Attributes:
-        weight: ``(K + 1, D)`` float32 parameter. Row K is the padding row: it is never searched and never updated.
-            Index K marks a hole in a partial code map, and decodes to this row.
-        cluster_size: ``(K,)`` float32, moving average of how many vectors of a batch chose each code; starts at 1.
-        idle: ``(K,)`` int64, training batches since each code was last chosen.
-    """
-
-    weight: nn.Parameter
-    cluster_size: Tensor
-    idle: Tensor
-
-    def __init__(self, size: int, dim: int, decay: float) -> None:
-        super().__init__()
-        self.size, self.dim, self.decay = size, dim, decay
-        self.weight = nn.Parameter(torch.zeros(size + 1, dim))
-        self.register_buffer("cluster_size", torch.ones(size))
-        self.register_buffer("idle", torch.zeros(size, dtype=torch.int64))
-
-    @property
-    def codes(self) -> Tensor:
-        """The codes alone, ``(K, D)``."""
-        return self.weight[: self.size]
-
-    def update(self, counts: Tensor, sums: Tensor) -> None:
-        """Take in one batch's counts ``(K,)`` and vector sums ``(K, D)``."""
-        self.cluster_size.lerp_(counts, 1 - self.decay)
-        self.idle.add_(1).masked_fill_(counts > 0, 0)
-
-    def replace(self, codes: Tensor, replaced: Tensor) -> None:
-        """Set the codes marked in ``replaced (K,)`` to the rows of ``codes (K, D)``, as if each had one vector."""
-        with torch.no_grad():
-            self.codes.copy_(torch.where(replaced[:, None], codes, self.codes))
-        self.cluster_size.masked_fill_(replaced, 1)
-
-    def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
-        """A term whose gradient pulls codes to their vectors; its value means nothing. 0 if codes have no gradient.
-
-        Args:
-            codes: ``(K, D)``, the codes, with gradient.
-            counts: ``(K,)``, how many vectors chose each code.
-            sums: ``(K, D)``, the sum of the vectors that chose each code.
-        """
-        return counts.new_zeros(())
-
-
-class EMACodebook(Codebook):
-    """Codes are the moving averages of the vectors that chose them (paper section 3.2; no gradient).
-
-    Attributes:
-        embed_sum: ``(K, D)`` float32, moving average of the vector sums; starts equal to the codes, as if each had been
-            chosen by one vector.
-    """
-
-    embed_sum: Tensor
-
-    def __init__(self, size: int, dim: int, decay: float, eps: float) -> None:
-        super().__init__(size, dim, decay)
-        self.eps = eps
-        self.weight.requires_grad_(False)
-        self.register_buffer("embed_sum", torch.zeros(size, dim))
-
-    def update(self, counts: Tensor, sums: Tensor) -> None:
-        """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""
-        super().update(counts, sums)
-        self.embed_sum.lerp_(sums, 1 - self.decay)
-        total = self.cluster_size.sum()
-        size = (self.cluster_size + self.eps) / (total + self.size * self.eps) * total
-        self.codes.copy_(self.embed_sum / size[:, None])
-
-    def replace(self, codes: Tensor, replaced: Tensor) -> None:
-        """Replace codes and restart their averages; the next update would else bring the old codes back."""
-        super().replace(codes, replaced)
-        self.embed_sum.copy_(torch.where(replaced[:, None], codes, self.embed_sum))
-
-
-class GradientCodebook(Codebook):
-    """Codes are trained by the optimiser through ``sum_i ||sg(z_i) - e_k(i)||^2``."""
-
-    def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
-        """A term with the squared error's gradient to ``codes``, which needs the counts and sums alone."""
-        pull = 2 * (counts[:, None] * codes - sums).detach()
-        return (pull * codes).sum()
+__all__ = [
+    "EMA",
+    "Codebook",
+    "EMACodebook",
+    "Gradient",
+    "GradientCodebook",
+    "KMeans",
+    "Learning",
+    "RandomRestart",
+    "Uniform",
+]
 
 
 class Learning(Protocol):
@@ -114,16 +40,24 @@ class EMA:
     """Learn by exponential moving averages.
 
     Args:
-        decay: Share of the old average that each batch keeps, in [0, 1).
+        decay: Share of the old average that each update keeps, in [0, 1).
         eps: Laplace smoothing of the cluster sizes.
+        every: Training batches that make one update: with gradient accumulation over n batches, ``every=n`` gives the
+            codebook of one batch that is n times as large. Statistics wait in memory only: a checkpoint between two
+            updates does not hold them.
     """
 
     decay: float = 0.99
     eps: float = 1e-5
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"every: expected at least 1, got {self.every}")
 
     def build(self, size: int, dim: int) -> Codebook:
         """An :class:`EMACodebook`."""
-        return EMACodebook(size, dim, self.decay, self.eps)
+        return EMACodebook(size, dim, self.decay, self.eps, self.every)
 
 
 @dataclass(frozen=True)
@@ -147,7 +81,7 @@ class Uniform:
 
     needs_data = False
 
-    def __call__(self, vectors: Tensor | None, size: int, dim: int) -> Tensor:
+    def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
         """Draw ``(size, dim)`` codes."""
         return torch.empty(size, dim).uniform_(-1 / size, 1 / size)
 
@@ -158,23 +92,52 @@ class KMeans:
 
     Args:
         iterations: Rounds of Lloyd's algorithm.
+
+    A batch with fewer distinct vectors than codes gives one code to each of its vectors, and a warning. The other codes
+    lie close to a vector each, all in different places: they are unused until the features move.
     """
 
     iterations: int = 10
     needs_data = True
 
-    def __call__(self, vectors: Tensor | None, size: int, dim: int) -> Tensor:
-        """``(size, dim)`` centres of ``vectors (n, dim)``; a centre that loses all its vectors stays where it was."""
-        assert vectors is not None
+    def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
+        """The centres of ``vectors``.
+
+        Args:
+            vectors: ``(n, dim)`` in random order.
+            size: K.
+            dim: D.
+            valid: ``(n,)`` bool, the rows that count; at least one.
+
+        Returns:
+            ``(size, dim)`` float32; a centre that loses all its vectors stays where it was.
+        """
+        assert vectors is not None and len(vectors)
         vectors = vectors.float()
-        pick = torch.randperm(len(vectors), device=vectors.device)
-        centres = vectors[pick[torch.arange(size, device=vectors.device) % len(vectors)]]
-        if len(vectors) < size:
-            centres = centres + 1e-3 * vectors.std() * torch.randn_like(centres)
+        valid = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device) if valid is None else valid
+        centres = self._first_centres(vectors, size, valid)
         for _ in range(self.iterations):
-            counts, sums = code_sums(vectors, nearest_code(vectors, centres), size)
+            codes = torch.where(valid, nearest_code(vectors, centres), -1)
+            counts, sums = code_sums(vectors, codes, size)
             centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
         return centres
+
+    def _first_centres(self, vectors: Tensor, size: int, valid: Tensor) -> Tensor:
+        """The first ``size`` distinct vectors; where there are fewer, different points around each of them."""
+        fresh = distinct(vectors, valid)
+        number = fresh.sum()
+        if not torch.compiler.is_compiling() and vectors.device.type != "meta" and int(number) < size:
+            warnings.warn(f"KMeans: {int(number)} distinct vectors for {size} codes", stacklevel=2)
+        order = (~fresh).byte().argsort(stable=True)
+        index = torch.arange(size, device=vectors.device)
+        centres = vectors[order[index % number.clamp_min(1)]]
+        # Radii differ by more than the last digits of the vectors, so that no two points coincide.
+        largest = torch.where(valid[:, None], vectors, 0).abs().max()
+        spread = torch.where(valid[:, None], vectors - centres[0], 0).square().mean().sqrt()
+        radius = torch.maximum(1e-3 * spread, 4 * size * torch.finfo(torch.float32).eps * largest)
+        radius = torch.where(radius > 0, radius, 1e-3) * (1 + index / size)
+        away = torch.nn.functional.normalize(torch.randn_like(centres), dim=1) * radius[:, None]
+        return torch.where((index < number)[:, None], centres, centres + away)
 
 
 @dataclass(frozen=True)
@@ -185,19 +148,30 @@ class RandomRestart:
         threshold: In [0, 1]. A code is replaced when its moving average of uses falls below this share of the mean over
             all codes. The released code replaces a code that is used less than once in a batch; at its batch of 30
             images that is 1/30 of the mean.
+
+    Each vector revives one code at most, and none if a code in use has its values already. So a batch with fewer
+    distinct vectors than unused codes leaves some of them for the next batch.
     """
 
     threshold: float = 1 / 30
 
-    def __call__(self, codebook: Codebook, candidates: Tensor) -> None:
-        """Restart unused codes from ``candidates (K, D)``, without making the CPU wait for the GPU."""
-        even = codebook.cluster_size.mean()
-        codebook.replace(candidates, codebook.cluster_size < self.threshold * even)
+    def __call__(self, codebook: Codebook, candidates: Tensor, valid: Tensor | None = None) -> None:
+        """Restart unused codes, without making the CPU wait for the GPU.
 
-
-def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts ``(K,)`` and vector sums ``(K, D)``, float32, added up over all processes in one message."""
-    if num_processes() == 1:
-        return counts, sums
-    total = sum_over_processes(torch.cat([counts[:, None], sums], dim=1))
-    return total[:, 0].contiguous(), total[:, 1:]
+        Args:
+            codebook: Whose codes to restart.
+            candidates: ``(n, D)`` vectors in random order.
+            valid: ``(n,)`` bool, the rows that may become codes; None for all.
+        """
+        if len(candidates) == 0:
+            return
+        if valid is None:
+            valid = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
+        candidates = candidates.to(codebook.weight.dtype)
+        unused = codebook.cluster_size < self.threshold * codebook.cluster_size.mean()
+        known = torch.cat([codebook.codes.detach(), candidates])
+        fresh = distinct(known, torch.cat([~unused, valid]))[codebook.size :]
+        order = (~fresh).byte().argsort(stable=True)
+        turn = unused.cumsum(0) - 1
+        chosen = candidates[order[turn.clamp(0, len(candidates) - 1)]]
+        codebook.replace(chosen, unused & (turn < fresh.sum()))

@@ -16,6 +16,7 @@ from torch import nn
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.files import write_json
+from dqcore.nn.codebooks import count_numbers
 from dqcore.training.arguments import Arguments
 
 __all__ = ["RunRecord", "check_unused"]
@@ -45,10 +46,12 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The record as plain values."""
+        parameters, codebook = count_numbers(self.model)
         return {
             "options": self.options.as_json(),
             **self.about,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": parameters,
+            "codebook_numbers": codebook,
             self.data_name: self.data,
             "steps": self.total,
             "processes": self.world.size,

@@ -6,6 +6,7 @@ import torch
 
 from dqcore import DQVAE, DQVAEConfig
 from dqcore.models.tokenizers.dqvae import PRESETS
+from dqcore.nn.codebooks import count_numbers
 
 TINY = ["dqvae-dual-tiny", "dqvae-dual-entropy-tiny", "dqvae-triple-tiny"]
 COUNTS = {"dqvae-dual": 48_098_437, "dqvae-dual-entropy": 47_833_731, "dqvae-triple": 74_010_502}
@@ -34,7 +35,7 @@ def num_codes(grain):
 def test_parameter_counts_are_the_papers(name, count):
     with torch.device("meta"):
         model = DQVAE.from_preset(name)
-    assert sum(parameter.numel() for parameter in model.parameters()) == count
+    assert sum(count_numbers(model)) == count
 
 
 @pytest.mark.parametrize("name", PRESETS)
