@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqcore.codebook import EMA, KMeans, Learning, RandomRestart, Uniform
+from dqcore.codebook.layer import CodebookLayer
+from dqcore.codebook.learning import first_codes
+from dqcore.codebook.recompute import in_backward, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
-from dqcore.nn.codebook_layer import CodebookLayer
 from dqcore.nn.finite import holes_of, not_finite, uncount, without
 from dqcore.nn.layouts import Arranged, arrange, layout_of
-from dqcore.nn.learning import first_codes
 from dqcore.nn.quantized import Quantized
-from dqcore.nn.recompute import in_backward, substitute
 from dqcore.ops import CodeSums, Lookup, dynamic_lookup
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 
@@ -32,8 +32,8 @@ class DynamicQuantizer(CodebookLayer):
     The paper's loss is ``||sg[z] - e||^2 + beta ||z - sg[e]||^2``, the squared norms of whole maps. Here both parts are
     means, ``sum_i ||z_i - e_k(i)||^2 / (B D H W)`` with D the dimension of the codes, so that neither the size of the
     image nor ``codebook_dim`` changes their weight: the loss is ``1 + beta`` times the mean. Each code counts once,
-    however many cells it fills, and H W are all cells of the finest grid. The part with ``beta`` (``commitment``) trains
-    the encoder. The other one trains the codebook (with :class:`Gradient <dqcore.codebook.Gradient>`) or has no
+    however many cells it fills, and H W are all cells of the finest grid. The part with ``beta`` (``commitment``)
+    trains the encoder. The other one trains the codebook (with :class:`Gradient <dqcore.codebook.Gradient>`) or has no
     gradient (with :class:`EMA <dqcore.codebook.EMA>`); ``Quantized`` gives both apart.
 
     Args:
@@ -126,7 +126,7 @@ class DynamicQuantizer(CodebookLayer):
         lookup = self._lookup(maps, given, codes.detach(), learn, hole)
         commitment, rest = self._losses(lookup, codes, given.mask is not None or hole is not None)
         if lookup.statistics is not None:
-            self._learn(maps, given, hole, lookup.statistics, again)
+            self._learn(maps, given.selected, hole, lookup.statistics, again)
         quantized = self.project_out(self.estimator(maps, given.selected, lookup).to(dtype))
         if hole is not None or (given.mask is not None and self._projected):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
@@ -165,7 +165,7 @@ class DynamicQuantizer(CodebookLayer):
         given = arrange(features, grain, None, None, self.dim, self.num_granularities, self.channel_last)
         with torch.no_grad():
             maps, hole, _ = self._vectors(given)
-            self._initialise(maps, given, hole, force=True)
+            self._initialise(maps, given.selected, hole, force=True)
 
     def extra_repr(self) -> str:
         """The sizes and strategies."""
@@ -204,7 +204,7 @@ class DynamicQuantizer(CodebookLayer):
                 if past.started:  # draw the random numbers that the first pass drew
                     first_codes(self.initialisation, maps, given.selected, hole, self.codebook_size)
             return self.metric(codes, 1), learn and not self.frozen, True
-        started = not self._ready and self._initialise(maps, given, hole, learn=learn)
+        started = not self._ready and self._initialise(maps, given.selected, hole, learn=learn)
         learn = learn and not self.frozen
         codes = self.codebook.codes
         if self.training:

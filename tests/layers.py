@@ -61,7 +61,7 @@ ROOMS = {
     "data": "images, crops, batches, codes on disk",
     "nn": "layers",
     "estimators": "how a gradient passes the lookup, how vectors are compared",
-    "codebook": "how a codebook starts, learns and revives",
+    "codebook": "how a codebook starts, learns and revives; a layer with one",
     "quantizer": "`DynamicQuantizer`",
     "models/pretrained": "saving and loading",
     "models/tape": "every token an image may have, in order",

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.codebook.modules import count_numbers
 from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
 from dqcore.errors import InputError
-from dqcore.nn.codebooks import count_numbers
 
 __all__ = ["convert"]
 

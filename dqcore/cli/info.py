@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 
 from dqcore import __version__, backends
+from dqcore.codebook.modules import count_numbers
 from dqcore.models.auto import PRIORS, TOKENIZERS
-from dqcore.nn.codebooks import count_numbers
 
 __all__ = ["info", "lines"]
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.files import write_json
-from dqcore.nn.codebooks import count_numbers
 from dqcore.training.arguments import Arguments
 
 __all__ = ["RunRecord", "check_unused"]

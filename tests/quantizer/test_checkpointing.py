@@ -1,6 +1,7 @@
 """Activation checkpointing: codes, gradients and buffers are bit for bit those of a plain run."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -105,10 +106,7 @@ def test_the_same_features_twice_in_one_step(use_reentrant):
     for wrapped in (False, True):
         torch.manual_seed(0)
         quantizer, z = DynamicQuantizer(6, 40, learning=EMA(decay=0.1)), x.clone().requires_grad_()
-        outs = [
-            checkpoint(lambda y: tuple(quantizer(y)), z, use_reentrant=use_reentrant) if wrapped else quantizer(z)
-            for _ in range(2)
-        ]
+        outs = [checkpoint(quantizer, z, use_reentrant=use_reentrant) if wrapped else quantizer(z) for _ in range(2)]
         loss = sum((map * (1 + n)).sum() + loss for n, (map, _, loss) in enumerate(outs))
         results.append([*torch.autograd.grad(loss, z), *quantizer.state_dict().values()] if not use_reentrant else None)
         if use_reentrant:
@@ -149,8 +147,8 @@ def test_a_pass_without_learning_and_accumulation():
             quantizer = DynamicQuantizer(6, 40, learning=EMA(decay=0.1))
             x = torch.randn(3, 2, 6, 5, 4, requires_grad=True)
             with quantizer.accumulate():
-                first = [way(lambda y: tuple(quantizer(y)), part) for part in x[:2]]
-            last = way(lambda y: tuple(quantizer(y, learn=False)), x[2])
+                first = [way(quantizer, part) for part in x[:2]]
+            last = way(functools.partial(quantizer, learn=False), x[2])
             sum(map.square().sum() + loss for map, _, loss in (*first, last)).backward()
             results.append([x.grad, *quantizer.state_dict().values()])
         assert same(*results)

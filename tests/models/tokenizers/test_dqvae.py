@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from dqcore import DQVAE, DQVAEConfig
+from dqcore.codebook.modules import count_numbers
 from dqcore.models.tokenizers.dqvae import PRESETS
-from dqcore.nn.codebooks import count_numbers
 
 TINY = ["dqvae-dual-tiny", "dqvae-dual-entropy-tiny", "dqvae-triple-tiny"]
 COUNTS = {"dqvae-dual": 48_098_437, "dqvae-dual-entropy": 47_833_731, "dqvae-triple": 74_010_502}

@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dqcore.codebook.draw import draw_distinct
+from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes, learn
+from dqcore.codebook.modules import Codebook
+from dqcore.codebook.recompute import FirstPasses
 from dqcore.errors import InputError
 from dqcore.metrics.coding import perplexity
-from dqcore.nn.codebooks import Codebook
-from dqcore.nn.draw import draw_distinct
-from dqcore.nn.layouts import Arranged
-from dqcore.nn.learning import Batch, Initialisation, Restart, first_codes, learn
-from dqcore.nn.recompute import FirstPasses
 from dqcore.ops import CodeSums
 
 __all__ = ["CodebookLayer"]
@@ -124,7 +123,7 @@ class CodebookLayer(nn.Module):
             )
 
     def _initialise(
-        self, maps: list[Tensor], given: Arranged, hole: Tensor | None, learn: bool = False, force: bool = False
+        self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, learn: bool = False, force: bool = False
     ) -> bool:
         """Start the codebook from these features unless it has started; return whether it did."""
         compiling = torch.compiler.is_compiling()
@@ -136,7 +135,7 @@ class CodebookLayer(nn.Module):
         if maps[-1].numel() == 0:
             return False
         with torch.no_grad():
-            codes = first_codes(self.initialisation, maps, given.selected, hole, self.codebook.size)
+            codes = first_codes(self.initialisation, maps, grain, hole, self.codebook.size)
             if codes is None:
                 return False
             if compiling and not force:  # a loaded codebook may have started already
@@ -153,13 +152,11 @@ class CodebookLayer(nn.Module):
         self._ready = True
 
     @torch.no_grad()
-    def _learn(
-        self, maps: list[Tensor], given: Arranged, hole: Tensor | None, statistics: CodeSums, again: bool
-    ) -> None:
+    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, statistics: CodeSums, again: bool) -> None:
         """Take in the batch, unless this pass repeats one that did; the random numbers are drawn in both."""
         drawn = None
         if self.restart is not None:
-            drawn = draw_distinct(maps, given.selected, self.codebook.size, hole)
+            drawn = draw_distinct(maps, grain, self.codebook.size, hole)
         if again:
             return
         batch = Batch(*statistics, drawn)

@@ -9,23 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dqcore.codebook.draw import distinct
+from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
 from dqcore.errors import InputError
-from dqcore.nn.codebooks import Codebook, EMACodebook, GradientCodebook
-from dqcore.nn.draw import distinct
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 
-__all__ = [
-    "EMA",
-    "Codebook",
-    "EMACodebook",
-    "Gradient",
-    "GradientCodebook",
-    "KMeans",
-    "Learning",
-    "RandomRestart",
-    "Uniform",
-]
+__all__ = ["EMA", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
 
 
 class Learning(Protocol):

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dqcore.codebook.draw import Drawn, draw_distinct
+from dqcore.codebook.modules import Codebook
 from dqcore.distributed import from_first_process, num_processes, sum_over_processes
-from dqcore.nn.codebooks import Codebook
-from dqcore.nn.draw import Drawn, draw_distinct
 
 __all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "reduce_statistics"]
 
