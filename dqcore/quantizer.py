@@ -126,7 +126,7 @@ class DynamicQuantizer(CodebookLayer):
         lookup = self._lookup(maps, given, codes.detach(), learn, hole)
         commitment, rest = self._losses(lookup, codes, given.mask is not None or hole is not None)
         if lookup.statistics is not None:
-            self._learn(maps, given.selected, hole, lookup.statistics, again)
+            self._learn(maps, given.selected, hole, lookup, again)
         quantized = self.project_out(self.estimator(maps, given.selected, lookup).to(dtype))
         if hole is not None or (given.mask is not None and self._projected):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
@@ -214,7 +214,7 @@ class DynamicQuantizer(CodebookLayer):
         return self.metric(codes, 1), learn, False
 
     def _lookup(self, maps: list[Tensor], given: Arranged, codes: Tensor, learn: bool, hole: Tensor | None) -> Lookup:
-        if self.portable:
+        if self.portable or maps[-1].numel() == 0:
             found = dynamic_lookup_reference(maps, given.selected, codes, learn)
             lookup = Lookup(*found[:3], CodeSums(*found[3:]) if learn else None)
         else:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dqcore.ops.layout import merge_maps
+from dqcore.ops.layout import cells_per_code, merge_maps
 
 __all__ = ["Drawn", "distinct", "draw_distinct"]
 
@@ -19,10 +19,27 @@ class Drawn(NamedTuple):
     Attributes:
         vectors: ``(n, D)``.
         valid: ``(n,)`` bool; rows that are False are fillers, and come last.
+        cell: ``(n,)`` int64, the cells of the finest grid that they lie at, counted through the batch.
     """
 
     vectors: Tensor
     valid: Tensor
+    cell: Tensor
+
+    def not_known(self, error: Tensor, grain: Tensor, num_granularities: int) -> Drawn:
+        """The same without the vectors that a code has already, up to a thousandth of how far they lie apart.
+
+        Args:
+            error: ``(B, H, W)``, squared distances to the nearest codes, each divided by the cells that its code fills.
+            grain: ``(B, h, w)``.
+            num_granularities: G.
+        """
+        kept = torch.where(self.valid[:, None], self.vectors.float(), 0)
+        number = self.valid.sum().clamp_min(1)
+        away = torch.where(self.valid[:, None], kept - kept.sum(0) / number, 0)
+        spread = away.square().sum() / number
+        distance = (error * cells_per_code(grain, num_granularities)).flatten()[self.cell]
+        return self._replace(valid=self.valid & (distance > 1e-6 * spread))
 
 
 def draw_distinct(maps: Sequence[Tensor], grain: Tensor, number: int, hole: Tensor | None = None) -> Drawn:
@@ -43,7 +60,7 @@ def draw_distinct(maps: Sequence[Tensor], grain: Tensor, number: int, hole: Tens
     height, width = merged.shape[2:]
     size = max(1, height * width)
     image, inside = cell // size, cell % size
-    return Drawn(merged.detach()[image, :, inside // max(1, width), inside % max(1, width)], order >= 0)
+    return Drawn(merged.detach()[image, :, inside // max(1, width), inside % max(1, width)], order >= 0, cell)
 
 
 def _corners(grain: Tensor, num_granularities: int) -> Tensor:

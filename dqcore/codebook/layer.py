@@ -15,7 +15,7 @@ from dqcore.codebook.modules import Codebook
 from dqcore.codebook.recompute import FirstPasses
 from dqcore.errors import InputError
 from dqcore.metrics.coding import perplexity
-from dqcore.ops import CodeSums
+from dqcore.ops import Lookup
 
 __all__ = ["CodebookLayer"]
 
@@ -152,14 +152,16 @@ class CodebookLayer(nn.Module):
         self._ready = True
 
     @torch.no_grad()
-    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, statistics: CodeSums, again: bool) -> None:
+    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, lookup: Lookup, again: bool) -> None:
         """Take in the batch, unless this pass repeats one that did; the random numbers are drawn in both."""
         drawn = None
         if self.restart is not None:
             drawn = draw_distinct(maps, grain, self.codebook.size, hole)
+            drawn = drawn.not_known(lookup.error, grain, len(maps))
         if again:
             return
-        batch = Batch(*statistics, drawn)
+        assert lookup.statistics is not None
+        batch = Batch(*lookup.statistics, drawn)
         if self._pending is not None:
             batch = self._pending.and_then(batch)
         if self._accumulating or batch.number < self.codebook.every:

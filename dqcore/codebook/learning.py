@@ -58,7 +58,8 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
     """Update a codebook from the batches of all processes, and revive unused codes by vectors of the first process."""
     codebook.update(*reduce_statistics(batch.counts.float(), batch.sums.float()))
     if restart is not None and batch.drawn is not None:
-        restart(codebook, *_of_first_process(batch.drawn, codebook.size))
+        vectors, valid = _of_first_process(batch.drawn, codebook.size)
+        restart(codebook, vectors, valid)
 
 
 def first_codes(
@@ -80,13 +81,13 @@ def first_codes(
     return from_first_process(codes.float())
 
 
-def _of_first_process(drawn: Drawn, number: int) -> Drawn:
-    """The first process's vectors, filled up to ``number`` rows, because the processes' own numbers may differ."""
+def _of_first_process(drawn: Drawn, number: int) -> tuple[Tensor, Tensor]:
+    """The first process's vectors and which are valid, filled up to ``number`` rows: the processes may have fewer."""
     if num_processes() == 1:
-        return drawn
+        return drawn.vectors, drawn.valid
     rows = torch.cat([drawn.vectors.float(), drawn.valid[:, None].float()], dim=1)
     rows = from_first_process(torch.nn.functional.pad(rows, (0, 0, 0, number - len(rows))))
-    return Drawn(rows[:, :-1], rows[:, -1] > 0)
+    return rows[:, :-1], rows[:, -1] > 0
 
 
 def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

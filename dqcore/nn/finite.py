@@ -44,7 +44,7 @@ def holes_of(bad: Sequence[Tensor], grain: Tensor, report: bool) -> Tensor:
     Raises:
         InputError: how many, and where the first one is.
     """
-    holes = merge_maps(bad, grain)[:, 0]
+    holes = merge_maps([where.byte() for where in bad], grain)[:, 0] > 0
     if report and bool(holes.any()):
         cells = cells_per_code(grain, len(bad))
         number = round(float((holes / cells.clamp_min(1)).sum()))
