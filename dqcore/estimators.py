@@ -37,7 +37,7 @@ class Rotation:
         middle = F.normalize(u + q, dim=1)
         turned = z - 2 * middle * (middle * z).sum(1, keepdim=True) + 2 * q * (u * z).sum(1, keepdim=True)
         rotated = turned * (norm_e / norm_z)
-        return (e + rotated - rotated.detach()).to(lookup.quantized.dtype)
+        return (e + (rotated - rotated.detach())).to(lookup.quantized.dtype)  # the bracket is 0: the value is e
 
 
 @dataclass(frozen=True)

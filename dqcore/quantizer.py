@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqcore.codebook import EMA, Codebook, KMeans, Learning, RandomRestart, Uniform, reduce_statistics
-from dqcore.distributed import from_first_process
+from dqcore.codebook import EMA, KMeans, Learning, RandomRestart, Uniform
+from dqcore.codebook.layer import CodebookLayer
+from dqcore.codebook.learning import first_codes
+from dqcore.codebook.recompute import in_backward, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
-from dqcore.metrics.coding import perplexity
-from dqcore.nn.layouts import MAP, draw_vectors, layout_of, pyramid
-from dqcore.ops import dynamic_lookup
+from dqcore.nn.finite import holes_of, not_finite, uncount, without
+from dqcore.nn.layouts import Arranged, arrange, layout_of
+from dqcore.nn.quantized import Quantized
+from dqcore.ops import CodeSums, Lookup, dynamic_lookup
+from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
-#: A code that no vector chose in this many training batches counts as unused.
-USAGE_WINDOW = 100
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-class Quantized(NamedTuple):
-    """What a quantizer returns.
-
-    Attributes:
-        map: ``(B, dim, H, W)`` in the input's dtype; a coarse code fills its block; gradients pass through it.
-        codes: ``(B, H, W)`` int64 code map, -1 where masked.
-        loss: Scalar float32, already weighted.
-    """
-
-    map: Tensor
-    codes: Tensor
-    loss: Tensor
-
-
-class DynamicQuantizer(nn.Module):
+class DynamicQuantizer(CodebookLayer):
     """Quantize each region at its own granularity: vector i becomes ``e_k`` with ``k = argmin_k ||z_i - e_k||^2``.
 
-    The loss is ``(commitment + 1) sum_i ||z_i - e_k(i)||^2 / (B dim H W)``: each code counts once, however many cells
-    it fills, and the mean runs over all cells. The ``commitment`` part trains the encoder. The other part trains the
-    codebook (with :class:`Gradient <dqcore.codebook.Gradient>`) or has no gradient
-    (with :class:`EMA <dqcore.codebook.EMA>`).
+    The paper's loss is ``||sg[z] - e||^2 + beta ||z - sg[e]||^2``, the squared norms of whole maps. Here both parts are
+    means, ``sum_i ||z_i - e_k(i)||^2 / (B D H W)`` with D the dimension of the codes, so that neither the size of the
+    image nor ``codebook_dim`` changes their weight: the loss is ``1 + beta`` times the mean. Each code counts once,
+    however many cells it fills, and H W are all cells of the finest grid. The part with ``beta`` (``commitment``)
+    trains the encoder. The other one trains the codebook (with :class:`Gradient <dqcore.codebook.Gradient>`) or has no
+    gradient (with :class:`EMA <dqcore.codebook.EMA>`); ``Quantized`` gives both apart.
 
     Args:
         dim: Channels of the feature maps.
@@ -57,9 +48,15 @@ class DynamicQuantizer(nn.Module):
         estimator: ``StraightThrough()`` or ``Rotation()``.
         codebook_dim: Dimension of the codes, if other than ``dim``; one 1x1 projection leads to it, one back.
         channel_last: A single input has its channels last: ``(B, N, dim)`` or ``(B, H, W, dim)``.
+        nonfinite: What a vector with a NaN or an infinity does. ``"raise"``: an ``InputError``, which the host waits
+            for. ``"mask"``: its code is -1, its quantized vector and its gradient are 0, and it counts nowhere. None:
+            raise on a CPU, mask on a GPU. A compiled or exported graph masks, whatever is chosen.
+        eval_loss: False makes the loss 0 in evaluation.
 
-    Under autocast, distances and codebook updates stay in float32. In training every forward pass updates the codebook
-    once; where ``torch.distributed`` runs, from the statistics of all processes together.
+    Under autocast and after ``.half()`` or ``.to(bfloat16)``, distances, codebook and its updates stay in float32. In
+    training every forward pass updates the codebook once; where ``torch.distributed`` runs, from the statistics of all
+    processes together. A pass that activation checkpointing computes again (inside the backward pass) looks up in the
+    codes of the first one and learns nothing. A compiled layer cannot see that: compile the checkpoint with it.
 
     The defaults learn well within a few hundred steps (``benchmarks/bench_defaults.py``). The paper's settings, which
     the presets of the tokenizers use, are those of :meth:`paper`.
@@ -79,24 +76,23 @@ class DynamicQuantizer(nn.Module):
         estimator: StraightThrough | Rotation = StraightThrough(),
         codebook_dim: int | None = None,
         channel_last: bool = False,
+        nonfinite: Literal["raise", "mask"] | None = None,
+        eval_loss: bool = True,
     ) -> None:
-        super().__init__()
         for name, value in {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}.items():
             if value < 1:
                 raise InputError(f"{name}: expected at least 1, got {value}")
+        if nonfinite not in (None, "raise", "mask"):
+            raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
+        super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last = commitment, channel_last
-        self.initialisation, self.restart, self.metric, self.estimator = initialisation, restart, metric, estimator
-        self.codebook: Codebook = learning.build(codebook_size, codebook_dim or dim)
-        projected = codebook_dim is not None and codebook_dim != dim
-        self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if projected else nn.Identity()
-        self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if projected else nn.Identity()
-        self.frozen = False
-        self.initialised: Tensor
-        self.register_buffer("initialised", torch.tensor(False))
-        self._ready = False
-        if not initialisation.needs_data:
-            self._start(initialisation(None, codebook_size, self.codebook.dim))
+        self.nonfinite, self.eval_loss = nonfinite, eval_loss
+        self.metric, self.estimator = metric, estimator
+        self._projected = codebook_dim is not None and codebook_dim != dim
+        self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if self._projected else nn.Identity()
+        self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if self._projected else nn.Identity()
+        self.portable = False
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
@@ -117,128 +113,151 @@ class DynamicQuantizer(nn.Module):
         return cls(dim, codebook_size, num_granularities, **settings | changes)
 
     def forward(
-        self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None, mask: Tensor | None = None
+        self,
+        features: Tensor | Sequence[Tensor],
+        grain: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        learn: bool = True,
     ) -> Quantized:
         """Quantize feature maps.
 
         Args:
             features: Maps coarse to fine, map g ``(B, dim, h * 2**g, w * 2**g)``; or one map on the finest grid,
-                ``(B, dim, H, W)`` (with ``channel_last`` ``(B, N, dim)`` or ``(B, H, W, dim)``), whose coarse regions
-                are averaged.
+                ``(B, dim, H, W)``, whose coarse regions are averaged. With one granularity the grid may have any
+                number of dimensions: ``(B, dim)``, ``(B, dim, N)``, ``(B, dim, T, H, W)``. With ``channel_last``
+                ``(B, *grid, dim)``.
             grain: Granularity of each region, ``(B, h, w)`` int64; needed when ``num_granularities > 1``.
-            mask: True for the regions to quantize, ``(B, h, w)`` bool (``(B, N)`` for sequences). The others cost
-                nothing, get code -1 and vector 0, and are left out of loss and codebook updates.
+            mask: True for the regions to quantize, ``(B, h, w)`` bool (with one granularity ``(B, *grid)``). The others
+                cost nothing, get code -1 and vector 0, and are left out of loss and codebook updates.
+            lengths: For sequences, instead of a mask: how many vectors of each to quantize, ``(B,)`` integers.
+            learn: False leaves the codebook as it is, in training too.
 
         Returns:
-            ``Quantized(map, codes, loss)``; the map has the layout of ``features``.
+            ``Quantized(map, codes, loss)``; the map has the layout, dtype and memory format of ``features``.
 
         Raises:
-            ValueError: Shapes that do not fit, or a grain out of range.
+            InputError: Shapes that do not fit, a grain out of range, vectors that are not finite (see ``nonfinite``),
+                or a codebook that waits for its first training batch.
         """
-        maps, grain, mask, restore = self._arrange(features, grain, mask)
-        maps = [self.metric(self.project_in(values), 1) for values in maps]
-        if not self._ready:
-            self._initialise(maps, grain, mask)
-        learn = self.training and not self.frozen
-        codes = self.metric(self.codebook.codes, 1)
-        lookup = dynamic_lookup(maps, grain, codes.detach(), mask=mask, with_sums=learn)
-        numel = self.dim * (lookup.codes.numel() if mask is None else (lookup.codes >= 0).sum().clamp_min(1))
-        error = lookup.error.sum() / numel
-        loss = self.commitment * error + error.detach()
-        if mask is not None:
-            grain = torch.where(mask, grain, -1)
-        if learn and lookup.statistics is not None:
-            pull = self.codebook.loss(codes, *lookup.statistics) / numel
-            loss = loss + pull - pull.detach()
-            self._learn(maps, grain, *lookup.statistics)
-        quantized = self.project_out(self.estimator(maps, grain, lookup))
-        return Quantized(restore(quantized), restore(lookup.codes), loss)
+        given = arrange(features, grain, mask, lengths, self.dim, self.num_granularities, self.channel_last)
+        maps, hole, dtype = self._vectors(given)
+        codes, learn, again = self._codes_for(maps, given, hole, learn)
+        lookup = self._lookup(maps, given, codes.detach(), learn, hole)
+        commitment, rest = self._losses(lookup, codes, given.mask is not None or hole is not None)
+        if lookup.statistics is not None:
+            self._learn(maps, given.selected, hole, lookup, again)
+        quantized = self.project_out(self.estimator(maps, given.selected, lookup).to(dtype))
+        if hole is not None or (given.mask is not None and self._projected):
+            quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
+        return Quantized(*given.restore(quantized, lookup.codes), commitment + rest, commitment, rest)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """The vectors of a code map, ``e_k``.
+        """The vectors of a code map: what ``forward`` returned as ``map`` for its ``codes``, value for value.
 
         Args:
-            codes: ``(B, H, W)`` int64 in ``[0, K]``; K marks a hole, which gets the codebook's padding row.
+            codes: ``(B, *grid)`` of any integer dtype, values in ``[-1, K]``. -1, as ``forward`` returns it where a
+                region is masked, gets vector 0; K marks a hole in a partial code map, which gets the padding row.
 
         Returns:
-            ``(B, dim, H, W)`` float32, what ``forward`` returned as ``map`` for these codes.
+            ``(B, dim, *grid)``, with ``channel_last`` ``(B, *grid, dim)``; in the dtype that ``.to(dtype)`` gave the
+            layer, which is float32 at first.
+
+        Raises:
+            InputError: Another dtype, or on the CPU a value out of range; or the codebook waits for its first batch.
         """
-        if codes.dim() != 3 or codes.dtype != torch.int64:
-            raise InputError(f"codes: expected a (B, H, W) int64 code map, got {tuple(codes.shape)} {codes.dtype}")
-        vectors = F.embedding(codes, self.metric(self.codebook.weight, 1))
-        return self.project_out(vectors.permute(0, 3, 1, 2).contiguous())
+        if not isinstance(codes, Tensor) or codes.dim() < 1 or codes.dtype not in INTEGERS:
+            got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
+            raise InputError(f"codes: expected a (B, H, W) integer code map, or (B, *grid), got {got}")
+        self._check_started()
+        if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
+            low, high = int(codes.min()), int(codes.max())
+            if low < -1 or high > self.codebook_size:
+                raise InputError(f"codes: expected values in [-1, {self.codebook_size}], got [{low}, {high}]")
+        layout = layout_of(codes.dim() + 1, self.channel_last)
+        grid = layout.to_grid(codes).long()
+        vectors = F.embedding(grid.clamp_min(0), self.metric(self.codebook.weight, 1)).to(self._dtype)
+        quantized = self.project_out(vectors.permute(0, 3, 1, 2).contiguous()).masked_fill(grid[:, None] < 0, 0)
+        return layout.restore(quantized, codes.shape[1:-1])
 
     def initialise(self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None) -> None:
         """Start a data-dependent codebook from these features, as the first forward pass in training does."""
-        maps, grain, _, _ = self._arrange(features, grain, None)
-        self._ready = False
-        self._initialise([self.metric(self.project_in(values), 1) for values in maps], grain, None, force=True)
-
-    def freeze(self, frozen: bool = True) -> DynamicQuantizer:
-        """Stop, or resume, learning the codebook. The encoder's commitment loss stays as it is."""
-        self.frozen = frozen
-        return self
-
-    @property
-    def usage(self) -> float:
-        """Share of codes that some vector chose in the last 100 training batches, in [0, 1]."""
-        return float((self.codebook.idle < USAGE_WINDOW).float().mean())
-
-    @property
-    def perplexity(self) -> float:
-        """:func:`dqcore.metrics.perplexity` of the moving averages of code frequencies, in [1, K]."""
-        return perplexity(self.codebook.cluster_size)
+        given = arrange(features, grain, None, None, self.dim, self.num_granularities, self.channel_last)
+        with torch.no_grad():
+            maps, hole, _ = self._vectors(given)
+            self._initialise(maps, given.selected, hole, force=True)
 
     def extra_repr(self) -> str:
         """The sizes and strategies."""
         sizes = f"{self.dim}, {self.codebook_size}, num_granularities={self.num_granularities}"
         return f"{sizes}, metric={self.metric}, estimator={self.estimator}, restart={self.restart}"
 
-    def _arrange(
-        self, features: Tensor | Sequence[Tensor], grain: Tensor | None, mask: Tensor | None
-    ) -> tuple[list[Tensor], Tensor, Tensor | None, Callable[[Tensor], Tensor]]:
-        """Maps coarse to fine, grain, mask, and the function that brings a result into the input's layout."""
-        layout = MAP
-        if isinstance(features, Tensor):
-            layout = layout_of(features.dim(), self.channel_last)
-            if features.dim() != layout.dim or features.shape[layout.channel] != self.dim:
-                raise InputError(f"features: expected {layout.shape} with dim={self.dim}, got {tuple(features.shape)}")
-            finest, mask = layout.to_map(features), layout.mask(mask)
-            if grain is None and self.num_granularities == 1:
-                grain = torch.zeros(finest.shape[0], *finest.shape[2:], dtype=torch.int64, device=finest.device)
-            maps = pyramid(finest, self.num_granularities)
+    def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
+        """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""
+        compiling = torch.compiler.is_compiling()
+        on_cpu = given.maps[-1].device.type == "cpu"
+        report = not compiling and (self.nonfinite or ("raise" if on_cpu else "mask")) == "raise"
+        ask = not compiling and (report or on_cpu)
+        maps, bad = given.maps, not_finite(given.maps, ask)
+        if bad is not None:
+            maps = without(maps, bad)
+        maps = [self.project_in(values) for values in maps]
+        dtype = maps[-1].dtype
+        if self._projected and (overflow := not_finite(maps, ask)) is not None:
+            bad = overflow if bad is None else [a | b for a, b in zip(bad, overflow, strict=True)]
+        maps = [self.metric(values, 1) for values in maps]
+        if bad is None:
+            return maps, None, dtype
+        return without(maps, bad), holes_of(bad, given.selected, report), dtype
+
+    def _codes_for(
+        self, maps: list[Tensor], given: Arranged, hole: Tensor | None, learn: bool
+    ) -> tuple[Tensor, bool, bool]:
+        """The codes to look up in, scaled as the metric wants; whether to learn; whether this repeats a pass."""
+        learn = learn and self.training
+        if in_backward():
+            past = self._first_passes.find(maps)
+            codes = self.codebook.codes
+            if past is not None:
+                learn = past.learn
+                codes = substitute(codes, past.codes)
+                if past.started:  # draw the random numbers that the first pass drew
+                    first_codes(self.initialisation, maps, given.selected, hole, self.codebook_size)
+            return self.metric(codes, 1), learn and not self.frozen, True
+        started = not self._ready and self._initialise(maps, given.selected, hole, learn=learn)
+        learn = learn and not self.frozen
+        codes = self.codebook.codes
+        if self.training:
+            self._first_passes.keep(maps, codes, learn, started)
+        if codes.requires_grad and self.restart is not None:
+            codes = codes.clone()  # a restart writes to the codes before the backward pass
+        return self.metric(codes, 1), learn, False
+
+    def _lookup(self, maps: list[Tensor], given: Arranged, codes: Tensor, learn: bool, hole: Tensor | None) -> Lookup:
+        if self.portable or maps[-1].numel() == 0:
+            found = dynamic_lookup_reference(maps, given.selected, codes, learn)
+            lookup = Lookup(*found[:3], CodeSums(*found[3:]) if learn else None)
         else:
-            maps = list(features)
-        if grain is None:
-            raise InputError(f"grain: expected a grain map, as there are {self.num_granularities} granularities")
-        if len(maps) != self.num_granularities or maps[0].dim() != 4 or maps[0].shape[1] != self.dim:
-            shapes = [tuple(values.shape) for values in maps]
-            raise InputError(f"features: expected {self.num_granularities} maps (B, {self.dim}, ...), got {shapes}")
-        return maps, grain, mask, layout.restore
+            lookup = dynamic_lookup(maps, given.grain, codes, mask=given.mask, with_sums=learn)
+        if hole is None:
+            return lookup
+        statistics = lookup.statistics
+        if statistics is not None:
+            counts = uncount(statistics.counts, lookup.codes, hole, given.selected, len(maps))
+            statistics = CodeSums(counts, statistics.sums)
+        error = lookup.error.masked_fill(hole, 0)
+        return Lookup(lookup.codes.masked_fill(hole, -1), lookup.quantized, error, statistics)
 
-    def _initialise(self, maps: Sequence[Tensor], grain: Tensor, mask: Tensor | None, force: bool = False) -> None:
-        if bool(self.initialised) and not force:
-            self._ready = True
-        elif self.training or force:
-            with torch.no_grad():
-                where = grain if mask is None else torch.where(mask, grain, -1)
-                cells = maps[-1].shape[0] * maps[-1][0, 0].numel()
-                vectors = draw_vectors(maps, where, max(self.codebook_size, min(64 * self.codebook_size, cells)))
-                self._start(from_first_process(self.initialisation(vectors, self.codebook_size, self.codebook.dim)))
-
-    @torch.no_grad()
-    def _start(self, codes: Tensor) -> None:
-        everything = torch.ones(self.codebook_size, dtype=torch.bool, device=codes.device)
-        self.codebook.replace(codes, everything)
-        self.initialised.fill_(True)
-        self._ready = True
-
-    @torch.no_grad()
-    def _learn(self, maps: Sequence[Tensor], grain: Tensor, counts: Tensor, sums: Tensor) -> None:
-        self.codebook.update(*reduce_statistics(counts.float(), sums.float()))
-        if self.restart is not None:
-            self.restart(self.codebook, from_first_process(draw_vectors(maps, grain, self.codebook_size).float()))
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._ready = bool(self.initialised)
+    def _losses(self, lookup: Lookup, codes: Tensor, partial: bool) -> tuple[Tensor, Tensor]:
+        """The commitment part and the codebook part of the loss; ``partial`` if some cells may have no code."""
+        if not (self.training or self.eval_loss):
+            return lookup.error.new_zeros(()), lookup.error.new_zeros(())
+        cells = (lookup.codes >= 0).sum().clamp_min(1) if partial else max(1, lookup.codes.numel())
+        numel = self.codebook.dim * cells
+        error = lookup.error.sum() / numel
+        rest = error.detach()
+        if codes.requires_grad and lookup.statistics is not None:
+            pull = self.codebook.loss(codes, *lookup.statistics) / numel
+            rest = rest + (pull - pull.detach())  # the bracket is 0: the value stays
+        return self.commitment * error, rest

@@ -61,7 +61,7 @@ ROOMS = {
     "data": "images, crops, batches, codes on disk",
     "nn": "layers",
     "estimators": "how a gradient passes the lookup, how vectors are compared",
-    "codebook": "how a codebook starts, learns and revives",
+    "codebook": "how a codebook starts, learns and revives; a layer with one",
     "compat/lookup": "what the quantizers of other libraries share",
     "compat/remap": "codes numbered anew",
     "compat/entropy": "entropy loss, in blocks",

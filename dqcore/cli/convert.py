@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.codebook.modules import count_numbers
 from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
 from dqcore.errors import InputError
 
@@ -33,4 +34,5 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
     read = dqtransformer_from_official if "content_layers" in settings else dqvae_from_official
     model = read(state, settings)
     model.save_pretrained(out)
-    print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters in {out}")
+    parameters, codebook = count_numbers(model)
+    print(f"{parameters:,} parameters{f' and a codebook of {codebook:,} numbers' if codebook else ''} in {out}")

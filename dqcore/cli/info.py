@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from dqcore import __version__, backends
+from dqcore.codebook.modules import count_numbers
 from dqcore.models.auto import PRIORS, TOKENIZERS
 
 __all__ = ["info", "lines"]
@@ -22,7 +23,10 @@ def info() -> None:
 
 
 def lines() -> Iterator[str]:
-    """What :func:`info` prints, line by line; presets stand with their numbers of parameters."""
+    """What :func:`info` prints, line by line; presets stand with their sizes.
+
+    A tokenizer's size is that of its parameters and its codebook, as the paper counts; both follow in brackets.
+    """
     yield f"dqcore {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     yield f"devices    {', '.join(_devices())}"
     record, module = backends.build_record(), backends.extension()
@@ -35,8 +39,9 @@ def lines() -> Iterator[str]:
     for kind in (*TOKENIZERS.values(), *PRIORS.values()):
         for name in kind.PRESETS:
             with torch.device("meta"):
-                count = sum(parameter.numel() for parameter in kind.from_preset(name).parameters())
-            yield f"  {name:<26}{count:>12,} parameters"
+                count, codebook = count_numbers(kind.from_preset(name))
+            parts = f" + codebook ({count:,} + {codebook:,})" if codebook else ""
+            yield f"  {name:<26}{count + codebook:>12,} parameters{parts}"
 
 
 def _devices() -> list[str]:

@@ -70,7 +70,7 @@ def merge_maps(maps: Sequence[Tensor], grain: Tensor) -> Tensor:
 
     A region whose granularity is out of range, as -1, becomes 0.
     """
-    finest = maps[-1].shape[-1] // max(1, grain.shape[-1])
+    finest = 2 ** (len(maps) - 1)
     region = grain.repeat_interleave(finest, 1).repeat_interleave(finest, 2)[:, None]
     merged = torch.zeros_like(maps[-1])
     for g, values in enumerate(maps):

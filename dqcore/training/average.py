@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverage(AveragedModel):
     """``w <- w + (1 - d) (v - w)`` with ``d = min(decay, (1 + n) / (10 + n))`` after n updates.
 
-    Only parameters with a gradient are averaged. Buffers and other parameters (an EMA codebook, its counts) are copied,
-    because they are averages already.
+    Only parameters with a gradient are averaged. Other parameters and buffers are copied: an EMA codebook and its
+    counts, which are buffers, are averages already.
 
     Args:
         model: The model in training; a copy of it is made.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.files import write_json
@@ -45,10 +46,12 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The record as plain values."""
+        parameters, codebook = count_numbers(self.model)
         return {
             "options": self.options.as_json(),
             **self.about,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": parameters,
+            "codebook_numbers": codebook,
             self.data_name: self.data,
             "steps": self.total,
             "processes": self.world.size,

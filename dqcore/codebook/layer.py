@@ -1,0 +1,191 @@
+"""A layer with a codebook that starts, learns and is set: the part of a quantizer that has state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.codebook.draw import draw_distinct
+from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes, learn
+from dqcore.codebook.modules import Codebook
+from dqcore.codebook.recompute import FirstPasses
+from dqcore.errors import InputError
+from dqcore.metrics.coding import perplexity
+from dqcore.ops import Lookup
+
+__all__ = ["CodebookLayer"]
+
+Layer = TypeVar("Layer", bound="CodebookLayer")
+
+#: A code that no vector chose in this many training batches counts as unused.
+USAGE_WINDOW = 100
+
+
+class CodebookLayer(nn.Module):
+    """Holds a codebook: starts it, lets it learn from batches, and gives out and takes its codes.
+
+    Args:
+        codebook: The codes and their statistics.
+        initialisation: How it starts.
+        restart: How its unused codes are revived; None for not at all.
+
+    Attributes:
+        initialised: Scalar bool buffer, whether the codebook has started.
+        frozen: Whether :meth:`freeze` stopped the learning.
+    """
+
+    initialised: Tensor
+
+    def __init__(self, codebook: Codebook, initialisation: Initialisation, restart: Restart | None) -> None:
+        super().__init__()
+        self.codebook, self.initialisation, self.restart = codebook, initialisation, restart
+        self.frozen = False
+        self.register_buffer("initialised", torch.tensor(False))
+        self._ready, self._dtype = False, torch.float32
+        self._first_passes = FirstPasses()
+        self._accumulating = 0  # how many ``accumulate`` are open
+        self._pending: Batch | None = None  # batches that wait for an update
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the codebook anew: from random codes, or from the next training batch.
+
+        ``to_empty`` calls this when the layer leaves the meta device. The projections have a ``reset_parameters`` each.
+        """
+        self.codebook.reset_parameters()
+        self._ready = False
+        with torch.no_grad():
+            self.initialised.fill_(False)
+        if not self.initialisation.needs_data:
+            self._start(self.initialisation(None, self.codebook.size, self.codebook.dim))
+
+    def freeze(self: Layer, frozen: bool = True) -> Layer:
+        """Stop, or resume, learning the codebook. The encoder's commitment loss stays as it is."""
+        self.frozen = frozen
+        return self
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Learn from all batches that pass within this context as from one batch, at its end.
+
+        ``with quantizer.accumulate():`` around the forward and backward passes of the parts of a batch gives the
+        codebook of the whole batch. An exception forgets what was gathered. :class:`EMA(every=n) <dqcore.codebook.EMA>`
+        does the same for loops that one cannot put into a context.
+        """
+        self._accumulating += 1
+        try:
+            yield
+        except BaseException:
+            self._pending = None
+            raise
+        finally:
+            self._accumulating -= 1
+        if self._accumulating == 0 and self._pending is not None:
+            self._update(self._pending)
+
+    @property
+    def codes(self) -> Tensor:
+        """The codes ``(K, D)``. Setting them restarts their statistics, as if one vector had chosen each."""
+        return self.codebook.codes
+
+    @codes.setter
+    def codes(self, codes: Tensor) -> None:
+        expected = (self.codebook.size, self.codebook.dim)
+        if not isinstance(codes, Tensor) or tuple(codes.shape) != expected:
+            got = tuple(codes.shape) if isinstance(codes, Tensor) else type(codes).__name__
+            raise InputError(f"codes: expected a {expected} tensor, got {got}")
+        if not bool(codes.isfinite().all()):
+            raise InputError("codes: expected finite values")
+        self.codebook.idle.zero_()
+        self._start(codes)
+
+    @property
+    def usage(self) -> float:
+        """Share of codes that some vector chose in the last 100 training batches, in [0, 1]."""
+        return float((self.codebook.idle < USAGE_WINDOW).float().mean())
+
+    @property
+    def perplexity(self) -> float:
+        """:func:`dqcore.metrics.perplexity` of the moving averages of code frequencies, in [1, K]."""
+        return perplexity(self.codebook.cluster_size)
+
+    def _check_started(self) -> None:
+        if not self._ready and not torch.compiler.is_compiling():
+            self._ready = bool(self.initialised)
+        if not self._ready:
+            raise InputError(
+                "codebook: it starts from the first training batch, and there was none; train, call "
+                "initialise(features), set codes, or load a trained state"
+            )
+
+    def _initialise(
+        self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, learn: bool = False, force: bool = False
+    ) -> bool:
+        """Start the codebook from these features unless it has started; return whether it did."""
+        compiling = torch.compiler.is_compiling()
+        if not force and not compiling and bool(self.initialised):
+            self._ready = True
+            return False
+        if not (learn or force):
+            self._check_started()
+        if maps[-1].numel() == 0:
+            return False
+        with torch.no_grad():
+            codes = first_codes(self.initialisation, maps, grain, hole, self.codebook.size)
+            if codes is None:
+                return False
+            if compiling and not force:  # a loaded codebook may have started already
+                codes = torch.where(self.initialised, self.codebook.codes, codes)
+            self._start(codes)
+        return True
+
+    @torch.no_grad()
+    def _start(self, codes: Tensor) -> None:
+        weight = self.codebook.weight
+        everything = torch.ones(self.codebook.size, dtype=torch.bool, device=weight.device)
+        self.codebook.replace(codes.detach().to(weight.device, weight.dtype), everything)
+        self.initialised.fill_(True)
+        self._ready = True
+
+    @torch.no_grad()
+    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, lookup: Lookup, again: bool) -> None:
+        """Take in the batch, unless this pass repeats one that did; the random numbers are drawn in both."""
+        drawn = None
+        if self.restart is not None:
+            drawn = draw_distinct(maps, grain, self.codebook.size, hole)
+            drawn = drawn.not_known(lookup.error, grain, len(maps))
+        if again:
+            return
+        assert lookup.statistics is not None
+        batch = Batch(*lookup.statistics, drawn)
+        if self._pending is not None:
+            batch = self._pending.and_then(batch)
+        if self._accumulating or batch.number < self.codebook.every:
+            self._pending = batch
+        else:
+            self._update(batch)
+
+    @torch.no_grad()
+    def _update(self, batch: Batch) -> None:
+        self._pending = None
+        learn(self.codebook, batch, self.restart)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._ready = not self.initialised.is_meta and bool(self.initialised)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> CodebookLayer:
+        was_meta = self.codebook.weight.is_meta
+        self._dtype = fn(torch.empty(0, dtype=self._dtype)).dtype
+        super()._apply(fn, *args, **kwargs)
+        if was_meta and not self.codebook.weight.is_meta:
+            self.reset_parameters()
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A module registers every parameter that is assigned to it; codes are copied.
+        super().__setattr__(name, value.detach() if name == "codes" and isinstance(value, Tensor) else value)

@@ -1,0 +1,148 @@
+"""Modules that hold the codes of a quantizer and the statistics that they learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers"]
+
+
+class Codebook(nn.Module):
+    """K codes and one padding row, with the statistics that every way of learning keeps.
+
+    Codes and statistics are float32 at least: ``.to(bfloat16)`` and ``.half()`` leave them as they are, because an
+    average that moves by one per cent a step stands still in eight bits.
+
+    Attributes:
+        weight: ``(K + 1, D)`` float32; a buffer or a parameter, as the subclass says. Row K is the padding row: it is
+            never searched and never updated. Index K marks a hole in a partial code map, and decodes to this row.
+        cluster_size: ``(K,)`` float32, moving average of how many vectors of a batch chose each code; starts at 1.
+        idle: ``(K,)`` int64, training batches since each code was last chosen.
+        every: Training batches that make one update.
+    """
+
+    weight: Tensor
+    cluster_size: Tensor
+    idle: Tensor
+    every: int = 1
+
+    def __init__(self, size: int, dim: int, decay: float) -> None:
+        super().__init__()
+        self.size, self.dim, self.decay = size, dim, decay
+        self._register_weight(torch.zeros(size + 1, dim))
+        self.register_buffer("cluster_size", torch.ones(size))
+        self.register_buffer("idle", torch.zeros(size, dtype=torch.int64))
+
+    def _register_weight(self, weight: Tensor) -> None:
+        self.register_buffer("weight", weight)
+
+    @property
+    def codes(self) -> Tensor:
+        """The codes alone, ``(K, D)``."""
+        return self.weight[: self.size]
+
+    def update(self, counts: Tensor, sums: Tensor) -> None:
+        """Take in one batch's counts ``(K,)`` and vector sums ``(K, D)``. A batch without vectors changes nothing."""
+        self._average(counts.to(self.cluster_size.dtype))
+
+    def _average(self, counts: Tensor) -> Tensor:
+        """Move the averages of the counts; return the share of the new batch in an average, 0 for an empty batch."""
+        some = counts.any()
+        share = some * (1 - self.decay)
+        self.cluster_size.lerp_(counts, share.to(counts.dtype))
+        self.idle.add_(some).masked_fill_(counts > 0, 0)
+        return share
+
+    def replace(self, codes: Tensor, replaced: Tensor) -> None:
+        """Set the codes marked in ``replaced (K,)`` to the rows of ``codes (K, D)``, as if each had one vector."""
+        with torch.no_grad():
+            self.codes.copy_(torch.where(replaced[:, None], codes, self.codes))
+            self.cluster_size.masked_fill_(replaced, 1)
+
+    def reset_parameters(self) -> None:
+        """Forget codes, padding row and statistics: all codes 0, each as if one vector had chosen it."""
+        with torch.no_grad():
+            self.weight.zero_()
+            self.cluster_size.fill_(1)
+            self.idle.zero_()
+
+    def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
+        """A term whose gradient pulls codes to their vectors; its value means nothing. 0 if codes have no gradient.
+
+        Args:
+            codes: ``(K, D)``, the codes, with gradient.
+            counts: ``(K,)``, how many vectors chose each code.
+            sums: ``(K, D)``, the sum of the vectors that chose each code.
+        """
+        return counts.new_zeros(())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Codebook:
+        """Move to another device or dtype, but keep float32 where ``fn`` would give a narrower dtype."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not tensor.is_floating_point() or torch.finfo(moved.dtype).bits >= 32:
+                return moved
+            return tensor.to(moved.device, torch.float32)
+
+        return super()._apply(keep, *args, **kwargs)
+
+
+class EMACodebook(Codebook):
+    """Codes are the moving averages of the vectors that chose them (paper section 3.2; no gradient).
+
+    The codes are state as the statistics of a BatchNorm are: ``weight`` is a buffer, which no optimiser, weight decay
+    or sharding of parameters touches.
+
+    Attributes:
+        embed_sum: ``(K, D)`` float32, moving average of the vector sums; starts equal to the codes, as if each had been
+            chosen by one vector.
+    """
+
+    embed_sum: Tensor
+
+    def __init__(self, size: int, dim: int, decay: float, eps: float, every: int = 1) -> None:
+        super().__init__(size, dim, decay)
+        self.eps, self.every = eps, every
+        self.register_buffer("embed_sum", torch.zeros(size, dim))
+
+    def update(self, counts: Tensor, sums: Tensor) -> None:
+        """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""
+        share = self._average(counts.to(self.cluster_size.dtype))
+        self.embed_sum.lerp_(sums.to(self.embed_sum.dtype), share.to(self.embed_sum.dtype))
+        total = self.cluster_size.sum()
+        size = (self.cluster_size + self.eps) / (total + self.size * self.eps) * total
+        self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
+
+    def replace(self, codes: Tensor, replaced: Tensor) -> None:
+        """Replace codes and restart their averages; the next update would else bring the old codes back."""
+        super().replace(codes, replaced)
+        with torch.no_grad():
+            self.embed_sum.copy_(torch.where(replaced[:, None], codes, self.embed_sum))
+
+    def reset_parameters(self) -> None:
+        """Forget the codes and the statistics."""
+        super().reset_parameters()
+        self.embed_sum.zero_()
+
+
+class GradientCodebook(Codebook):
+    """Codes are trained by the optimiser through ``sum_i ||sg(z_i) - e_k(i)||^2``; ``weight`` is a parameter."""
+
+    def _register_weight(self, weight: Tensor) -> None:
+        self.weight = nn.Parameter(weight)
+
+    def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
+        """A term with the squared error's gradient to ``codes``, which needs the counts and sums alone."""
+        pull = 2 * (counts[:, None] * codes - sums).detach()
+        return (pull * codes).sum()
+
+
+def count_numbers(model: nn.Module) -> tuple[int, int]:
+    """How many numbers a model's parameters have, and how many its codebooks that are state and not parameters."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, sum(book.weight.numel() for book in model.modules() if isinstance(book, EMACodebook))

@@ -1,0 +1,167 @@
+"""How a codebook starts, learns and revives its unused codes: small strategies for :class:`dqcore.DynamicQuantizer`."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dqcore.codebook.draw import distinct
+from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
+from dqcore.errors import InputError
+from dqcore.ops.code_sums import code_sums
+from dqcore.ops.nearest_code import nearest_code
+
+__all__ = ["EMA", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
+
+
+class Learning(Protocol):
+    """How a codebook learns."""
+
+    def build(self, size: int, dim: int) -> Codebook:
+        """An uninitialised codebook that learns this way."""
+
+
+@dataclass(frozen=True)
+class EMA:
+    """Learn by exponential moving averages.
+
+    Args:
+        decay: Share of the old average that each update keeps, in [0, 1).
+        eps: Laplace smoothing of the cluster sizes.
+        every: Training batches that make one update: with gradient accumulation over n batches, ``every=n`` gives the
+            codebook of one batch that is n times as large. Statistics wait in memory only: a checkpoint between two
+            updates does not hold them.
+    """
+
+    decay: float = 0.99
+    eps: float = 1e-5
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"every: expected at least 1, got {self.every}")
+
+    def build(self, size: int, dim: int) -> Codebook:
+        """An :class:`EMACodebook`."""
+        return EMACodebook(size, dim, self.decay, self.eps, self.every)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Learn by gradient descent.
+
+    Args:
+        decay: Decay of the moving average of cluster sizes, which usage and restarts are computed from.
+    """
+
+    decay: float = 0.99
+
+    def build(self, size: int, dim: int) -> Codebook:
+        """A :class:`GradientCodebook`."""
+        return GradientCodebook(size, dim, self.decay)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Start from codes drawn uniformly in ``[-1/K, 1/K]``, as VQGAN does; no data needed."""
+
+    needs_data = False
+
+    def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
+        """Draw ``(size, dim)`` codes."""
+        return torch.empty(size, dim).uniform_(-1 / size, 1 / size)
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Start from the centres of a few rounds of k-means on the first training batch.
+
+    Args:
+        iterations: Rounds of Lloyd's algorithm.
+
+    A batch with fewer distinct vectors than codes gives one code to each of its vectors, and a warning. The other codes
+    lie close to a vector each, all in different places: they are unused until the features move.
+    """
+
+    iterations: int = 10
+    needs_data = True
+
+    def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
+        """The centres of ``vectors``.
+
+        Args:
+            vectors: ``(n, dim)`` in random order.
+            size: K.
+            dim: D.
+            valid: ``(n,)`` bool, the rows that count; at least one.
+
+        Returns:
+            ``(size, dim)`` float32; a centre that loses all its vectors stays where it was.
+        """
+        assert vectors is not None and len(vectors)
+        vectors = vectors.float()
+        valid = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device) if valid is None else valid
+        centres = self._first_centres(vectors, size, valid)
+        for _ in range(self.iterations):
+            codes = torch.where(valid, nearest_code(vectors, centres), -1)
+            counts, sums = code_sums(vectors, codes, size)
+            centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], centres)
+        return centres
+
+    def _first_centres(self, vectors: Tensor, size: int, valid: Tensor) -> Tensor:
+        """The first ``size`` distinct vectors; where there are fewer, different points around each of them."""
+        fresh = distinct(vectors, valid)
+        number = fresh.sum()
+        if not torch.compiler.is_compiling() and vectors.device.type != "meta" and int(number) < size:
+            warnings.warn(f"KMeans: {int(number)} distinct vectors for {size} codes", stacklevel=2)
+        order = (~fresh).byte().argsort(stable=True)
+        index = torch.arange(size, device=vectors.device)
+        centres = vectors[order[index % number.clamp_min(1)]]
+        # Radii differ by more than the last digits of the vectors, so that no two points coincide.
+        largest = torch.where(valid[:, None], vectors, 0).abs().max()
+        spread = torch.where(valid[:, None], vectors - centres[0], 0).square().mean().sqrt()
+        radius = torch.maximum(1e-3 * spread, 4 * size * torch.finfo(torch.float32).eps * largest)
+        radius = torch.where(radius > 0, radius, 1e-3) * (1 + index / size)
+        away = torch.nn.functional.normalize(torch.randn_like(centres), dim=1) * radius[:, None]
+        return torch.where((index < number)[:, None], centres, centres + away)
+
+
+@dataclass(frozen=True)
+class RandomRestart:
+    """Replace codes that fall out of use by random vectors of the batch.
+
+    Args:
+        threshold: In [0, 1]. A code is replaced when its moving average of uses falls below this share of the mean over
+            all codes. The released code replaces a code that is used less than once in a batch; at its batch of 30
+            images that is 1/30 of the mean.
+
+    Each vector revives one code at most, and none if a code in use has its values already. So a batch with fewer
+    distinct vectors than unused codes leaves some of them for the next batch.
+    """
+
+    threshold: float = 1 / 30
+
+    def __call__(self, codebook: Codebook, candidates: Tensor, valid: Tensor | None = None) -> None:
+        """Restart unused codes, without making the CPU wait for the GPU.
+
+        Args:
+            codebook: Whose codes to restart.
+            candidates: ``(n, D)`` vectors in random order.
+            valid: ``(n,)`` bool, the rows that may become codes; None for all.
+        """
+        if len(candidates) == 0:
+            return
+        if valid is None:
+            valid = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
+        candidates = candidates.to(codebook.weight.dtype)
+        unused = codebook.cluster_size < self.threshold * codebook.cluster_size.mean()
+        known = torch.cat([codebook.codes.detach(), candidates])
+        fresh = distinct(known, torch.cat([~unused, valid]))[codebook.size :]
+        order = (~fresh).byte().argsort(stable=True)
+        turn = unused.cumsum(0) - 1
+        chosen = candidates[order[turn.clamp(0, len(candidates) - 1)]]
+        codebook.replace(chosen, unused & (turn < fresh.sum()))

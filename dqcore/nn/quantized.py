@@ -1,0 +1,47 @@
+"""``Quantized``: what a quantizer returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Quantized"]
+
+
+class _Three(NamedTuple):
+    map: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+class Quantized(_Three):
+    """What a quantizer returns: three values, ``quantized, codes, loss = out``, and the two parts of the loss.
+
+    Attributes:
+        map: The quantized features, in the layout, dtype and memory format of the input; a coarse code fills its block;
+            gradients pass through it.
+        codes: ``(B, *grid)`` int64 code map, -1 where masked or not finite.
+        loss: Scalar float32, already weighted: ``commitment_loss + codebook_loss``.
+        commitment_loss: Scalar, ``beta`` times the mean squared error; its gradient goes to the encoder.
+        codebook_loss: Scalar, the mean squared error; its gradient goes to a ``Gradient()`` codebook, if there is one.
+
+    The two parts are attributes of this object and not fields of the tuple. What builds the tuple anew from its three
+    fields, as ``torch.utils._pytree.tree_map`` does, leaves them None.
+    """
+
+    commitment_loss: Tensor | None
+    codebook_loss: Tensor | None
+
+    def __new__(
+        cls,
+        map: Tensor,
+        codes: Tensor,
+        loss: Tensor,
+        commitment_loss: Tensor | None = None,
+        codebook_loss: Tensor | None = None,
+    ) -> Quantized:
+        """Three fields, and the parts of the loss beside them."""
+        self = super().__new__(cls, map, codes, loss)
+        self.commitment_loss, self.codebook_loss = commitment_loss, codebook_loss
+        return self

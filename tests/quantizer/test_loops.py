@@ -1,0 +1,273 @@
+"""Precision, vectors that are not finite, parts of a batch, codes that are set, and k-means' first batch."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from dqcore import DynamicQuantizer
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.errors import InputError
+from dqcore.estimators import Cosine, Rotation
+
+WAYS = {
+    "plain": {},
+    "projected": {"codebook_dim": 3},
+    "cosine": {"metric": Cosine()},
+    "projected-cosine": {"metric": Cosine(), "codebook_dim": 3},
+    "rotation": {"estimator": Rotation()},
+    "gradient": {"learning": Gradient(), "restart": RandomRestart()},
+    "kmeans": {"initialisation": KMeans(2), "restart": RandomRestart()},
+}
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", WAYS)
+def test_half_precision_keeps_the_codebook_in_float32(name, dtype):
+    torch.manual_seed(0)
+    quantizer = DynamicQuantizer(8, 20, **WAYS[name]).to(dtype)
+    x = torch.randn(2, 8, 5, 4, dtype=dtype, requires_grad=True)
+    for _ in range(2):
+        out = quantizer(x)
+        assert (out.map.dtype, out.loss.dtype) == (dtype, torch.float32)
+        (out.map.float().sum() + out.loss).backward()
+    assert x.grad.dtype == dtype and x.grad.isfinite().all()
+    wide = {value.dtype for name, value in quantizer.codebook.state_dict().items() if name != "idle"}
+    assert wide == {torch.float32}
+    quantizer.eval()
+    out = quantizer(x)
+    embedded = quantizer.embed(out.codes)
+    assert embedded.dtype == dtype and torch.equal(embedded, out.map)
+    assert quantizer.float().embed(out.codes).dtype == torch.float32
+    assert quantizer.double().half().codes.dtype == torch.float32
+
+
+def test_narrowing_loses_nothing_of_the_codes():
+    quantizer = DynamicQuantizer(8, 20)
+    before = state(quantizer)
+    assert equal(before, quantizer.half().bfloat16().float().state_dict())
+
+
+def test_gradient_scaler_and_float16_autocast():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), DynamicQuantizer(8, 20, codebook_dim=4))
+    scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.float16):
+            out = model(torch.randn(2, 3, 4, 4))
+        assert out.loss.dtype == torch.float32
+        scaler.scale(out.loss + out.map.float().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model[1].codes.dtype == torch.float32
+
+
+BAD = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_vectors_that_are_not_finite_count_nowhere(name):
+    torch.manual_seed(0)
+    quantizer = DynamicQuantizer(8, 20, nonfinite="mask", **WAYS[name])
+    quantizer(torch.randn(2, 8, 5, 4))
+    other = copy.deepcopy(quantizer)
+    x, mask = torch.randn(2, 8, 5, 4), torch.ones(2, 5, 4, dtype=torch.bool)
+    for n, value in enumerate(BAD):
+        x[n % 2, 3 * (n % 2), n, n] = value
+        mask[n % 2, n, n] = False
+    x.requires_grad_()
+    torch.manual_seed(1)
+    out = quantizer(x)
+    clean = x.detach().masked_fill(~mask[:, None], 7.0).requires_grad_()
+    torch.manual_seed(1)
+    expected = other(clean, mask=mask)
+    assert torch.equal(out.codes, expected.codes) and (out.codes[~mask] == -1).all()
+    assert torch.equal(out.map, expected.map) and not out.map.permute(0, 2, 3, 1)[~mask].any()
+    torch.testing.assert_close(out.loss, expected.loss)
+    (out.map.square().sum() + out.loss).backward()
+    (expected.map.square().sum() + expected.loss).backward()
+    torch.testing.assert_close(x.grad, clean.grad)
+    assert not x.grad.permute(0, 2, 3, 1)[~mask].any()
+    for (key, one), two in zip(quantizer.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two, msg=key)
+    for one, two in zip(quantizer.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+def test_granularities_with_vectors_that_are_not_finite():
+    maps, grain = [torch.randn(1, 4, 2 << g, 2 << g) for g in range(2)], torch.tensor([[[0, 1], [1, 0]]])
+    maps[0][0, 0, 0, 0] = maps[1][0, 1, 0, 3] = float("nan")
+    maps[0][0, 0, 0, 1] = float("nan")  # not selected
+    quantizer = DynamicQuantizer(4, 9, 2, nonfinite="mask")
+    codes = quantizer(maps, grain).codes[0]
+    assert (codes < 0).nonzero().tolist() == [[0, 0], [0, 1], [0, 3], [1, 0], [1, 1]]
+    with pytest.raises(InputError, match=r"2 of 10 vectors are not finite, the first in image 0 at row 0, column 0"):
+        DynamicQuantizer(4, 9, 2)(maps, grain)
+
+
+def test_the_default_on_a_cpu_is_the_error():
+    quantizer = DynamicQuantizer(4, 9, restart=RandomRestart(0.9))
+    x = torch.randn(2, 4, 3, 3)
+    x[1, 2, 1, 2] = float("inf")
+    before = state(quantizer)
+    with pytest.raises(InputError, match="1 of 18 vectors are not finite, the first in image 1 at row 1, column 2"):
+        quantizer(x)
+    assert equal(before, quantizer.state_dict())
+    mask = torch.ones(2, 3, 3, dtype=torch.bool)
+    mask[1, 1, 2] = False
+    assert quantizer(x, mask=mask).loss.isfinite()
+    assert quantizer(torch.full((1, 4, 3, 3), 3e38)).codes.min() >= 0
+    with pytest.raises(InputError, match="nonfinite"):
+        DynamicQuantizer(4, 9, nonfinite="ignore")
+
+
+@pytest.mark.parametrize("options", [{}, {"learning": Gradient()}, {"restart": RandomRestart(0.5)},
+                                     {"initialisation": KMeans()}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("kind", ["empty", "no width", "masked", "not finite"])
+def test_a_batch_without_vectors_teaches_nothing(kind, options):
+    quantizer = DynamicQuantizer(4, 9, nonfinite="mask", **options)
+    if "initialisation" not in options:
+        quantizer(torch.randn(1, 4, 3, 3))
+    before = state(quantizer)
+    x = {"empty": torch.randn(0, 4, 3, 3), "no width": torch.randn(2, 4, 3, 0)}.get(kind, torch.randn(2, 4, 3, 3))
+    x = torch.full_like(x, float("nan")) if kind == "not finite" else x
+    out = quantizer(x, mask=torch.zeros(2, 3, 3, dtype=torch.bool) if kind == "masked" else None)
+    assert out.map.shape == x.shape and out.loss == 0 and (out.codes == -1).all() and not out.map.any()
+    assert equal(before, quantizer.state_dict())
+
+
+def test_kmeans_before_training_is_an_error():
+    quantizer, x = DynamicQuantizer(4, 9, initialisation=KMeans()), torch.randn(2, 4, 5, 5)
+    frozen = copy.deepcopy(quantizer).train()
+    for call in (quantizer.eval(), lambda x: quantizer.embed(x[:, 0].long()), lambda x: frozen(x, learn=False)):
+        with pytest.raises(InputError, match="codebook: it starts from the first training batch"):
+            call(x)
+    quantizer.train()(x)
+    trained = DynamicQuantizer(4, 9, initialisation=KMeans()).eval()
+    trained.load_state_dict(quantizer.state_dict())
+    assert trained(x).loss < 1
+
+
+@pytest.mark.parametrize("x", [torch.randn(1, 3, 2, 2), torch.ones(2, 3, 4, 4), torch.zeros(1, 3, 1, 1),
+                               1e4 + torch.randn(1, 3, 2, 2) * 1e-3, torch.randn(1, 1, 1, 3) * 1e4])  # fmt: skip
+def test_fewer_vectors_than_codes_give_no_duplicates(x):
+    quantizer = DynamicQuantizer(x.shape[1], 50, initialisation=KMeans())
+    with pytest.warns(UserWarning, match="distinct vectors for 50 codes"):
+        codes = quantizer(x, learn=True).codes
+    assert codes.min() >= 0
+    assert len(quantizer.codes.unique(dim=0)) >= 50 - 1  # the update moves used codes by rounding
+    assert (quantizer.embed(codes) - x).abs().max() <= 1e-4 * x.abs().max() + 1e-3
+
+
+def test_kmeans_draws_each_vector_once():
+    quantizer = DynamicQuantizer(3, 16, initialisation=KMeans(0)).freeze()
+    x = torch.randn(1, 3, 4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = quantizer(x)
+    assert len(out.codes.unique()) == 16
+    assert torch.equal(out.map, x)
+
+
+@pytest.mark.parametrize("values", [4, 40])
+def test_restart_revives_no_duplicates(values):
+    torch.manual_seed(0)
+    quantizer = DynamicQuantizer(4, 64, restart=RandomRestart(0.9), learning=EMA(decay=0.5))
+    pool = torch.randn(values, 4)
+    for _ in range(6):
+        x = pool[torch.randint(values, (1, 8, 8))].permute(0, 3, 1, 2)
+        quantizer(x)
+        assert len(quantizer.codes.unique(dim=0)) == 64
+    assert (torch.cdist(pool, quantizer.codes).min(1).values < 1e-3).sum() > values // 2
+
+
+def test_parts_of_a_batch_teach_as_the_whole():
+    whole = DynamicQuantizer(4, 20, learning=EMA(decay=0.8))
+    parts, every = copy.deepcopy(whole), DynamicQuantizer(4, 20, learning=EMA(decay=0.8, every=2))
+    every.load_state_dict(whole.state_dict())
+    for _ in range(5):
+        x = torch.randn(4, 4, 5, 5)
+        whole(x)
+        with parts.accumulate():
+            before = parts.codes.clone()
+            for part in x.split(2):
+                parts(part)
+            assert torch.equal(parts.codes, before)
+        for part in x.split(2):
+            every(part)
+        for other in (parts, every):
+            for (name, value), expected in zip(other.state_dict().items(), whole.state_dict().values(), strict=True):
+                torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, msg=name)
+    before = state(parts)
+    with pytest.raises(ZeroDivisionError), parts.accumulate():
+        parts(x)
+        _ = 1 / 0
+    assert equal(before, parts.state_dict())
+    parts(x)
+    assert not equal(before, parts.state_dict())
+    with pytest.raises(InputError, match="every"):
+        EMA(every=0)
+
+
+def test_codes_can_be_set():
+    for learning in (EMA(), Gradient()):
+        quantizer = DynamicQuantizer(4, 9, initialisation=KMeans(), learning=learning)
+        codes = torch.randn(9, 4)
+        quantizer.codes = nn.Parameter(codes)
+        assert torch.equal(quantizer.codes, codes) and bool(quantizer.initialised)
+        assert {*dict(quantizer.named_parameters())} <= {"codebook.weight"}
+        out = quantizer(torch.randn(2, 4, 3, 3), learn=False)
+        assert torch.equal(quantizer.codes, codes)
+        assert torch.equal(quantizer.embed(out.codes), out.map)
+        for wrong in (codes[:8], codes.T, [1.0], codes * float("nan")):
+            with pytest.raises(InputError, match="codes: expected"):
+                quantizer.codes = wrong
+
+
+def test_one_call_without_learning():
+    quantizer, x = DynamicQuantizer(4, 9), torch.randn(2, 4, 3, 3)
+    before = state(quantizer)
+    quantizer(x, learn=False)
+    assert equal(before, quantizer.state_dict())
+    quantizer(x)
+    assert not equal(before, quantizer.state_dict())
+
+
+def test_the_loss_and_its_parts():
+    x = torch.randn(2, 8, 4, 4, requires_grad=True)
+    quantizer = DynamicQuantizer(8, 20, commitment=0.4, learning=Gradient())
+    out = quantizer(x)
+    _, _, loss = out
+    error = (out.map - x).square().mean()
+    torch.testing.assert_close(loss, out.commitment_loss + out.codebook_loss)
+    torch.testing.assert_close(out.commitment_loss, 0.4 * error)
+    torch.testing.assert_close(out.codebook_loss, error)
+    weight = quantizer.codebook.weight
+    assert torch.autograd.grad(out.commitment_loss, [x, weight], allow_unused=True, retain_graph=True)[1] is None
+    assert not torch.autograd.grad(out.codebook_loss, [x, weight], allow_unused=True, retain_graph=True)[0] is not None
+    assert quantizer.eval()(x).loss > 0
+    quiet = DynamicQuantizer(8, 20, eval_loss=False)
+    assert quiet(x).loss > 0 and quiet.eval()(x).loss == 0 == quiet(x).commitment_loss
+
+
+def test_the_loss_does_not_depend_on_the_projection():
+    """A projection that keeps eight of the channels of a map that repeats them loses nothing."""
+    x = torch.randn(2, 8, 4, 4)
+    quantizer, projected = DynamicQuantizer(8, 20), DynamicQuantizer(64, 20, codebook_dim=8)
+    projected.codes = quantizer.codes
+    with torch.no_grad():
+        projected.project_in.weight.copy_(torch.eye(8, 64)[:, :, None, None])
+        projected.project_in.bias.zero_()
+    torch.testing.assert_close(projected(x.repeat(1, 8, 1, 1)).loss, quantizer(x).loss)
