@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqcore.codebook import EMA, KMeans, Learning, RandomRestart, Uniform
+from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.learning import first_codes
 from dqcore.codebook.recompute import in_backward, substitute
@@ -57,9 +57,7 @@ class DynamicQuantizer(CodebookLayer):
     training every forward pass updates the codebook once; where ``torch.distributed`` runs, from the statistics of all
     processes together. A pass that activation checkpointing computes again (inside the backward pass) looks up in the
     codes of the first one and learns nothing. A compiled layer cannot see that: compile the checkpoint with it.
-
-    The defaults learn well within a few hundred steps (``benchmarks/bench_defaults.py``). The paper's settings, which
-    the presets of the tokenizers use, are those of :meth:`paper`.
+    The defaults are those of ``benchmarks/bench_defaults.py``; presets have the paper's settings, :meth:`paper`.
     """
 
     def __init__(
@@ -96,21 +94,8 @@ class DynamicQuantizer(CodebookLayer):
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
-        """A quantizer with the settings of the paper, section 3.2: decay 0.99, and unused codes stay as they are.
-
-        Args:
-            dim: Channels of the feature maps.
-            codebook_size: K, the number of codes.
-            num_granularities: Number of feature maps.
-            changes: Other arguments of the constructor, these settings among them.
-        """
-        settings: dict[str, Any] = {
-            "commitment": 0.25,
-            "learning": EMA(decay=0.99),
-            "initialisation": Uniform(),
-            "restart": None,
-        }
-        return cls(dim, codebook_size, num_granularities, **settings | changes)
+        """With the paper's settings (section 3.2): decay 0.99, no restart; ``changes`` are arguments that differ."""
+        return cls(dim, codebook_size, num_granularities, **{**PAPER, **changes})
 
     def forward(
         self,

@@ -11,10 +11,11 @@
 
 from dqcore.codebook.learning import reduce_statistics
 from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
-from dqcore.codebook.strategies import EMA, Gradient, KMeans, Learning, RandomRestart, Uniform
+from dqcore.codebook.strategies import EMA, PAPER, Gradient, KMeans, Learning, RandomRestart, Uniform
 
 __all__ = [
     "EMA",
+    "PAPER",
     "Codebook",
     "EMACodebook",
     "Gradient",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from dqcore.errors import InputError
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 
-__all__ = ["EMA", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
+__all__ = ["EMA", "PAPER", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
 
 
 class Learning(Protocol):
@@ -165,3 +165,12 @@ class RandomRestart:
         turn = unused.cumsum(0) - 1
         chosen = candidates[order[turn.clamp(0, len(candidates) - 1)]]
         codebook.replace(chosen, unused & (turn < fresh.sum()))
+
+
+#: The paper's settings of a quantizer, as arguments of its constructor.
+PAPER: dict[str, Any] = {
+    "commitment": 0.25,
+    "learning": EMA(decay=0.99),
+    "initialisation": Uniform(),
+    "restart": None,
+}
