@@ -1,20 +1,21 @@
 """Compile every Triton kernel ahead of time for every GPU generation, and read what it takes; needs no GPU.
 
-Each case calls a launcher on tensors without data, under a driver that stands for the target: so what is compiled is
+Each case calls a launcher on tensors without data, under a driver that stands for the target. So what is compiled is
 what the launcher would run there, with Triton's own specialisation of its arguments. Exit code 1 if a kernel spills
-registers to the stack, asks for more shared memory than a block may have, multiplies half precision beside Hopper's
-tensor cores, or if its main loop is over 5 % longer or shorter than ``results/compile.json`` says.
+registers to the stack, asks for more shared memory than a block may have, or multiplies half precision without Hopper's
+tensor cores; and, with the Triton that ``results/compile.json`` was stored with, if a main loop is over 5 % longer or
+shorter than it says. That file also names the versions of Triton under which all kernels were checked (``checked``).
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import datetime
 import json
 import math
 import multiprocessing
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,31 +28,20 @@ STORED = Path(__file__).with_name("results") / "compile.json"
 #: Multiprocessors of the largest GPU of each generation: some launches are cut by their number.
 PROCESSORS = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
 DRIFT = 0.05
-PARTS = 4  # pieces of one target's work, so that processes end together
+PARTS = 4  # one target's cases are split into so many jobs, so that all processes end at about the same time
 
-#: Constants whose product is the number of elements that a turn of the main loop works on; else all BLOCK_*, or one a
-#: thread.
-ELEMENTS = {
-    "_scan_kernel": ("BLOCK_N", "BLOCK_K"),
-    "_rescan_kernel": ("BLOCK_N", "BLOCK_K"),
-    "_settle_kernel": ("BLOCK_K", "WIDTH"),
-    "_varlen_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
-    "_varlen_attention_dq_kernel": ("BLOCK_M", "BLOCK_N"),
-    "_varlen_attention_dkv_kernel": ("BLOCK_M", "BLOCK_N"),
-    "_decode_attention_kernel": ("BLOCK_M", "BLOCK_N"),
-}
-#: Kernels that may have no loop, and why; of these the whole program is held.
+#: Kernels that may have no loop, and why. Of these the length of the whole program is held.
 WITHOUT_LOOP = {
-    "_certify_kernel": "its few stretches are unrolled",
-    "_list_tokens_kernel": "one block of regions a program",
-    "_lookup_backward_kernel": "one tile a program",
-    "_merge_kernel": "its few splits are unrolled",
-    "_patch_entropy_kernel": "a small patch is unrolled",
-    "_round_codes_kernel": "whole codes are one tile",
-    "_round_vectors_kernel": "a small D is unrolled",
+    "_decode_attention_merge_kernel": "its few splits are unrolled",
+    "_dynamic_lookup_bwd_kernel": "one tile a program",
+    "_dynamic_lookup_list_kernel": "one block of regions a program",
+    "_nearest_code_certify_kernel": "its few stretches are unrolled",
+    "_nearest_code_round_codes_kernel": "whole codes are one tile",
+    "_nearest_code_round_vectors_kernel": "a small D is unrolled",
+    "_patch_entropy_fwd_kernel": "a small patch is unrolled",
 }
-#: Kernels whose half-precision products are not Hopper's, and why.
-WITHOUT_WGMMA = {"_decode_attention_kernel": "16 rows of queries; a warp group multiplies 64"}
+#: Kernels that need not use Hopper's warp-group products for half precision, and why.
+WITHOUT_WGMMA = {"_decode_attention_fwd_kernel": "16 rows of queries; a warp group multiplies 64"}
 
 
 class Driver:
@@ -76,14 +66,15 @@ class Driver:
 
 
 def compiling(arch: int, seen: Callable[[Any, str, dict[str, Any], Any], None]) -> None:
-    """From here on launches only compile, for ``arch``, and tell ``seen``: kernel, configuration, constants, result."""
+    """From here on launches only compile, for ``arch``, and call ``seen(kernel, configuration, arguments, result)``."""
     import triton
+    from compile_measure import configuration
 
     def compile_only(kernel: Any, grid: Any) -> Callable[..., None]:
         def launch(*args: Any, **options: Any) -> None:
             compiled = kernel.warmup(*args, grid=grid, **options)
             given = dict(zip(kernel.arg_names, args, strict=False)) | options
-            seen(kernel, _config(kernel, given, compiled), given, compiled)
+            seen(kernel, configuration(kernel, given, compiled), given, compiled)
 
         return launch
 
@@ -95,9 +86,10 @@ def compiling(arch: int, seen: Callable[[Any, str, dict[str, Any], Any], None]) 
 
 
 def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
-    """Compile every ``parts``-th case for one target: a row for each kernel and configuration."""
+    """Compile every ``parts``-th case for one target; a row for each kernel and configuration."""
     import compile_attention
     import compile_lookup
+    from compile_measure import measure
 
     rows: dict[str, dict[str, Any]] = {}
 
@@ -112,51 +104,8 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def measure(kernel: Any, given: dict[str, Any], compiled: Any) -> dict[str, Any]:
-    """What a compiled kernel takes and does, by the names of a row."""
-    import sass
-
-    target, warps = compiled.metadata.target.arch, compiled.metadata.num_warps
-    usage = sass.resources(compiled.asm["cubin"])
-    code = sass.instructions(sass.cuobjdump(compiled.asm["cubin"], "-sass"))
-    loop = sass.main_loop(code, products="tt.dot " in compiled.asm["ttir"])
-    sizes = ELEMENTS.get(kernel.__name__) or [name for name in given if name.startswith("BLOCK_")]
-    share = math.prod(given[name] for name in sizes) / (32 * warps) if sizes else 1
-    return {
-        "registers": usage["REG"],
-        "stack_bytes": usage["STACK"] + usage["LOCAL"],
-        "shared_bytes": compiled.metadata.shared,
-        "shared_limit": LIMITS[target],
-        "num_warps": warps,
-        "instructions": len(code),
-        "instructions_per_element": round(loop[0] / share, 3) if loop else None,
-        "around_per_element": round(loop[1] / share, 3) if loop else None,
-        "half_products": len(re.findall(r"tt\.dot .*: tensor<[0-9x]*xb?f16", compiled.asm["ttir"])),
-        "wgmma": sum(bool(sass.WARP_GROUP.search(line.text)) for line in code),
-        "tensor_products": sum(bool(sass.TENSOR.search(line.text)) for line in code),
-    }
-
-
-def _config(kernel: Any, given: dict[str, Any], compiled: Any) -> str:
-    """Constants, options, the tensors' types, and which numbers were specialised: all that makes a binary."""
-    import torch
-
-    constants = {param.name for param in kernel.params if param.is_constexpr}
-    words = []
-    for name, value in given.items():
-        if isinstance(value, torch.Tensor):
-            words.append(f"{name}:{str(value.dtype).removeprefix('torch.')}")
-        elif value is None or name in constants or name not in kernel.arg_names:
-            words.append(f"{name}={value}")
-    numbers = {name for name, value in given.items() if isinstance(value, int)} - constants
-    fixed = {kernel.arg_names[place[0]] for place in compiled.src.constants} & numbers
-    even = {kernel.arg_names[place[0]] for place in compiled.src.attrs} & numbers
-    words += [f"{name}=1" for name in kernel.arg_names if name in fixed]
-    return " ".join([*words, *(f"16|{name}" for name in kernel.arg_names if name in even)])
-
-
 def failures(rows: list[dict[str, Any]]) -> list[str]:
-    """One line for each kernel that spills, would not launch, is slow for want of wgmma, or cannot be read."""
+    """One line for each kernel that spills, would not launch, does not use wgmma, or whose loop cannot be found."""
     lines = []
     for row in rows:
         kernel = row["kernel"]
@@ -173,7 +122,7 @@ def failures(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def moved(rows: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[str]:
-    """One line for each main loop that is over 5 % from its stored length, and each row that only one side has."""
+    """One line for each main loop whose length differs by over 5 %, and for each row that only one side has."""
     now, then = ({(row["kernel"], row["arch"], row["config"]): row for row in side} for side in (rows, stored))
     lines = [f"{name} on sm_{arch}: not stored ({config})" for name, arch, config in now.keys() - then.keys()]
     lines += [f"{name} on sm_{arch}: only stored ({config})" for name, arch, config in then.keys() - now.keys()]
@@ -189,16 +138,25 @@ def moved(rows: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[str]
 
 
 def collect(archs: list[int]) -> list[dict[str, Any]]:
-    """The rows of these targets, compiled by a process a core."""
+    """The rows of these targets, compiled by one process a core.
+
+    A cache of Triton is used if TRITON_CACHE_DIR names one, so that a second run takes less time.
+    """
     os.environ.pop("TRITON_INTERPRET", None)
     context = multiprocessing.get_context("spawn")
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as cache, concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
-        os.environ["TRITON_CACHE_DIR"] = cache  # shared: what two parts launch is compiled once
+        os.environ.setdefault("TRITON_CACHE_DIR", cache)  # shared, so that what two parts launch is compiled once
         work = [pool.submit(check, arch, part, PARTS) for arch in archs for part in range(PARTS)]
         rows = [row for done in work for row in done.result()]
     unique = {(row["kernel"], row["arch"], row["config"]): row for row in rows}
     return [unique[key] for key in sorted(unique)]
+
+
+def note(stored: dict[str, Any], version: str) -> None:
+    """Write the stored table with today's date as the day on which this version of Triton was last found good."""
+    stored["checked"] = dict(sorted((stored.get("checked", {}) | {version: f"{datetime.date.today()}"}).items()))
+    STORED.write_text(json.dumps({key: stored[key] for key in ("triton", "checked", "rows")}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -210,21 +168,29 @@ def main() -> int:
     parser.add_argument(
         "--update", action="store_true", help=f"write results/{STORED.name}, and hold nothing against it"
     )
+    parser.add_argument(
+        "--note",
+        action="store_true",
+        help=f"if nothing is wrong, note this Triton in results/{STORED.name}",
+    )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     args = parser.parse_args()
     rows = collect(args.arch)
+    stored = json.loads(STORED.read_text())
+    if args.update:
+        stored |= {"triton": triton.__version__, "rows": rows}
+        STORED.write_text(json.dumps(stored, indent=1) + "\n")
     record = json.dumps({"triton": triton.__version__, "rows": rows}, indent=1)
     if args.json == "-":
         print(record)
-    elif args.json or args.update:
-        Path(STORED if args.update else args.json).write_text(record + "\n")
-    else:
+    elif args.json:
+        Path(args.json).write_text(record + "\n")
+    elif not args.update:
         for row in rows:
             numbers = f"{row['registers']:4} registers {row['stack_bytes']:5} stack {row['shared_bytes']:7} shared"
             loop = f"{row['instructions_per_element'] or math.nan:8.2f} instructions an element"
             print(f"{row['kernel']:30} sm_{row['arch']:<4}{numbers} {loop}  {row['config']}")
     found = failures(rows)
-    stored = json.loads(STORED.read_text())
     if stored["triton"] != triton.__version__:
         print(f"instructions are not held: stored with Triton {stored['triton']}, this is {triton.__version__}",
               file=sys.stderr)  # fmt: skip
@@ -232,6 +198,8 @@ def main() -> int:
         found += moved(rows, [row for row in stored["rows"] if row["arch"] in args.arch])
     for line in found:
         print(line, file=sys.stderr)
+    if not found and (args.note or args.update) and set(args.arch) == set(LIMITS):
+        note(stored, triton.__version__)
     return 1 if found else 0
 
 

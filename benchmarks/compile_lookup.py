@@ -13,7 +13,7 @@ from dqcore.ops.patch_entropy import GREY, NO_MASS
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
-    """Launches at the sizes of the paper's models and at the ends of their range."""
+    """Launches at the sizes of the paper's models, and at the smallest and largest numbers of channels."""
     for dim in (8, 256, 257):
         yield lambda dim=dim: _nearest(dim, torch.float32)
     yield lambda: _nearest(8, torch.bfloat16)

@@ -41,7 +41,7 @@ ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "dec
 #: Files that measure whole models, and the seconds that must be left for one of their rows; a dry run leaves them to
 #: ``pytest benchmarks/``, which runs them with small models.
 WHOLE_MODELS = {"generate": 120, "prior_training": 60}
-TESTS = ["tests/test_warmup.py", "tests/test_kernels.py", "tests/ops", "tests/test_quantizer.py"]
+TESTS = ["tests/test_warmup.py", "tests/kernels", "tests/ops", "tests/test_quantizer.py"]
 SANITIZED = """
 import torch
 from gpu_checks import every_kernel

@@ -1,4 +1,4 @@
-"""Machine code of a compiled kernel, read by the cuobjdump that Triton brings: what it takes, and its main loop."""
+"""Read the machine code of a compiled kernel with Triton's cuobjdump: registers, stack, and its main loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Instruction(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """The instructions between a branch back and where it leads, and of all loops within."""
+    """A loop: the instructions from the target of a branch back to that branch, including all loops inside."""
 
     body: frozenset[int]
     own: int  # instructions of the body that lie in no loop within
@@ -54,11 +54,14 @@ def instructions(text: str) -> list[Instruction]:
 
 
 def loops(code: list[Instruction], product: re.Pattern[str]) -> list[Loop]:
-    """All natural loops, by dominators: a branch back that only leaves a block moved out of the way makes none."""
+    """All natural loops, found by dominators.
+
+    A branch back to a block that does not dominate it makes no loop: compilers move rare blocks behind the end.
+    """
     blocks = _blocks(code)
     follow: list[list[int]] = [[] for _ in blocks]
     reached, rest = {0}, [0]
-    while rest:  # what comes after the end, a jump to itself, is never reached
+    while rest:  # the jump to itself that the assembler puts behind the end is never reached
         block = rest.pop()
         follow[block] = _successors(blocks[block][-1], block, blocks)
         rest += set(follow[block]) - reached
@@ -89,11 +92,11 @@ def loops(code: list[Instruction], product: re.Pattern[str]) -> list[Loop]:
 
 
 def main_loop(code: list[Instruction], products: bool) -> tuple[int, int] | None:
-    """Instructions of the loop where the time goes, and those of the loop around it (0 if none); None without loops.
+    """Length of the loop where the time goes, and of the rest of the loop around it (0 if none); None without loops.
 
-    With ``products``, the innermost loop with most of them (tensor cores', or scalar ones where there are none), of
-    equals the shortest: that of tiles without a mask. Else the longest innermost loop. What ptxas unrolled counts
-    whole.
+    With ``products``, it is the innermost loop with most of them: tensor cores' products, or scalar ones if there are
+    none. Of several it is the shortest, which works on the tiles without a mask. Without ``products`` it is the longest
+    innermost loop. A loop that ptxas unrolled counts as it is, unrolled.
     """
     product = TENSOR if any(TENSOR.search(line.text) for line in code) else SCALAR
     every = loops(code, product)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import compile_check
+import compile_measure
 import tune_problems
 
 TABLES = Path(__file__).parents[1] / "kernels" / "tables"
@@ -29,20 +30,20 @@ FINALISTS = 3
 
 
 def work(arch: int, stems: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Each table's rows for a GPU, as (stem, ``when``): first those of the shapes that are measured in public."""
+    """The rows of each table for a GPU, as (stem, ``when``), those of the shapes that our benchmarks show first."""
     every = [(stem, row["when"]) for stem in stems for row in rows_of(stem, arch)]
     return sorted(every, key=lambda item: item[1] not in tune_problems.STEMS[item[0]].first)
 
 
 def rows_of(stem: str, arch: int) -> list[dict[str, Any]]:
-    """The rows that a GPU takes today."""
+    """The rows that this architecture takes today."""
     table = json.loads((TABLES / f"{stem}.json").read_text())
     older = [other for other in table if int(other) <= arch]
     return table[max(older, key=int) if older else min(table, key=int)]["rows"]
 
 
 def candidates(stem: str) -> list[dict[str, int]]:
-    """What the kernel's file offers, and what the table holds for any GPU."""
+    """The candidates in the kernel's file, and the configurations that the table has for any GPU."""
     module = importlib.import_module(f"dqcore.kernels.{tune_problems.STEMS[stem].module}")
     table = json.loads((TABLES / f"{stem}.json").read_text())
     offered = [*getattr(module, "CANDIDATES", []), *(row["config"] for part in table.values() for row in part["rows"])]
@@ -50,7 +51,7 @@ def candidates(stem: str) -> list[dict[str, int]]:
 
 
 def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, Any]]:
-    """What every candidate takes at the sizes of one row, in each variant that the row covers; nothing runs."""
+    """Compile every candidate for the sizes of one row, in each variant that the row covers; nothing runs."""
     from dqcore.kernels import tuned
 
     rows, known = [], tune_problems.STEMS[stem]
@@ -59,7 +60,7 @@ def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, An
 
         def seen(kernel: Any, text: str, given: dict[str, Any], compiled: Any, found=found) -> None:
             if kernel.__name__ == known.kernel:
-                found.append(compile_check.measure(kernel, given, compiled))
+                found.append(compile_measure.measure(kernel, given, compiled))
 
         error = None
         try:
@@ -68,7 +69,7 @@ def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, An
                 compile_check.compiling(arch, seen)
                 with tuned.force(stem, config):
                     problem.run()
-        except Exception as problem:  # a tile that this kernel cannot be compiled with is no candidate
+        except Exception as problem:  # this kernel cannot be compiled with this tile
             error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[-1:]}"
         rows.append({"config": config, "compiled": found, "left_out": error or _left_out(found)})
     return rows
@@ -95,7 +96,7 @@ def compile_all(rows: list[tuple[str, dict[str, Any]]], arch: int) -> list[list[
 def measure_row(
     stem: str, when: dict[str, Any], offered: list[dict[str, int]], device: str, tiny: bool
 ) -> list[dict[str, Any]]:
-    """Check each candidate against the reference, then time it; the fastest few once more, in turn; fastest first."""
+    """Check each candidate against the reference and time it; time the fastest few again, in turn; fastest first."""
     from dqcore.kernels import tuned
 
     problem = tune_problems.STEMS[stem].problem(when, device, tiny)
@@ -137,7 +138,7 @@ def _times(problem: tune_problems.Problem, device: str, rounds: int) -> list[flo
 
 
 def write_table(stem: str, arch: int, chosen: list[tuple[dict[str, Any], dict[str, int]]], source: str) -> None:
-    """Put the chosen configurations into a table; rows that were not measured stay as they were, and are named."""
+    """Put the chosen configurations into a table. Rows that were not measured stay as they are, and are named."""
     path = TABLES / f"{stem}.json"
     rows = [dict(row) for row in rows_of(stem, arch)]
     kept = []
@@ -156,7 +157,7 @@ def write_table(stem: str, arch: int, chosen: list[tuple[dict[str, Any], dict[st
 
 
 def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = False) -> dict[str, Any]:
-    """Measure, most important rows first, until the time is over; write the tables; the whole sweep."""
+    """Measure until the time is over, most important rows first; write the tables; return the record of the sweep."""
     from machine import machine, name_of, versions
 
     end = time.monotonic() + 60 * minutes
@@ -187,7 +188,7 @@ def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = 
 
 
 def show(rows: list[tuple[str, dict[str, Any]]], compiled: list[list[dict[str, Any]]]) -> None:
-    """A line for each candidate: what it takes, or why it is left out."""
+    """Print a line for each candidate: what it takes, or why it is left out."""
     for (stem, when), offered in zip(rows, compiled, strict=True):
         print(f"{stem} {when}")
         for row in offered:
@@ -201,7 +202,7 @@ def show(rows: list[tuple[str, dict[str, Any]]], compiled: list[list[dict[str, A
 
 
 def resident(row: dict[str, Any]) -> int:
-    """Blocks that a multiprocessor holds at once, by registers, shared memory and warps."""
+    """How many blocks a multiprocessor holds at once, as limited by registers, shared memory and warps."""
     registers = 65536 // (32 * row["num_warps"] * -(-row["registers"] // 8) * 8)
     return min(registers, row["shared_limit"] // (row["shared_bytes"] + 1024), 64 // row["num_warps"])
 

@@ -1,4 +1,4 @@
-"""What ``tune.py`` launches: for each table its kernel, and real data of the sizes that a row is for."""
+"""What ``tune.py`` launches: the kernel of each table, on data of the sizes that a row is meant for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEEP = 230  # of 256: dropout 0.1
 
 
 class Problem(NamedTuple):
-    """One launch, what it must give, and how far off it may be in relative norm."""
+    """One launch, the result it must give, and how far off it may be, in relative norm."""
 
     run: Callable[[], tuple[Tensor, ...]]
     reference: Callable[[], tuple[Tensor, ...]]
@@ -25,12 +25,12 @@ class Stem(NamedTuple):
     """A table's kernel.
 
     Attributes:
-        module: The file of ``CANDIDATES``.
-        kernel: Whose registers and loops decide.
-        problem: Makes the data of a row's ``when``, on a device; tiny to run every line on a CPU.
+        module: Name of the file that holds ``CANDIDATES``.
+        kernel: Name of the kernel whose registers and loops decide whether a candidate is measured.
+        problem: Makes data for the sizes in a row's ``when``, on a device; tiny data, if asked, for a CPU.
         first: The rows that are measured first.
-        free: Values of the sizes that a row may leave open: all of them must compile.
-        domain: Values of all sizes, on whose every combination the table must have an answer.
+        free: Values of the sizes that a row may leave open. A candidate must compile with each combination of them.
+        domain: Values of all sizes. The table must have a row for each combination of them.
     """
 
     module: str
@@ -41,13 +41,13 @@ class Stem(NamedTuple):
     domain: dict[str, list[Any]]
 
     def variants(self, when: When) -> Iterator[When]:
-        """A row's ``when`` with each choice of what it leaves open."""
+        """A row's ``when``, completed with each combination of the sizes that it leaves open."""
         for values in itertools.product(*self.free.values()):
             yield dict(zip(self.free, values, strict=True)) | when
 
 
 def distance(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
-    """The largest ``||actual - expected|| / ||expected||`` of the pairs; of indices the share that differ."""
+    """The largest ``||actual - expected|| / ||expected||`` of the pairs; for indices, the share that differ."""
     found = []
     for a, b in zip(actual, expected, strict=True):
         if b.is_floating_point():
@@ -72,7 +72,7 @@ def _nearest_code(when: When, device: str, tiny: bool) -> Problem:
 
 
 def _packed(when: When, device: str, tiny: bool) -> tuple[list[Tensor], Any]:
-    """Packed q, k, v and a gradient, and the kernels' setting."""
+    """Packed q, k, v and gradient, and the setting that the kernels take."""
     from dqcore.kernels.setting import Setting
 
     lengths = (
@@ -157,10 +157,11 @@ _PRECISION = {"precision": ["ieee", "tf32", "tf32x3"]}
 _HEADS: dict[str, list[Any]] = {"dtype": ["half", "float32"], "dim": [16, 64, 65, 128, 129, 256]}
 _TRAINED = _HEADS | _DROPOUT | _PRECISION
 
-#: By the table's name, in the order in which they are measured.
+#: By the name of the table, in the order in which they are measured.
 STEMS = {
     "nearest_code": Stem(
-        "nearest_code", "_scan_kernel", _nearest_code, [{"width": 256}, {"width": 64}], {}, {"width": [16, 64, 65, 512]}
+        "nearest_code", "_nearest_code_scan_kernel", _nearest_code,
+        [{"width": 256}, {"width": 64}], {}, {"width": [16, 64, 65, 512]},
     ),
     "varlen_attention": Stem(
         "varlen_attention", "_varlen_attention_fwd_kernel", _varlen_attention, _FIRST, _DROPOUT, _TRAINED
@@ -172,7 +173,7 @@ STEMS = {
         "varlen_attention_dkv", "_varlen_attention_dkv_kernel", _backward("dkv"), _FIRST, _DROPOUT, _TRAINED
     ),
     "decode_attention": Stem(
-        "decode_attention", "_decode_attention_kernel", _decode_attention,
+        "decode_attention", "_decode_attention_fwd_kernel", _decode_attention,
         [_HALF | {"dim": 128, "rows": 16}], {}, _HEADS | {"rows": [1, 16, 17, 64, 1024]},
     ),
 }  # fmt: skip

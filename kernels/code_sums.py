@@ -1,9 +1,9 @@
 """Counts and vector sums per code, ``s_k = sum of x_n with c_n = k``, always added in the same order; no float atomics.
 
-The vectors are sorted by code, stably. First, one program a run of CHUNK sorted vectors and block of channels sums the
-run if it belongs to one code. Then, one program a code and block of channels adds the sums of its whole runs
-and the vectors at its ends: so a code that takes everything costs no more time than many. Vectors are read where
-they lie, each twice at most. Reference: ``dqcore.ops.code_sums``.
+The vectors are sorted by code, and those of equal codes keep their order. The sorted list is cut into runs of CHUNK.
+First, one program a run and block of channels sums a run if all of it belongs to one code. Then, one program a code and
+block of channels adds the sums of the code's whole runs and the vectors before and after them. So it takes no longer if
+one code has all vectors. Vectors are read where they lie, each at most twice. Reference: ``dqcore.ops.code_sums``.
 """
 
 from __future__ import annotations
@@ -13,44 +13,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
 from dqcore.kernels.common import bound, on_device
-from dqcore.kernels.tokens import Tokens, starts
+from dqcore.kernels.vectors import Vectors, starts
 
 CHUNK = 128
-TILE = {"BLOCK_N": 32, "BLOCK_D": 64, "num_warps": 4}
-RUNS = 2**14  # a longer batch has longer runs, so that their sums stay small
+TILE = {"BLOCK_N": 32, "BLOCK_D": 64, "num_warps": 4, "enable_fp_fusion": True}
+RUNS = 2**14  # a batch of more than RUNS * CHUNK vectors has longer runs, so that their sums take little memory
 
 
 @triton.jit
-def _rows(maps, strides, grain, order, position, inside, channel, D, height, width, G: tl.constexpr):
-    """Vectors at these sorted positions, ``(positions, channels)`` float32."""
-    cell = tl.load(order + position, mask=inside, other=0)
+def _rows(where, position, inside, channel, D, height, width, G: tl.constexpr):
+    """Vectors at these places of the sorted list, ``(BLOCK_N, BLOCK_D)`` float32."""
+    maps, strides, grain, order = where
+    cell = tl.load(order + position, mask=inside, other=0)  # (BLOCK_N,)
     line, column = cell // width, cell % width
-    own = tl.zeros_like(position).to(tl.int32)
+    granularity = tl.zeros_like(position).to(tl.int32)
     if G > 1:
-        own = tl.load(grain + (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1)), mask=inside, other=0)
-    start, stride = starts(maps, strides, own, line // height, line % height, column, G)
-    where = inside[:, None] & (channel < D)[None, :]
-    return tl.load(start[:, None] + channel[None, :] * stride[:, None], mask=where, other=0.0).to(tl.float32)
+        region = (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1))
+        granularity = tl.load(grain + region, mask=inside, other=0)  # (BLOCK_N,)
+    start, stride = starts(maps, strides, granularity, line // height, line % height, column, G)
+    known = inside[:, None] & (channel < D)[None, :]
+    block = tl.load(start[:, None] + channel[None, :] * stride[:, None], mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
+    return block.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["height", "width"])
-def _run_sums_kernel(
-    maps,
-    strides,
-    grain,
-    order,
-    sorted_codes,
-    runs,
-    D,
-    height,
-    width,
-    G: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+def _code_sums_runs_kernel(
+    where, sorted_codes, runs, D, height, width,
+    G: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     run = tl.program_id(0).to(tl.int64)
     code = tl.load(sorted_codes + run * CHUNK)
     if (code < 0) | (code != tl.load(sorted_codes + run * CHUNK + CHUNK - 1)):
@@ -59,29 +50,16 @@ def _run_sums_kernel(
     total = tl.zeros([BLOCK_D], tl.float32)
     for start in range(0, CHUNK, BLOCK_N):
         position = run * CHUNK + start + tl.arange(0, BLOCK_N)
-        rows = _rows(maps, strides, grain, order, position, position >= 0, channel, D, height, width, G)
+        rows = _rows(where, position, position >= 0, channel, D, height, width, G)  # (BLOCK_N, BLOCK_D)
         total += tl.sum(rows, 0)
-    tl.store(runs + run * D + channel, total, mask=channel < D)
+    tl.store(runs + run * D + channel, total, mask=channel < D)  # (BLOCK_D,)
 
 
 @triton.jit(do_not_specialize=["height", "width"])
-def _code_sums_kernel(
-    maps,
-    strides,
-    grain,
-    order,
-    offsets,
-    runs,
-    sums,
-    D,
-    height,
-    width,
-    G: tl.constexpr,
-    CHUNK: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+def _code_sums_total_kernel(
+    where, offsets, runs, sums, D, height, width,
+    G: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     code = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     first = tl.load(offsets + code)
@@ -90,31 +68,35 @@ def _code_sums_kernel(
     last_run = tl.maximum(last // CHUNK, first_run)
     head = tl.minimum(last, first_run * CHUNK)
     total = tl.zeros([BLOCK_D], tl.float32)
-    for start in range(bound(first, INTERPRETED), bound(head, INTERPRETED), BLOCK_N):
+    for start in range(bound(first), bound(head), BLOCK_N):
         position = start + tl.arange(0, BLOCK_N)
-        rows = _rows(maps, strides, grain, order, position, position < head, channel, D, height, width, G)
+        rows = _rows(where, position, position < head, channel, D, height, width, G)  # (BLOCK_N, BLOCK_D)
         total += tl.sum(rows, 0)
-    for start in range(bound(first_run, INTERPRETED), bound(last_run, INTERPRETED), BLOCK_N):
+    for start in range(bound(first_run), bound(last_run), BLOCK_N):
         run = start + tl.arange(0, BLOCK_N)
-        where = (run < last_run)[:, None] & (channel < D)[None, :]
-        total += tl.sum(tl.load(runs + run[:, None] * D + channel[None, :], mask=where, other=0.0), 0)
+        known = (run < last_run)[:, None] & (channel < D)[None, :]
+        whole = tl.load(runs + run[:, None] * D + channel[None, :], mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
+        total += tl.sum(whole, 0)
     tail = tl.maximum(head, last_run * CHUNK)
-    for start in range(bound(tail, INTERPRETED), bound(last, INTERPRETED), BLOCK_N):
+    for start in range(bound(tail), bound(last), BLOCK_N):
         position = start + tl.arange(0, BLOCK_N)
-        rows = _rows(maps, strides, grain, order, position, position < last, channel, D, height, width, G)
+        rows = _rows(where, position, position < last, channel, D, height, width, G)  # (BLOCK_N, BLOCK_D)
         total += tl.sum(rows, 0)
-    tl.store(sums + code * D + channel, total, mask=channel < D)
+    tl.store(sums + code * D + channel, total, mask=channel < D)  # (BLOCK_D,)
 
 
 def code_sums_fwd(x: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """``x (N, D)`` or ``(B, D, H, W)`` with a code each, negative for none -> ``(K,)`` and ``(K, D)`` float32."""
     with on_device(x):
-        return token_sums(Tokens.of(x), None, codes.flatten().to(torch.int32), num_codes)
+        return vector_sums(Vectors.of(x), None, codes.flatten().to(torch.int32), num_codes)
 
 
-def token_sums(tokens: Tokens, grain: Tensor | None, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    """The same over maps of several granularities, ``keys`` being the code at the first cell of each block, or -1."""
-    dim, height, width = tokens.maps[-1].shape[1:]
+def vector_sums(batch: Vectors, grain: Tensor | None, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+    """The same for maps of several granularities.
+
+    ``keys``, int32, one a cell of the finest grid, is the code at the first cell of each block and -1 elsewhere.
+    """
+    dim, height, width = batch.maps[-1].shape[1:]
     keys, order = keys.sort(stable=True)
     offsets = torch.searchsorted(keys, torch.arange(num_codes + 1, dtype=torch.int32, device=keys.device))
     counts = offsets.diff().to(torch.float32)
@@ -122,15 +104,12 @@ def token_sums(tokens: Tokens, grain: Tensor | None, keys: Tensor, num_codes: in
     if sums.numel() == 0 or keys.numel() == 0:
         return counts, sums
     chunk = max(CHUNK, triton.next_power_of_2(keys.numel() // RUNS))
-    whole = keys.numel() // chunk
-    runs = torch.empty(whole, dim, dtype=torch.float32, device=keys.device)
+    number = keys.numel() // chunk
+    runs = torch.empty(number, dim, dtype=torch.float32, device=keys.device)
     blocks = triton.cdiv(dim, TILE["BLOCK_D"])
-    where = (tokens.maps, tokens.strides, grain, order)
-    shape = (dim, height, width)
-    shared = {"G": len(tokens.maps), "CHUNK": chunk, **TILE}
-    if whole:
-        _run_sums_kernel[(whole, blocks)](*where, keys, runs, *shape, **shared)
-    _code_sums_kernel[(num_codes, blocks)](
-        *where, offsets, runs, sums, *shape, INTERPRETED=common.INTERPRETED, **shared
-    )
+    where = (batch.maps, batch.strides, grain, order)
+    shared = {"G": len(batch.maps), "CHUNK": chunk, **TILE}
+    if number:
+        _code_sums_runs_kernel[(number, blocks)](where, keys, runs, dim, height, width, **shared)
+    _code_sums_total_kernel[(num_codes, blocks)](where, offsets, runs, sums, dim, height, width, **shared)
     return counts, sums

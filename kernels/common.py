@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: Whether kernels run in Triton's interpreter: decided, as Triton does, when they are imported.
 INTERPRETED: bool = triton.knobs.runtime.interpret
+#: The same for kernels, which may read a global only if it is a constant of Triton.
+IN_INTERPRETER = tl.constexpr(INTERPRETED)
 
 
 def on_device(tensor: Tensor) -> Any:
@@ -19,19 +21,28 @@ def on_device(tensor: Tensor) -> Any:
 
 
 def architecture() -> int:
-    """What a launch compiles for on the current device, as 90 for compute capability 9.0; 80 where interpreted."""
+    """Compute capability that a launch compiles for, as 90 for 9.0; 80 where kernels are interpreted."""
     return 80 if INTERPRETED else int(triton.runtime.driver.active.get_current_target().arch)
 
 
 def processors() -> int:
-    """Multiprocessors of the current device, by which launches are sized; what they compute does not depend on it."""
+    """Multiprocessors of the current device. Launches are sized by them; results do not depend on them."""
     return torch.cuda.get_device_properties().multi_processor_count if torch.cuda.is_available() else 1
 
 
 @triton.jit
-def bound(count, INTERPRETED: tl.constexpr):
-    """A loop's run-time bound; where interpreted a plain int, since Triton 3.6 and numpy 2.4 cannot make one of it."""
-    if INTERPRETED:
+def bound(count):
+    """``count`` as the bound of a loop.
+
+    The interpreter gets a plain int: it cannot turn a tensor into one itself with Triton 3.6 and numpy 2.4.
+    """
+    if IN_INTERPRETER:
         return count.handle.data.item()
     else:
         return count
+
+
+@triton.jit
+def multiplicand(block):
+    """``block`` as ``tl.dot`` takes it: as it is, but float32 in the interpreter, whose numpy has no bfloat16."""
+    return block.to(tl.float32) if IN_INTERPRETER else block

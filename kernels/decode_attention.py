@@ -1,10 +1,11 @@
-"""Attention of a few new codes to the cached past of their slot, to which the same kernel appends them.
+"""Attention of a few new codes to the cached past of their slot; the same kernel appends their keys to the cache.
 
-One program takes the new queries of one slot that share a key head, the rows of one tile, past its share of the slot's
-cache: the cache is cut into SPLITS equal shares where slots and heads alone would not fill the GPU. New keys are read
-from where they come, not from the cache: the last share attends to them, the first writes them, and no program waits
-for another. A second kernel adds the shares up, in their order. An inactive slot's programs return at once. The host
-knows no length, so that a CUDA graph may hold a step. Reference: ``dqcore.ops.decode_attention``.
+One program attends with the new queries of one slot that share a key head, as the rows of one tile, to its share of the
+slot's cache. Where slots and heads alone would not fill the GPU, the cache is cut into SPLITS equal shares, which a
+second kernel adds up in their order. The new keys and values are read from where they come, not from the cache: the
+program of the last share attends to them and that of the first share copies them, so that none waits for another.
+Programs of a slot that is not active return at once. No launch depends on the lengths, so a CUDA graph may hold a step.
+Reference: ``dqcore.ops.decode_attention``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common, tuned
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels import tuned
+from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.sequences import load_rows, store_rows
 
 LOG2E = 1.4426950408889634
@@ -23,8 +24,8 @@ PROGRAMS = 264  # enough to fill the largest GPUs, two to a multiprocessor
 MAX_SPLITS = 16
 
 
-#: What ``benchmarks/tune.py`` tries. BLOCK_M is how many of a slot's queries, of those that share a key head, are one
-#: tile: 1 for one float32 query, which takes no matrix product; 16 or more where there are tensor cores.
+#: What ``benchmarks/tune.py`` tries. BLOCK_M queries of a slot that share a key head are one tile: 1 for a single
+#: float32 query, which needs no matrix product, and at least 16 for tensor cores.
 CANDIDATES = [
     {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": stages}
     for block_m in (1, 16, 32, 64)
@@ -35,7 +36,7 @@ CANDIDATES = [
 
 
 def splits(programs: int, capacity: int) -> int:
-    """Into how many shares each slot's cache is cut: by shapes alone, never by lengths."""
+    """Into how many shares each slot's cache is cut. Shapes decide, never lengths, which the host does not know."""
     wanted = triton.cdiv(PROGRAMS, max(1, programs))
     return min(triton.next_power_of_2(wanted), MAX_SPLITS, max(1, triton.next_power_of_2(capacity // 128)))
 
@@ -49,118 +50,136 @@ def _rests(active, slot):
 
 
 @triton.jit
-def _tile_of_keys(
-    state, query, k, v, stride_k, stride_v, first, count, last, scale,
-    PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+def _rows_of(x, slot, head, count):
+    """The matrix of one slot and head; ``x`` is a pointer with its strides of slots, rows and heads."""
+    start, stride_slot, stride_row, stride_head = x
+    return start + slot * stride_slot + head * stride_head, stride_row, count
+
+
+@triton.jit
+def _append(cache, new, used, room, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Copy the first ``room`` rows of matrix ``new`` behind the ``used`` rows of matrix ``cache``."""
+    start, stride, _ = cache
+    free = (start + used.to(tl.int64) * stride, stride, room)
+    for first in range(0, bound(room), BLOCK_N):
+        store_rows(free, first, load_rows(new, first, BLOCK_N, D, BLOCK_D), BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
+
+
+@triton.jit
+def _attend(
+    state, query, k, v, first, last, scale,
+    PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Maximum, sum and weighted sum after keys ``first`` to ``count``, of which a row sees those up to ``last``."""
+    """Maximum, sum and weighted sum of values after the tile of keys from ``first`` on.
+
+    Query ``i`` sees keys up to ``last[i]``; both see no further than the rows of the matrices ``k`` and ``v``.
+    """
     largest, total, mixed = state
+    _, _, count = k
     columns = first + tl.arange(0, BLOCK_N)
-    key = load_rows(k, stride_k, first, count, BLOCK_N, D, BLOCK_D, UPCAST)
+    key = multiplicand(load_rows(k, first, BLOCK_N, D, BLOCK_D))  # (BLOCK_N, BLOCK_D)
     if BLOCK_M == 1:
         score = tl.sum(query * key.to(tl.float32), 1)[None, :]
     else:
-        score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # (BLOCK_M, BLOCK_N)
     score = tl.where((columns < count)[None, :] & (columns[None, :] <= last[:, None]), score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
     base = tl.where(larger == float("-inf"), 0.0, larger)
     weight = tl.exp2(score * scale - base[:, None])
     shrink = tl.exp2(largest - base)
-    value = load_rows(v, stride_v, first, count, BLOCK_N, D, BLOCK_D, UPCAST)
+    value = multiplicand(load_rows(v, first, BLOCK_N, D, BLOCK_D))  # (BLOCK_N, BLOCK_D)
+    mixed = mixed * shrink[:, None]
     if BLOCK_M == 1:
-        mixed = mixed * shrink[:, None] + tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
+        mixed += tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
     else:
-        mixed = tl.dot(weight.to(value.dtype), value, mixed * shrink[:, None], input_precision=PRECISION)
+        mixed = tl.dot(weight.to(value.dtype), value, mixed, input_precision=PRECISION)  # (BLOCK_M, BLOCK_D)
     return larger, total * shrink + tl.sum(weight, 1), mixed
 
 
 @triton.jit(do_not_specialize=["N", "capacity"])
-def _decode_attention_kernel(
-    q, k_new, v_new, k_cache, v_cache, out, parts, sums, lengths, active, N, capacity, scale,
-    stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh, stride_vb, stride_vn, stride_vh,
-    stride_kcb, stride_kct, stride_kch, stride_vcb, stride_vct, stride_vch, stride_ob, stride_on, stride_oh,
+def _decode_attention_fwd_kernel(
+    q, k_new, v_new, k_cache, v_cache, out, shares, lengths, active, N, capacity, scale,
     GROUP: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    UPCAST: tl.constexpr, INTERPRETED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     slot, key_head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     block, split = tl.program_id(2) // SPLITS, tl.program_id(2) % SPLITS
     row = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    new, member = row // GROUP, row % GROUP
+    new, head = row // GROUP, key_head * GROUP + row % GROUP
     d = tl.arange(0, BLOCK_D)
     where = (row < N * GROUP)[:, None] & (d < D)[None, :]
-    head = key_head * GROUP + member
+    out_start, stride_ob, stride_on, stride_oh = out
     place = slot * stride_ob + new.to(tl.int64) * stride_on + head * stride_oh
     if _rests(active, slot):
         if split == 0:
-            nothing = tl.zeros([BLOCK_M, BLOCK_D], out.dtype.element_ty)
-            tl.store(out + place[:, None] + d[None, :], nothing, mask=where)
+            nothing = tl.zeros([BLOCK_M, BLOCK_D], out_start.dtype.element_ty)
+            tl.store(out_start + place[:, None] + d[None, :], nothing, mask=where)  # (BLOCK_M, BLOCK_D)
         return
     length = tl.load(lengths + slot)
     used = tl.minimum(tl.maximum(length, 0), capacity)
     room = tl.minimum(N, capacity - used)
-    k_new += slot * stride_kb + key_head * stride_kh
-    v_new += slot * stride_vb + key_head * stride_vh
-    k_cache += slot * stride_kcb + key_head * stride_kch
-    v_cache += slot * stride_vcb + key_head * stride_vch
+    k_new = _rows_of(k_new, slot, key_head, room)
+    v_new = _rows_of(v_new, slot, key_head, room)
+    share = tl.cdiv(tl.cdiv(used, BLOCK_N), SPLITS) * BLOCK_N
+    begin, end = tl.minimum(split * share, used), tl.minimum((split + 1) * share, used)
+    k_cache = _rows_of(k_cache, slot, key_head, end)
+    v_cache = _rows_of(v_cache, slot, key_head, end)
     if (block == 0) & (split == 0):
-        for first in range(0, bound(room, INTERPRETED), BLOCK_N):
-            key = load_rows(k_new, stride_kn, first, room, BLOCK_N, D, BLOCK_D, False)
-            store_rows(k_cache + used.to(tl.int64) * stride_kct, stride_kct, first, room, key, BLOCK_N, D, BLOCK_D)
-            value = load_rows(v_new, stride_vn, first, room, BLOCK_N, D, BLOCK_D, False)
-            store_rows(v_cache + used.to(tl.int64) * stride_vct, stride_vct, first, room, value, BLOCK_N, D, BLOCK_D)
+        _append(k_cache, k_new, used, room, D, BLOCK_D, BLOCK_N)
+        _append(v_cache, v_new, used, room, D, BLOCK_D, BLOCK_N)
 
-    q += slot * stride_qb
-    query = tl.load(q + (new.to(tl.int64) * stride_qn + head * stride_qh)[:, None] + d[None, :], mask=where, other=0.0)
-    if UPCAST or BLOCK_M == 1:
+    start, stride_qb, stride_qn, stride_qh = q
+    start += slot * stride_qb
+    from_q = start + (new.to(tl.int64) * stride_qn + head * stride_qh)[:, None] + d[None, :]
+    query = multiplicand(tl.load(from_q, mask=where, other=0.0))  # (BLOCK_M, BLOCK_D)
+    if BLOCK_M == 1:
         query = query.to(tl.float32)
     state = (
         tl.full([BLOCK_M], float("-inf"), tl.float32),
         tl.zeros([BLOCK_M], tl.float32),
         tl.zeros([BLOCK_M, BLOCK_D], tl.float32),
     )
-    share = tl.cdiv(tl.cdiv(used, BLOCK_N), SPLITS) * BLOCK_N
-    begin, end = tl.minimum(split * share, used), tl.minimum((split + 1) * share, used)
-    for first in range(bound(begin, INTERPRETED), bound(end, INTERPRETED), BLOCK_N):
-        state = _tile_of_keys(
-            state, query, k_cache, v_cache, stride_kct, stride_vct, first, end, row * 0 + capacity, scale,
-            PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
-        )  # fmt: skip
+    for first in range(bound(begin), bound(end), BLOCK_N):
+        state = _attend(
+            state, query, k_cache, v_cache, first, row * 0 + capacity, scale, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_N
+        )
     if split == SPLITS - 1:
-        for first in range(0, bound(room, INTERPRETED), BLOCK_N):
-            state = _tile_of_keys(
-                state, query, k_new, v_new, stride_kn, stride_vn, first, room, new, scale,
-                PRECISION, D, BLOCK_D, UPCAST, BLOCK_M, BLOCK_N,
-            )  # fmt: skip
+        for first in range(0, bound(room), BLOCK_N):
+            state = _attend(state, query, k_new, v_new, first, new, scale, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_N)
     largest, total, mixed = state
     if SPLITS == 1:
         mixed = mixed * tl.where(total == 0.0, 0.0, 1.0 / total)[:, None]
-        tl.store(out + place[:, None] + d[None, :], mixed.to(out.dtype.element_ty), mask=where)
+        result = mixed.to(out_start.dtype.element_ty)
+        tl.store(out_start + place[:, None] + d[None, :], result, mask=where)  # (BLOCK_M, BLOCK_D)
     else:
-        entry = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
-        tl.store(parts + entry[:, None] * D + d[None, :], mixed, mask=where)
-        tl.store(sums + 2 * entry, largest, mask=row < N * GROUP)
-        tl.store(sums + 2 * entry + 1, total, mask=row < N * GROUP)
+        parts, sums = shares
+        index = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
+        tl.store(parts + index[:, None] * D + d[None, :], mixed, mask=where)  # (BLOCK_M, BLOCK_D)
+        tl.store(sums + 2 * index, largest, mask=row < N * GROUP)  # (BLOCK_M,)
+        tl.store(sums + 2 * index + 1, total, mask=row < N * GROUP)  # (BLOCK_M,)
 
 
 @triton.jit(do_not_specialize=["N"])
-def _merge_kernel(
-    parts, sums, out, active, N, stride_ob, stride_on, stride_oh,
-    GROUP: tl.constexpr, SPLITS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
+def _decode_attention_merge_kernel(
+    shares, out, active, N, GROUP: tl.constexpr, SPLITS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """Add up what the programs of one query and head found in their shares of the cache."""
+    parts, sums = shares
     slot, key_head, row = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     if _rests(active, slot):
         return
     split, d = tl.arange(0, SPLITS), tl.arange(0, BLOCK_D)
-    entry = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
-    largest, total = tl.load(sums + 2 * entry), tl.load(sums + 2 * entry + 1)
+    index = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
+    largest = tl.load(sums + 2 * index)  # (SPLITS,)
+    total = tl.load(sums + 2 * index + 1)  # (SPLITS,)
     highest = tl.max(largest, 0)
     weight = tl.exp2(largest - tl.where(highest == float("-inf"), 0.0, highest))
-    mixed = tl.load(parts + entry[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)
+    mixed = tl.load(parts + index[:, None] * D + d[None, :], mask=(d < D)[None, :], other=0.0)  # (SPLITS, BLOCK_D)
     whole = tl.sum(total * weight, 0)
     result = tl.sum(mixed * weight[:, None], 0) * tl.where(whole == 0.0, 0.0, 1.0 / whole)
+    start, stride_ob, stride_on, stride_oh = out
     place = slot * stride_ob + (row // GROUP) * stride_on + (key_head * GROUP + row % GROUP) * stride_oh
-    tl.store(out + place + d, result.to(out.dtype.element_ty), mask=d < D)
+    tl.store(start + place + d, result.to(start.dtype.element_ty), mask=d < D)  # (BLOCK_D,)
 
 
 def decode_attention_fwd(
@@ -184,26 +203,28 @@ def decode_attention_fwd(
         dtype = "float32" if q.dtype == torch.float32 else "half"
         config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=new * group)
     blocks = triton.cdiv(new * group, config["BLOCK_M"])
-    shares = splits(batch * key_heads * blocks, k_cache.shape[1])
-    entries = batch * heads * new * shares if shares > 1 else 0
-    parts = torch.empty((entries, dim), dtype=torch.float32, device=q.device)
-    sums = torch.empty((entries, 2), dtype=torch.float32, device=q.device)
-    shape = {"GROUP": group, "SPLITS": shares, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    number = splits(batch * key_heads * blocks, k_cache.shape[1])
+    rows = batch * heads * new * number if number > 1 else 0
+    parts = torch.empty((rows, dim), dtype=torch.float32, device=q.device)
+    shares = parts, torch.empty((rows, 2), dtype=torch.float32, device=q.device)
+    shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    tensors = (_strided(x) for x in (q, k_new, v_new, k_cache, v_cache, out))
     with on_device(q):
-        _decode_attention_kernel[(batch, key_heads, blocks * shares)](
-            *(q, k_new, v_new, k_cache, v_cache, out, parts, sums, cache_lengths, active),
-            *(new, k_cache.shape[1], scale * LOG2E),
-            *(*q.stride()[:3], *k_new.stride()[:3], *v_new.stride()[:3]),
-            *(*k_cache.stride()[:3], *v_cache.stride()[:3], *out.stride()[:3]),
+        _decode_attention_fwd_kernel[(batch, key_heads, blocks * number)](
+            *tensors,
+            *(shares, cache_lengths, active, new, k_cache.shape[1], scale * LOG2E),
             **shape,
             PRECISION=precision,
-            UPCAST=common.INTERPRETED,
-            INTERPRETED=common.INTERPRETED,
             enable_fp_fusion=True,
             **config,
         )
-        if shares > 1:
-            _merge_kernel[(batch, key_heads, new * group)](
-                parts, sums, out, active, new, *out.stride()[:3], **shape, num_warps=4
+        if number > 1:
+            _decode_attention_merge_kernel[(batch, key_heads, new * group)](
+                shares, _strided(out), active, new, **shape, num_warps=4, enable_fp_fusion=True
             )
     return out
+
+
+def _strided(x: Tensor) -> tuple[Tensor, int, int, int]:
+    """``(B, n, heads, d)`` as a kernel takes it: with its strides of slots, rows and heads."""
+    return x, x.stride(0), x.stride(1), x.stride(2)

@@ -1,8 +1,8 @@
 """The dropout of attention weights: Philox-4x32-7 on the counter (column group, row, head, offset).
 
-One call gives the 16 bytes of columns ``c + {0, 1} + 8 {0, ..., 7}``, c even: in the layout of a tensor core's result
-they belong to one thread, so that the bits stay where they are made. Which weights survive does not depend on the tile.
-Reference: ``dqcore.ops.dropout_mask``.
+One call of Philox gives 16 bytes, for columns ``c + {0, 1} + 8 {0, ..., 7}`` with c even. In the layout of a tensor
+core's result these columns belong to one thread, so the bytes need not move between threads. Which weights survive
+depends on rows and columns alone, not on the tile. Reference: ``dqcore.ops.dropout_mask``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def keep_tile(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: tl.constexp
 def keep_tile_transposed(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The transpose of :func:`keep_tile`, ``(BLOCK_N, BLOCK_M)``.
 
-    The four columns that share a 32-bit word share it until it has changed places.
+    Whole 32-bit words are moved to their places; only then is each of their four bytes compared.
     """
     GROUPS: tl.constexpr = (BLOCK_N + 63) // 64
     WORDS: tl.constexpr = BLOCK_N // 16  # a word has the bytes of two of 8 columns in each of two octets

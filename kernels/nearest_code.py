@@ -1,32 +1,35 @@
 """Exact nearest code: one half-precision product proves most of its answers, float64 settles the rest.
 
-1. ``rounding`` turns codes e_k and vectors x into float16 (half precision stays as it is), and derives a margin for
-   each vector: no two of its scores can be wrong by more than that against each other.
-2. ``scan`` computes all scores on tensor cores, keeps the two smallest of each stretch of codes, and settles a vector
-   if the margin leaves only one code.
-3. ``settle`` compares the others' candidates in float64, in the order of ``dqcore.ops.nearest_code.squared_distance``.
+1. ``codes`` and ``rounding`` turn codes e_k and vectors x into float16 (half precision stays as it is), and derive a
+   margin for each vector: its scores are wrong against each other by no more than that.
+2. ``scan`` computes all scores on tensor cores and keeps the two smallest of each stretch of codes. A vector is settled
+   if the margin leaves only one code. Stretches where it leaves several are scanned again, and candidates are noted.
+3. ``settle`` compares the candidates of the other vectors in float64, as
+   ``dqcore.ops.nearest_code.squared_distance`` defines it.
 
-Everything stays on the device and every launch has a size known to the host. What the scan leaves open changes the time
-taken, never the result. With "fast" its smallest score is the answer. The proof assumes how tensor cores add,
-``rounding.ACCUMULATION``. Reference: ``dqcore.ops.nearest_code``.
+Everything stays on the device, and the host knows the size of every launch. How much the scan leaves open changes the
+time taken, never the result. With "fast" the smallest score decides. That the answer is exact rests on how tensor cores
+add, ``rounding.ACCUMULATION``; ``docs/exactness.md`` has the proof. Reference: ``dqcore.ops.nearest_code``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from dqcore.kernels import common, tuned
+from dqcore.kernels import tuned
+from dqcore.kernels.codes import Codes, round_codes
 from dqcore.kernels.common import on_device, processors
-from dqcore.kernels.rounding import Codes, round_codes, round_vectors
-from dqcore.kernels.scan import _certify_kernel, _rescan_kernel, _scan_kernel
-from dqcore.kernels.settle import LIST, _settle_kernel, tree_tile
-from dqcore.kernels.tokens import Tokens
+from dqcore.kernels.rounding import round_vectors
+from dqcore.kernels.scan import _nearest_code_certify_kernel, _nearest_code_rescan_kernel, _nearest_code_scan_kernel
+from dqcore.kernels.settle import LIST, _nearest_code_settle_kernel, tree_tile
+from dqcore.kernels.vectors import Vectors
 
-WORKSPACE = 2**25  # bytes of rounded vectors and what is known of them; a longer batch is searched in parts
+WORKSPACE = 2**25  # bytes for the vectors of one part: a batch that needs more is searched in parts
 STRETCH = 1024  # codes that one program scans at most, so that two codes within the margin are rarely in one stretch
 MOST_STRETCHES = 32
 PART = 128  # codes that one program scans again, so that few vectors still fill the GPU
@@ -42,46 +45,131 @@ RESCAN = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8, "num_stages": 2}
 
 
 class Workspace(NamedTuple):
-    """What one part of a batch is searched with, ``room`` vectors and ``splits`` stretches of the codes."""
+    """What one part of a batch is searched with: ``room`` vectors, ``splits`` stretches of the codes."""
 
     best: Tensor  # (splits, room) float32
     second: Tensor  # (splits, room) float32
-    codes: Tensor  # (splits, room) int32
+    nearest: Tensor  # (splits, room) int32
     pending: Tensor  # (room,) int32
     limits: Tensor  # (room,) float32
     candidates: Tensor  # (room, LIST) int32
     found: Tensor  # (room,) int32
     rescans: Tensor  # (splits, room) int32
-    numbers: Tensor  # (splits + 1,) int32: how many to search again in each stretch, and pending; 0 to begin with
+    numbers: Tensor  # (splits + 1,) int32: how many vectors to scan again in each stretch, and how many are pending
 
     @classmethod
     def allocate(cls, room: int, splits: int, device: torch.device) -> Workspace:
-        """Uninitialised but for the numbers."""
+        """Uninitialised, except for ``numbers``, which begins as zeros."""
         floats = torch.empty(2 * splits + 1, room, dtype=torch.float32, device=device)
         words = torch.empty(2 * splits + 2, room, dtype=torch.int32, device=device)
         candidates = torch.empty(room, LIST, dtype=torch.int32, device=device)
         numbers = torch.zeros(splits + 1, dtype=torch.int32, device=device)
         best, second = floats[:splits], floats[splits:-1]
-        codes, rescans = words[:splits], words[splits:-2]
-        return cls(best, second, codes, words[-2], floats[-1], candidates, words[-1], rescans, numbers)
+        nearest, rescans = words[:splits], words[splits:-2]
+        return cls(best, second, nearest, words[-2], floats[-1], candidates, words[-1], rescans, numbers)
+
+    @property
+    def scanned(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the scan writes."""
+        return self.best, self.second, self.nearest
+
+    @property
+    def lists(self) -> tuple[Tensor, ...]:
+        """What the scan leaves open, as the kernels take it."""
+        return self.candidates, self.found, self.rescans, self.numbers, self.pending
 
 
-def search(tokens: Tokens, codebook: Tensor, precision: str, codes: Tensor) -> None:
-    """Write the nearest code of each token to its first cell of ``codes``, int64, the finest grid row by row."""
-    given = (tokens.maps[-1].dtype, codebook.dtype)
+class Part:
+    """Vectors ``first`` to ``first + room`` of a batch on their way to their codes, one method a step."""
+
+    def __init__(self, batch: Vectors, codebook: Tensor, prepared: Codes, first: int, room: int) -> None:
+        """Round the vectors.
+
+        Args:
+            batch: All vectors.
+            codebook: ``(K, D)``.
+            prepared: The same, rounded.
+            first: The first vector of this part.
+            room: How many it has, at most.
+        """
+        self.batch, self.codebook, self.prepared, self.first, self.room = batch, codebook, prepared, first, room
+        splits, self.span = stretches(batch.most, prepared)
+        *self.rounded, self.margins = round_vectors(batch, prepared, first, room, codebook.shape[1])
+        self.work = Workspace.allocate(room, splits, codebook.device)
+        self.config = tuned.config("nearest_code", width=prepared.values.shape[1])
+
+    def scan(self) -> None:
+        """Find the two smallest scores of each vector in each stretch of the codes."""
+        size, width = self.prepared.values.shape
+        config = self.config | {"BLOCK_D": min(self.config["BLOCK_D"], width)}
+        _nearest_code_scan_kernel[(triton.cdiv(self.room, config["BLOCK_N"]), len(self.work.best))](
+            *(tuple(self.rounded), self.prepared[:2], self.batch.number, self.work.scanned),
+            *(self.first, self.first + self.room, self.room, size, self.span),
+            W=width,
+            **config,
+            enable_fp_fusion=True,
+        )
+
+    def certify(self, codes: Tensor, *, exact: bool) -> None:
+        """Write the codes that are certain, and note what is open; if not ``exact``, write the code of each vector."""
+        _nearest_code_certify_kernel[(triton.cdiv(self.room, ROWS),)](
+            *(self.work.scanned, self.margins, self.batch.cells, self.batch.number),
+            *(codes, self.work.limits, self.work.lists),
+            *(self.first, self.first + self.room, self.room, *self.batch.maps[-1].shape[2:]),
+            SPLITS=len(self.work.best),
+            PACK=1.02 * (self.config["BLOCK_K"] + 1) * 2.0**-23 if exact else None,
+            LIST=LIST,
+            BLOCK_N=ROWS,
+            num_warps=4,
+            enable_fp_fusion=True,
+        )
+
+    def rescan(self) -> None:
+        """Note all candidates in the stretches that have several."""
+        (size, width), splits, parts = self.prepared.values.shape, len(self.work.best), triton.cdiv(self.span, PART)
+        programs = min(triton.cdiv(self.room, RESCAN["BLOCK_N"]), triton.cdiv(8 * processors(), splits * parts))
+        _nearest_code_rescan_kernel[(programs, splits, parts)](
+            *(tuple(self.rounded), self.prepared[:2], self.work.limits, self.work.lists),
+            *(self.room, size, self.span, PART),
+            W=width,
+            LIST=LIST,
+            BLOCK_D=min(128, width),
+            **RESCAN,
+            enable_fp_fusion=True,
+        )
+
+    def settle(self, codes: Tensor) -> None:
+        """Write the nearest candidate of each vector that is still open."""
+        (size, dim), batch = self.codebook.shape, self.batch
+        _nearest_code_settle_kernel[(min(self.room, 8 * processors()),)](
+            *((batch.maps, batch.strides, batch.cells), (self.codebook, *self.codebook.stride())),
+            *(codes, self.work.lists, self.first, size, *batch.maps[-1].shape[2:]),
+            G=len(batch.maps),
+            D=dim,
+            LIST=LIST,
+            SPLITS=len(self.work.best),
+            **tree_tile(dim),
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
+
+
+def parts(batch: Vectors, codebook: Tensor) -> Iterator[Part]:
+    """The batch in parts that fit the workspace."""
+    given = (batch.maps[-1].dtype, codebook.dtype)
     prepared = round_codes(codebook, exact=given in [(half, half) for half in (torch.float16, torch.bfloat16)])
-    room = rows_at_once(tokens.most, prepared)
-    for first in range(0, tokens.most, room):
-        _search_part(tokens, codebook, prepared, precision, codes, first, min(room, tokens.most - first))
+    room = rows_at_once(batch.most, prepared)
+    for first in range(0, batch.most, room):
+        yield Part(batch, codebook, prepared, first, min(room, batch.most - first))
 
 
 def rows_at_once(most: int, prepared: Codes) -> int:
-    """How many vectors fit the workspace, of ``most``."""
-    row = prepared.values.shape[1] * prepared.values.element_size() + 16 * _stretches(most, prepared)[0]
+    """How many of ``most`` vectors fit the workspace."""
+    row = prepared.values.shape[1] * prepared.values.element_size() + 16 * stretches(most, prepared)[0]
     return min(most, max(1024, WORKSPACE // (row + 4 * LIST + 20) // 1024 * 1024))
 
 
-def _stretches(most: int, prepared: Codes) -> tuple[int, int]:
+def stretches(most: int, prepared: Codes) -> tuple[int, int]:
     """Number of stretches that the codes are split into, and their length: few vectors need many to fill the GPU."""
     size, width = prepared.values.shape
     config = tuned.config("nearest_code", width=width)
@@ -92,60 +180,16 @@ def _stretches(most: int, prepared: Codes) -> tuple[int, int]:
     return triton.cdiv(size, span), span
 
 
-def _search_part(
-    tokens: Tokens, codebook: Tensor, prepared: Codes, precision: str, codes: Tensor, first: int, room: int
-) -> None:
-    dim, config = codebook.shape[1], tuned.config("nearest_code", width=prepared.values.shape[1])
-    splits, span = _stretches(tokens.most, prepared)
-    vectors, scales, margins = round_vectors(tokens, prepared, first, room, dim)
-    work = Workspace.allocate(room, splits, codes.device)
-    config["BLOCK_D"] = min(config["BLOCK_D"], vectors.shape[1])
-    shared = {"W": vectors.shape[1], "UPCAST": common.INTERPRETED, "INTERPRETED": common.INTERPRETED}
+def search(batch: Vectors, codebook: Tensor, precision: str, codes: Tensor) -> None:
+    """Write the nearest code of each vector to the first cell of its block in ``codes (B, H, W)`` int64."""
     exact = precision == "exact"
-    rows = triton.cdiv(room, config["BLOCK_N"])
-    _scan_kernel[(rows, splits)](
-        *(vectors, scales, prepared.values, prepared.squares, tokens.number, work.best, work.second, work.codes),
-        *(first, first + room, room, prepared.values.shape[0], span),
-        **shared,
-        **config,
-        enable_fp_fusion=True,
-    )
-    height, width = tokens.maps[-1].shape[2:]
-    _certify_kernel[(triton.cdiv(room, ROWS),)](
-        *(work.best, work.second, work.codes, margins, tokens.cells, tokens.number, codes, work.pending),
-        *(work.limits, work.candidates, work.found, work.rescans, work.numbers),
-        *(first, first + room, room, height, width),
-        SPLITS=splits,
-        PACK=1.02 * (config["BLOCK_K"] + 1) * 2.0**-23 if exact else None,
-        LIST=LIST,
-        BLOCK_N=ROWS,
-        num_warps=4,
-    )
-    if not exact:
-        return
-    parts = triton.cdiv(span, PART)
-    programs = min(triton.cdiv(room, RESCAN["BLOCK_N"]), triton.cdiv(8 * processors(), splits * parts))
-    _rescan_kernel[(programs, splits, parts)](
-        *(vectors, scales, prepared.values, prepared.squares, work.limits, work.rescans, work.numbers),
-        *(work.candidates, work.found, room, prepared.values.shape[0], span, PART),
-        LIST=LIST,
-        **shared,
-        BLOCK_D=min(128, vectors.shape[1]),
-        **RESCAN,
-        enable_fp_fusion=True,
-    )
-    _settle_kernel[(min(room, 8 * processors()),)](
-        *(tokens.maps, tokens.strides, tokens.cells, codebook, codes, work.pending, work.numbers, work.candidates),
-        *(work.found, first, codebook.shape[0], height, width, *codebook.stride()),
-        G=len(tokens.maps),
-        D=dim,
-        LIST=LIST,
-        SPLITS=splits,
-        INTERPRETED=common.INTERPRETED,
-        **tree_tile(dim),
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
+    for part in parts(batch, codebook):
+        part.scan()
+        part.certify(codes, exact=exact)
+        if exact:
+            part.rescan()
+            part.settle(codes)
+        del part  # frees its workspace before the next one is allocated
 
 
 def nearest_code_fwd(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
@@ -154,5 +198,5 @@ def nearest_code_fwd(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
     codes = torch.empty(shape, dtype=torch.int64, device=x.device)
     if codes.numel() > 0:
         with on_device(x):
-            search(Tokens.of(x), codebook, precision, codes)
+            search(Vectors.of(x), codebook, precision, codes)
     return codes

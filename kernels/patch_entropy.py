@@ -1,11 +1,10 @@
 """Entropy of each patch's soft histogram, ``ln M - (sum_b p_b ln p_b) / M`` with ``M = sum_b p_b``.
 
-One program a patch. Tiles of pixels by bins, a bin a lane, stay in registers and are summed over the pixels; grey
-values and their place among the bins are float64, the kernel ``exp(-d^2 / 2)`` is float32. Where bins lie far apart in
-units of sigma, as the paper's do, a pixel has weight in its REACH nearest bins on either side only, and the kernel is
-taken there alone: a bin left out would get ``exp(-(REACH step / sigma)^2 / 2)`` < 2e-9 of what the nearest gets.
-Nothing below 1e-30 matters, so that hardware which flushes subnormal numbers gives the same. Reference:
-``dqcore.ops.patch_entropy``.
+One program a patch. It takes tiles of pixels and bins, held in registers, and sums them over the pixels. Grey values
+and their places among the bins are float64, the kernel ``exp(-d^2 / 2)`` is float32. If bins lie far apart in units of
+sigma, as the paper's do, only the REACH nearest bins on either side of a pixel get a weight from it: a bin further away
+would get ``exp(-(REACH step / sigma)^2 / 2)`` < 2e-9 of what the nearest gets. Nothing below 1e-30 matters, so hardware
+that flushes subnormal numbers to zero gives the same result. Reference: ``dqcore.ops.patch_entropy``.
 """
 
 from __future__ import annotations
@@ -21,20 +20,23 @@ from dqcore.kernels.common import on_device
 
 
 def tile(patch_size: int, num_bins: int) -> dict[str, int]:
-    """4,096 elements a tile: 64 registers of each of 64 threads."""
+    """4,096 elements a tile, which are 64 registers of each of 64 threads."""
     bins = min(64, triton.next_power_of_2(num_bins))
     return {"BLOCK_BINS": bins, "BLOCK_PIXELS": min(4096 // bins, triton.next_power_of_2(patch_size**2))}
 
 
 def reach(step: float, sigma: float) -> int | None:
-    """Bins on either side that a pixel has weight in; None if more than 4, where finding them costs what it saves."""
+    """To how many bins on either side a pixel gives weight; None for all bins, which is cheaper if more than 4 do."""
     bins = math.ceil(6.4 * sigma / step)
     return bins if bins <= 4 else None
 
 
 @triton.jit
 def _weights(nearest, rest, inside, bins, RATE: tl.constexpr, REACH: tl.constexpr):
-    """Kernel of each bin at each pixel, which lies ``rest`` steps after bin ``nearest``; RATE is step / sigma."""
+    """Weight of each pixel in each bin, ``(BLOCK_PIXELS, BLOCK_BINS)``.
+
+    A pixel lies ``rest`` steps above bin ``nearest``; RATE is step / sigma.
+    """
     if REACH is None:
         apart = ((nearest[:, None] - bins[None, :].to(tl.float32)) + rest[:, None]) * RATE
         return tl.where(inside[:, None], tl.exp(-0.5 * apart * apart), 0.0)
@@ -49,13 +51,9 @@ def _weights(nearest, rest, inside, bins, RATE: tl.constexpr, REACH: tl.constexp
 
 
 @triton.jit
-def _patch_entropy_kernel(
+def _patch_entropy_fwd_kernel(
     images,
     entropy,
-    stride_b,
-    stride_c,
-    stride_h,
-    stride_w,
     GREY: tl.constexpr,  # weights of the channels
     PATCH: tl.constexpr,
     LOW: tl.constexpr,  # first centre
@@ -67,6 +65,7 @@ def _patch_entropy_kernel(
     BLOCK_BINS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
 ):
+    pixels, stride_b, stride_c, stride_h, stride_w = images
     image, row, column = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     corner = image * stride_b + row.to(tl.int64) * PATCH * stride_h + column.to(tl.int64) * PATCH * stride_w
     mass = 0.0
@@ -76,10 +75,10 @@ def _patch_entropy_kernel(
         total = tl.zeros([BLOCK_BINS], tl.float32)
         for start in range(0, PATCH * PATCH, BLOCK_PIXELS):
             pixel = start + tl.arange(0, BLOCK_PIXELS)
-            where = images + corner + (pixel // PATCH).to(tl.int64) * stride_h + (pixel % PATCH).to(tl.int64) * stride_w
+            where = pixels + corner + (pixel // PATCH).to(tl.int64) * stride_h + (pixel % PATCH).to(tl.int64) * stride_w
             grey = tl.zeros([BLOCK_PIXELS], tl.float64)
             for c in tl.static_range(len(GREY)):
-                value = tl.load(where + c * stride_c, mask=pixel < PATCH * PATCH, other=0.0)
+                value = tl.load(where + c * stride_c, mask=pixel < PATCH * PATCH, other=0.0)  # (BLOCK_PIXELS,)
                 grey += GREY[c] * value.to(tl.float32).to(tl.float64)
             offset = (grey - LOW) * (1.0 / STEP)
             nearest = tl.minimum(tl.maximum(tl.floor(offset), 0.0), NUM_BINS - 1.0)
@@ -113,10 +112,9 @@ def patch_entropy_fwd(
         return entropy
     step = (high - low) / (num_bins - 1)
     with on_device(images):
-        _patch_entropy_kernel[(batch, rows, columns)](
-            images,
+        _patch_entropy_fwd_kernel[(batch, rows, columns)](
+            (images, *images.stride()),
             entropy,
-            *images.stride(),
             GREY=grey if channels == 3 else (1.0,),
             PATCH=patch_size,
             LOW=low,

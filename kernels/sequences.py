@@ -1,12 +1,16 @@
-"""Sequences packed end to end, as a list of blocks: one program a block, no empty programs, the longest work first.
+"""Sequences packed end to end, cut into blocks of rows: one program a block, no idle programs, the longest work first.
 
-Rows left over after the last sequence form one more sequence, number B, that has nothing on the other side: its
-programs write zeros. A sequence of ``n`` rows has ``ceil(n / BLOCK)`` blocks, so that ``ceil(T / BLOCK) + B + 1``
-bounds their number without a look at the lengths; programs beyond the true number return.
+A sequence of ``n`` rows has ``ceil(n / BLOCK)`` blocks. The host does not know the lengths, but it knows that there are
+at most ``ceil(T / BLOCK) + B + 1`` blocks, so it launches that many programs; those beyond the true number return.
+Rows after the last sequence count as one more sequence, number B, which sees nothing: its programs write zeros.
 
-In causal attention the work of a query block grows with its place in its sequence; that of a key block shrinks. So
-blocks are listed by falling *height*: 1 + index for queries, number - index for keys. The place of block (b, height) is
-the number of higher blocks, ``sum_c max(0, number_c - height)``, plus the earlier sequences that have this height.
+In causal attention a late query block sees many keys and an early key block is seen by many queries. The list of blocks
+therefore begins with the blocks that have most work. The work of a block is measured by its *height*: 1 + index for
+queries, number of blocks - index for keys. A block (b, height) comes after all higher blocks, which are
+``sum_c max(0, number_c - height)``, and after those of the same height in earlier sequences.
+
+A *matrix* below is a tuple of a pointer to the first row, the stride between rows and the number of rows: the part of a
+packed tensor that belongs to one sequence and one head.
 """
 
 from __future__ import annotations
@@ -16,14 +20,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
-from dqcore.kernels.common import bound
+from dqcore.kernels.common import bound, multiplicand
 
 
 @triton.jit(do_not_specialize=["B", "T"], do_not_specialize_on_alignment=["cu_seqlens"])
-def _block_list_kernel(
-    cu_seqlens, blocks, B, T, LAST_FIRST: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr
-):
+def _varlen_attention_blocks_kernel(cu_seqlens, blocks, B, T, LAST_FIRST: tl.constexpr, BLOCK: tl.constexpr):
     HEIGHTS: tl.constexpr = 16
     CHUNK: tl.constexpr = 64
     sequence = tl.program_id(0)
@@ -31,14 +32,14 @@ def _block_list_kernel(
     end = tl.load(cu_seqlens + sequence + 1, mask=sequence < B, other=T)
     number = tl.cdiv(end - start, BLOCK)
     total = tl.zeros([], tl.int32)
-    for first in range(0, bound(tl.maximum(number, 1), INTERPRETED), HEIGHTS):
+    for first in range(0, bound(tl.maximum(number, 1)), HEIGHTS):
         height = first + 1 + tl.arange(0, HEIGHTS)
         place = tl.zeros([HEIGHTS], tl.int32)
         total = tl.zeros([], tl.int32)
-        for chunk in range(0, bound(B, INTERPRETED) + 1, CHUNK):
+        for chunk in range(0, bound(B) + 1, CHUNK):
             other = chunk + tl.arange(0, CHUNK)
-            begin = tl.load(cu_seqlens + other, mask=other <= B, other=0)
-            finish = tl.load(cu_seqlens + other + 1, mask=other < B, other=T)
+            begin = tl.load(cu_seqlens + other, mask=other <= B, other=0)  # (CHUNK,)
+            finish = tl.load(cu_seqlens + other + 1, mask=other < B, other=T)  # (CHUNK,)
             others = tl.where(other <= B, tl.cdiv(finish - begin, BLOCK), 0)
             higher = tl.maximum(others[None, :] - height[:, None], 0)
             earlier = ((other < sequence)[None, :] & (others[None, :] >= height[:, None])).to(tl.int32)
@@ -46,23 +47,23 @@ def _block_list_kernel(
             total += tl.sum(others, 0)
         index = height - 1 if LAST_FIRST else number - height
         mine = height <= number
-        tl.store(blocks + 1 + 2 * place, sequence, mask=mine)
-        tl.store(blocks + 2 + 2 * place, index, mask=mine)
+        tl.store(blocks + 1 + 2 * place, sequence, mask=mine)  # (HEIGHTS,)
+        tl.store(blocks + 2 + 2 * place, index, mask=mine)  # (HEIGHTS,)
     if sequence == 0:
         tl.store(blocks, total)
 
 
 @triton.jit
-def listed(blocks, entry, BLOCK: tl.constexpr):
-    """Whether the list has this entry, its sequence, and the first row of its block within the sequence."""
-    inside = entry < tl.load(blocks)
-    sequence = tl.load(blocks + 1 + 2 * entry, mask=inside, other=0)
-    return inside, sequence, tl.load(blocks + 2 + 2 * entry, mask=inside, other=0) * BLOCK
+def listed(blocks, index, BLOCK: tl.constexpr):
+    """Whether the list has a block of this index, its sequence, and its first row within the sequence."""
+    inside = index < tl.load(blocks)
+    sequence = tl.load(blocks + 1 + 2 * index, mask=inside, other=0)
+    return inside, sequence, tl.load(blocks + 2 + 2 * index, mask=inside, other=0) * BLOCK
 
 
 @triton.jit
 def extent(cu_seqlens, sequence, B, rest):
-    """First row and number of rows of a sequence; number B has ``rest`` as its end."""
+    """First row and number of rows of a sequence; sequence B ends at ``rest``."""
     start = tl.load(cu_seqlens + sequence)
     end = tl.load(cu_seqlens + sequence + 1, mask=sequence < B, other=rest)
     return start.to(tl.int64), tl.maximum(end - start, 0)
@@ -70,7 +71,7 @@ def extent(cu_seqlens, sequence, B, rest):
 
 @triton.jit
 def prefix_of(prefix_lengths, sequence, B):
-    """How many keys all queries of a sequence see; 0 where there are no prefixes."""
+    """How many first keys all queries of a sequence see; 0 where there are no prefixes."""
     if prefix_lengths is None:
         return tl.zeros([], tl.int32)
     else:
@@ -78,67 +79,74 @@ def prefix_of(prefix_lengths, sequence, B):
 
 
 @triton.jit
-def load_rows(
-    start, stride, first, count, BLOCK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr
-):
-    """``(BLOCK, BLOCK_D)``: row ``first`` and following from ``start`` on, 0 from row ``count`` on."""
-    rows, d = first + tl.arange(0, BLOCK), tl.arange(0, BLOCK_D)
-    where = (rows < count)[:, None]
-    if D != BLOCK_D:
-        where = where & (d < D)[None, :]
-    block = tl.load(start + rows[:, None].to(tl.int64) * stride + d[None, :], mask=where, other=0.0)
-    return block.to(tl.float32) if UPCAST else block
+def matrix(packed, row, head, count):
+    """``count`` rows from ``row`` on of one head; ``packed`` is a pointer with its strides of rows and heads."""
+    start, stride_row, stride_head = packed
+    return start + row * stride_row + head * stride_head, stride_row, count
 
 
 @triton.jit
-def store_rows(start, stride, first, count, block, BLOCK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The inverse of :func:`load_rows`."""
+def load_rows(matrix, first, BLOCK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows ``first`` to ``first + BLOCK`` of a matrix, ``(BLOCK, BLOCK_D)``; 0 beyond its last row or channel."""
+    start, stride, count = matrix
     rows, d = first + tl.arange(0, BLOCK), tl.arange(0, BLOCK_D)
     where = (rows < count)[:, None]
     if D != BLOCK_D:
         where = where & (d < D)[None, :]
-    tl.store(start + rows[:, None].to(tl.int64) * stride + d[None, :], block.to(start.dtype.element_ty), mask=where)
+    return tl.load(start + rows[:, None].to(tl.int64) * stride + d[None, :], mask=where, other=0.0)  # (BLOCK, BLOCK_D)
+
+
+@triton.jit
+def store_rows(matrix, first, block, BLOCK: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Write what :func:`load_rows` would read."""
+    start, stride, count = matrix
+    rows, d = first + tl.arange(0, BLOCK), tl.arange(0, BLOCK_D)
+    where = (rows < count)[:, None]
+    if D != BLOCK_D:
+        where = where & (d < D)[None, :]
+    out = start + rows[:, None].to(tl.int64) * stride + d[None, :]
+    tl.store(out, block.to(start.dtype.element_ty), mask=where)  # (BLOCK, BLOCK_D)
 
 
 @triton.jit
 def load_base(lse, rows, count):
-    """Base-2 logarithm of each row's sum; inf where there is none, so that its weights are 0."""
-    value = tl.load(lse + rows, mask=rows < count, other=float("-inf"))
+    """Base-2 logarithm of the sum of each row's weights; inf where a row has none, so that its weights become 0."""
+    value = tl.load(lse + rows, mask=rows < count, other=float("-inf"))  # (BLOCK_M,)
     return tl.where(value == float("-inf"), float("inf"), value * 1.4426950408889634)
 
 
 @triton.jit
 def products(
-    a, stride_a, first_a, count_a, block_a, b, stride_b, first_b, count_b, block_b,
-    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr,
+    a, first_a, block_a, b, first_b, block_b,
+    KIND: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Dot products of rows of ``a`` and ``b``, ``(BLOCK_A, BLOCK_B)``.
+    """Dot products ``(BLOCK_A, BLOCK_B)`` of rows of two matrices, from ``first_a`` and ``first_b`` on.
 
-    Of the blocks as they were loaded; or, where those are too wide for the registers of a float32 product, CHUNK
-    channels at a time from memory.
+    ``block_a`` and ``block_b`` are these rows as they were loaded. If CHUNK is below their width, a float32 product of
+    whole rows would not fit the registers, and CHUNK channels at a time are loaded again instead.
     """
-    if CHUNK == BLOCK_D:
-        return tl.dot(block_a, tl.trans(block_b), input_precision=PRECISION)
+    if block_a.shape[1] == CHUNK:
+        return tl.dot(block_a, tl.trans(block_b), input_precision=KIND.PRECISION)  # (BLOCK_A, BLOCK_B)
     else:
+        start_a, stride_a, count_a = a
+        start_b, stride_b, count_b = b
         total = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
         d = tl.arange(0, CHUNK)
         rows_a, rows_b = first_a + tl.arange(0, BLOCK_A), first_b + tl.arange(0, BLOCK_B)
-        for c in range(0, D, CHUNK):
-            inside = (c + d < D)[None, :]
-            from_a = a + rows_a[:, None].to(tl.int64) * stride_a + (c + d)[None, :]
-            from_b = b + rows_b[:, None].to(tl.int64) * stride_b + (c + d)[None, :]
-            part_a = tl.load(from_a, mask=(rows_a < count_a)[:, None] & inside, other=0.0)
-            part_b = tl.load(from_b, mask=(rows_b < count_b)[:, None] & inside, other=0.0)
-            if UPCAST:
-                part_a, part_b = part_a.to(tl.float32), part_b.to(tl.float32)
-            total = tl.dot(part_a, tl.trans(part_b), total, input_precision=PRECISION)
+        for c in range(0, KIND.D, CHUNK):
+            inside = (c + d < KIND.D)[None, :]
+            from_a = start_a + rows_a[:, None].to(tl.int64) * stride_a + (c + d)[None, :]
+            from_b = start_b + rows_b[:, None].to(tl.int64) * stride_b + (c + d)[None, :]
+            part_a = tl.load(from_a, mask=(rows_a < count_a)[:, None] & inside, other=0.0)  # (BLOCK_A, CHUNK)
+            part_b = tl.load(from_b, mask=(rows_b < count_b)[:, None] & inside, other=0.0)  # (BLOCK_B, CHUNK)
+            part_a, part_b = multiplicand(part_a), multiplicand(part_b)
+            total = tl.dot(part_a, tl.trans(part_b), total, input_precision=KIND.PRECISION)  # (BLOCK_A, BLOCK_B)
         return total
 
 
 @triton.jit
 def visible(rows, columns, window, LEFT: tl.constexpr, RIGHT: tl.constexpr):
-    """Which keys ``columns`` the queries ``rows`` see, one of the two a row and the other a column of indices."""
+    """Whether queries ``rows`` see keys ``columns``. One of them is ``(n, 1)``, the other ``(1, m)``; so ``(n, m)``."""
     shift, keys, prefix, left, right = window
     last = rows * 0 + (keys - 1)
     if RIGHT:
@@ -151,12 +159,14 @@ def visible(rows, columns, window, LEFT: tl.constexpr, RIGHT: tl.constexpr):
 
 @triton.jit
 def key_tiles(first, window, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Tiles of keys that a block of queries sees: how many it sees whole, the end of all, where a gap is and its size.
+    """Which tiles of keys the queries from ``first`` on see.
 
-    With a left window none counts as seen whole; between the prefix and the window lies a gap.
+    Returns:
+        Number of leading tiles that every query sees whole (0 with a left window), number of all tiles to visit, and,
+        since tiles between the prefix and a left window are skipped: after how many tiles, and how many.
     """
     shift, keys, prefix, left, right = window
-    low = first + shift  # the key at which the first query stands
+    low = first + shift  # the key that stands where the first query does
     whole, end = keys // BLOCK_N, keys
     if RIGHT:
         whole = tl.minimum(whole, tl.maximum(low + right + 1, 0) // BLOCK_N)
@@ -174,7 +184,12 @@ def key_tiles(first, window, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_M: t
 def query_tiles(
     first, queries, window, LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    """Tiles of queries that see some key of a block: the first, the first from which on all is seen, and the end."""
+    """Which tiles of queries see a key of the block from ``first`` on.
+
+    Returns:
+        Index of the first such tile, of the first from which on queries see the whole block (with a left window: the
+        end), and the end.
+    """
     shift, _, prefix, left, right = window
     begin, whole, end = first * 0, first * 0, queries
     if RIGHT:
@@ -189,11 +204,21 @@ def query_tiles(
 
 
 def block_list(cu_seqlens: Tensor, rows: int, block: int, *, last_first: bool) -> tuple[Tensor, int]:
-    """The list, ``(1 + 2 n,)`` int32: its length, then (sequence, index of the block) of each; and n, its bound."""
+    """The list of blocks, and how many it may hold.
+
+    Args:
+        cu_seqlens: First rows of the sequences and the end of the last, ``(B + 1,)`` int32.
+        rows: Rows of the packed tensor.
+        block: Rows of a block.
+        last_first: Whether blocks late in a sequence have the most work, as those of queries; else early ones.
+
+    Returns:
+        ``(1 + 2 n,)`` int32: the number of blocks, then sequence and index within it of each; and ``n``.
+    """
     batch = cu_seqlens.shape[0] - 1
     size = triton.cdiv(rows, block) + batch + 1
     blocks = torch.empty(1 + 2 * size, dtype=torch.int32, device=cu_seqlens.device)
-    _block_list_kernel[(batch + 1,)](
-        cu_seqlens, blocks, batch, rows, last_first, block, INTERPRETED=common.INTERPRETED, num_warps=4
+    _varlen_attention_blocks_kernel[(batch + 1,)](
+        cu_seqlens, blocks, batch, rows, last_first, block, num_warps=4, enable_fp_fusion=True
     )
     return blocks, size

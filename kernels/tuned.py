@@ -1,8 +1,8 @@
-"""Tiles and stages of each kernel by GPU and size, looked up in ``tables/<stem>.json``; nothing is tuned at run time.
+"""Tiles and launch options of each kernel, looked up in ``tables/<stem>.json``; nothing is tuned at run time.
 
-A table holds, for each architecture, where its rows come from (``source``) and the ``rows`` in order: ``when`` they
-apply (words must be equal, numbers are upper bounds) and the ``config``, the kernel's constants and launch options. The
-first row that applies is taken, the last applies always. ``benchmarks/tune.py`` measures a table for the GPU at hand.
+A table has an entry for each architecture: the ``rows``, and where they come from (``source``). A row has the sizes for
+which it is meant (``when``: words must be equal, numbers are upper bounds) and the kernel's constants and launch
+options (``config``). The first row that fits is taken. ``benchmarks/tune.py`` measures a table for the GPU at hand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import triton
 from dqcore.kernels import common
 
 TABLES = Path(__file__).with_name("tables")
+#: What :func:`force` asks for. A global, since a backward pass launches its kernels from threads of autograd's own.
 _forced: dict[str, dict[str, int]] = {}
 
 
@@ -51,7 +52,7 @@ def force(stem: str, config: dict[str, int]) -> Iterator[None]:
 
 def forget() -> None:
     """Read tables and GPUs anew."""
-    for cached in (_architecture, _row, _table):
+    for cached in (_architecture, _row, table):
         cached.cache_clear()
 
 
@@ -67,30 +68,40 @@ def _architecture(device: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _row(stem: str, arch: int, size: tuple[tuple[str, int | str], ...]) -> dict[str, int]:
-    given, table = dict(size), _table(stem)
-    known = [other for other in table if other <= arch]
-    for row in table[max(known, default=min(table))]:
+    given, rows = dict(size), table(stem)
+    known = [other for other in rows if other <= arch]
+    for row in rows[max(known, default=min(rows))]:
         if missing := row["when"].keys() - given.keys():
             raise LookupError(f"tables/{stem}.json asks for {', '.join(sorted(missing))}, got {given}")
-        if all(_meets(given[name], limit) for name, limit in row["when"].items()):
+        if applies(row["when"], given):
             return dict(row["config"])
     raise LookupError(f"tables/{stem}.json has no row for {given}")
 
 
 @functools.cache
-def _table(stem: str) -> dict[int, list[dict[str, Any]]]:
+def table(stem: str) -> dict[int, list[dict[str, Any]]]:
+    """The rows of a table by architecture.
+
+    Raises:
+        ValueError: The table is malformed.
+    """
     path = TABLES / f"{stem}.json"
     try:
-        table = {int(arch): part["rows"] for arch, part in json.loads(path.read_text()).items()}
-        rows = [(row["when"].items(), row["config"].values()) for rows in table.values() for row in rows]
+        found = {int(arch): part["rows"] for arch, part in json.loads(path.read_text()).items()}
+        rows = [(row["when"].items(), row["config"].values()) for rows in found.values() for row in rows]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected rows of 'when' and 'config' for each architecture: {error!r}") from error
-    if not table or not all(table.values()):
+    if not found or not all(found.values()):
         raise ValueError(f"{path}: expected at least one row for each architecture")
     if not all(isinstance(value, int) for _, values in rows for value in values):
         raise ValueError(f"{path}: expected whole numbers in each config")
-    return table
+    return found
 
 
-def _meets(value: int | str, limit: int | str) -> bool:
-    return value == limit if isinstance(limit, str) or isinstance(value, str) else value <= limit
+def applies(when: Mapping[str, int | str], size: Mapping[str, int | str]) -> bool:
+    """Whether a row is for this size: its words must be equal, its numbers are upper bounds."""
+
+    def meets(value: int | str, limit: int | str) -> bool:
+        return value == limit if isinstance(limit, str) or isinstance(value, str) else value <= limit
+
+    return all(meets(size[name], limit) for name, limit in when.items())

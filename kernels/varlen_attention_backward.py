@@ -1,7 +1,7 @@
-"""Packed attention, backward: two kernels without atomics, each of which computes the weights again.
+"""Packed attention, backward: one kernel for the queries' gradient and one for the keys' and values', without atomics.
 
-One for the queries' gradient, one for the keys' and values'. The work of a fused kernel is 5/7 of theirs, but it would
-add to ``dq`` from many programs at once, in an order that changes from run to run.
+Each computes the attention weights again. A single kernel would do 5/7 of their work, but many of its programs would
+add to the same rows of ``dq`` at once, in an order that changes from run to run.
 """
 
 from __future__ import annotations

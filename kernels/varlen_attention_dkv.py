@@ -1,8 +1,9 @@
-"""Packed attention, backward to keys and values: one program takes BLOCK_N keys past the queries that see them.
+"""Packed attention, backward to keys and values: one program takes BLOCK_N keys past all queries that see them.
 
-Those of all query heads that share the key head, in their order, so that ``dk = sum_i p (dp - delta) q_i`` and ``dv =
-sum_i p do_i`` are the same in every run; the weights are computed again, in tiles of ``(keys, queries)``. Dropout's
-1 / (share kept) is left to the end of the sums. Reference: ``dqcore.ops.varlen_attention``.
+It goes through the query heads that share the key head in their order, so that ``dk = scale sum_i p (dp - delta) q_i``
+and ``dv = sum_i p do_i`` are added in the same order in every run. The weights ``p`` are computed again, in tiles of
+``(keys, queries)``. With dropout both sums are multiplied by 256 / KEEP once, at their end; ``delta`` comes multiplied
+by KEEP / 256 (:mod:`dqcore.kernels.varlen_attention_dq`). Reference: ``dqcore.ops.varlen_attention``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile_transposed
 from dqcore.kernels.sequences import (
     block_list,
@@ -20,6 +21,7 @@ from dqcore.kernels.sequences import (
     listed,
     load_base,
     load_rows,
+    matrix,
     prefix_of,
     products,
     query_tiles,
@@ -27,7 +29,7 @@ from dqcore.kernels.sequences import (
     visible,
 )
 from dqcore.kernels.setting import Setting
-from dqcore.kernels.varlen_attention import LENGTHS, LOG2E, VARYING, candidate, flags, tile
+from dqcore.kernels.varlen_attention import LOG2E, SMALL, VARYING, candidate, kind, packed, tile
 
 CANDIDATES = [
     *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
@@ -43,48 +45,49 @@ CANDIDATES = [
 
 @triton.jit
 def _dkv_tile(
-    totals, key, value, k, v, q, grad, lse, delta, stride_k, stride_v, stride_q, stride_g, columns, first, row, m,
-    queries, keys, window, scale, seed, head,
-    MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout,
+    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """``dk`` and ``dv`` after one more tile of queries; scores are ``(keys, queries)``."""
+    """``dk`` and ``dv`` after one more tile of queries; ``loaded`` is what the program has loaded of its keys."""
     grad_k, grad_v = totals
+    key, value = loaded
+    lse, delta = sums
+    _, _, queries = q
     rows = m * BLOCK_M + tl.arange(0, BLOCK_M)
-    query = load_rows(q, stride_q, m * BLOCK_M, queries, BLOCK_M, D, BLOCK_D, UPCAST)
+    query = multiplicand(load_rows(q, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
     score = products(
-        k, stride_k, first, keys, key, q, stride_q, m * BLOCK_M, queries, query,
-        BLOCK_N, BLOCK_M, PRECISION, D, BLOCK_D, CHUNK, UPCAST,
-    )  # fmt: skip
+        k, first, key, q, m * BLOCK_M, query, KIND, BLOCK_N, BLOCK_M, CHUNK
+    )  # (BLOCK_N, BLOCK_M)  # fmt: skip
     if MASKED:
-        score = tl.where(visible(rows[None, :], columns[:, None], window, LEFT, RIGHT), score, float("-inf"))
+        seen = visible(rows[None, :], columns[:, None], window, KIND.LEFT, KIND.RIGHT)
+        score = tl.where(seen, score, float("-inf"))
     weight = tl.exp2(score * scale - load_base(lse, rows, queries)[None, :])
-    grad_out = load_rows(grad, stride_g, m * BLOCK_M, queries, BLOCK_M, D, BLOCK_D, UPCAST)
+    grad_out = multiplicand(load_rows(grad, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
     grad_weight = products(
-        v, stride_v, first, keys, value, grad, stride_g, m * BLOCK_M, queries, grad_out,
-        BLOCK_N, BLOCK_M, PRECISION, D, BLOCK_D, CHUNK, UPCAST,
-    )  # fmt: skip
+        v, first, value, grad, m * BLOCK_M, grad_out, KIND, BLOCK_N, BLOCK_M, CHUNK
+    )  # (BLOCK_N, BLOCK_M)  # fmt: skip
     kept = weight
-    if KEEP < 256:
-        survives = keep_tile_transposed(seed, head, row + rows, first, KEEP, BLOCK_M, BLOCK_N)
+    if KIND.KEEP < 256:
+        seed, head, row = dropout
+        survives = keep_tile_transposed(seed, head, row + rows, first, KIND.KEEP, BLOCK_M, BLOCK_N)
         kept = tl.where(survives, weight, 0.0)
         grad_weight = tl.where(survives, grad_weight, 0.0)
-    grad_v = tl.dot(kept.to(query.dtype), grad_out, grad_v, input_precision=PRECISION)
-    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)
-    grad_score = weight * (grad_weight - pull[None, :])
-    return tl.dot(grad_score.to(query.dtype), query, grad_k, input_precision=PRECISION), grad_v
+    grad_v = tl.dot(kept.to(query.dtype), grad_out, grad_v, input_precision=KIND.PRECISION)  # (BLOCK_N, BLOCK_D)
+    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)  # (BLOCK_M,)
+    grad_score = (weight * (grad_weight - pull[None, :])).to(query.dtype)
+    return tl.dot(grad_score, query, grad_k, input_precision=KIND.PRECISION), grad_v  # (BLOCK_N, BLOCK_D), the same
 
 
-@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=LENGTHS)
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=SMALL)
 def _varlen_attention_dkv_kernel(
-    q, k, v, grad, lse, delta, grad_k, grad_v, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
-    B, T, S, left, right, scale, softmax_scale,
-    stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_gt, stride_gh, stride_dt, stride_dh,
-    GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q, kv, grad, grads, sums, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
+    B, T, S, left, right, scales,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
+    k, v = kv
+    lse, delta = sums
+    scale, softmax_scale = scales
     inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_N)
     if not inside:
         return
@@ -93,37 +96,37 @@ def _varlen_attention_dkv_kernel(
     column, keys = extent(cu_seqlens_k, sequence, B, S)
     prefix = prefix_of(prefix_lengths, sequence, B)
     columns = first + tl.arange(0, BLOCK_N)
-    k += column * stride_kt + key_head * stride_kh
-    v += column * stride_vt + key_head * stride_vh
-    key = load_rows(k, stride_kt, first, keys, BLOCK_N, D, BLOCK_D, UPCAST)
-    value = load_rows(v, stride_vt, first, keys, BLOCK_N, D, BLOCK_D, UPCAST)
+    k = matrix(k, column, key_head, keys)
+    v = matrix(v, column, key_head, keys)
+    key = multiplicand(load_rows(k, first, BLOCK_N, KIND.D, KIND.BLOCK_D))  # (BLOCK_N, BLOCK_D)
+    value = multiplicand(load_rows(v, first, BLOCK_N, KIND.D, KIND.BLOCK_D))  # (BLOCK_N, BLOCK_D)
+    loaded = (key, value)
     totals = (tl.zeros([BLOCK_N, BLOCK_D], tl.float32), tl.zeros([BLOCK_N, BLOCK_D], tl.float32))
     window = (keys - queries, keys, prefix, left, right)
-    begin, whole, end = query_tiles(first, queries, window, LEFT, RIGHT, BLOCK_M, BLOCK_N)
-    for member in range(0, GROUP):
-        head = key_head * GROUP + member
-        query = q + row * stride_qt + head * stride_qh
-        grad_out = grad + row * stride_gt + head * stride_gh
-        sums = head * T + row
-        for m in range(bound(begin, INTERPRETED), bound(whole, INTERPRETED)):
+    begin, whole, end = query_tiles(first, queries, window, KIND.LEFT, KIND.RIGHT, BLOCK_M, BLOCK_N)
+    for member in range(0, KIND.GROUP):
+        head = key_head * KIND.GROUP + member
+        query = matrix(q, row, head, queries)
+        grad_out = matrix(grad, row, head, queries)
+        own_sums = (lse + (head * T + row), delta + (head * T + row))
+        dropout = (seed, head, row)
+        for m in range(bound(begin), bound(whole)):
             totals = _dkv_tile(
-                totals, key, value, k, v, query, grad_out, lse + sums, delta + sums, stride_kt, stride_vt,
-                stride_qt, stride_gt, columns, first, row, m, queries, keys, window, scale, seed, head,
-                True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, CHUNK, UPCAST, BLOCK_M, BLOCK_N,
+                totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout,
+                True, KIND, CHUNK, BLOCK_M, BLOCK_N,
             )  # fmt: skip
-        if not LEFT:
-            for m in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
+        if not KIND.LEFT:
+            for m in range(bound(whole), bound(end)):
                 totals = _dkv_tile(
-                    totals, key, value, k, v, query, grad_out, lse + sums, delta + sums, stride_kt, stride_vt,
-                    stride_qt, stride_gt, columns, first, row, m, queries, keys, window, scale, seed, head,
-                    False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, CHUNK, UPCAST, BLOCK_M, BLOCK_N,
+                    totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout,
+                    False, KIND, CHUNK, BLOCK_M, BLOCK_N,
                 )  # fmt: skip
     by_key, by_value = totals
-    by_key *= softmax_scale * (256.0 / KEEP)
-    by_value *= 256.0 / KEEP
-    start = column * stride_dt + key_head * stride_dh
-    store_rows(grad_k + start, stride_dt, first, keys, by_key, BLOCK_N, D, BLOCK_D)
-    store_rows(grad_v + start, stride_dt, first, keys, by_value, BLOCK_N, D, BLOCK_D)
+    by_key *= softmax_scale * (256.0 / KIND.KEEP)
+    by_value *= 256.0 / KIND.KEEP
+    grad_k, grad_v = grads
+    store_rows(matrix(grad_k, column, key_head, keys), first, by_key, BLOCK_N, KIND.D, KIND.BLOCK_D)
+    store_rows(matrix(grad_v, column, key_head, keys), first, by_value, BLOCK_N, KIND.D, KIND.BLOCK_D)
 
 
 def varlen_attention_dkv(
@@ -137,11 +140,10 @@ def varlen_attention_dkv(
         launch = tile("varlen_attention_dkv", q, setting)
         blocks, size = block_list(setting.cu_seqlens_k, len(k), launch["BLOCK_N"], last_first=False)
         _varlen_attention_dkv_kernel[(size, k.shape[1])](
-            *(q, k, v, grad, lse, delta, grad_k, grad_v, *setting.tensors, blocks),
-            *(setting.batch, len(q), len(k), setting.left, setting.right, setting.scale * LOG2E, setting.scale),
-            *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
-            *(*grad.stride()[:2], *grad_k.stride()[:2]),
-            **flags(q, k, setting),
+            *(packed(q), (packed(k), packed(v)), packed(grad), (packed(grad_k), packed(grad_v)), (lse, delta)),
+            *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
+            (setting.scale * LOG2E, setting.scale),
+            KIND=kind(q, k, setting),
             **launch,
         )
     return grad_k, grad_v

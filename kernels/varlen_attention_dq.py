@@ -1,8 +1,9 @@
-"""Packed attention, backward to the queries: one program takes BLOCK_M queries past the keys that they see.
+"""Packed attention, backward to the queries: one program takes BLOCK_M queries past all keys they see.
 
-``delta = sum_d(do o)``, which :mod:`dqcore.kernels.varlen_attention_dkv` needs too, and ``dq = sum_j p (dp - delta)
-k_j``, with the weights computed again. Dropout's 1 / (share kept) is left to the end of the sum, so that delta is kept
-times the share. Reference: ``dqcore.ops.varlen_attention``.
+With the attention weights ``p`` computed again, ``dp = do v^T`` and ``delta = sum_d(do o)``, the gradient is ``dq =
+scale sum_j p (dp - delta) k_j``. ``delta`` is written as well, for :mod:`dqcore.kernels.varlen_attention_dkv`. With
+dropout the kept weights count 256 / KEEP times: we multiply by that once, at the end of the sum, and so store ``delta``
+multiplied by KEEP / 256. Reference: ``dqcore.ops.varlen_attention``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile
 from dqcore.kernels.sequences import (
     block_list,
@@ -21,13 +22,14 @@ from dqcore.kernels.sequences import (
     listed,
     load_base,
     load_rows,
+    matrix,
     prefix_of,
     products,
     store_rows,
     visible,
 )
 from dqcore.kernels.setting import Setting
-from dqcore.kernels.varlen_attention import LENGTHS, LOG2E, VARYING, candidate, flags, tile
+from dqcore.kernels.varlen_attention import LOG2E, SMALL, VARYING, candidate, kind, packed, tile
 
 CANDIDATES = [
     *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
@@ -43,43 +45,42 @@ CANDIDATES = [
 
 @triton.jit
 def _dq_tile(
-    total, query, grad_out, base, delta, q, grad, k, v, stride_q, stride_g, stride_k, stride_v,
-    first, rows, row, n, queries, keys, window, scale, seed, head,
-    MASKED: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout,
+    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """``dq`` after one more tile of keys."""
+    """``dq`` after one more tile of keys; ``loaded`` is what the program has loaded of its queries."""
+    query, grad_out, base, pull = loaded
     columns = n * BLOCK_N + tl.arange(0, BLOCK_N)
-    key = load_rows(k, stride_k, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
+    key = multiplicand(load_rows(k, n * BLOCK_N, BLOCK_N, KIND.D, KIND.BLOCK_D))  # (BLOCK_N, BLOCK_D)
     score = products(
-        q, stride_q, first, queries, query, k, stride_k, n * BLOCK_N, keys, key,
-        BLOCK_M, BLOCK_N, PRECISION, D, BLOCK_D, CHUNK, UPCAST,
-    )  # fmt: skip
+        q, first, query, k, n * BLOCK_N, key, KIND, BLOCK_M, BLOCK_N, CHUNK
+    )  # (BLOCK_M, BLOCK_N)  # fmt: skip
     if MASKED:
-        score = tl.where(visible(rows[:, None], columns[None, :], window, LEFT, RIGHT), score, float("-inf"))
+        seen = visible(rows[:, None], columns[None, :], window, KIND.LEFT, KIND.RIGHT)
+        score = tl.where(seen, score, float("-inf"))
     weight = tl.exp2(score * scale - base[:, None])
-    value = load_rows(v, stride_v, n * BLOCK_N, keys, BLOCK_N, D, BLOCK_D, UPCAST)
+    value = multiplicand(load_rows(v, n * BLOCK_N, BLOCK_N, KIND.D, KIND.BLOCK_D))  # (BLOCK_N, BLOCK_D)
     grad_weight = products(
-        grad, stride_g, first, queries, grad_out, v, stride_v, n * BLOCK_N, keys, value,
-        BLOCK_M, BLOCK_N, PRECISION, D, BLOCK_D, CHUNK, UPCAST,
-    )  # fmt: skip
-    if KEEP < 256:
-        grad_weight = tl.where(keep_tile(seed, head, row + rows, n * BLOCK_N, KEEP, BLOCK_M, BLOCK_N), grad_weight, 0.0)
-    grad_score = weight * (grad_weight - delta[:, None])
-    return tl.dot(grad_score.to(key.dtype), key, total, input_precision=PRECISION)
+        grad, first, grad_out, v, n * BLOCK_N, value, KIND, BLOCK_M, BLOCK_N, CHUNK
+    )  # (BLOCK_M, BLOCK_N)  # fmt: skip
+    if KIND.KEEP < 256:
+        seed, head, row = dropout
+        kept = keep_tile(seed, head, row + rows, n * BLOCK_N, KIND.KEEP, BLOCK_M, BLOCK_N)
+        grad_weight = tl.where(kept, grad_weight, 0.0)
+    grad_score = weight * (grad_weight - pull[:, None])
+    return tl.dot(grad_score.to(key.dtype), key, total, input_precision=KIND.PRECISION)  # (BLOCK_M, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=LENGTHS)
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=SMALL)
 def _varlen_attention_dq_kernel(
-    q, k, v, out, grad, lse, delta, grad_q, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
-    B, T, left, right, scale, softmax_scale,
-    stride_qt, stride_qh, stride_kt, stride_kh, stride_vt, stride_vh, stride_ot, stride_oh, stride_gt, stride_gh,
-    stride_dt, stride_dh,
-    GROUP: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
-    D: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, UPCAST: tl.constexpr, INTERPRETED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    q, kv, out, grad, grad_q, sums, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
+    B, T, left, right, scales,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
+    k, v = kv
+    lse, delta = sums
+    scale, softmax_scale = scales
     inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_M)
     if not inside:
         return
@@ -87,38 +88,37 @@ def _varlen_attention_dq_kernel(
     row, queries = extent(cu_seqlens_q, sequence, B, T)
     column, keys = extent(cu_seqlens_k, sequence, B, 0)
     prefix = prefix_of(prefix_lengths, sequence, B)
-    k += column * stride_kt + head // GROUP * stride_kh
-    v += column * stride_vt + head // GROUP * stride_vh
-    q += row * stride_qt + head * stride_qh
-    grad += row * stride_gt + head * stride_gh
+    k = matrix(k, column, head // KIND.GROUP, keys)
+    v = matrix(v, column, head // KIND.GROUP, keys)
+    q = matrix(q, row, head, queries)
+    grad = matrix(grad, row, head, queries)
 
     rows = first + tl.arange(0, BLOCK_M)
-    query = load_rows(q, stride_qt, first, queries, BLOCK_M, D, BLOCK_D, UPCAST)
-    grad_out = load_rows(grad, stride_gt, first, queries, BLOCK_M, D, BLOCK_D, UPCAST)
-    result = load_rows(out + row * stride_ot + head * stride_oh, stride_ot, first, queries, BLOCK_M, D, BLOCK_D, UPCAST)
-    pull = tl.sum(grad_out.to(tl.float32) * result.to(tl.float32), 1) * (KEEP / 256.0)
-    tl.store(delta + head * T + row + rows, pull, mask=rows < queries)
-    base = load_base(lse + head * T + row, rows, queries)
+    query = multiplicand(load_rows(q, first, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
+    grad_out = multiplicand(load_rows(grad, first, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
+    result = load_rows(matrix(out, row, head, queries), first, BLOCK_M, KIND.D, KIND.BLOCK_D)  # (BLOCK_M, BLOCK_D)
+    pull = tl.sum(grad_out.to(tl.float32) * result.to(tl.float32), 1) * (KIND.KEEP / 256.0)
+    tl.store(delta + head * T + row + rows, pull, mask=rows < queries)  # (BLOCK_M,)
+    base = load_base(lse + head * T + row, rows, queries)  # (BLOCK_M,)
 
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    loaded, dropout = (query, grad_out, base, pull), (seed, head, row)
     window = (keys - queries, keys, prefix, left, right)
-    whole, end, shown, gap = key_tiles(first, window, LEFT, RIGHT, BLOCK_M, BLOCK_N)
-    if not LEFT:
-        for n in range(0, bound(whole, INTERPRETED)):
+    whole, end, shown, gap = key_tiles(first, window, KIND.LEFT, KIND.RIGHT, BLOCK_M, BLOCK_N)
+    if not KIND.LEFT:
+        for n in range(0, bound(whole)):
             total = _dq_tile(
-                total, query, grad_out, base, pull, q, grad, k, v, stride_qt, stride_gt, stride_kt, stride_vt, first,
-                rows, row, n, queries, keys, window, scale, seed, head,
-                False, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, CHUNK, UPCAST, BLOCK_M, BLOCK_N,
+                total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout,
+                False, KIND, CHUNK, BLOCK_M, BLOCK_N,
             )  # fmt: skip
-    for n in range(bound(whole, INTERPRETED), bound(end, INTERPRETED)):
-        place = n + tl.where(n >= shown, gap, 0) if LEFT else n
+    for n in range(bound(whole), bound(end)):
+        place = n + tl.where(n >= shown, gap, 0) if KIND.LEFT else n
         total = _dq_tile(
-            total, query, grad_out, base, pull, q, grad, k, v, stride_qt, stride_gt, stride_kt, stride_vt, first,
-            rows, row, place, queries, keys, window, scale, seed, head,
-            True, LEFT, RIGHT, KEEP, PRECISION, D, BLOCK_D, CHUNK, UPCAST, BLOCK_M, BLOCK_N,
+            total, loaded, q, grad, k, v, first, rows, place, window, scale, dropout,
+            True, KIND, CHUNK, BLOCK_M, BLOCK_N,
         )  # fmt: skip
-    total *= softmax_scale * (256.0 / KEEP)
-    store_rows(grad_q + row * stride_dt + head * stride_dh, stride_dt, first, queries, total, BLOCK_M, D, BLOCK_D)
+    total *= softmax_scale * (256.0 / KIND.KEEP)
+    store_rows(matrix(grad_q, row, head, queries), first, total, BLOCK_M, KIND.D, KIND.BLOCK_D)  # (BLOCK_M, BLOCK_D)
 
 
 def varlen_attention_dq(
@@ -133,11 +133,10 @@ def varlen_attention_dq(
         launch = tile("varlen_attention_dq", q, setting)
         blocks, size = block_list(setting.cu_seqlens_q, len(q), launch["BLOCK_M"], last_first=True)
         _varlen_attention_dq_kernel[(size, q.shape[1])](
-            *(q, k, v, out, grad, lse, delta, grad_q, *setting.tensors, blocks),
-            *(setting.batch, len(q), setting.left, setting.right, setting.scale * LOG2E, setting.scale),
-            *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
-            *(*out.stride()[:2], *grad.stride()[:2], *grad_q.stride()[:2]),
-            **flags(q, k, setting),
+            *(packed(q), (packed(k), packed(v)), packed(out), packed(grad), packed(grad_q), (lse, delta)),
+            *(*setting.tensors, blocks, setting.batch, len(q), setting.left, setting.right),
+            (setting.scale * LOG2E, setting.scale),
+            KIND=kind(q, k, setting),
             **launch,
         )
     return grad_q, delta

@@ -68,7 +68,7 @@ def test_a_sweep_writes_a_table(folder, stem, monkeypatch, capsys):
     for row, old in zip(table["86"]["rows"], before, strict=True):
         assert row["config"] == (best["config"] if row["when"] == only[0]["when"] else old["config"])
     assert table["90"] == json.loads((ROOT / "kernels" / "tables" / f"{stem}.json").read_text())["90"]
-    assert tuned._table(stem)
+    assert tuned.table(stem)
     assert json.loads(next(folder.glob("tune-*.json")).read_text())["arch"] == 86
     assert f"{stem} {only[0]['when']}: " in capsys.readouterr().out
 

@@ -19,8 +19,8 @@ if not backends.interpreting():
 
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from dqcore.kernels import nearest_code, rounding, tuned
-from dqcore.kernels.tokens import Tokens
+from dqcore.kernels import codes, nearest_code, rounding, tuned
+from dqcore.kernels.vectors import Vectors
 
 ROWS = int(os.environ.get("DQCORE_SOUNDNESS_ROWS", 10_000_000))
 CODES, DIM, TILE = 16, 8, 2**15
@@ -67,13 +67,6 @@ def pessimistic_dot(rng):
     return dot
 
 
-class NotLaunched:
-    """Stands in for the kernels that settle what the scan leaves open."""
-
-    def __getitem__(self, grid):
-        return lambda *args, **options: None
-
-
 def nearest(x, codebook):
     """The float64 argmin as it is defined."""
     best = torch.full((len(x),), torch.inf, dtype=torch.float64)
@@ -88,11 +81,9 @@ def nearest(x, codebook):
 @pytest.mark.slow
 @pytest.mark.parametrize("split", [True, False], ids=["two parts", "rounded once"])
 def test_no_settled_vector_is_wrong(monkeypatch, split):
-    monkeypatch.setattr(nearest_code, "_rescan_kernel", NotLaunched())
-    monkeypatch.setattr(nearest_code, "_settle_kernel", NotLaunched())
     monkeypatch.setattr(nearest_code, "WORKSPACE", 2**28)
-    monkeypatch.setattr(rounding, "SPLIT_DIM", DIM if split else 0)
-    monkeypatch.setattr(rounding, "PADDING", CODES)
+    monkeypatch.setattr(codes, "SPLIT_DIM", DIM if split else 0)
+    monkeypatch.setattr(codes, "PADDING", CODES)
     monkeypatch.setattr(rounding, "ROWS", TILE)
     monkeypatch.setattr(nearest_code, "ROWS", TILE)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", pessimistic_dot(np.random.default_rng(0)))
@@ -102,12 +93,14 @@ def test_no_settled_vector_is_wrong(monkeypatch, split):
     share = {}
     for name, codebook, size in books:
         x = vectors(codebook, size, ROWS // 2 // len(books), generator)
-        codes = torch.full((len(x),), -1)
+        found = torch.full((len(x),), -1)
         with tuned.force("nearest_code", tile):
-            nearest_code.search(Tokens.of(x), codebook, "exact", codes)
-        settled = codes >= 0
+            for part in nearest_code.parts(Vectors.of(x), codebook):
+                part.scan()
+                part.certify(found, exact=True)
+        settled = found >= 0
         share[name] = settled.float().mean().item()
-        assert torch.equal(codes[settled], nearest(x[settled], codebook)), name
+        assert torch.equal(found[settled], nearest(x[settled], codebook)), name
     assert share["gaussian"] > 0.5, share
     assert share["common mean"] > 0.5, share
 

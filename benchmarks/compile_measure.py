@@ -1,0 +1,80 @@
+"""What a compiled kernel takes and does, and the words that tell one compiled kernel from another."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import compile_check
+import sass
+
+#: Constants whose product is the number of elements that one turn of a kernel's main loop works on. For other kernels
+#: it is the product of all BLOCK_* constants; without any, one element a thread.
+ELEMENTS = {
+    "_nearest_code_scan_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_nearest_code_rescan_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_nearest_code_settle_kernel": ("BLOCK_K", "WIDTH"),
+    "_varlen_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_varlen_attention_dq_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_varlen_attention_dkv_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_decode_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
+}
+
+
+def measure(kernel: Any, given: dict[str, Any], compiled: Any) -> dict[str, Any]:
+    """What a compiled kernel takes and does: the numbers of its row."""
+    target, warps = compiled.metadata.target.arch, compiled.metadata.num_warps
+    usage = sass.resources(compiled.asm["cubin"])
+    code = sass.instructions(sass.cuobjdump(compiled.asm["cubin"], "-sass"))
+    loop = sass.main_loop(code, products="tt.dot " in compiled.asm["ttir"])
+    sizes = ELEMENTS.get(kernel.__name__) or [name for name in given if name.startswith("BLOCK_")]
+    share = math.prod(given[name] for name in sizes) / (32 * warps) if sizes else 1
+    return {
+        "registers": usage["REG"],
+        "stack_bytes": usage["STACK"] + usage["LOCAL"],
+        "shared_bytes": compiled.metadata.shared,
+        "shared_limit": compile_check.LIMITS[target],
+        "num_warps": warps,
+        "instructions": len(code),
+        "instructions_per_element": round(loop[0] / share, 3) if loop else None,
+        "around_per_element": round(loop[1] / share, 3) if loop else None,
+        "half_products": len(re.findall(r"tt\.dot .*: tensor<[0-9x]*xb?f16", compiled.asm["ttir"])),
+        "wgmma": sum(bool(sass.WARP_GROUP.search(line.text)) for line in code),
+        "tensor_products": sum(bool(sass.TENSOR.search(line.text)) for line in code),
+    }
+
+
+def configuration(kernel: Any, given: dict[str, Any], compiled: Any) -> str:
+    """All that decides what is compiled: constants, options, types of tensors, and which numbers were specialised."""
+    import torch
+
+    constants = {param.name for param in kernel.params if param.is_constexpr}
+    words, fixed, even = [], [], []
+    for name, value in given.items():
+        if name in constants or name not in kernel.arg_names:
+            fields = value._asdict() if hasattr(value, "_asdict") else {name: value}
+            words += [f"{field}={one}" for field, one in fields.items()]
+            continue
+        for place, one in _leaves(value, (kernel.arg_names.index(name),)):
+            # a tensor that comes with its strides keeps its name, others of a tuple are numbered
+            word = ".".join([name, *map(str, place[1:])]) if place[1:] != (0,) else name
+            if isinstance(one, torch.Tensor):
+                words.append(f"{word}:{str(one.dtype).removeprefix('torch.')}")
+            elif one is None:
+                words.append(f"{word}=None")
+            elif isinstance(one, int) and place in compiled.src.constants:
+                fixed.append(f"{word}=1")
+            elif isinstance(one, int) and compiled.src.attrs.get(place):
+                even.append(f"16|{word}")
+    return " ".join([*words, *fixed, *even])
+
+
+def _leaves(value: Any, place: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """What an argument holds, tuples taken apart, and its place as Triton counts it."""
+    if isinstance(value, tuple):
+        for i, part in enumerate(value):
+            yield from _leaves(part, (*place, i))
+    else:
+        yield place, value

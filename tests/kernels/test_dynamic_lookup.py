@@ -1,0 +1,43 @@
+"""What the op's tests do not see of the kernels: repeats, and cells that no code covers."""
+
+import pytest
+import torch
+
+from dqcore import backends
+
+pytest.importorskip("triton")
+if not (backends.interpreting() or torch.cuda.is_available()):
+    pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
+
+from dqcore.kernels import dynamic_lookup
+
+DEVICE = "cpu" if backends.interpreting() else "cuda"
+
+
+def lookup_problem():
+    maps = [torch.randn(2, 12, 3 * side, 2 * side, device=DEVICE) for side in (1, 2)]
+    return maps, torch.randint(-1, 2, (2, 3, 2), device=DEVICE), torch.randn(19, 12, device=DEVICE)
+
+
+def test_repeats_are_identical():
+    maps, grain, codebook = lookup_problem()
+    first = dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
+    for one, other in zip(first, dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True), strict=True):
+        assert torch.equal(one, other)
+    gradients = [torch.randn_like(first[1]), torch.randn_like(first[2])]
+    runs = [dynamic_lookup.dynamic_lookup_bwd(maps, grain, first[1], *gradients) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def test_lookup_writes_every_cell(monkeypatch):
+    """Outputs begin as garbage; regions without a code must still end as -1 and 0."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **options: empty(*args, **options).fill_(77))
+    maps, grain, codebook = lookup_problem()
+    codes, quantized, error, *_ = dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, False)
+    none = (grain < 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert none.any()
+    assert ((codes == -1) == none).all()
+    assert (quantized.permute(0, 2, 3, 1)[none] == 0).all()
+    assert (error[none] == 0).all()
+    assert (error[~none] < 76).all()
