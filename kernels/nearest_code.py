@@ -111,7 +111,7 @@ class Part:
         )
 
     def certify(self, codes: Tensor, *, exact: bool) -> None:
-        """Write the codes that are certain, and note what is open; if not ``exact``, write the code of each vector."""
+        """Write the codes that are certain, and note what is open: if not ``exact``, only vectors without a margin."""
         _nearest_code_certify_kernel[(triton.cdiv(self.room, ROWS),)](
             *(self.work.scanned, self.margins, self.batch.cells, self.batch.number),
             *(codes, self.work.limits, self.work.lists),
@@ -188,7 +188,7 @@ def search(batch: Vectors, codebook: Tensor, precision: str, codes: Tensor) -> N
         part.certify(codes, exact=exact)
         if exact:
             part.rescan()
-            part.settle(codes)
+        part.settle(codes)
         del part  # frees its workspace before the next one is allocated
 
 
