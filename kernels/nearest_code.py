@@ -121,6 +121,7 @@ class Part:
             LIST=LIST,
             BLOCK_N=ROWS,
             num_warps=4,
+            maxnreg=64,  # without a limit of ours ptxas may spill to stay within 32
             enable_fp_fusion=True,
         )
 
