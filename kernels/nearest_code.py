@@ -151,6 +151,7 @@ class Part:
             SPLITS=len(self.work.best),
             **tree_tile(dim),
             num_warps=4,
+            maxnreg=128,  # without a limit of ours ptxas may spill to fit one more block
             enable_fp_fusion=False,
         )
 
