@@ -99,7 +99,10 @@ def _sums(x: Tensor, codes: Tensor, num_codes: int) -> Tensor:
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    """The exact nearest codes ``(N,)`` of ``x (N, D)``, as :func:`dqcore.ops.nearest_code`; quick for a few vectors."""
+    """The exact nearest codes ``(N,)`` of ``x (N, D)``, as :func:`dqcore.ops.nearest_code`; quick for a few vectors.
+
+    A vector with a NaN or an infinity gets code 0, as ``argmin`` gives it in those libraries, not -1.
+    """
     x, codebook = x.detach(), codebook.detach()
     few = len(x) * len(codebook) <= FEW_DISTANCES and codebook.numel() <= FEW_ELEMENTS and len(codebook) > 1
     if few and x.device.type == codebook.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -107,7 +110,9 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
         if codes is not None:
             return codes
     within = _within_reach(x, codebook) if x.device.type == "cpu" and not torch.compiler.is_compiling() else None
-    return nearest_code(x, codebook) if within is None else within[nearest_code(x, codebook[within])]
+    codes = nearest_code(x, codebook if within is None else codebook[within])
+    strange, codes = codes < 0, codes.clamp_min(0)
+    return codes if within is None else within[codes].masked_fill(strange, 0)
 
 
 def _within_reach(x: Tensor, codebook: Tensor) -> Tensor | None:

@@ -108,3 +108,17 @@ def test_codes_far_longer_than_the_others_are_left_out_of_the_search(monkeypatch
         patch.setattr("dqcore.compat.lookup.LONG", 1)
         codebook[0] = torch.nan
         assert torch.equal(nearest(x, codebook), nearest_code_reference(x, codebook, "exact"))
+
+
+def test_vectors_that_are_not_finite_get_code_0():
+    """As ``argmin`` over distances that are NaN gives it; also where far codes are left out of the search."""
+    x, codebook = torch.randn(512, 8), torch.randn(600, 8)
+    x[3, 2], x[7] = torch.nan, torch.inf
+    for far in (False, True):
+        if far:
+            codebook[5] = 1e6
+        found = nearest(x, codebook)
+        assert found[3] == 0 and found[7] == 0
+        good = torch.tensor([i for i in range(512) if i not in (3, 7)])
+        assert torch.equal(found[good], nearest_code(x[good], codebook))
+    assert lookup(x, codebook).codes.min() >= 0
