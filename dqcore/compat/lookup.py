@@ -53,7 +53,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, codebook: Tensor, losses: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = z if z.dim() == 2 else z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
-        codes = nearest(rows, codebook)
+        codes = nearest(rows, codebook).clamp_min(0)  # a vector that is not finite: 0, as their argmin gives it
         vectors = torch.embedding(codebook, codes)
         difference = vectors.sub_(rows) if vectors.dtype == rows.dtype else vectors - rows
         ctx.shape, ctx.dtypes, ctx.num_codes = z.shape, (z.dtype, codebook.dtype), len(codebook)
@@ -99,10 +99,7 @@ def _sums(x: Tensor, codes: Tensor, num_codes: int) -> Tensor:
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    """The exact nearest codes ``(N,)`` of ``x (N, D)``, as :func:`dqcore.ops.nearest_code`; quick for a few vectors.
-
-    A vector with a NaN or an infinity gets code 0, as ``argmin`` gives it in those libraries, not -1.
-    """
+    """The exact nearest codes ``(N,)`` of ``x (N, D)``, as :func:`dqcore.ops.nearest_code`; quick for a few vectors."""
     x, codebook = x.detach(), codebook.detach()
     few = len(x) * len(codebook) <= FEW_DISTANCES and codebook.numel() <= FEW_ELEMENTS and len(codebook) > 1
     if few and x.device.type == codebook.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -111,8 +108,7 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
             return codes
     within = _within_reach(x, codebook) if x.device.type == "cpu" and not torch.compiler.is_compiling() else None
     codes = nearest_code(x, codebook if within is None else codebook[within])
-    strange, codes = codes < 0, codes.clamp_min(0)
-    return codes if within is None else within[codes].masked_fill(strange, 0)
+    return codes if within is None else within[codes].masked_fill(codes < 0, -1)
 
 
 def _within_reach(x: Tensor, codebook: Tensor) -> Tensor | None:
