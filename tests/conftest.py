@@ -1,6 +1,7 @@
 """Fixtures for every test: a seed, and the routes an op can take on this machine."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,14 @@ from dqcore import backends
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled():
+    """Compiled code of one test does not count towards the next one's limit of recompilations."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _routes() -> list[str]:
