@@ -9,11 +9,12 @@ from __future__ import annotations
 import pytest
 import torch
 from rows import met
+from timing import interleaved_medians
 from torch import nn
 from torch.nn import functional as F
 
 from dqcore.compat import diffusers, llamagen, taming
-from dqcore.testing import assert_nearest, interleaved_medians
+from dqcore.testing import assert_nearest
 
 #: Library: shape of the map, codes, how many times faster a training step has to be.
 PROBLEMS = {

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from rows import met
+from timing import interleaved_medians
 
 from dqcore.compat.vector_quantize_pytorch import VectorQuantize
-from dqcore.testing import assert_nearest, interleaved_medians
+from dqcore.testing import assert_nearest
 
 package = pytest.importorskip("vector_quantize_pytorch")
 BIG = (8, 256, 32, 32), 1024  # shape of the map, codes

@@ -41,4 +41,5 @@ def _lookup(num_granularities: int, dtype: torch.dtype) -> None:
     maps = [_empty(8, 256, 16 * 2**g, 16 * 2**g, dtype=dtype) for g in range(num_granularities)]
     grain, codebook = _empty(8, 16, 16, dtype=torch.int64), _empty(1024, 256)
     dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
-    dynamic_lookup.dynamic_lookup_bwd(maps, grain, maps[-1], maps[-1], maps[-1][:, 0])
+    codes = _empty(8, *maps[-1].shape[2:], dtype=torch.int64)
+    dynamic_lookup.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])

@@ -41,9 +41,10 @@ ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "dec
 #: Files that measure whole models, and the seconds that must be left for one of their rows; a dry run leaves them to
 #: ``pytest benchmarks/``, which runs them with small models.
 WHOLE_MODELS = {"generate": 120, "prior_training": 60}
-#: Files that measure quality, which is the same on a GPU.
-NO_TIMES = {"defaults"}
-TESTS = ["tests/test_warmup.py", "tests/kernels", "tests/ops", "tests/test_quantizer.py"]
+#: Files that the report leaves to ``pytest benchmarks/``: they compare whole layers or what these learn, which a CPU
+#: shows as well.
+LEFT_OUT = {"compat", "compat_vector_quantize_pytorch", "defaults"}
+TESTS = ["tests/test_precompile.py", "tests/kernels", "tests/ops", "tests/test_quantizer.py", "tests/quantizer"]
 SANITIZED = """
 import torch
 from gpu_checks import every_kernel
@@ -96,7 +97,7 @@ class Benchmark:
 def rows(only: list[str] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, module and arguments of every row, the important ones first."""
     stems = {path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")}
-    for stem in sorted(stems - NO_TIMES, key=lambda stem: (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)):
+    for stem in sorted(stems - LEFT_OUT, key=lambda stem: (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)):
         if only and stem not in only:
             continue
         module = importlib.import_module(f"bench_{stem}")

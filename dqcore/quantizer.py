@@ -139,7 +139,9 @@ class DynamicQuantizer(CodebookLayer):
         return Quantized(*given.restore(quantized, lookup.codes), commitment + rest, commitment, rest)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """The vectors of a code map: what ``forward`` returned as ``map`` for its ``codes``, value for value.
+        """The vectors of a code map: what ``forward`` returned as ``map`` for its ``codes``.
+
+        They are equal value for value; where a projection leads back from ``codebook_dim``, up to its rounding.
 
         Args:
             codes: ``(B, *grid)`` of any integer dtype, values in ``[-1, K]``. -1, as ``forward`` returns it where a

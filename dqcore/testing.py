@@ -36,12 +36,16 @@ def nearest_code_oracle(x: Tensor, codebook: Tensor) -> Tensor:
 
 
 def assert_nearest(codes: Tensor, x: Tensor, codebook: Tensor) -> None:
-    """Each of ``codes (N,)`` must be the float64 argmin of its row of ``x``, or tie with it within float64 rounding."""
-    distances = nearest_code_oracle(x, codebook)
+    """Each of ``codes (N,)`` must be the float64 argmin of its row of ``x``, or tie with it within float64 rounding.
+
+    It must be -1 where the row, or every code, has a NaN or an infinity.
+    """
+    distances = nearest_code_oracle(x, codebook).nan_to_num(nan=torch.inf, posinf=torch.inf)
     best = distances.min(1).values
-    chosen = distances.gather(1, codes[:, None])[:, 0]
+    assert ((codes >= -1) & (codes < len(codebook))).all(), "a code is out of range"
+    chosen = distances.gather(1, codes[:, None].clamp_min(0))[:, 0]
     slack = 4 * x.shape[1] * 2.0**-53 * best
-    wrong = ((chosen > best + slack) | chosen.isnan()).nonzero()[:, 0]
+    wrong = torch.where(best == torch.inf, codes != -1, (codes < 0) | (chosen > best + slack)).nonzero()[:, 0]
     assert wrong.numel() == 0, f"{wrong.numel()} of {len(codes)} rows are not nearest, the first is row {int(wrong[0])}"
 
 
@@ -59,6 +63,11 @@ def adversarial_codebooks(num: int, size: int, dim: int) -> dict[str, tuple[Tens
         return torch.randn(*shape, generator=gen)
 
     x, c = normal(num, dim), normal(size, dim)
+    powers = [10.0 ** (rows * 70 - 35) for rows in torch.rand(num + size, 1, generator=gen).split([num, size])]
+    strange_x, strange_c = x.clone(), c.clone()
+    strange_x[::4, -1], strange_x[1::4, 0], strange_x[3::8] = torch.nan, -torch.inf, torch.inf
+    strange_c[::5, 0], strange_c[1::5, -1] = torch.inf, torch.nan
+    few = torch.tensor([0.0, -0.0, 1.0, -1.0])
     half = c[: (size + 1) // 2]
     return {
         "gaussian": (x, c),
@@ -72,6 +81,13 @@ def adversarial_codebooks(num: int, size: int, dim: int) -> dict[str, tuple[Tens
         "subnormal": (x * 1e-41, c * 1e-41),
         "zeros": (torch.zeros_like(x), c),
         "far": (x * 1e12, c),
+        "extreme_ranges": (x.sign() * x.abs().clamp(1e-7, 1) * 3.4e38, c.sign() * c.abs().clamp(1e-7, 1) * 3.4e38),
+        "mixed_scales": (x * powers[0], c * powers[1]),
+        "signed_zeros": (
+            few[torch.randint(4, (num, dim), generator=gen)],
+            few[torch.randint(4, (size, dim), generator=gen)],
+        ),
+        "non_finite": (strange_x, strange_c),
         "self": (c[torch.arange(num) % size], c),
     }
 

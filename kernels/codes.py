@@ -24,10 +24,13 @@ SPLIT_DIM = 16  # up to so many channels comparing scores takes longer than a pr
 
 
 class Codes(NamedTuple):
-    """A codebook prepared for the scan. K is padded to K', a multiple of PADDING, with codes that are never nearest."""
+    """A codebook prepared for the scan. K is padded to K', a multiple of PADDING, with codes that are never nearest.
+
+    A code with a NaN or an infinity is such a code, too.
+    """
 
     values: Tensor  # (K', W) float16 or bfloat16, -q
-    squares: Tensor  # (K',) float32, h; infinite where padded
+    squares: Tensor  # (K',) float32, h; infinite for padding
     sizes: Tensor  # (5,) float32: the largest ||Q||, ||Q - q||, ||q||, h, and `largest`
     centre: Tensor | None  # (D,) float32, m; None where values are taken as they are
     largest: Tensor | None  # (1,) float32, at least half of the largest |e - m|
@@ -65,7 +68,7 @@ def _nearest_code_measure_kernel(
 ):  # fmt: skip
     """The largest channel of all codes, and the mean of up to SAMPLES codes that are spread evenly over the codebook.
 
-    A program takes a block of codes for the first, and blocks of channels for the second.
+    A program takes a block of codes for the first, and blocks of channels for the second. NaN and infinity count as 0.
     """
     start, stride_k, stride_d = codebook
     k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -73,8 +76,8 @@ def _nearest_code_measure_kernel(
         d = channel + tl.arange(0, BLOCK_D)
         where = (k < K)[:, None] & (d < D)[None, :]
         value = tl.load(start + k[:, None] * stride_k + d[None, :] * stride_d, mask=where, other=0.0)
-        value = value.to(tl.float32)  # (BLOCK_K, BLOCK_D)
-        _raise(largest, tl.reshape(tl.abs(value), [BLOCK_K * BLOCK_D]))
+        size = tl.abs(value.to(tl.float32))  # (BLOCK_K, BLOCK_D)
+        _raise(largest, tl.reshape(tl.where(size < float("inf"), size, 0.0), [BLOCK_K * BLOCK_D]))
     step = tl.cdiv(K, SAMPLES)
     number = tl.cdiv(K, step)
     own, jump = tl.program_id(0) * BLOCK_D, tl.num_programs(0) * BLOCK_D
@@ -85,9 +88,10 @@ def _nearest_code_measure_kernel(
             sample = first + tl.arange(0, BLOCK_K)
             where = (sample < number)[:, None] & (d < D)[None, :]
             from_code = start + (sample.to(tl.int64) * step * stride_k)[:, None] + d[None, :] * stride_d
-            value = tl.load(from_code, mask=where, other=0.0)  # (BLOCK_K, BLOCK_D)
-            total += tl.sum(value.to(tl.float32), 0)
-        tl.store(centre + d, total / number, mask=d < D)  # (BLOCK_D,)
+            value = tl.load(from_code, mask=where, other=0.0).to(tl.float32)  # (BLOCK_K, BLOCK_D)
+            value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
+            total += tl.sum(value / number, 0)  # the sum of undivided values might overflow
+        tl.store(centre + d, total, mask=d < D)  # (BLOCK_D,)
 
 
 @triton.jit(do_not_specialize=["K"])
@@ -95,17 +99,20 @@ def _nearest_code_round_codes_kernel(
     codebook, centre, largest, values, squares, sizes, K,
     D: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """Round a block of codes. A code with a NaN or an infinity becomes one that only pads the codebook."""
     start, stride_k, stride_d = codebook
     k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     d = tl.arange(0, WHOLE)
     where = (k < K)[:, None] & (d < D)[None, :]
     value = tl.load(start + k[:, None] * stride_k + d[None, :] * stride_d, mask=where, other=0.0)  # (BLOCK_K, WHOLE)
     value = value.to(tl.float32).to(tl.float64)
+    real = (k < K) & (tl.sum(tl.where(tl.abs(value) < float("inf"), 0, 1), 1) == 0)  # (BLOCK_K,)
+    where = real[:, None] & (d < D)[None, :]
     scale = 1.0
     if centre is not None:
         scale = code_scale(largest)
         value = (value - tl.load(centre + d, mask=d < D, other=0.0).to(tl.float64)[None, :]) * scale.to(tl.float64)
-        value = tl.where(where, value, 0.0)
+    value = tl.where(where, value, 0.0)
     square = tl.sum(value * value, 1)
     high = value.to(tl.float32).to(values.dtype.element_ty)
     rest = value - high.to(tl.float32).to(tl.float64)
@@ -121,7 +128,7 @@ def _nearest_code_round_codes_kernel(
     miss = tl.sqrt(tl.sum(rest * rest, 1))
     norm = tl.sqrt(square)
     half = square / (2.0 * scale)
-    tl.store(squares + k, tl.where(k < K, half, float("inf")).to(tl.float32))  # (BLOCK_K,)
+    tl.store(squares + k, tl.where(real, half, float("inf")).to(tl.float32))  # (BLOCK_K,)
     _raise(sizes, norm)
     _raise(sizes + 1, miss)
     _raise(sizes + 2, (norm + miss) * (1.4142136 if SPLIT else 1.0))

@@ -43,6 +43,15 @@ def bound(count):
 
 
 @triton.jit
+def widen(block):
+    """``block`` in float32, exactly: Triton's interpreter loses subnormal bfloat16 when it converts."""
+    if IN_INTERPRETER and block.dtype == tl.bfloat16:
+        return (block.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return block.to(tl.float32)
+
+
+@triton.jit
 def multiplicand(block):
     """``block`` as ``tl.dot`` takes it: as it is, but float32 in the interpreter, whose numpy has no bfloat16."""
     return block.to(tl.float32) if IN_INTERPRETER else block

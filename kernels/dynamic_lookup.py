@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.code_sums import vector_sums
-from dqcore.kernels.common import on_device
+from dqcore.kernels.common import on_device, widen
 from dqcore.kernels.nearest_code import search
 from dqcore.kernels.vectors import Vectors, list_vectors, starts
 
@@ -28,7 +28,7 @@ def _dynamic_lookup_fill_kernel(
     where, grain, codebook, codes, quantized, error, keys, N, height, width,
     G: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Spread each code over its block. Cells of a region without codes (granularity out of range) get -1 and 0.
+    """Spread each code over its block. Cells without a code (granularity out of range, or code -1) get -1 and 0.
 
     ``keys`` gets each code once, at the first cell of its block, and -1 elsewhere.
     """
@@ -44,6 +44,7 @@ def _dynamic_lookup_fill_kernel(
     halvings = tl.where(coded, G - 1 - granularity, 0)  # the block is 2^halvings cells wide
     first = (line >> halvings << halvings) * width + (column >> halvings << halvings)
     code = tl.load(codes + first, mask=coded, other=-1)  # (BLOCK_N,)
+    coded &= code >= 0
     start, stride = starts(maps, strides, granularity, image, row, column, G)
     area = height.to(tl.int64) * width
     total = tl.zeros([BLOCK_N], tl.float32)
@@ -52,7 +53,7 @@ def _dynamic_lookup_fill_kernel(
         known = coded[:, None] & (d < D)[None, :]
         from_code = start_e + code[:, None] * stride_k + d[None, :] * stride_e
         value = tl.load(from_code, mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
-        value = tl.trans(value).to(tl.float32)  # read along channels, written along cells
+        value = widen(tl.trans(value))  # read along channels, written along cells
         here = (d < D)[:, None] & inside[None, :]
         from_map = start[None, :] + d[:, None] * stride[None, :]
         vector = tl.load(from_map, mask=here & coded[None, :], other=0.0)  # (BLOCK_D, BLOCK_N)
@@ -69,7 +70,7 @@ def _dynamic_lookup_fill_kernel(
 
 @triton.jit(do_not_specialize=["N", "height", "width"])
 def _dynamic_lookup_bwd_kernel(
-    x, grain, quantized, grad_quantized, grad_error, grad, N, D, height, width,
+    x, grain, codes, quantized, grad_quantized, grad_error, grad, N, D, height, width,
     GRANULARITY: tl.constexpr, SPREAD: tl.constexpr, SIDE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the map of one granularity, whose cells are SPREAD cells wide on the finest grid."""
@@ -79,6 +80,8 @@ def _dynamic_lookup_bwd_kernel(
     image, row = line // height, line % height
     region = (image * (height // SIDE) + row // SIDE) * (width // SIDE) + column // SIDE
     mine = inside & (tl.load(grain + region, mask=inside, other=-1) == GRANULARITY)  # (BLOCK_N,)
+    first_cell = (line * SPREAD * width + column) * SPREAD  # on the finest grid
+    mine &= tl.load(codes + first_cell, mask=mine, other=-1) >= 0
     d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
     where = (d < D)[:, None] & mine[None, :]
     total = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
@@ -94,9 +97,10 @@ def _dynamic_lookup_bwd_kernel(
         scale = tl.zeros([BLOCK_N], tl.float32)
         first, stride_b, stride_h, stride_w = grad_error
         first += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        for i in tl.static_range(SPREAD * SPREAD):
-            start = first + (i // SPREAD) * stride_h + (i % SPREAD) * stride_w
-            scale += tl.load(start, mask=mine, other=0.0).to(tl.float32)  # (BLOCK_N,)
+        for i in range(SPREAD):
+            for j in tl.static_range(SPREAD):
+                start = first + i * stride_h + j * stride_w
+                scale += tl.load(start, mask=mine, other=0.0).to(tl.float32)  # (BLOCK_N,)
         start, stride_b, stride_d, stride_h, stride_w = x
         start += image * stride_b + row * stride_h + column * stride_w
         vector = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
@@ -144,10 +148,15 @@ def dynamic_lookup_fwd(
 
 
 def dynamic_lookup_bwd(
-    maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
+    maps: list[Tensor],
+    grain: Tensor,
+    codes: Tensor,
+    quantized: Tensor,
+    grad_quantized: Tensor | None,
+    grad_error: Tensor | None,
 ) -> list[Tensor]:
-    """The gradient of each map; ``quantized`` is the forward's, either gradient may be None."""
-    grain = grain.contiguous()
+    """The gradient of each map; ``codes`` and ``quantized`` are the forward's, either gradient may be None."""
+    grain, codes = grain.contiguous(), codes.contiguous()
     grads = [torch.empty_like(x) for x in maps]
     for g, (x, grad) in enumerate(zip(maps, grads, strict=True)):
         batch, dim, height, width = x.shape
@@ -156,7 +165,7 @@ def dynamic_lookup_bwd(
             continue
         with on_device(x):
             _dynamic_lookup_bwd_kernel[(triton.cdiv(vectors, TILE["BLOCK_N"]), triton.cdiv(dim, TILE["BLOCK_D"]))](
-                *(_strided(x), grain, _strided(quantized), _strided(grad_quantized), _strided(grad_error)),
+                *(_strided(x), grain, codes, _strided(quantized), _strided(grad_quantized), _strided(grad_error)),
                 *(_strided(grad), vectors, dim, height, width),
                 GRANULARITY=g,
                 SPREAD=quantized.shape[3] // width,

@@ -111,7 +111,7 @@ class Part:
         )
 
     def certify(self, codes: Tensor, *, exact: bool) -> None:
-        """Write the codes that are certain, and note what is open; if not ``exact``, write the code of each vector."""
+        """Write the codes that are certain, and note what is open: if not ``exact``, only vectors without a margin."""
         _nearest_code_certify_kernel[(triton.cdiv(self.room, ROWS),)](
             *(self.work.scanned, self.margins, self.batch.cells, self.batch.number),
             *(codes, self.work.limits, self.work.lists),
@@ -121,6 +121,7 @@ class Part:
             LIST=LIST,
             BLOCK_N=ROWS,
             num_warps=4,
+            maxnreg=64,  # without a limit of ours ptxas may spill to stay within 32
             enable_fp_fusion=True,
         )
 
@@ -150,6 +151,7 @@ class Part:
             SPLITS=len(self.work.best),
             **tree_tile(dim),
             num_warps=4,
+            maxnreg=128,  # without a limit of ours ptxas may spill to fit one more block
             enable_fp_fusion=False,
         )
 
@@ -188,7 +190,7 @@ def search(batch: Vectors, codebook: Tensor, precision: str, codes: Tensor) -> N
         part.certify(codes, exact=exact)
         if exact:
             part.rescan()
-            part.settle(codes)
+        part.settle(codes)
         del part  # frees its workspace before the next one is allocated
 
 

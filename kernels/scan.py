@@ -141,7 +141,10 @@ def _nearest_code_certify_kernel(
     scanned, margins, cells, count, codes, limits, lists, first, N, room, height, width,
     SPLITS: tl.constexpr, PACK: tl.constexpr, LIST: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Store the codes that are sure, and list the vectors and stretches that are not; all codes if PACK is None."""
+    """Store the codes that are sure, and list the vectors and stretches that are not.
+
+    If PACK is None the smallest score decides, and only vectors without a finite margin are listed.
+    """
     best, second, nearest = scanned
     if count is not None:
         N = tl.minimum(N, tl.load(count))
@@ -157,11 +160,14 @@ def _nearest_code_certify_kernel(
         low = tl.load(best + s * room + row, mask=inside, other=float("inf"))
         code = tl.where(low < smallest, tl.load(nearest + s * room + row, mask=inside, other=0), code)
         smallest = tl.minimum(smallest, low)
+    candidates, found, rescans, numbers, pending = lists
+    margin = tl.load(margins + row, mask=inside, other=0.0)
     if PACK is None:
-        tl.store(codes + cell, code.to(tl.int64), mask=inside)
+        sure = inside & (margin < float("inf")) & (smallest < float("inf"))
+        settled = sure
+        several = sure.to(tl.int32)
     else:
-        candidates, found, rescans, numbers, pending = lists
-        limit = smallest + tl.abs(smallest) * PACK + tl.load(margins + row, mask=inside, other=0.0)
+        limit = smallest + tl.abs(smallest) * PACK + margin
         sure = inside & (limit < 1e37)
         several = tl.zeros([BLOCK_N], tl.int32)  # how many codes are noted
         open_ = tl.zeros([BLOCK_N], tl.int32)  # how many stretches have more than one
@@ -178,12 +184,12 @@ def _nearest_code_certify_kernel(
             start = tl.atomic_add(numbers + s, tl.sum(more, 0))
             tl.store(rescans + s * room + start + tl.cumsum(more, 0) - 1, row.to(tl.int32), mask=again)
         settled = sure & (several == 1) & (open_ == 0)
-        tl.store(codes + cell, code.to(tl.int64), mask=settled)
-        tl.store(found + row, tl.where(sure, several, LIST + 1), mask=inside)
         tl.store(limits + row, limit, mask=inside)
-        left = (inside & (settled == 0)).to(tl.int32)
-        start = tl.atomic_add(numbers + SPLITS, tl.sum(left, 0))
-        tl.store(pending + start + tl.cumsum(left, 0) - 1, row.to(tl.int32), mask=left > 0)
+    tl.store(codes + cell, code.to(tl.int64), mask=settled)
+    tl.store(found + row, tl.where(sure, several, LIST + 1), mask=inside)
+    left = (inside & (settled == 0)).to(tl.int32)
+    start = tl.atomic_add(numbers + SPLITS, tl.sum(left, 0))
+    tl.store(pending + start + tl.cumsum(left, 0) - 1, row.to(tl.int32), mask=left > 0)
 
 
 @triton.jit(do_not_specialize=["room", "span", "part"])

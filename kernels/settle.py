@@ -2,6 +2,7 @@
 
 One program a vector compares the distances of its candidates, or of all codes if more than LIST are candidates. The
 smallest distance wins, and of equal ones the lowest code, so the order in which candidates were noted does not matter.
+A distance that is not finite never wins; a vector that is not finite gets code -1 without being compared.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import triton
 import triton.language as tl
 
 from dqcore.kernels import common
-from dqcore.kernels.common import bound
+from dqcore.kernels.common import bound, widen
 from dqcore.kernels.vectors import locate, starts
 
 LIST = 16
@@ -43,7 +44,7 @@ def _squares(
         value = tl.load(vector + d.to(tl.int64) * stride_d, mask=d < D, other=0.0)  # (LEAF,)
         where = known[:, None] & (d < D)[None, :]
         other = tl.load(code[:, None] + d[None, :].to(tl.int64) * stride_e, mask=where, other=0.0)  # (BLOCK_K, LEAF)
-        difference = value.to(tl.float32).to(tl.float64)[None, :] - other.to(tl.float32).to(tl.float64)
+        difference = widen(value).to(tl.float64)[None, :] - widen(other).to(tl.float64)
         return difference * difference
 
 
@@ -73,9 +74,12 @@ def _nearest_code_settle_kernel(
         count = tl.load(found + row)
         listed = count <= LIST
         end_noted = tl.where(listed, count, 0)
-        size = tl.where(listed, count, K)
+        d = tl.arange(0, WIDTH)
+        value = tl.load(vector + d.to(tl.int64) * stride_d, mask=(d < D) & (count > LIST), other=0.0)  # (WIDTH,)
+        strange = tl.sum(tl.where(tl.abs(value.to(tl.float32)) < float("inf"), 0, 1), 0)  # how many NaN or infinite
+        size = tl.where(listed, count, tl.where(strange == 0, K, 0))
         best = tl.full([], float("inf"), tl.float64)
-        code = tl.full([], 0, tl.int32)
+        code = tl.full([], -1, tl.int32)
         for start in range(0, bound(size), BLOCK_K):
             position = start + tl.arange(0, BLOCK_K)
             known = position < size

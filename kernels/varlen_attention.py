@@ -175,6 +175,9 @@ def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
     dtype = "float32" if q.dtype == torch.float32 else "half"
     dropout = int(setting.keep < 256)
     launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
+    if dtype == "float32":
+        # Without a limit of ours ptxas may spill a few bytes to fit one more block on a multiprocessor.
+        launch["maxnreg"] = min(255, 65536 // (32 * launch["num_warps"]))
     return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "enable_fp_fusion": True}
 
 

@@ -66,7 +66,7 @@ def _dynamic_lookup_list_kernel(grain, cells, count, N, columns, G: tl.constexpr
     line = (region // columns).to(tl.int64)
     corner = (line * (columns << (G - 1)) << (G - 1)) + ((region % columns) << (G - 1))
     spread = tl.full([BLOCK_N], 1, tl.int64) << (G - 1 - granularity)
-    for i in tl.static_range(4 ** (G - 1)):
+    for i in range(4 ** (G - 1)):
         row, column = (i >> granularity) * spread, (i & ((1 << granularity) - 1)) * spread
         cell = corner + row * (columns << (G - 1)) + column
         tl.store(cells + first + i, cell * 8 + granularity, mask=i < number)  # (BLOCK_N,)

@@ -39,6 +39,7 @@ ROOMS = {
     "ops/reference/dropout_mask": "specification: the random bits of dropout",
     "ops/reference/varlen_attention": "specification: one sequence at a time",
     "ops/reference/decode_attention": "specification: one slot at a time",
+    "ops/cpu/prepared_codes": "the codebook centred and scaled, and an error bound of its products",
     "ops/cpu/nearest_code": "a blocked product, checked by an error bound",
     "ops/cpu/dynamic_lookup": "look up only the vectors that the grain map selects",
     "ops/cpu/patch_entropy": "add each pixel to the bins near it",

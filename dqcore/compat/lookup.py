@@ -53,7 +53,7 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, codebook: Tensor, losses: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows = z if z.dim() == 2 else z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
-        codes = nearest(rows, codebook)
+        codes = nearest(rows, codebook).clamp_min(0)  # a vector that is not finite: 0, as their argmin gives it
         vectors = torch.embedding(codebook, codes)
         difference = vectors.sub_(rows) if vectors.dtype == rows.dtype else vectors - rows
         ctx.shape, ctx.dtypes, ctx.num_codes = z.shape, (z.dtype, codebook.dtype), len(codebook)
@@ -107,7 +107,8 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
         if codes is not None:
             return codes
     within = _within_reach(x, codebook) if x.device.type == "cpu" and not torch.compiler.is_compiling() else None
-    return nearest_code(x, codebook) if within is None else within[nearest_code(x, codebook[within])]
+    codes = nearest_code(x, codebook if within is None else codebook[within])
+    return codes if within is None else within[codes].masked_fill(codes < 0, -1)
 
 
 def _within_reach(x: Tensor, codebook: Tensor) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dqcore.errors import InputError
 
-__all__ = ["rebuild_ema", "rebuild_vector_quantize", "rebuilder"]
+__all__ = ["path_of", "rebuild_ema", "rebuild_vector_quantize", "rebuilder"]
 
 
 def rebuilder(ours: str, *arguments: str) -> Callable[[nn.Module], nn.Module]:
@@ -93,7 +93,7 @@ def _copy_attributes(theirs: nn.Module, ours: nn.Module) -> None:
             raise InputError(f"{name}: a part that dqcore does not know, of class {type(part).__qualname__}")
         mine = parts[name]
         if name and (type(part).__qualname__ != type(mine).__qualname__ or not _at_home(part, theirs)):
-            raise InputError(f"{name}: expected a plain {type(mine).__qualname__}, got {_path(part)}")
+            raise InputError(f"{name}: expected a plain {type(mine).__qualname__}, got {path_of(part)}")
         for key, value in _public(part).items():
             if key not in vars(mine):
                 raise InputError(f"{prefix}{key}: an option that dqcore does not know, here {value!r}")
@@ -107,7 +107,8 @@ def _at_home(part: nn.Module, whole: nn.Module) -> bool:
     return type(part).__module__ in ("torch.nn.modules.sparse", type(whole).__module__)
 
 
-def _path(module: nn.Module) -> str:
+def path_of(module: nn.Module) -> str:
+    """Module and name of a module's class, such as ``"torch.nn.modules.linear.Linear"``."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 

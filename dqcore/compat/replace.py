@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dqcore.compat.rebuild import rebuild_ema, rebuild_vector_quantize, rebuilder
+from dqcore.compat.rebuild import path_of, rebuild_ema, rebuild_vector_quantize, rebuilder
 from dqcore.errors import InputError
 
 __all__ = ["register", "replace_quantizers"]
@@ -76,10 +76,10 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
     built: dict[int, nn.Module] = {}
     places: dict[str, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if _path(module) not in _KNOWN or any(name.startswith(f"{other}.") for other in places):
+        if path_of(module) not in _KNOWN or any(name.startswith(f"{other}.") for other in places):
             continue
         if not name:
-            raise InputError(f"model: is itself a {_path(module)}; put it into a module, such as nn.ModuleList")
+            raise InputError(f"model: is itself a {path_of(module)}; put it into a module, such as nn.ModuleList")
         if id(module) not in built:
             built[id(module)] = _successor(name, module)
         places[name] = built[id(module)]
@@ -94,10 +94,10 @@ def _successor(name: str, old: nn.Module) -> nn.Module:
     try:
         _refuse_hooks(old)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            new = _KNOWN[_path(old)](old)
+            new = _KNOWN[path_of(old)](old)
         _take_over(old, new)
     except (InputError, AttributeError, ImportError) as error:
-        raise InputError(f"{name}: cannot replace {_path(old)}: {error}") from error
+        raise InputError(f"{name}: cannot replace {path_of(old)}: {error}") from error
     return new
 
 
@@ -139,7 +139,3 @@ def _parameter(key: str, tensor: Tensor) -> nn.Parameter:
     if not isinstance(tensor, nn.Parameter):
         raise InputError(f"{key}: expected a parameter, got a buffer")
     return tensor
-
-
-def _path(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"

@@ -89,7 +89,7 @@ class VectorQuantizer(nn.Module):
         codes, rows, units = _gather(codes), _gather(rows), _gather(units)
         share = torch.bincount(codes, minlength=self.codebook_size).to(self.embed_prob) / len(codes)
         self.embed_prob.mul_(self.decay).add_(share, alpha=1 - self.decay)
-        closest = rows[nearest(codebook, units)]
+        closest = rows[nearest(codebook, units).clamp_min(0)]
         keep = torch.exp(-(self.embed_prob * self.codebook_size * 10) / (1 - self.decay) - 1e-3)[:, None]
         self.embedding.weight.data = self.embedding.weight.data * (1 - keep) + closest * keep
 

@@ -33,7 +33,9 @@ def nearest_code(x: Tensor, codebook: Tensor, *, precision: Precision = "exact")
 
     Returns:
         Indices, int64, ``(N,)`` or ``(B, H, W)``. With ``"exact"`` equal to the float64 argmin of the given values,
-        the lowest index on ties. A vector with no finite distance gets code 0.
+        the lowest index on ties, at any finite scale (distances of float64 values too large or too small for float64
+        are compared as multiples of a power of two). A vector with a NaN or an infinity has code -1. A code with one is
+        never chosen; if no code is finite, all vectors have code -1.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.

@@ -54,7 +54,8 @@ def register(
     """Define ``torch.ops.dqcore.<stem>``.
 
     Every call takes the implementation that :func:`dqcore.backends.route` names, where that is available and no tensor
-    is float64; else the reference, which is the op's specification and test oracle.
+    is float64; else the reference, which is the op's specification and test oracle. Autocast does not reach inside: an
+    op computes in the precision that its own contract says.
 
     Args:
         stem: The name of the op.
@@ -70,9 +71,13 @@ def register(
     def implementation(*args: Any) -> Any:
         device, double = _device(args)
         choice = fast.get(backends.route(device))
-        if choice is None or double or not backends.available(choice.kernel, device):
-            return reference(*args)
-        return choice.run(*args)
+        run = reference
+        if choice is not None and not double and backends.available(choice.kernel, device):
+            run = choice.run
+        if device is not None and torch.is_autocast_enabled(device.type):
+            with torch.autocast(device.type, enabled=False):
+                return run(*args)
+        return run(*args)
 
     name = f"dqcore::{stem}"
     _LIBRARY.define(

@@ -5,6 +5,7 @@ import torch
 
 from dqcore.compat import taming
 from dqcore.compat.lookup import _nearest_of_few, lookup, nearest
+from dqcore.compat.vector_quantize_pytorch.search import most_similar
 from dqcore.ops.nearest_code import nearest_code, nearest_code_reference
 from dqcore.testing import adversarial_codebooks
 
@@ -108,3 +109,16 @@ def test_codes_far_longer_than_the_others_are_left_out_of_the_search(monkeypatch
         patch.setattr("dqcore.compat.lookup.LONG", 1)
         codebook[0] = torch.nan
         assert torch.equal(nearest(x, codebook), nearest_code_reference(x, codebook, "exact"))
+
+
+def test_vectors_that_are_not_finite_get_code_0_in_the_classes():
+    """As ``argmin`` over distances that are NaN gives it; also where far codes are left out of the search."""
+    x, codebook = torch.randn(512, 8), torch.randn(600, 8)
+    x[3, 2], x[7] = torch.nan, torch.inf
+    finite = torch.ones(512, dtype=torch.bool).index_fill(0, torch.tensor([3, 7]), False)
+    for length in (1.0, 1e6):
+        codebook[5] *= length
+        codes = lookup(x, codebook).codes
+        assert codes[3] == codes[7] == 0
+        assert torch.equal(codes[finite], nearest_code(x[finite], codebook))
+        assert torch.equal(most_similar(x[None], codebook[None], False)[0], codes)

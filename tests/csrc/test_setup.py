@@ -163,7 +163,7 @@ CMake Error at /opt/cmake/Modules/CMakeTestCUDACompiler.cmake:59 (message):
 
   It fails with the following output:
 
-    Change Dir: /tmp/x
+    Change Dir: build/x
 """
 
 

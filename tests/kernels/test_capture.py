@@ -92,7 +92,8 @@ def launches():
     yield lambda: nearest_code.nearest_code_fwd(x.half(), codebook.half(), "exact")
     yield lambda: code_sums.code_sums_fwd(x, torch.zeros(64, dtype=torch.int64), 32)
     yield lambda: dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
-    yield lambda: dynamic_lookup.dynamic_lookup_bwd(maps, grain, maps[-1], maps[-1], maps[-1][:, 0])
+    codes = torch.zeros(2, 8, 8, dtype=torch.int64)
+    yield lambda: dynamic_lookup.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
     yield lambda: patch_entropy.patch_entropy_fwd(maps[1][:, :3], 4, -1.0, 1.0, 32, 0.01, GREY, NO_MASS)
 
 

@@ -83,6 +83,23 @@ def test_gradients_match_reference(route, levels, dtype):
         torch.testing.assert_close(a.double(), b, rtol=4 * rtol, atol=4 * atol + 1e-5)
 
 
+def test_five_granularities(route):
+    """16 x 16 cells a region; loops that are unrolled for two granularities must not be for these."""
+    maps, _, codebook = inputs(5, route, batch=1, dim=4, height=1, width=5, size=9, grad=True)
+    grain = torch.arange(5, device=route).view(1, 1, 5)
+    result = dynamic_lookup(maps, grain, codebook, with_sums=True)
+    weight, scale = torch.randn_like(maps[-1]), torch.randn(1, 16, 80, device=route)
+    actual = torch.autograd.grad((result.quantized * weight).sum() + (result.error * scale).sum(), [*maps, codebook])
+    wide = [t.detach().double().requires_grad_() for t in (*maps, codebook)]
+    codes, quantized, error, counts, _ = dynamic_lookup_reference(wide[:-1], grain, wide[-1], True)
+    expected = torch.autograd.grad((quantized * weight).sum() + (error * scale).sum(), wide)
+    assert torch.equal(result.codes, codes)
+    assert torch.equal(result.statistics.counts.double(), counts)
+    assert counts.sum() == 1 + 4 + 16 + 64 + 256
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
 def test_gradient_is_zero_where_another_granularity_rules(route):
     maps, _, codebook = inputs(2, route, grad=True)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from dqcore.testing import adversarial_codebooks, assert_nearest
 
 SHAPES = [(0, 5, 4), (1, 1, 1), (127, 31, 3), (129, 65, 16), (67, 130, 257)]
 CASES = list(adversarial_codebooks(1, 1, 1))
+BLOCK_CASES = ["vqgan_init", "near_duplicates", "duplicates", "common_mean"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -40,7 +41,7 @@ def test_feature_map_equals_rows(route):
     assert torch.equal(nearest_code(maps, codebook), rows.view(2, 5, 7))
 
 
-@pytest.mark.parametrize("case", ["vqgan_init", "near_duplicates", "duplicates", "common_mean"])
+@pytest.mark.parametrize("case", [*BLOCK_CASES, "extreme_ranges", "mixed_scales", "signed_zeros", "non_finite"])
 def test_blocks_of_codes_change_nothing(monkeypatch, case):
     from dqcore.ops.cpu import nearest_code as cpu
 
@@ -49,6 +50,15 @@ def test_blocks_of_codes_change_nothing(monkeypatch, case):
     for name, size in {"VECTORS": 512, "CODES": 256, "SCORES": 4096, "PAIRS": 64}.items():
         monkeypatch.setattr(cpu, name, size)
     assert torch.equal(nearest_code(x, codebook), whole)
+
+
+def test_a_block_of_codes_that_are_not_finite(monkeypatch):
+    from dqcore.ops.cpu import nearest_code as cpu
+
+    monkeypatch.setattr(cpu, "CODES", 256)
+    x, codebook = torch.randn(30, 8), torch.randn(130, 8)
+    codebook[:40, 3], codebook[-10:] = torch.nan, torch.inf
+    assert torch.equal(nearest_code(x, codebook), nearest_code_reference(x, codebook, "exact"))
 
 
 def test_low_matmul_precision_changes_nothing():
@@ -61,10 +71,14 @@ def test_low_matmul_precision_changes_nothing():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_not_finite(route):
-    x = torch.tensor([[torch.nan, 0.0], [torch.inf, 0.0], [1.0, 1.0]], device=route)
-    codebook = torch.tensor([[torch.nan, 0.0], [5.0, 5.0], [1.0, 1.5]], device=route)
-    assert nearest_code(x, codebook).tolist() == [0, 0, 2]
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_not_finite(route, dtype, precision):
+    nan, inf = torch.nan, torch.inf
+    x = torch.tensor([[nan, 0], [inf, 0], [1, 1], [-inf, 6], [5, inf], [inf, nan], [9, 9]], device=route).to(dtype)
+    codebook = torch.tensor([[nan, 0], [5, 5], [1, 1.5], [inf, 6], [9, -inf]], device=route).to(dtype)
+    assert nearest_code(x, codebook, precision=precision).tolist() == [-1, -1, 2, -1, -1, -1, 1]
+    assert nearest_code(x, codebook[[0, 3, 4]], precision=precision).tolist() == [-1] * 7
 
 
 def test_fast_is_close(route):

@@ -35,7 +35,11 @@ def test_every_grid_and_its_embedding(grid, options):
         assert torch.equal(masked.codes < 0, ~mask)
         for result in (out, masked):
             for dtype in (torch.int64, torch.int32, torch.int8):
-                assert torch.equal(quantizer.embed(result.codes.to(dtype)), result.map)
+                again = quantizer.embed(result.codes.to(dtype))
+                if quantizer.codebook.dim == quantizer.dim:
+                    assert torch.equal(again, result.map)
+                else:  # a convolution may round otherwise where memory lies otherwise
+                    torch.testing.assert_close(again, result.map)
     hole = torch.full((1, *grid), 20)
     padding = first.project_out(first.metric(first.codebook.weight, 1)[20].view(1, -1, 1, 1)).flatten()
     torch.testing.assert_close(last.embed(hole), padding.expand(1, *grid, 6))

@@ -73,9 +73,8 @@ class VectorQuantize(CodebookLayer):
             0 in evaluation; with top-k there is a dimension k more before the channels, after the codes, and the loss
             is one for each code.
         """
-        layout = layout_of(self, x)
+        layout, top = layout_of(self, x), self._top(topk)
         kept = mask_of(self, layout, mask, lens)
-        top = self._top(topk)
         routed = self.training and x.requires_grad and self.route_gradients_to_input
         sequence = layout.sequence(x)
         z = self._vectors(sequence)
@@ -84,22 +83,17 @@ class VectorQuantize(CodebookLayer):
         averages = (ema_update_weight, accum_ema_update, ema_update) if top is None else None
         found, in_place = self._find(z, kept, wish, None if frozen or not self.training else averages, frozen)
         vectors = found.vectors.to(x.dtype)
-        target = z if top is None else z.unsqueeze(-2).expand(*z.shape[:-1], top, z.shape[-1])
+        target = z if top is None else z.unsqueeze(-2).expand_as(vectors)
         passed, commit = self._pass(vectors, target, routed, frozen, kept is None and top is None)
         if indices is not None:
-            assert found.similarities is not None
-            wanted = code_cross_entropy(found.similarities, indices, self.heads, self.separate_codebook_per_head)
-            return passed.squeeze(0) if self.heads == 1 else passed, wanted
+            return self._against(indices, passed, found)
         codes = merge_heads(found.codes, self.heads, self.separate_codebook_per_head)
         if commit is None:
             commit = commitment(self, vectors, target, sequence, kept, top, codes, found.similarities, frozen)
         loss, terms = total(self, commit, found.similarities, codes, in_place)
-        quantized = self._join(passed, sequence, kept, top)
-        if kept is not None:
-            codes = codes.masked_fill(~kept.view(*kept.shape, *[1] * (codes.dim() - 2)), -1)
-        if loss.dim() > 1:
-            loss = layout.spread(loss)
-        result = (layout.vectors(quantized), layout.spread(codes), loss)
+        codes = codes if kept is None else codes.masked_fill(~_spread_mask(kept, codes), -1)
+        loss = layout.spread(loss) if loss.dim() > 1 else loss
+        result = layout.vectors(self._join(passed, sequence, kept, top)), layout.spread(codes), loss
         return (*result, terms) if return_loss_breakdown else result
 
     def _top(self, topk: int | None) -> int | None:
@@ -164,13 +158,24 @@ class VectorQuantize(CodebookLayer):
             vectors = vectors + self.sync_update_v * (vectors - vectors.detach())
         return vectors, commit
 
+    def _against(self, indices: Tensor, passed: Tensor, found: Found) -> tuple[Tensor, Tensor]:
+        """The quantized vectors, and the cross entropy of the similarities to the codes of a target."""
+        assert found.similarities is not None
+        wanted = code_cross_entropy(found.similarities, indices, self.heads, self.separate_codebook_per_head)
+        return passed.squeeze(0) if self.heads == 1 else passed, wanted
+
     def _join(self, passed: Tensor, sequence: Tensor, kept: Tensor | None, top: int | None) -> Tensor:
         """Heads side by side, projected, and filled where there is no vector: ``(B, N, dim)``, ``(B, N, k, dim)``."""
         merged = merge_heads(passed, self.heads, self.separate_codebook_per_head)
         quantized: Tensor = self.project_out(merged if self.heads == 1 else merged.flatten(-2))
         if kept is None:
             return quantized
-        there = kept.view(*kept.shape, *[1] * (quantized.dim() - 2))
+        there = _spread_mask(kept, quantized)
         if self.return_zeros_for_masked_padding:
             return quantized.masked_fill(~there, 0)
         return torch.where(there, quantized, sequence if top is None else sequence.unsqueeze(-2))
+
+
+def _spread_mask(kept: Tensor, x: Tensor) -> Tensor:
+    """A mask ``(B, N)`` with dimensions of size 1 for all others of ``x (B, N, ...)``."""
+    return kept.view(*kept.shape, *[1] * (x.dim() - 2))

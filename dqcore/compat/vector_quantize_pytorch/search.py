@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dqcore.ops.nearest_code import nearest_code
+from dqcore.compat.lookup import nearest
 
 __all__ = ["gumbel_noise", "lookup", "most_similar", "similarities", "top_codes", "unit"]
 
@@ -24,8 +24,9 @@ def most_similar(rows: Tensor, embed: Tensor, cosine: bool) -> Tensor:
     if cosine:
         rows, embed = F.pad(rows, (0, 2)), _lifted(embed)
     if len(rows) == 1:
-        return nearest_code(rows[0], embed[0]).unsqueeze(0)
-    return torch.stack([nearest_code(some, codes) for some, codes in zip(rows.unbind(), embed.unbind(), strict=True)])
+        return nearest(rows[0], embed[0]).clamp_min(0).unsqueeze(0)  # not finite: 0, as their argmin gives it
+    found = [nearest(some, codes) for some, codes in zip(rows.unbind(), embed.unbind(), strict=True)]
+    return torch.stack(found).clamp_min(0)
 
 
 def _lifted(embed: Tensor) -> Tensor:

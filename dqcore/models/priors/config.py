@@ -29,9 +29,7 @@ class PriorConfig:
     tokenizer: str = ""  # fingerprint of the tokenizer that made the codes; empty if it is not known
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "num_granularities", "dim", "num_heads", "max_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._at_least_1("codebook_size", "num_granularities", "dim", "num_heads", "max_steps")
         if len(self.region_grid) != 2 or min(self.region_grid) < 1:
             raise InputError(f"region_grid: expected (rows, columns), at least (1, 1), got {self.region_grid}")
         if self.dim % self.num_heads:
@@ -43,6 +41,11 @@ class PriorConfig:
                 raise InputError(f"{name}: expected a probability in [0, 1), got {getattr(self, name)}")
         if self.label_dropout and not self.num_classes:
             raise InputError(f"label_dropout: expected 0 without classes, got {self.label_dropout}")
+
+    def _at_least_1(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
     @property
     def num_labels(self) -> int:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.codes import Order, check_order
-from dqcore.errors import InputError
 from dqcore.models.priors.config import PriorConfig
 from dqcore.models.priors.tape_prior import TapePrior
 from dqcore.models.tapes import coarse_to_fine_tape
@@ -27,9 +26,7 @@ class DQTransformerConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("position_layers", "content_layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._at_least_1("position_layers", "content_layers")
         check_order(self.order)
 
 

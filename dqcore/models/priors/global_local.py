@@ -31,9 +31,7 @@ class GlobalLocalConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("global_layers", "local_layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._at_least_1("global_layers", "local_layers")
 
 
 PRESETS: dict[str, GlobalLocalConfig] = {

@@ -25,9 +25,7 @@ class RasterDynamicConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("position_layers", "content_layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._at_least_1("position_layers", "content_layers")
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,7 @@ class RasterConfig(PriorConfig):
         super().__post_init__()
         if self.num_granularities != 1:
             raise InputError(f"num_granularities: expected 1 for codes of fixed length, got {self.num_granularities}")
-        if self.num_layers < 1:
-            raise InputError(f"num_layers: expected at least 1, got {self.num_layers}")
+        self._at_least_1("num_layers")
 
 
 RASTER_DYNAMIC_PRESETS: dict[str, RasterDynamicConfig] = {

@@ -29,6 +29,9 @@ def dynamic_lookup_cpu(
         vectors, index, cells = _selected(maps, grain, images, lines)
         assert search is not None
         found = search(vectors)
+        lost = found < 0  # vectors with a NaN or an infinity; their cells have no code
+        if bool(lost.any()):
+            index = index.masked_fill((index >= 0) & lost[index], -1)
         nearest = codebook[found]
         distance = torch.linalg.vector_norm(vectors.float() - nearest, dim=1).square_() / cells
         if with_sums:

@@ -1,7 +1,7 @@
 """Exact nearest code at the speed of a blocked float32 product.
 
 Scores ``||c'||^2 - 2 x'.c'`` come from one matrix product for each block of vectors and codes. Here x' and c' are
-vectors and codes less the codebook's mean, scaled by a power of two; neither changes which code is nearest. With unit
+vectors and codes scaled by a power of two, less the codebook's mean; neither changes which code is nearest. With unit
 roundoff u, ``C = max ||c'||`` and any order of summation, a computed score is off by at most
 
     E = 1.01 (D + 8) u (2 ||x'|| C + C^2) + 2^-47 (||x'|| + C)^2.
@@ -10,17 +10,20 @@ D + 8 covers the product, the centring of both factors, ``||c'||^2`` and the las
 rounding of the float64 distance that defines the answer. So the score of the nearest code lies within 2E of the
 smallest score. A vector with one such *candidate* is settled; for the others the candidates' float64 distances are
 compared.
+
+Where E itself is not finite the scores prove nothing. The vector has a NaN or an infinity, or it is too far from the
+codes for float32. Such a *strange* vector has no candidates; if it is finite, it is compared with all codes. Codes with
+a NaN or an infinity are left out of mean and C, and their score is infinite, so that they are never candidates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dqcore import backends
+from dqcore.ops.cpu.prepared_codes import PreparedCodes
 from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 
 __all__ = ["VECTORS", "CodeSearch", "nearest_code_cpu"]
@@ -54,111 +57,74 @@ def _vector_blocks(x: Tensor) -> Iterator[Tensor]:
                     yield piece.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-class _Block(NamedTuple):
-    """Some codes, prepared for the product."""
-
-    first: int  # index of the block's first code
-    values: Tensor  # -2 c', (k, D)
-    square: Tensor  # ||c'||^2, (k,)
-
-
 class CodeSearch:
     """A codebook prepared for searching. A codebook of one block is prepared once, of several blocks at each search."""
 
     def __init__(self, codebook: Tensor, precision: str) -> None:
         self.codebook, self.exact = codebook, precision == "exact"
-        self.dtype = torch.float32 if backends.exact_float32_matmul() else torch.float64
-        self.unit = torch.finfo(self.dtype).eps / 2
-        size, dim = codebook.shape
-        self.block_size = max(1, CODES // max(1, dim))
-        self.starts = range(0, size, self.block_size)
-        parts = codebook.split(self.block_size)
-        self.mean = _mean(parts).to(self.dtype)
-        largest = max(float((part.to(self.dtype) - self.mean).abs().max()) if dim else 0.0 for part in parts)
-        self.scale = _power_of_two(largest)
-        self._only = self._prepare(0) if len(self.starts) == 1 else None
+        self.prepared = PreparedCodes(codebook, max(1, CODES // max(1, codebook.shape[1])), LANES)
+        single = len(self.prepared.starts) == 1 and not self.prepared.empty
+        self._only = self.prepared.block(0) if single else None
         self._originals: Tensor | None = None
-        norms = (torch.linalg.vector_norm(self._centred(part), dim=1).max() for part in parts)
-        self.radius = float(max(norms)) * 1.0001
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Nearest codes ``(n,)`` of ``vectors (n, D)``."""
-        if len(vectors) == 0:
-            return torch.zeros(0, dtype=torch.int64)
+        if len(vectors) == 0 or self.prepared.empty:
+            return torch.full((len(vectors),), -1)
         if self._only is not None:
-            rows = max(64, SCORES // self.block_size, SCORES // len(self.codebook))
+            rows = max(64, SCORES // self.prepared.block_size, SCORES // len(self.codebook))
             return torch.cat([self._search_one_block(part) for part in vectors.split(rows)])
         return self._search_blocks(vectors)
-
-    def _prepare(self, first: int) -> _Block:
-        """The block that begins with code ``first``."""
-        codes = self.codebook[first : first + self.block_size]
-        padded = len(codes) + -len(codes) % LANES  # with codes at infinity, which are never candidates
-        values = torch.zeros(padded, codes.shape[1], dtype=self.dtype)
-        square = torch.full((padded,), torch.inf, dtype=self.dtype)
-        rows = max(1, PAIRS // max(1, codes.shape[1]))
-        for start in range(0, len(codes), rows):
-            exact = (codes[start : start + rows].double() - self.mean.double()).mul_(self.scale)
-            where = slice(start, start + len(exact))
-            values[where] = exact * -2
-            square[where] = exact.square_().sum(1)
-        return _Block(first, values, square)
-
-    def _centred(self, x: Tensor) -> Tensor:
-        """``x'`` or ``c'`` of the module's docstring."""
-        return x.to(self.dtype).sub(self.mean).mul_(self.scale)
-
-    def _centre(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors ``x'``, and the margin 2E of each."""
-        centred = self._centred(vectors)
-        norm = torch.linalg.vector_norm(centred, dim=1).mul_(1.0001)
-        relative = 1.01 * (vectors.shape[1] + 8) * self.unit
-        error = relative * (2 * norm + self.radius) * self.radius + 2.0**-47 * (norm + self.radius).square()
-        return centred, 2 * error
 
     def _search_one_block(self, vectors: Tensor) -> Tensor:
         """Nearest codes where one block holds the whole codebook."""
         assert self._only is not None
-        centred, margin = self._centre(vectors)
+        centred, margin = self.prepared.centre(vectors)
+        strange = margin.isnan()
         scores = torch.addmm(self._only.square, centred, self._only.values.T)
         if not self.exact:
-            return scores.argmin(1)
-        row, code, limit = _candidates(scores, margin)
-        if len(row) == len(vectors) and bool(limit.isfinite().all()):
-            return code
-        return self._settle(vectors, row, code, limit)[0]
+            return self._look_up_strange(vectors, strange, scores.argmin(1))
+        row, code, _ = _candidates(scores, margin)
+        if len(row) + int(strange.sum()) != len(vectors):
+            code, _ = self._settle(vectors, row, code)
+        elif len(row) != len(vectors):
+            code = torch.zeros(len(vectors), dtype=torch.int64).index_copy_(0, row, code)
+        return self._look_up_strange(vectors, strange, code)
 
     def _search_blocks(self, vectors: Tensor) -> Tensor:
         """One block of codes after the other; each vector's limit and nearest code so far are kept."""
-        centred, margin = self._centre(vectors)
-        limits = torch.full_like(margin, torch.inf)
+        centred, margin = self.prepared.centre(vectors)
+        limits = torch.full_like(margin, torch.finfo(margin.dtype).max)  # less than the score of a code left out
         codes = torch.zeros(len(vectors), dtype=torch.int64)
         nearest = torch.full((len(vectors),), torch.inf, dtype=torch.float64)
-        for block in map(self._prepare, self.starts):
-            for rows in torch.arange(len(vectors)).split(max(64, SCORES // self.block_size)):
+        for block in map(self.prepared.block, self.prepared.starts):
+            for rows in torch.arange(len(vectors)).split(max(64, SCORES // self.prepared.block_size)):
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 scores = torch.addmm(block.square, centred[part], block.values.T)
                 row, code, limits[part] = _candidates(scores, margin[part], limits[part])
-                found, distance = self._settle(vectors[part], row, code + block.first, limits[part], every=True)
+                found, distance = self._settle(vectors[part], row, code + block.first, every=True)
                 closer = distance < nearest[part]
                 codes[part] = torch.where(closer, found, codes[part])
                 nearest[part] = torch.where(closer, distance, nearest[part])
-        lost = ~limits.isfinite()
-        if bool(lost.any()):
-            codes[lost] = nearest_code_reference(vectors[lost], self.codebook, "exact")
+        return self._look_up_strange(vectors, margin.isnan(), codes)
+
+    def _look_up_strange(self, vectors: Tensor, strange: Tensor, codes: Tensor) -> Tensor:
+        """Fill in the ``codes (n,)`` of the ``strange (n,)`` vectors: -1 if not finite, else the reference's."""
+        if bool(strange.any()):
+            codes = codes.masked_fill(strange, -1)
+            rows = strange.nonzero()[:, 0]
+            rows = rows[vectors[rows].sum(1, dtype=torch.float64).isfinite()]  # which no finite vector overflows
+            if len(rows):
+                codes[rows] = nearest_code_reference(vectors[rows], self.codebook, "exact")
         return codes
 
-    def _settle(
-        self, vectors: Tensor, row: Tensor, code: Tensor, limit: Tensor, every: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """The nearest candidate of each vector, and its distance.
+    def _settle(self, vectors: Tensor, row: Tensor, code: Tensor, *, every: bool = False) -> tuple[Tensor, Tensor]:
+        """The nearest candidate of each vector, and its distance; 0 and infinity where there is no candidate.
 
         Args:
             vectors: ``(n, D)``.
             row: Which vector each candidate belongs to.
             code: The candidates' codes; pairs of row and code ascend.
-            limit: ``(n,)``, the largest score of a candidate. Where it is not finite, scores overflowed, and the
-                vector is compared with all codes; with ``every`` this is left to the caller.
             every: Also compute the distance of a vector's only candidate, which otherwise wins without one.
         """
         num = len(vectors)
@@ -177,9 +143,6 @@ class CodeSearch:
         distance.scatter_reduce_(0, row, exact, "amin")
         wins = exact == distance[row]
         best[row[wins].flip(0)] = code[wins].flip(0)  # the first, lowest code is written last
-        lost = ~limit.isfinite()
-        if not every and bool(lost.any()):
-            best[lost] = nearest_code_reference(vectors[lost], self.codebook, "exact")
         return best, distance
 
     def _original(self, code: Tensor) -> Tensor:
@@ -212,17 +175,3 @@ def _candidates(scores: Tensor, margin: Tensor, limit: Tensor | None = None) -> 
         order = (row * scores.shape[1] + code).argsort()
         row, code = row[order], code[order]
     return row, code, limit
-
-
-def _mean(parts: tuple[Tensor, ...]) -> Tensor:
-    """The mean of all codes, float64."""
-    total = torch.stack([part.double().sum(0) for part in parts]).sum(0)
-    return total / sum(len(part) for part in parts)
-
-
-def _power_of_two(largest: float) -> float:
-    """The power of two that brings ``largest`` near 1, from 2^-120 to 2^120 so that float32 can hold it."""
-    if not 0 < largest < float("inf"):
-        return 1.0
-    _, exponent = torch.frexp(torch.tensor(largest, dtype=torch.float64))
-    return 2.0 ** -max(-120, min(120, int(exponent)))

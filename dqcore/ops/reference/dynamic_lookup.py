@@ -17,13 +17,15 @@ def dynamic_lookup_reference(
     """Codes, quantized map, error, counts and sums, all from one lookup on the finest grid.
 
     Every map is repeated onto the finest grid and every cell is looked up there. A code that fills n cells is then
-    counted with weight 1 / n at each of them. A region whose granularity is out of range, as -1, has no code.
+    counted with weight 1 / n at each of them. A region whose granularity is out of range, as -1, has no code; nor has a
+    vector with a NaN or an infinity.
     """
     merged = merge_maps(maps, grain)
     cells = cells_per_code(grain, len(maps))
-    coded, cells = cells > 0, cells.clamp_min(1)
     nearest = nearest_code_reference(merged, codebook, "exact")
-    vectors = codebook[nearest]  # (B, H, W, D)
+    coded, cells = (cells > 0) & (nearest >= 0), cells.clamp_min(1)
+    merged = merged.masked_fill(~coded[:, None], 0)
+    vectors = codebook[nearest.clamp_min(0)].masked_fill(~coded[..., None], 0)  # (B, H, W, D)
     distance = squared_distance(merged.permute(0, 2, 3, 1), vectors)
     wide = torch.promote_types(merged.dtype, torch.float32)
     error = (distance / cells).masked_fill(~coded, 0).to(wide)
@@ -41,12 +43,18 @@ def dynamic_lookup_reference(
 
 
 def dynamic_lookup_backward_reference(
-    maps: list[Tensor], grain: Tensor, quantized: Tensor, grad_quantized: Tensor | None, grad_error: Tensor | None
+    maps: list[Tensor],
+    grain: Tensor,
+    codes: Tensor,
+    quantized: Tensor,
+    grad_quantized: Tensor | None,
+    grad_error: Tensor | None,
 ) -> list[Tensor]:
     """Gradient of each map: block sums of ``grad_quantized``, plus ``2 (z - e) / cells`` times those of ``grad_error``.
 
-    ``quantized`` is the forward pass's result, which holds the vectors e. So a codebook that was updated in place
-    after the forward pass does not change the gradient.
+    It is 0 where another granularity rules, and where ``codes``, of the forward pass, is -1. ``quantized`` is also the
+    forward pass's result; it holds the vectors e. So a codebook that was updated in place after the forward pass does
+    not change the gradient.
     """
     grads = []
     for g, values in enumerate(maps):
@@ -59,6 +67,7 @@ def dynamic_lookup_backward_reference(
             grad = (values.to(wide) - quantized[:, :, ::repeat, ::repeat]).mul_(scale)
         if grad_quantized is not None:
             grad += block_sum(grad_quantized.to(wide), repeat)
-        elsewhere = (grain != g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)[:, None]
-        grads.append(grad.masked_fill_(elsewhere, 0).to(values.dtype))
+        elsewhere = (grain != g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)
+        elsewhere |= codes[:, ::repeat, ::repeat] < 0
+        grads.append(grad.masked_fill_(elsewhere[:, None], 0).to(values.dtype))
     return grads

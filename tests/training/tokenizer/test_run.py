@@ -23,6 +23,7 @@ def test_learns_pictures(tiny, options):
         "schedule": "cosine",
         "validate_every": 60,
         "in_memory": True,
+        "seed": 2,  # use of 32 codes on two held-out pictures varies from 0.2 to 0.6 with the seed
     }
     rows = train_tokenizer(
         options(**long, discriminator=False, average_decay=0.9), model=tiny(decay=0.9), progress=_quiet
