@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from dqcore.backends import choose_device
 
-__all__ = ["World", "from_first_process", "join_world", "num_processes", "sum_over_processes"]
+__all__ = [
+    "World",
+    "from_all_processes",
+    "from_first_process",
+    "join_world",
+    "num_processes",
+    "process_rank",
+    "sum_over_processes",
+]
 
 #: Elements in one gradient message (100 MB of float32).
 BUCKET = 25_000_000
@@ -28,6 +36,20 @@ BUCKET = 25_000_000
 def num_processes() -> int:
     """How many processes compute together: 1 where ``torch.distributed`` does not run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Which of them this process is: 0 where ``torch.distributed`` does not run."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
+def from_all_processes(values: Tensor) -> Tensor:
+    """Every process's ``values``, which have one shape, stacked by rank."""
+    if num_processes() == 1:
+        return values[None]
+    every = values.new_empty(num_processes() * values.numel())
+    dist.all_gather_into_tensor(every, values.flatten())
+    return every.view(-1, *values.shape)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

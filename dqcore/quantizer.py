@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
 from dqcore.codebook.layer import CodebookLayer
-from dqcore.codebook.learning import first_codes
 from dqcore.codebook.recompute import in_backward, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
@@ -131,8 +130,8 @@ class DynamicQuantizer(CodebookLayer):
         codes, learn, again = self._codes_for(maps, given, hole, learn)
         lookup = self._lookup(maps, given, codes.detach(), learn, hole)
         commitment, rest = self._losses(lookup, codes, given.mask is not None or hole is not None)
-        if lookup.statistics is not None:
-            self._learn(maps, given.selected, hole, lookup, again)
+        if lookup.statistics is not None and not again:
+            self._learn(maps, given.selected, hole, lookup)
         quantized = self.project_out(self.estimator(maps, given.selected, lookup).to(dtype))
         if hole is not None or (given.mask is not None and self._projected):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
@@ -209,14 +208,13 @@ class DynamicQuantizer(CodebookLayer):
             if past is not None:
                 learn = past.learn
                 codes = substitute(codes, past.codes)
-                if past.started:  # draw the random numbers that the first pass drew
-                    first_codes(self.initialisation, maps, given.selected, hole, self.codebook_size)
             return self.metric(codes, 1), learn and not self.frozen, True
-        started = not self._ready and self._initialise(maps, given.selected, hole, learn=learn)
+        if not self._ready:
+            self._initialise(maps, given.selected, hole, learn=learn)
         learn = learn and not self.frozen
         codes = self.codebook.codes
         if self.training:
-            self._first_passes.keep(maps, codes, learn, started)
+            self._first_passes.keep(maps, codes, learn)
         if codes.requires_grad and self.restart is not None:
             codes = codes.clone()  # a restart writes to the codes before the backward pass
         return self.metric(codes, 1), learn, False

@@ -26,6 +26,8 @@ def quantizers():
         DynamicQuantizer(4, 16, 2, learning=EMA(decay=0.8)),
         DynamicQuantizer(4, 16, 2, initialisation=KMeans()),
         DynamicQuantizer(4, 99, 2, restart=RandomRestart(0.99)),
+        DynamicQuantizer(4, 99, 2, learning=EMA(decay=0.8, every=2)),
+        DynamicQuantizer(4, 9999, 2, initialisation=KMeans(), restart=RandomRestart(0.99)),
     ]
 
 
@@ -49,7 +51,7 @@ def process(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    expected = run(quantizers()[0])
+    expected = [run(quantizer) for quantizer in quantizers()]
     commands = [[sys.executable, "-c", LOAD, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for started in processes:
@@ -59,5 +61,6 @@ def test_two_processes_equal_one(tmp_path):
     for one, two in zip(first, second, strict=True):
         for name, value in one.items():
             assert torch.equal(value, two[name]), name
-    for name, value in expected.items():
-        torch.testing.assert_close(first[0][name], value, rtol=1e-5, atol=1e-6)
+    for one, alone in zip(first, expected, strict=True):
+        for name, value in alone.items():
+            torch.testing.assert_close(one[name], value, rtol=1e-5, atol=1e-6)

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dqcore.codebook.draw import draw_distinct
-from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes, learn
+from dqcore.codebook.draw import Looked
+from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes, learn, place_in_batch
 from dqcore.codebook.modules import Codebook
 from dqcore.codebook.recompute import FirstPasses
+from dqcore.distributed import num_processes
 from dqcore.errors import InputError
 from dqcore.metrics.coding import perplexity
 from dqcore.ops import Lookup
@@ -85,7 +86,8 @@ class CodebookLayer(nn.Module):
         finally:
             self._accumulating -= 1
         if self._accumulating == 0 and self._pending is not None:
-            self._update(self._pending)
+            batch, self._pending = self._pending, None
+            learn(self.codebook, batch, self.restart)
 
     @property
     def codes(self) -> Tensor:
@@ -124,24 +126,22 @@ class CodebookLayer(nn.Module):
 
     def _initialise(
         self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, learn: bool = False, force: bool = False
-    ) -> bool:
-        """Start the codebook from these features unless it has started; return whether it did."""
+    ) -> None:
+        """Start the codebook from these features unless it has started."""
         compiling = torch.compiler.is_compiling()
         if not force and not compiling and bool(self.initialised):
             self._ready = True
-            return False
+            return
         if not (learn or force):
             self._check_started()
-        if maps[-1].numel() == 0:
-            return False
+        if maps[-1].numel() == 0 and num_processes() == 1:
+            return
         with torch.no_grad():
             codes = first_codes(self.initialisation, maps, grain, hole, self.codebook.size)
-            if codes is None:
-                return False
-            if compiling and not force:  # a loaded codebook may have started already
+            if codes is not None and compiling and not force:  # a loaded codebook may have started already
                 codes = torch.where(self.initialised, self.codebook.codes, codes)
-            self._start(codes)
-        return True
+            if codes is not None:
+                self._start(codes)
 
     @torch.no_grad()
     def _start(self, codes: Tensor) -> None:
@@ -152,27 +152,21 @@ class CodebookLayer(nn.Module):
         self._ready = True
 
     @torch.no_grad()
-    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, lookup: Lookup, again: bool) -> None:
-        """Take in the batch, unless this pass repeats one that did; the random numbers are drawn in both."""
-        drawn = None
-        if self.restart is not None:
-            drawn = draw_distinct(maps, grain, self.codebook.size, hole)
-            drawn = drawn.not_known(lookup.error, grain, len(maps))
-        if again:
-            return
+    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, lookup: Lookup) -> None:
+        """Take in the batch."""
         assert lookup.statistics is not None
-        batch = Batch(*lookup.statistics, drawn)
-        if self._pending is not None:
-            batch = self._pending.and_then(batch)
-        if self._accumulating or batch.number < self.codebook.every:
-            self._pending = batch
-        else:
-            self._update(batch)
-
-    @torch.no_grad()
-    def _update(self, batch: Batch) -> None:
-        self._pending = None
-        learn(self.codebook, batch, self.restart)
+        source, cells, pending = None, 0, self._pending
+        if self.restart is not None:
+            looked = Looked(maps, grain, hole, lookup.error)
+            source, cells = place_in_batch(looked, 0 if pending is None else pending.cells)
+        batch = Batch(*lookup.statistics, source, cells)
+        update = not self._accumulating and batch.number + (pending.number if pending else 0) >= self.codebook.every
+        if pending is not None or not update:
+            batch = batch.drawn(self.codebook)
+            batch = batch if pending is None else pending.and_then(batch)
+        self._pending = None if update else batch
+        if update:
+            learn(self.codebook, batch, self.restart)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -8,14 +8,20 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from dqcore.codebook.draw import Drawn, draw_distinct
+from dqcore.codebook.draw import Drawn, Looked, seed_of
 from dqcore.codebook.modules import Codebook
-from dqcore.distributed import from_first_process, num_processes, sum_over_processes
+from dqcore.distributed import (
+    from_all_processes,
+    from_first_process,
+    num_processes,
+    process_rank,
+    sum_over_processes,
+)
 
-__all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "reduce_statistics"]
+__all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "place_in_batch", "reduce_statistics"]
 
-#: Vectors that k-means looks at, for each code.
-SAMPLE = 64
+#: Vectors that k-means looks at for each code, and numbers in all of them together, at most.
+SAMPLE, SAMPLE_NUMBERS = 64, 2**26
 
 
 class Initialisation(Protocol):
@@ -30,6 +36,9 @@ class Initialisation(Protocol):
 class Restart(Protocol):
     """How unused codes are revived: :class:`dqcore.codebook.RandomRestart`."""
 
+    def unused(self, codebook: Codebook) -> Tensor:
+        """Which codes are to be revived, ``(K,)`` bool."""
+
     def __call__(self, codebook: Codebook, candidates: Tensor, valid: Tensor | None = None) -> None:
         """Replace unused codes by valid rows of ``candidates (n, D)``."""
 
@@ -40,54 +49,74 @@ class Batch(NamedTuple):
     Attributes:
         counts: ``(K,)``, how many vectors chose each code.
         sums: ``(K, D)``, their sums.
-        drawn: Vectors that may revive codes; None if none are to be revived.
+        source: Where vectors that may revive codes are drawn from; None if none are to be revived.
+        cells: Cells of the finest grid in the batch, those of all processes.
         number: Forward passes that are in it.
     """
 
     counts: Tensor
     sums: Tensor
-    drawn: Drawn | None
+    source: Looked | Drawn | None
+    cells: Tensor | int = 0
     number: int = 1
 
+    def drawn(self, codebook: Codebook) -> Batch:
+        """The same with its candidates drawn, so that the feature maps need not be kept."""
+        if self.source is None:
+            return self
+        return self._replace(source=self.source.draw(codebook.size, seed_of(codebook.cluster_size)))
+
     def and_then(self, later: Batch) -> Batch:
-        """Both batches as one; the vectors that may revive codes are those of the later one."""
-        return Batch(self.counts + later.counts, self.sums + later.sums, later.drawn, self.number + later.number)
+        """Both batches as one; the candidates of both are drawn already."""
+        source = later.source
+        if isinstance(source, Drawn) and isinstance(self.source, Drawn):
+            source = self.source.and_of(source, len(self.counts))
+        parts = zip((self.counts, self.sums, self.cells, self.number), (later.counts, later.sums, later.cells, 1))
+        counts, sums, cells, number = (a + b for a, b in parts)
+        return Batch(counts, sums, source, cells, number)
 
 
+@torch.no_grad()
 def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
-    """Update a codebook from the batches of all processes, and revive unused codes by vectors of the first process."""
+    """Update a codebook from the batches of all processes, and revive unused codes by vectors of that batch."""
+    seed = seed_of(codebook.cluster_size)
     codebook.update(*reduce_statistics(batch.counts.float(), batch.sums.float()))
-    if restart is not None and batch.drawn is not None:
-        vectors, valid = _of_first_process(batch.drawn, codebook.size)
-        restart(codebook, vectors, valid)
+    if restart is None or batch.source is None:
+        return
+    asked = codebook.weight.device.type == "cpu" and not torch.compiler.is_compiling()  # costs no wait there
+    if asked and not bool(restart.unused(codebook).any()):
+        return
+    drawn = batch.source.draw(codebook.size, seed).of_all_processes(codebook.size)
+    restart(codebook, drawn.vectors, drawn.is_new())
+
+
+def place_in_batch(looked: Looked, before: Tensor | int) -> tuple[Looked, Tensor | int]:
+    """Note how many cells come before this part: ``before`` and those of earlier processes; and their number after it."""
+    if num_processes() == 1:
+        return looked._replace(before=before), before + looked.cells
+    cells = from_all_processes(torch.tensor([looked.cells], device=looked.grain.device))
+    return looked._replace(before=before + cells[: process_rank()].sum()), before + cells.sum()
 
 
 def first_codes(
     initialisation: Initialisation, maps: Sequence[Tensor], grain: Tensor, hole: Tensor | None, size: int
 ) -> Tensor | None:
-    """The codes ``(K, D)`` that a codebook starts with on every process: those of the first process's vectors.
+    """The codes ``(K, D)`` that a codebook starts with on every process, from the vectors of all processes.
 
     Returns:
-        The codes; None if the first process has no vector. While compiling nobody can ask for that.
+        The codes; None if no process has a vector. While compiling nobody can ask for that.
     """
-    drawn = draw_distinct(maps, grain, SAMPLE * size, hole)
     dim = maps[0].shape[1]
+    looked, cells = place_in_batch(Looked(maps, grain, hole), 0)
+    number = max(size, min(SAMPLE * size, SAMPLE_NUMBERS // dim))
+    if num_processes() > 1 and not torch.compiler.is_compiling():
+        number = min(number, int(cells))
+    drawn = looked.draw(number, torch.zeros((), dtype=torch.int64, device=grain.device)).of_all_processes(number)
     if torch.compiler.is_compiling():
         return from_first_process(initialisation(drawn.vectors, size, dim, drawn.valid))
-    own = bool(drawn.valid.any())
-    if not bool(from_first_process(drawn.valid.any().float())):
+    if number == 0 or not bool(drawn.valid.any()):
         return None
-    codes = initialisation(drawn.vectors, size, dim, drawn.valid) if own else drawn.vectors.new_zeros(size, dim)
-    return from_first_process(codes.float())
-
-
-def _of_first_process(drawn: Drawn, number: int) -> tuple[Tensor, Tensor]:
-    """The first process's vectors and which are valid, filled up to ``number`` rows: the processes may have fewer."""
-    if num_processes() == 1:
-        return drawn.vectors, drawn.valid
-    rows = torch.cat([drawn.vectors.float(), drawn.valid[:, None].float()], dim=1)
-    rows = from_first_process(torch.nn.functional.pad(rows, (0, 0, 0, number - len(rows))))
-    return rows[:, :-1], rows[:, -1] > 0
+    return from_first_process(initialisation(drawn.vectors, size, dim, drawn.valid).float())
 
 
 def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

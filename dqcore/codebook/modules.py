@@ -136,6 +136,26 @@ class GradientCodebook(Codebook):
     def _register_weight(self, weight: Tensor) -> None:
         self.weight = nn.Parameter(weight)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "weight" and hasattr(value, "device_mesh"):
+            self.__dict__["_shards"] = value  # FSDP puts the whole weight in its place during a forward pass
+
+    def replace(self, codes: Tensor, replaced: Tensor) -> None:
+        """Replace codes; where FSDP shards the weight, in this process's shard too, which outlives the forward pass."""
+        super().replace(codes, replaced)
+        shards = self.__dict__.get("_shards")
+        if shards is None or self.weight is shards:
+            return
+        from torch.distributed.tensor import distribute_tensor
+
+        def part(rows: Tensor) -> Tensor:
+            rows = torch.cat([rows, rows.new_zeros(1, self.dim)])  # the padding row stays
+            return distribute_tensor(rows, shards.device_mesh, shards.placements, src_data_rank=None).to_local()
+
+        local = shards.to_local().detach()
+        local.copy_(torch.where(part(replaced[:, None].expand(-1, self.dim)), part(codes.to(local.dtype)), local))
+
     def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
         """A term with the squared error's gradient to ``codes``, which needs the counts and sums alone."""
         pull = 2 * (counts[:, None] * codes - sums).detach()

@@ -54,14 +54,12 @@ class FirstPass:
     Attributes:
         codes: ``(K, D)``, the codes that it looked up in, a copy.
         learn: Whether it learned.
-        started: Whether it started the codebook from its features, which draws random numbers.
         mark: Sums over the features, which tell them from those of other passes.
         repeated: Whether it was computed again.
     """
 
     codes: Tensor
     learn: bool
-    started: bool
     mark: Tensor
     repeated: bool = False
 
@@ -75,12 +73,12 @@ class FirstPasses:
     def __init__(self) -> None:
         self._passes: list[FirstPass] = []
 
-    def keep(self, maps: Sequence[Tensor], codes: Tensor, learn: bool, started: bool) -> None:
+    def keep(self, maps: Sequence[Tensor], codes: Tensor, learn: bool) -> None:
         """Remember a new pass, if it may be computed again."""
         if not _may_be_repeated():
             return
         passes = [known for known in self._passes if not known.repeated][1 - KEPT :]
-        self._passes = [*passes, FirstPass(codes.detach().clone(), learn, started, _mark(maps))]
+        self._passes = [*passes, FirstPass(codes.detach().clone(), learn, _mark(maps))]
 
     def find(self, maps: Sequence[Tensor]) -> FirstPass | None:
         """The pass that these features repeat; None if no pass was kept.

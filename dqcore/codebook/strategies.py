@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dqcore.codebook.draw import distinct
+from dqcore.codebook.draw import directions, distinct
 from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
 from dqcore.errors import InputError
 from dqcore.ops.code_sums import code_sums
@@ -123,11 +123,12 @@ class KMeans:
         centres = vectors[order[index % number.clamp_min(1)]]
         # Radii differ by more than the last digits of the vectors, so that no two points coincide.
         largest = torch.where(valid[:, None], vectors, 0).abs().max()
-        spread = torch.where(valid[:, None], vectors - centres[0], 0).square().mean().sqrt()
+        away = torch.where(valid[:, None], vectors - centres[0], 0).square().sum() / valid.sum().clamp_min(1)
+        spread = (away / vectors.shape[1]).sqrt()
         radius = torch.maximum(1e-3 * spread, 4 * size * torch.finfo(torch.float32).eps * largest)
         radius = torch.where(radius > 0, radius, 1e-3) * (1 + index / size)
-        away = torch.nn.functional.normalize(torch.randn_like(centres), dim=1) * radius[:, None]
-        return torch.where((index < number)[:, None], centres, centres + away)
+        around = centres + directions(*centres.shape, centres.device) * radius[:, None]
+        return torch.where((index < number)[:, None], centres, around)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,10 @@ class RandomRestart:
 
     threshold: float = 1 / 30
 
+    def unused(self, codebook: Codebook) -> Tensor:
+        """Which codes are to be replaced, ``(K,)`` bool."""
+        return codebook.cluster_size < self.threshold * codebook.cluster_size.mean()
+
     def __call__(self, codebook: Codebook, candidates: Tensor, valid: Tensor | None = None) -> None:
         """Restart unused codes, without making the CPU wait for the GPU.
 
@@ -157,14 +162,20 @@ class RandomRestart:
             return
         if valid is None:
             valid = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
-        candidates = candidates.to(codebook.weight.dtype)
-        unused = codebook.cluster_size < self.threshold * codebook.cluster_size.mean()
-        known = torch.cat([codebook.codes.detach(), candidates])
-        fresh = distinct(known, torch.cat([~unused, valid]))[codebook.size :]
+        candidates, unused = candidates.to(codebook.weight.dtype), self.unused(codebook)
+        fresh = self._fresh(codebook.codes.detach(), ~unused, candidates, valid)
         order = (~fresh).byte().argsort(stable=True)
         turn = unused.cumsum(0) - 1
         chosen = candidates[order[turn.clamp(0, len(candidates) - 1)]]
         codebook.replace(chosen, unused & (turn < fresh.sum()))
+
+    def _fresh(self, codes: Tensor, used: Tensor, candidates: Tensor, valid: Tensor) -> Tensor:
+        """The first candidates with their values, which no code in use has."""
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Most often no code has the first value of a candidate, and then the others need not be compared.
+            used = used & torch.isin(codes[:, 0], candidates[:, 0])
+            codes, used = codes[used], used[used]
+        return distinct(torch.cat([codes, candidates]), torch.cat([used, valid]))[len(codes) :]
 
 
 #: The paper's settings of a quantizer, as arguments of its constructor.

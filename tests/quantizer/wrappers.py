@@ -8,9 +8,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dqcore import DynamicQuantizer
-from dqcore.codebook import EMA, Gradient, KMeans
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
 
 STEPS = 20
+
+
+#: Arguments of the quantizer, by the name of the run; a run that is not here has the defaults.
+OPTIONS = {
+    "fsdp2-paper": {"learning": EMA(decay=0.99), "restart": None},
+    "fsdp2-projected": {"codebook_dim": 2},
+    "fsdp2-kmeans": {"initialisation": KMeans(), "restart": RandomRestart(0.9)},
+    "fsdp2-gradient": {"learning": Gradient(), "restart": None},
+    "fsdp2-gradient-kmeans": {"learning": Gradient(), "initialisation": KMeans(), "restart": RandomRestart(0.9)},
+}
 
 
 class Model(nn.Module):
@@ -91,9 +101,7 @@ WRAPPERS = {
     "ddp": lambda rank: ddp(rank, True),
     "ddp-without-buffers": lambda rank: ddp(rank, False),
     "fsdp2": fsdp,
-    "fsdp2-kmeans": lambda rank: fsdp(rank, initialisation=KMeans(2)),
-    "fsdp2-projected": lambda rank: fsdp(rank, codebook_dim=2),
-    "fsdp2-gradient": lambda rank: fsdp(rank, learning=Gradient()),
+    **{name: lambda rank, name=name: fsdp(rank, **OPTIONS[name]) for name in OPTIONS},
     "accelerate": accelerate,
     "fabric": fabric,
 }
