@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codebook.draw import Drawn, Looked, seed_of
-from dqcore.codebook.modules import Codebook
+from dqcore.codebook.modules import Codebook, host_knows
 from dqcore.distributed import (
     from_all_processes,
     from_first_process,
@@ -83,8 +83,7 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
     codebook.update(*reduce_statistics(batch.counts.float(), batch.sums.float()))
     if restart is None or batch.source is None:
         return
-    asked = codebook.weight.device.type == "cpu" and not torch.compiler.is_compiling()  # costs no wait there
-    if asked and not bool(restart.unused(codebook).any()):
+    if host_knows(codebook.cluster_size) and not bool(restart.unused(codebook).any()):
         return
     drawn = batch.source.draw(codebook.size, seed).of_all_processes(codebook.size)
     restart(codebook, drawn.vectors, drawn.is_new())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers"]
+__all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers", "host_knows"]
 
 
 class Codebook(nn.Module):
@@ -60,8 +60,20 @@ class Codebook(nn.Module):
     def replace(self, codes: Tensor, replaced: Tensor) -> None:
         """Set the codes marked in ``replaced (K,)`` to the rows of ``codes (K, D)``, as if each had one vector."""
         with torch.no_grad():
-            self.codes.copy_(torch.where(replaced[:, None], codes, self.codes))
+            for rows in self._rows_of_codes():
+                rows.copy_(torch.where(replaced[:, None], codes, rows))
             self.cluster_size.masked_fill_(replaced, 1)
+
+    def replace_rows(self, codes: Tensor, rows: Tensor) -> None:
+        """The same for the codes with these numbers ``(n,)``, none twice, and ``codes (n, D)``."""
+        with torch.no_grad():
+            for values in self._rows_of_codes():
+                values.index_copy_(0, rows, codes.to(values.dtype))
+            self.cluster_size.index_fill_(0, rows, 1)
+
+    def _rows_of_codes(self) -> list[Tensor]:
+        """What has a row for each code that is set with it, ``(K, D)`` each."""
+        return [self.codes]
 
     def reset_parameters(self) -> None:
         """Forget codes, padding row and statistics: all codes 0, each as if one vector had chosen it."""
@@ -116,13 +128,14 @@ class EMACodebook(Codebook):
         self.embed_sum.lerp_(sums.to(self.embed_sum.dtype), share.to(self.embed_sum.dtype))
         total = self.cluster_size.sum()
         size = (self.cluster_size + self.eps) / (total + self.size * self.eps) * total
-        self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
+        if not host_knows(share):
+            self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
+        elif share > 0:
+            torch.div(self.embed_sum, size[:, None], out=self.codes)
 
-    def replace(self, codes: Tensor, replaced: Tensor) -> None:
-        """Replace codes and restart their averages; the next update would else bring the old codes back."""
-        super().replace(codes, replaced)
-        with torch.no_grad():
-            self.embed_sum.copy_(torch.where(replaced[:, None], codes, self.embed_sum))
+    def _rows_of_codes(self) -> list[Tensor]:
+        # The averages start anew with the codes; the next update would else bring the old codes back.
+        return [self.codes, self.embed_sum]
 
     def reset_parameters(self) -> None:
         """Forget the codes and the statistics."""
@@ -156,10 +169,22 @@ class GradientCodebook(Codebook):
         local = shards.to_local().detach()
         local.copy_(torch.where(part(replaced[:, None].expand(-1, self.dim)), part(codes.to(local.dtype)), local))
 
+    def replace_rows(self, codes: Tensor, rows: Tensor) -> None:
+        """The same for the codes with these numbers."""
+        if "_shards" not in self.__dict__:
+            return super().replace_rows(codes, rows)
+        whole = torch.zeros_like(self.codes).index_copy(0, rows, codes)
+        self.replace(whole, torch.zeros(self.size, dtype=torch.bool).index_fill(0, rows, True))
+
     def loss(self, codes: Tensor, counts: Tensor, sums: Tensor) -> Tensor:
         """A term with the squared error's gradient to ``codes``, which needs the counts and sums alone."""
         pull = 2 * (counts[:, None] * codes - sums).detach()
         return (pull * codes).sum()
+
+
+def host_knows(values: Tensor) -> bool:
+    """Whether Python may ask for values without waiting: they lie on the CPU, and nothing is being compiled."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def count_numbers(model: nn.Module) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codebook.draw import directions, distinct
-from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
+from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook, host_knows
 from dqcore.errors import InputError
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
@@ -164,6 +164,10 @@ class RandomRestart:
             valid = torch.ones(len(candidates), dtype=torch.bool, device=candidates.device)
         candidates, unused = candidates.to(codebook.weight.dtype), self.unused(codebook)
         fresh = self._fresh(codebook.codes.detach(), ~unused, candidates, valid)
+        if host_knows(unused):
+            chosen, rows = candidates[fresh], unused.nonzero()[:, 0]
+            codebook.replace_rows(chosen[: len(rows)], rows[: len(chosen)])
+            return
         order = (~fresh).byte().argsort(stable=True)
         turn = unused.cumsum(0) - 1
         chosen = candidates[order[turn.clamp(0, len(candidates) - 1)]]
@@ -171,10 +175,13 @@ class RandomRestart:
 
     def _fresh(self, codes: Tensor, used: Tensor, candidates: Tensor, valid: Tensor) -> Tensor:
         """The first candidates with their values, which no code in use has."""
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
-            # Most often no code has the first value of a candidate, and then the others need not be compared.
-            used = used & torch.isin(codes[:, 0], candidates[:, 0])
+        if host_knows(used):
+            # Most often the candidates differ in their first value, and no code has it.
+            first = candidates[valid, 0]
+            used = used & torch.isin(codes[:, 0], first)
             codes, used = codes[used], used[used]
+            if len(codes) == 0 and len(first.unique()) == len(first):
+                return valid
         return distinct(torch.cat([codes, candidates]), torch.cat([used, valid]))[len(codes) :]
 
 

@@ -23,7 +23,7 @@ def dynamic_lookup_cpu(
     error = torch.empty((batch, height, width))
     shape = codebook.shape if with_sums else (0, 0)
     counts, sums = torch.zeros(shape[0]), torch.zeros(shape if with_sums else (0,))
-    search = CodeSearch(codebook, "exact") if grain.numel() else None
+    search = CodeSearch(codebook, "exact", codes.numel()) if grain.numel() else None
     finest = 2 ** (len(maps) - 1)
     for images, lines in _parts(maps, grain):
         vectors, index, cells = _selected(maps, grain, images, lines)
@@ -33,7 +33,9 @@ def dynamic_lookup_cpu(
         if bool(lost.any()):
             index = index.masked_fill((index >= 0) & lost[index], -1)
         nearest = codebook[found]
-        distance = torch.linalg.vector_norm(vectors.float() - nearest, dim=1).square_() / cells
+        distance = torch.linalg.vector_norm(vectors.float() - nearest, dim=1).square_()
+        if len(maps) > 1:
+            distance /= cells
         if with_sums:
             for total, some in zip((counts, sums), code_sums_reference(vectors, found, len(codebook)), strict=True):
                 total += some
@@ -66,6 +68,9 @@ def _selected(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) ->
         vector the number of its cells.
     """
     part = grain[images, lines]
+    if len(maps) == 1 and not bool((part < 0).any()):
+        vectors = maps[0][images, :, lines].permute(0, 2, 3, 1).flatten(0, 2)
+        return vectors, torch.arange(len(vectors)).view_as(part), vectors.new_ones(())
     vectors, cells, index, start = [], [], None, 0
     for g, values in enumerate(maps):
         here = (part == g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dqcore.ops.cpu.prepared_codes import PreparedCodes
+from dqcore.ops.cpu.prepared_codes import FewVectorsCodes, PreparedCodes
 from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 
 __all__ = ["VECTORS", "CodeSearch", "nearest_code_cpu"]
@@ -32,12 +32,13 @@ VECTORS = 2**21  # elements of a block of vectors: 8 MB
 CODES = 2**21  # elements of a block of codes: 8 MB
 SCORES = 2**20  # elements of a block of scores: 4 MB
 PAIRS = 2**18  # elements of a block in float64: 2 MB
+FEW = 64  # up to so many vectors preparing a codebook takes longer than searching it
 LANES = 32  # a vector's scores are seen as a matrix with this many columns; see _candidates
 
 
 def nearest_code_cpu(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
     """:func:`dqcore.ops.nearest_code` for float16, bfloat16 and float32 on the CPU."""
-    search = CodeSearch(codebook, precision)
+    search = CodeSearch(codebook, precision, x.numel() // max(1, codebook.shape[1]))
     codes = [torch.zeros(0, dtype=torch.int64)]
     codes += [search(vectors) for vectors in _vector_blocks(x)]
     return torch.cat(codes).view(x.shape[:1] if x.dim() == 2 else (x.shape[0], *x.shape[2:]))
@@ -58,14 +59,27 @@ def _vector_blocks(x: Tensor) -> Iterator[Tensor]:
 
 
 class CodeSearch:
-    """A codebook prepared for searching. A codebook of one block is prepared once, of several blocks at each search."""
+    """A codebook prepared for searching. A codebook of one block is prepared once, of several blocks at each search.
 
-    def __init__(self, codebook: Tensor, precision: str) -> None:
+    Args:
+        codebook: ``(K, D)``.
+        precision: ``"exact"``, or ``"fast"`` for the smallest score.
+        vectors: How many vectors will be searched for.
+    """
+
+    def __init__(self, codebook: Tensor, precision: str, vectors: int) -> None:
         self.codebook, self.exact = codebook, precision == "exact"
-        self.prepared = PreparedCodes(codebook, max(1, CODES // max(1, codebook.shape[1])), LANES)
+        self.prepared: PreparedCodes | FewVectorsCodes = self._prepare(vectors)
         single = len(self.prepared.starts) == 1 and not self.prepared.empty
         self._only = self.prepared.block(0) if single else None
         self._originals: Tensor | None = None
+
+    def _prepare(self, vectors: int) -> PreparedCodes | FewVectorsCodes:
+        if vectors <= FEW and 0 < self.codebook.numel() <= CODES:
+            few = FewVectorsCodes(self.codebook, LANES)
+            if few.usable:
+                return few
+        return PreparedCodes(self.codebook, max(1, CODES // max(1, self.codebook.shape[1])), LANES)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Nearest codes ``(n,)`` of ``vectors (n, D)``."""
@@ -79,21 +93,20 @@ class CodeSearch:
     def _search_one_block(self, vectors: Tensor) -> Tensor:
         """Nearest codes where one block holds the whole codebook."""
         assert self._only is not None
-        centred, margin = self.prepared.centre(vectors)
-        strange = margin.isnan()
+        centred, margin, strange = self.prepared.centre(vectors)
         scores = torch.addmm(self._only.square, centred, self._only.values.T)
         if not self.exact:
             return self._look_up_strange(vectors, strange, scores.argmin(1))
         row, code, _ = _candidates(scores, margin)
-        if len(row) + int(strange.sum()) != len(vectors):
-            code, _ = self._settle(vectors, row, code)
-        elif len(row) != len(vectors):
+        if strange is not None and len(row) + int(strange.sum()) == len(vectors):
             code = torch.zeros(len(vectors), dtype=torch.int64).index_copy_(0, row, code)
+        elif strange is not None or len(row) != len(vectors):
+            code, _ = self._settle(vectors, row, code)
         return self._look_up_strange(vectors, strange, code)
 
     def _search_blocks(self, vectors: Tensor) -> Tensor:
         """One block of codes after the other; each vector's limit and nearest code so far are kept."""
-        centred, margin = self.prepared.centre(vectors)
+        centred, margin, strange = self.prepared.centre(vectors)
         limits = torch.full_like(margin, torch.finfo(margin.dtype).max)  # less than the score of a code left out
         codes = torch.zeros(len(vectors), dtype=torch.int64)
         nearest = torch.full((len(vectors),), torch.inf, dtype=torch.float64)
@@ -106,11 +119,11 @@ class CodeSearch:
                 closer = distance < nearest[part]
                 codes[part] = torch.where(closer, found, codes[part])
                 nearest[part] = torch.where(closer, distance, nearest[part])
-        return self._look_up_strange(vectors, margin.isnan(), codes)
+        return self._look_up_strange(vectors, strange, codes)
 
-    def _look_up_strange(self, vectors: Tensor, strange: Tensor, codes: Tensor) -> Tensor:
+    def _look_up_strange(self, vectors: Tensor, strange: Tensor | None, codes: Tensor) -> Tensor:
         """Fill in the ``codes (n,)`` of the ``strange (n,)`` vectors: -1 if not finite, else the reference's."""
-        if bool(strange.any()):
+        if strange is not None:
             codes = codes.masked_fill(strange, -1)
             rows = strange.nonzero()[:, 0]
             rows = rows[vectors[rows].sum(1, dtype=torch.float64).isfinite()]  # which no finite vector overflows

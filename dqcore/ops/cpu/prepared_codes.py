@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dqcore import backends
 
-__all__ = ["Block", "PreparedCodes"]
+__all__ = ["Block", "FewVectorsCodes", "PreparedCodes"]
 
 PAIRS = 2**18  # elements of a part in float64: 2 MB
 
@@ -42,7 +44,7 @@ class PreparedCodes:
         self.starts = range(0, len(codebook), block_size)
         self.finite: Tensor | None = None  # (K,), which codes are finite, unless all are
         mean = _mean(self._finite_parts())
-        if mean is None or not bool(mean.isfinite().all()):
+        if mean is None or not math.isfinite(mean.sum().item()):
             self.finite = torch.cat([part.isfinite().all(1) for part in codebook.split(block_size)])
             mean = _mean(self._finite_parts())
         self.empty = mean is None
@@ -88,13 +90,53 @@ class PreparedCodes:
         """``x'`` or ``c'``."""
         return x.to(self.dtype).mul(self.scale).sub_(self.mean)
 
-    def centre(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors ``x'``, and the margin 2E of each, NaN for strange vectors."""
+    def centre(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The vectors ``x'``, the margin 2E of each, NaN for strange vectors, and which are strange, unless none is."""
         centred = self._centred(vectors)
         norm = torch.linalg.vector_norm(centred, dim=1).mul_(1.0001)
-        relative = 1.01 * (vectors.shape[1] + 8) * self.unit
-        error = relative * (2 * norm + self.radius) * self.radius + 2.0**-47 * (norm + self.radius).square()
-        return centred, torch.where(error < torch.inf, 2 * error, torch.nan)
+        return centred, *_margin(norm, self.radius, vectors.shape[1], self.unit)
+
+
+class FewVectorsCodes:
+    """A codebook of one block as it is, in float64, for so few vectors that preparing it would take longest.
+
+    Neither centre nor scale is needed: float64 holds the squares of float32's whole range, and its error bound is
+    small beside any distance that is not a tie. It has what :class:`PreparedCodes` has; ``usable`` is False if a code
+    is not finite.
+    """
+
+    empty = False
+
+    def __init__(self, codebook: Tensor, lanes: int) -> None:
+        self.block_size, self.starts = max(1, len(codebook)), range(1)
+        values = codebook.double()
+        square = values.square().sum(1)
+        self.radius = square.max().sqrt().item() * 1.0001
+        self.usable = math.isfinite(self.radius)
+        if padding := -len(codebook) % lanes:
+            values = F.pad(values, (0, 0, 0, padding))
+            square = F.pad(square, (0, padding), value=torch.inf)
+        self._block = Block(0, values, square)
+
+    def block(self, first: int) -> Block:
+        """The codes, which the vectors bring a factor -2 for."""
+        return self._block
+
+    def centre(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The vectors times -2, the margin 2E of each, and which are strange, unless none is."""
+        values = vectors.double()
+        norm = torch.linalg.vector_norm(values, dim=1).mul_(1.0001)
+        return values.mul_(-2), *_margin(norm, self.radius, vectors.shape[1], 2.0**-53)
+
+
+def _margin(norm: Tensor, radius: float, dim: int, unit: float) -> tuple[Tensor, Tensor | None]:
+    """2E of vectors of these norms, NaN where it is not finite, and where that is, unless nowhere."""
+    error = 1.01 * (dim + 8) * unit * (2 * norm + radius) * radius + 2.0**-47 * (norm + radius).square()
+    margin = 2 * error
+    if math.isfinite(margin.sum().item()):
+        return margin, None
+    strange = ~margin.isfinite()
+    return margin.masked_fill_(strange, torch.nan), strange
 
 
 def _mean(parts: Iterable[Tensor]) -> Tensor | None:
