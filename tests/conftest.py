@@ -20,6 +20,8 @@ from dqcore import backends
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """``pytest`` alone, of no named file, uses all cores where pytest-xdist is installed; ``-n 0`` leaves it at one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a worker runs this hook too, and starts no workers of its own
+        return
     option = config.option
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     if whole and getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly):
