@@ -136,6 +136,7 @@ class Part:
             LIST=LIST,
             BLOCK_D=min(128, width),
             **RESCAN,
+            maxnreg=255,  # without a limit of ours ptxas may spill to fit one more block
             enable_fp_fusion=True,
         )
 

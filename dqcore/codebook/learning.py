@@ -93,7 +93,7 @@ def place_in_batch(looked: Looked, before: Tensor | int) -> tuple[Looked, Tensor
     """Note how many cells come before this part: ``before`` and those of earlier processes; and their number after it."""
     if num_processes() == 1:
         return looked._replace(before=before), before + looked.cells
-    cells = from_all_processes(torch.tensor([looked.cells], device=looked.grain.device))
+    cells = from_all_processes(torch.full((1,), looked.cells, device=looked.grain.device))
     return looked._replace(before=before + cells[: process_rank()].sum()), before + cells.sum()
 
 
