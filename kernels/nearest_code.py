@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dqcore.kernels import tuned
 from dqcore.kernels.codes import Codes, round_codes
-from dqcore.kernels.common import on_device, processors
+from dqcore.kernels.common import architecture, on_device, processors
 from dqcore.kernels.rounding import round_vectors
 from dqcore.kernels.scan import _nearest_code_certify_kernel, _nearest_code_rescan_kernel, _nearest_code_scan_kernel
 from dqcore.kernels.settle import LIST, _nearest_code_settle_kernel, tree_tile
@@ -136,7 +136,8 @@ class Part:
             LIST=LIST,
             BLOCK_D=min(128, width),
             **RESCAN,
-            maxnreg=255,  # without a limit of ours ptxas may spill to fit one more block
+            # On sm_100 ptxas may spill to fit one more block, unless there is a limit; elsewhere one makes it use more.
+            **({"maxnreg": 255} if 100 <= architecture() < 120 else {}),
             enable_fp_fusion=True,
         )
 
