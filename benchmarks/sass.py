@@ -50,7 +50,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 def instructions(text: str) -> list[Instruction]:
     """The instructions of a cubin with one kernel, as ``cuobjdump -sass`` prints it.
 
-    For sm_120 the tool of CUDA 12.8 also prints how an instruction is scheduled, ``&wr=0x0 ?trans1``, which is left out.
+    For sm_120 the tool of CUDA 12.8 also prints how each is scheduled, ``&wr=0x0 ?trans1``, which is left out.
     """
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)(?:\s+[&?][^;]*)?\s*;", text)
     return [Instruction(int(address, 16), line) for address, line in found]

@@ -80,8 +80,8 @@ class Looked(NamedTuple):
         maps: Feature maps coarse to fine, ``(B, D, h * 2**g, w * 2**g)``.
         grain: ``(B, h, w)``; a region whose granularity is -1 has no vectors.
         hole: ``(B, H, W)`` bool, cells whose vectors are left out; or None.
-        error: ``(B, H, W)``, squared distances to the nearest codes, each divided by the cells that its code fills; None
-            where there are no codes yet.
+        error: ``(B, H, W)``, squared distances to the nearest codes, each divided by the cells that its code fills;
+            None where there are no codes yet.
         before: Cells of the finest grid that come before these in the batch: those of other parts and processes.
     """
 

@@ -155,7 +155,9 @@ class CodebookLayer(nn.Module):
     def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, lookup: Lookup) -> None:
         """Take in the batch."""
         assert lookup.statistics is not None
-        source, cells, pending = None, 0, self._pending
+        source: Looked | None = None
+        cells: Tensor | int = 0
+        pending = self._pending
         if self.restart is not None:
             looked = Looked(maps, grain, hole, lookup.error)
             source, cells = place_in_batch(looked, 0 if pending is None else pending.cells)

@@ -50,7 +50,7 @@ class Batch(NamedTuple):
         counts: ``(K,)``, how many vectors chose each code.
         sums: ``(K, D)``, their sums.
         source: Where vectors that may revive codes are drawn from; None if none are to be revived.
-        cells: Cells of the finest grid in the batch, those of all processes.
+        cells: Cells of the finest grid up to the end of this pass, those of earlier parts and of all processes.
         number: Forward passes that are in it.
     """
 
@@ -71,9 +71,8 @@ class Batch(NamedTuple):
         source = later.source
         if isinstance(source, Drawn) and isinstance(self.source, Drawn):
             source = self.source.and_of(source, len(self.counts))
-        parts = zip((self.counts, self.sums, self.cells, self.number), (later.counts, later.sums, later.cells, 1))
-        counts, sums, cells, number = (a + b for a, b in parts)
-        return Batch(counts, sums, source, cells, number)
+        counts, sums, number = self.counts + later.counts, self.sums + later.sums, self.number + later.number
+        return Batch(counts, sums, source, later.cells, number)
 
 
 @torch.no_grad()
@@ -90,7 +89,7 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
 
 
 def place_in_batch(looked: Looked, before: Tensor | int) -> tuple[Looked, Tensor | int]:
-    """Note how many cells come before this part: ``before`` and those of earlier processes; and their number after it."""
+    """Note how many cells come before this part: ``before`` and those of earlier processes; and how many then."""
     if num_processes() == 1:
         return looked._replace(before=before), before + looked.cells
     cells = from_all_processes(torch.full((1,), looked.cells, device=looked.grain.device))

@@ -127,7 +127,7 @@ class KMeans:
         spread = (away / vectors.shape[1]).sqrt()
         radius = torch.maximum(1e-3 * spread, 4 * size * torch.finfo(torch.float32).eps * largest)
         radius = torch.where(radius > 0, radius, 1e-3) * (1 + index / size)
-        around = centres + directions(*centres.shape, centres.device) * radius[:, None]
+        around = centres + directions(len(centres), centres.shape[1], centres.device) * radius[:, None]
         return torch.where((index < number)[:, None], centres, around)
 
 

@@ -75,7 +75,11 @@ def dynamic_lookup(
     _check(maps, grain, codebook, mask)
     if mask is not None:
         grain = torch.where(mask, grain, -1)
-    codes, quantized, error, counts, sums = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
+    eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    if eager and torch.is_grad_enabled():
+        codes, quantized, error, counts, sums = _EagerLookup.apply(with_sums, grain, codebook, *maps)
+    else:
+        codes, quantized, error, counts, sums = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
 
 
@@ -162,6 +166,21 @@ def _backward(
         _, sums = torch.ops.dqcore.code_sums(vectors, codes.flatten(), ctx.num_codes)
         grad_codebook = sums.to(ctx.codebook_dtype)
     return grads, None, grad_codebook, None
+
+
+class _EagerLookup(torch.autograd.Function):
+    """The op with its gradient; what ``torch.library`` makes of these two takes twice the host's time."""
+
+    @staticmethod
+    def forward(ctx: Any, with_sums: bool, grain: Tensor, codebook: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        found = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
+        _setup_context(ctx, (maps, grain, codebook, with_sums), found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad_maps, _, grad_codebook, _ = _backward(ctx, *grads)
+        return None, None, grad_codebook, *grad_maps  # in _backward too the codebook is input number 2
 
 
 register(

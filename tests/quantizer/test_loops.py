@@ -195,10 +195,10 @@ def test_restart_revives_no_duplicates(values):
 
 def test_parts_of_a_batch_teach_as_the_whole():
     whole = DynamicQuantizer(4, 90, learning=EMA(decay=0.8))
-    parts, every = copy.deepcopy(whole), DynamicQuantizer(4, 90, learning=EMA(decay=0.8, every=2))
+    parts, every = copy.deepcopy(whole), DynamicQuantizer(4, 90, learning=EMA(decay=0.8, every=3))
     every.load_state_dict(whole.state_dict())
     for _ in range(5):
-        x = torch.randn(4, 4, 5, 5)
+        x = torch.randn(6, 4, 5, 5)
         whole(x)
         with parts.accumulate():
             before = parts.codes.clone()

@@ -69,8 +69,8 @@ def _selected(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) ->
     """
     part = grain[images, lines]
     if len(maps) == 1 and not bool((part < 0).any()):
-        vectors = maps[0][images, :, lines].permute(0, 2, 3, 1).flatten(0, 2)
-        return vectors, torch.arange(len(vectors)).view_as(part), vectors.new_ones(())
+        every = maps[0][images, :, lines].permute(0, 2, 3, 1).flatten(0, 2)
+        return every, torch.arange(len(every)).view_as(part), torch.ones(())
     vectors, cells, index, start = [], [], None, 0
     for g, values in enumerate(maps):
         here = (part == g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)
