@@ -44,6 +44,9 @@ def decode(
     """
     if not codes:
         raise InputError(f"codes: expected at least one {SUFFIX} file or folder")
+    for source in codes:
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
     codec = load_codec(checkpoint, device)
     alone = out.suffix.lower() == ".png"
     if alone and (len(codes) != 1 or not codes[0].is_file()):
@@ -51,8 +54,9 @@ def decode(
     targets: set[Path] = set()
     failures: list[str] = []
     number = 0
+    total = sum(count_items(source) for source in codes)
     with progress_bar() as bar:
-        task = bar.add_task("decode", total=sum(count_items(source) for source in codes if source.exists()))
+        task = bar.add_task("decode", total=total)
         for source in codes:
             for item in list_codes(source, codec):
                 folder = out / source.resolve().name if len(codes) > 1 and source.is_dir() else out
@@ -62,6 +66,8 @@ def decode(
                     _check_target(target, out, targets, overwrite)
                     _write(decode_item(codec, item, preview=preview), target)
                 except InputError as error:
+                    if total == 1:
+                        raise
                     failures.append(str(error))
                     print(f"not decoded: {error}", file=sys.stderr)
                 bar.advance(task)

@@ -66,7 +66,7 @@ class ShardWriter:
                 "grain_shape": list(grain.shape),
                 "num_codes": int((4 ** grain.long()).sum()),
                 "shard": self._shard_name(),
-                "sha256": digest,
+                **_known_by(digest),
             }
         )
         if len(self._entries) == self.shard_size:
@@ -74,7 +74,7 @@ class ShardWriter:
 
     def skip(self, name: str, reason: str, digest: str = "") -> None:
         """List a broken file in the index."""
-        self.index["broken"].append({"name": name, "reason": reason, "sha256": digest})
+        self.index["broken"].append({"name": name, "reason": reason, **_known_by(digest)})
 
     def flush(self) -> None:
         """Write the images added since the last shard as a shard, then the index."""
@@ -128,6 +128,10 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path)
             "choose another folder"
         )
     return len(shared)
+
+
+def _known_by(digest: str) -> dict[str, str]:
+    return {"sha256": digest} if digest else {}
 
 
 def hash_file(path: Path) -> str:

@@ -54,9 +54,14 @@ def test_a_photo_to_a_file_and_back(run, fails, checkpoint, photo, tmp_path):
 
 def test_targets(run, fails, checkpoint, photo, tmp_path):
     sizes = {}
+    for ratio in (0, 1):
+        out = tmp_path / f"{ratio}.dqc"
+        assert run("encode", photo, "--checkpoint", checkpoint, "-o", out, "--ratio", ratio)[0] == 0
+        sizes[ratio] = out.stat().st_size
+    limit = (sizes[0] + sizes[1]) // 2
     for name, options in {
-        "bytes": ("--bytes", 170),
-        "bpp": ("--bpp", 0.12),
+        "bytes": ("--bytes", limit),
+        "bpp": ("--bpp", 8 * limit / 90 / 130 + 1e-6),
         "codes": ("--num-codes", 101),
         "exact": ("--num-codes", 102, "--exact"),
         "megapixel": ("--num-codes", 8700, "--per-megapixel"),
@@ -65,8 +70,8 @@ def test_targets(run, fails, checkpoint, photo, tmp_path):
         code, text, err = run("encode", photo, "--checkpoint", checkpoint, "-o", out, *options)
         assert code == 0, err
         sizes[name] = out.stat().st_size, int(text.split(" codes: ")[0].split()[-1])
-    assert 0.98 * 170 <= sizes["bytes"][0] <= 170
-    assert 0.98 * 0.12 * 90 * 130 / 8 <= sizes["bpp"][0] <= 0.12 * 90 * 130 / 8
+    assert 0.98 * limit <= sizes["bytes"][0] <= limit
+    assert sizes["bpp"][0] == sizes["bytes"][0]
     assert sizes["codes"][1] == 99 and sizes["exact"][1] == 102 and sizes["megapixel"][1] == 99
     args = ("encode", photo, "--checkpoint", checkpoint, "-o", tmp_path / "more.dqc")
     assert "the nearest are 99 or 102" in fails(*args, "--num-codes", 100, "--exact")
