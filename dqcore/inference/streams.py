@@ -33,12 +33,14 @@ class Written:
         size: Height and width of the photo in pixels.
         num_codes: Its codes.
         estimate: Bits per pixel without entropy coding, see :func:`dqcore.metrics.bits_per_pixel`.
+        finest: Whether every region has the finest granularity: there is no longer stream of this photo.
     """
 
     data: bytes
     size: tuple[int, int]
     num_codes: int
     estimate: float
+    finest: bool
 
     @property
     def bits_per_pixel(self) -> float:
@@ -60,7 +62,8 @@ def encode_photo(codec: Codec, path: Path, budget: Budget) -> Written:
     coded = budget.encode(codec, padded, size)
     grain, pixels = coded.grain[None], size[0] * size[1]
     estimate = float(bits_per_pixel(grain, config.codebook_size, config.num_granularities, pixels))
-    return Written(coded.data, size, int((4**grain).sum()), estimate)
+    finest = int(grain.min()) == config.num_granularities - 1
+    return Written(coded.data, size, int((4**grain).sum()), estimate, finest)
 
 
 def write_stream_file(path: Path, data: bytes, *, overwrite: bool = False) -> bool:

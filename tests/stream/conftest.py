@@ -16,7 +16,7 @@ def tables_of():
         generator = torch.Generator().manual_seed(seed)
         counts = torch.rand(num_granularities, codebook_size, generator=generator).pow(6).mul(1000).long()
         plain = CodeTables.fit(counts, torch.arange(1, num_granularities + 1))
-        shape = (num_granularities, max(1, codebook_size // 8), codebook_size)
+        shape = (num_granularities, max(1, min(8, codebook_size // 8)), codebook_size)
         return dataclasses.replace(
             plain,
             classes=torch.arange(codebook_size) % shape[1],

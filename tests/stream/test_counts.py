@@ -1,6 +1,5 @@
 """Counting: what lies beside what, as the writer meets it."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,7 +30,7 @@ def test_pairs_are_those_that_the_writer_meets(tables_of, photo, num_granulariti
     for seed in range(3):
         codes, grain = photo(6, 5, tables, seed)
         counts.add(codes[None], grain[None])
-        walk = Walk(tables, np.array(grain), np.array(codes))
+        walk = Walk(tables, grain.clone().numpy(), codes.clone().numpy())
         walk.take_grain(recorder := Recorder())
         for before, after in recorder.pairs:
             grains[before, after] += 1

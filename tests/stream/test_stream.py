@@ -5,7 +5,6 @@ import math
 import random
 import zlib
 
-import numpy as np
 import pytest
 import torch
 
@@ -37,7 +36,7 @@ def test_a_stream_is_as_short_as_its_predictions_allow(tables_of, photo, identit
             predictor.learn(number)
             return number
 
-    walk = Walk(tables, np.array(grain), np.array(codes))
+    walk = Walk(tables, grain.clone().numpy(), codes.clone().numpy())
     walk.take_grain(Meter())
     walk.take_codes(Meter(), 0)
     walk.take_codes(Meter(), 1)
