@@ -15,7 +15,7 @@ from dqcore import cli
 def test_overview_lists_the_verbs(run):
     code, out, _ = run("--help")
     assert code == 0
-    assert re.findall(r"^  (\w+(?: \w+)?)  ", out, re.MULTILINE) == list(cli.VERBS)
+    assert re.findall(r"^  ([\w-]+(?: \w+)?)  ", out, re.MULTILINE) == list(cli.VERBS)
     assert run("--version")[:2] == (0, f"dqcore {dqcore.__version__}\n")
     assert "train tokenizer" in run("train", "--help")[1]
     assert run()[0] == 2

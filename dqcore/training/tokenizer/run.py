@@ -28,6 +28,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
+from dqcore.training.tokenizer.tables import write_tables
 
 __all__ = ["TokenizerRun", "TokenizerTraining", "train_tokenizer"]
 
@@ -95,6 +96,8 @@ def train_tokenizer(
                 compile_networks(model)
             record.write(options.out)
             rows = loop.run(progress)
+            if world.is_main:
+                write_tables(step.model_to_use, images.training.paths, options.out / "model")
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 

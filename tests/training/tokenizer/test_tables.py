@@ -1,0 +1,41 @@
+"""At the end of its training a tokenizer gets the tables by which its streams are coded."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+import dqcore
+from dqcore.inference.codec import load_codec
+from dqcore.stream import TABLES, CodeTables
+from dqcore.training import TokenizerTraining, train_tokenizer
+from dqcore.training.tokenizer.tables import write_tables
+
+
+def pictures(folder):
+    folder.mkdir()
+    for index in range(4):
+        pixels = np.random.default_rng(index).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    return sorted(folder.iterdir())
+
+
+def test_training_ends_with_tables(tmp_path):
+    pictures(tmp_path / "photos")
+    options = TokenizerTraining(
+        data=tmp_path / "photos", out=tmp_path / "run", preset="dqvae-dual-tiny", steps=1, batch_size=2,
+        image_size=64, perceptual="none", discriminator=False, workers=0, device="cpu", validation_share=0.0,
+    )  # fmt: skip
+    model = dqcore.DQVAE.from_preset("dqvae-dual-tiny", channels=8, latent_channels=16, dim=16, resolution=64)
+    train_tokenizer(options, model=model)
+    codec = load_codec(tmp_path / "run", "cpu")
+    assert len(codec.tables) == 2 and codec.tables[0] != CodeTables.uniform(256, 2)
+
+
+def test_small_and_broken_images_and_other_models_do_no_harm(tmp_path):
+    (tmp_path / "few").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "few" / "small.png")
+    model = dqcore.DQVAE.from_preset("dqvae-dual-tiny", channels=8, latent_channels=16, dim=16)
+    write_tables(model, [tmp_path / "few" / "small.png"], tmp_path)
+    write_tables(torch.nn.Linear(1, 1), [], tmp_path)
+    assert not (tmp_path / TABLES).exists()
