@@ -164,6 +164,7 @@ def download(repository: str) -> Path:
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
         raise FileNotFoundError(missing)
     try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS, "classes.json", "tokenizer/*"]))
+        wanted = [CONFIG, WEIGHTS, "classes.json", "code_tables*.safetensors", "tokenizer/*"]
+        return Path(snapshot_download(repository, allow_patterns=wanted))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error

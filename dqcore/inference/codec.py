@@ -1,0 +1,54 @@
+"""A saved tokenizer together with what its streams need: its tables, and the name it goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dqcore.inference.load import load_tokenizer
+from dqcore.models.auto import fingerprint, model_folder
+from dqcore.stream import CodeTables, Decoded, load_code_tables, read_stream, write_stream
+
+__all__ = ["Codec", "load_codec"]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A tokenizer that writes and reads ``.dqc`` streams.
+
+    Attributes:
+        model: The tokenizer, in evaluation mode.
+        tables: The tables that it writes with, then those that older streams may have been written with.
+        identity: Its :func:`dqcore.models.auto.fingerprint`.
+    """
+
+    model: Any
+    tables: tuple[CodeTables, ...]
+    identity: str
+
+    def write(self, codes: Tensor, grain: Tensor, size: tuple[int, int]) -> bytes:
+        """The stream of one photo of ``size`` (height, width): its code map ``(H, W)`` and grain map ``(h, w)``."""
+        return write_stream(codes, grain, size, self.tables[0], self.identity)
+
+    def read(self, data: bytes, name: str = "stream", *, preview: bool = False) -> Decoded:
+        """The codes of a stream, see :func:`dqcore.stream.read_stream`."""
+        return read_stream(data, self.tables, self.identity, preview=preview, name=name)
+
+
+def load_codec(path: Path, device: str = "auto") -> Codec:
+    """Load a saved tokenizer and its tables; one without tables has uniform ones.
+
+    Args:
+        path: As in :func:`dqcore.models.auto.model_folder`.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        FileNotFoundError: There is no saved model.
+        InputError: It is no tokenizer, or a file is damaged.
+    """
+    model = load_tokenizer(path, device)
+    tables = load_code_tables(model_folder(path), model.config.codebook_size, model.config.num_granularities)
+    return Codec(model, tuple(tables), fingerprint(path))

@@ -1,0 +1,74 @@
+"""The tables of a model on disk: ``code_tables.safetensors`` beside its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dqcore.errors import InputError
+from dqcore.files import write_atomically
+from dqcore.stream.tables import CodeTables
+
+__all__ = ["TABLES", "load_code_tables", "save_code_tables"]
+
+TABLES = "code_tables.safetensors"
+
+
+def save_code_tables(tables: CodeTables, folder: Path) -> Path:
+    """Write the tables into the folder of a saved model.
+
+    Tables that lie there already and differ are kept as ``code_tables-<identity>.safetensors``, because streams that
+    were written with them need them.
+
+    Returns:
+        The file.
+    """
+    path = folder / TABLES
+    if path.is_file():
+        before = _read(path)
+        if before == tables:
+            return path
+        _write(before, folder / f"code_tables-{before.identity[:8]}.safetensors")
+    _write(tables, path)
+    return path
+
+
+def load_code_tables(folder: Path, codebook_size: int, num_granularities: int) -> list[CodeTables]:
+    """The tables that streams of a model may have been written with: those to write with first, uniform ones last.
+
+    Args:
+        folder: Folder of a saved model, with tables or without.
+        codebook_size: K of the model.
+        num_granularities: G of the model.
+
+    Raises:
+        InputError: A file of tables is damaged, or belongs to a model with other codes.
+    """
+    found = []
+    for path in (folder / TABLES, *sorted(folder.glob("code_tables-*.safetensors"))):
+        if path.is_file():
+            tables = _read(path)
+            if (tables.num_granularities, tables.codebook_size) != (num_granularities, codebook_size):
+                wanted = f"{codebook_size} codes at {num_granularities} granularities"
+                raise InputError(f"{path}: expected tables of {wanted}, got {tables}")
+            found.append(tables)
+    return [*found, CodeTables.uniform(codebook_size, num_granularities)]
+
+
+def _write(tables: CodeTables, path: Path) -> None:
+    from safetensors.torch import save
+
+    data = save({"grains": tables.grains.to(torch.int32), "codes": tables.codes.to(torch.int32)})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _read(path: Path) -> CodeTables:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+        return CodeTables(state["grains"].long(), state["codes"].long())
+    except (SafetensorError, KeyError, InputError) as error:
+        raise InputError(f"{path}: not the tables of a model ({error})") from error

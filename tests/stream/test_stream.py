@@ -1,0 +1,143 @@
+"""Streams: lossless, as short as their tables allow, in parts, and safe to read."""
+
+import contextlib
+import random
+import zlib
+
+import pytest
+import torch
+
+from dqcore.errors import InputError
+from dqcore.stream import CodeTables, read_header, read_stream, write_stream
+
+
+@pytest.mark.parametrize("codebook_size", [1, 2, 50, 16384])
+@pytest.mark.parametrize("num_granularities", [1, 2, 3])
+def test_what_is_written_is_read(tables_of, photo, identity, codebook_size, num_granularities):
+    tables = tables_of(codebook_size, num_granularities)
+    codes, grain = photo(5, 7, tables)
+    data = write_stream(codes, grain, (79, 97), tables, identity)
+    decoded = read_stream(data, tables, identity)
+    assert torch.equal(decoded.codes, codes) and torch.equal(decoded.grain, grain) and decoded.size == (79, 97)
+    assert data == write_stream(codes.int(), grain.byte(), (79, 97), tables, identity)
+
+
+def test_a_stream_is_as_short_as_its_tables_allow(tables_of, photo, identity):
+    tables = tables_of(200)
+    codes, grain = photo(20, 30, tables)
+    data = write_stream(codes, grain, (320, 480), tables, identity)
+    header = read_header(data)
+    share = tables.codes.double() / tables.codes.sum(1, keepdim=True)
+    bits = -(tables.grains.double() / tables.grains.sum()).log2()[grain].sum()
+    bits -= share[0].log2()[codes[::2, ::2][grain == 0]].sum()
+    bits -= share[1].log2()[codes[grain.repeat_interleave(2, 0).repeat_interleave(2, 1) == 1]].sum()
+    assert header.length <= 23
+    assert float(bits) / 8 < len(data) - header.length - 4 < float(bits) / 8 + 4
+
+
+def test_the_beginning_makes_a_preview(tables_of, photo, identity):
+    tables = tables_of(num_granularities=3)
+    codes, grain = photo(6, 6, tables)
+    data = write_stream(codes, grain, (90, 96), tables, identity)
+    header = read_header(data)
+    coarse = data[: header.length + header.coarse_length]
+    for part in (coarse, data, data[:-1]):
+        decoded = read_stream(part, tables, identity, preview=True)
+        known = (grain == 0).repeat_interleave(4, 0).repeat_interleave(4, 1)
+        assert torch.equal(decoded.codes, codes.where(known, tables.codebook_size))
+        assert torch.equal(decoded.grain, grain) and decoded.size == (90, 96)
+    with pytest.raises(InputError, match="truncated"):
+        read_stream(coarse[:-1], tables, identity, preview=True)
+    with pytest.raises(InputError, match="truncated"):
+        read_stream(coarse, tables, identity)
+    broken = coarse[:-1] + bytes([coarse[-1] ^ 1])
+    with pytest.raises(InputError, match="coarse part"):
+        read_stream(broken, tables, identity, preview=True)
+
+
+def test_another_model_and_other_tables_are_refused_by_name(tables_of, photo, identity):
+    tables, others = tables_of(seed=0), tables_of(seed=1)
+    data = write_stream(*photo(4, 4, tables), (64, 64), tables, identity)
+    with pytest.raises(InputError, match=rf"a\.dqc: written by the model {identity[:16]}, this one is {'f' * 16}"):
+        read_stream(data, tables, "f" * 64, name="a.dqc")
+    with pytest.raises(InputError, match=rf"tables {tables.identity[:4]}, here there are only {others.identity[:4]}"):
+        read_stream(data, others, identity)
+    assert read_stream(data, [others, tables], identity).size == (64, 64)
+
+
+def test_tables_whose_identity_begins_alike_are_told_apart(tables_of, photo, identity):
+    tables = tables_of()
+    data = write_stream(*photo(4, 4, tables), (64, 64), tables, identity)
+    others = tables_of(seed=1)
+    object.__setattr__(others, "identity", tables.identity[:4] + others.identity[4:])
+    with pytest.raises(InputError, match="checksum"):
+        read_stream(data, others, identity)
+
+
+def test_what_does_not_fit_is_not_written(tables_of, photo, identity):
+    tables = tables_of()
+    codes, grain = photo(4, 5, tables)
+    for change, match in (
+        ((codes[:-1], grain, (64, 80)), "codes: expected a code map"),
+        ((codes + 50, grain, (64, 80)), r"codes: expected integers in \[0, 50\)"),
+        ((codes.double(), grain, (64, 80)), "codes: expected integers"),
+        ((codes, grain + 1, (64, 80)), r"grain: expected integers in \[0, 2\)"),
+        ((codes, grain, (64, 81)), "size: expected height and width"),
+        ((torch.arange(80).view(8, 10) % 50, grain * 0, (64, 80)), "fill its whole block"),
+    ):
+        with pytest.raises(InputError, match=match):
+            write_stream(*change, tables, identity)
+
+
+def test_a_small_file_cannot_ask_for_a_large_photo(tables_of, photo, identity):
+    tables = tables_of()
+    data = write_stream(*photo(2, 2, tables), (32, 32), tables, identity)
+    header = read_header(data)
+    for size, match in (((1 << 15, 1 << 15), "at most"), ((1 << 13, 1 << 13), "cannot hold")):
+        large = resealed(data, type(header)(**{**vars(header), "size": size}), tables)
+        with pytest.raises(InputError, match=match):
+            read_stream(large, tables, identity)
+
+
+def resealed(data, header, tables):
+    """The stream with another header, and checksums that are right."""
+    before = read_header(data)
+    coarse = data[before.length : before.length + before.coarse_length]
+    body = header.to_bytes(coarse) + data[before.length : -4]
+    return body + zlib.crc32(body, zlib.crc32(bytes.fromhex(tables.identity))).to_bytes(4, "little")
+
+
+def test_ten_thousand_damaged_streams(tables_of, photo, identity):
+    """Each gives the codes or one InputError with the file's name; half of them have checksums that are right."""
+    tables, draw = tables_of(), random.Random(0)
+    whole = [write_stream(*photo(3, 3, tables, seed), (41, 48), tables, identity) for seed in range(4)]
+    outcomes = {True: 0, False: 0}
+    for number in range(10_000):
+        data = bytearray(draw.choice(whole))
+        for _ in range(draw.choice((1, 1, 2, 8))):
+            place = draw.randrange(len(data)) if draw.random() < 0.5 else draw.randrange(15, len(data))
+            data[place] = draw.randrange(256)
+        data = bytes(data[: draw.randrange(len(data))] if draw.random() < 0.3 else data + bytes(draw.choice((0, 0, 3))))
+        if number % 2:
+            with contextlib.suppress(InputError):
+                data = resealed(data, read_header(data), tables)
+        preview = draw.random() < 0.2
+        try:
+            decoded = read_stream(data, tables, identity, name="photo.dqc", preview=preview)
+        except InputError as error:
+            assert str(error).startswith("photo.dqc: "), error
+            outcomes[False] += 1
+        else:
+            limit = tables.codebook_size + preview
+            assert all(0 <= code < limit for code in decoded.codes.flatten().tolist())
+            outcomes[True] += 1
+    assert min(outcomes.values()) > 100, outcomes
+
+
+def test_uniform_tables_do_for_any_model(photo, identity):
+    tables = CodeTables.uniform(256, 2)
+    codes, grain = photo(8, 8, tables)
+    data = write_stream(codes, grain, (128, 128), tables, identity)
+    assert torch.equal(read_stream(data, tables, identity).codes, codes)
+    exact = (64 + 8 * int((4**grain).sum())) / 8
+    assert exact <= len(data) - read_header(data).length - 4 < exact + 4

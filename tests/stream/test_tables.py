@@ -1,0 +1,83 @@
+"""Tables of frequencies: whole numbers in proportion to counts, the same after saving."""
+
+import pytest
+import torch
+
+from dqcore.errors import InputError
+from dqcore.stream import TABLES, CodeTables, load_code_tables, save_code_tables
+
+TOTAL = 1 << 24
+
+
+def test_frequencies_follow_the_counts():
+    counts = torch.tensor([[0, 1, 10, 1000], [5, 5, 5, 5]])
+    tables = CodeTables.fit(counts, torch.tensor([3, 1]))
+    assert tables.codes.sum(1).tolist() == [TOTAL, TOTAL] and int(tables.grains.sum()) == TOTAL
+    assert tables.codes[1].tolist() == [TOTAL // 4] * 4
+    wanted = (counts[0] + 0.5) / (1011 + 2) * TOTAL
+    assert torch.allclose(tables.codes[0].double(), wanted.double(), atol=8)
+    assert torch.allclose(tables.grains.double(), torch.tensor([3.5, 1.5]).double() / 5 * TOTAL, atol=4)
+
+
+def test_huge_counts_and_codes_that_never_occur():
+    counts = torch.zeros(1, 16384, dtype=torch.int64)
+    counts[0, 7] = 1 << 50
+    tables = CodeTables.fit(counts, torch.tensor([1 << 50]))
+    assert int(tables.codes.min()) == 1 and int(tables.codes[0, 7]) == TOTAL - 16383
+    assert tables.grains.tolist() == [TOTAL]
+
+
+@pytest.mark.parametrize(
+    ("grains", "codes", "match"),
+    [
+        (torch.tensor([TOTAL]), torch.tensor([[TOTAL - 1, 2]]), "codes: expected frequencies"),
+        (torch.tensor([TOTAL]), torch.tensor([[TOTAL, 0]]), "codes: expected frequencies"),
+        (torch.tensor([TOTAL]), torch.tensor([[TOTAL]] * 2), "a row for each"),
+        (torch.tensor([1.0]), torch.tensor([[TOTAL]]), "grains: expected int64"),
+        (torch.tensor([TOTAL]), torch.tensor([TOTAL]), "codes: expected int64"),
+    ],
+)
+def test_other_tables_are_refused(grains, codes, match):
+    with pytest.raises(InputError, match=match):
+        CodeTables(grains, codes)
+
+
+def test_counts_must_be_whole():
+    with pytest.raises(InputError, match="code_counts"):
+        CodeTables.fit(torch.tensor([[0.5]]), torch.tensor([1]))
+    with pytest.raises(InputError, match="grain_counts"):
+        CodeTables.fit(torch.tensor([[1]]), torch.tensor([-1]))
+
+
+def test_saved_tables_are_the_same(tables_of, tmp_path):
+    tables = tables_of(300, 3)
+    save_code_tables(tables, tmp_path)
+    first, last = load_code_tables(tmp_path, 300, 3)
+    assert first == tables and first.identity == tables.identity and last == CodeTables.uniform(300, 3)
+    assert hash(first) == hash(tables) and tables != tables_of(300, 3, seed=1)
+
+
+def test_the_identity_never_changes(tables_of):
+    """Streams on people's disks name their tables by it."""
+    assert CodeTables.uniform(256, 2).identity.startswith("94e856b8ff7a3ff4")
+
+
+def test_tables_that_streams_need_are_kept(tables_of, tmp_path):
+    old, new = tables_of(seed=0), tables_of(seed=1)
+    for tables in (old, old, new, new):
+        save_code_tables(tables, tmp_path)
+    assert load_code_tables(tmp_path, 50, 2) == [new, old, CodeTables.uniform(50, 2)]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_model_without_tables_has_uniform_ones(tmp_path):
+    assert load_code_tables(tmp_path, 50, 2) == [CodeTables.uniform(50, 2)]
+
+
+def test_tables_of_another_model_or_damaged_ones(tables_of, tmp_path):
+    save_code_tables(tables_of(50), tmp_path)
+    with pytest.raises(InputError, match="expected tables of 60 codes"):
+        load_code_tables(tmp_path, 60, 2)
+    (tmp_path / TABLES).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not the tables of a model"):
+        load_code_tables(tmp_path, 50, 2)
