@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.inference.measure import Evaluation, Measured
-from dqcore.inference.peers import CODECS, Codec, Coded, Ladder, PeerNumbers, PeerTotals, ladders
-from dqcore.inference.protocol import decode_to_size
+from dqcore.inference.peers import CODECS, Codec, Coded, PeerNumbers, PeerTotals, ladders
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction, measure_reconstruction
 from dqcore.models.tokenizers.base import Encoding
@@ -110,18 +109,16 @@ class Comparison:
         for detail, point in self._points.items():
             encoding = measured.encoding if detail is None else measured.encoded.at(detail)
             for index, (photo, made) in enumerate(zip(photos, rungs, strict=True)):
-                state = self._state(detail, photo.image, measured.padded[index], _only(encoding, index), made)
+                done = measured.results[index] if detail is None else None
+                result = measure_reconstruction(
+                    self._model, photo.image, measured.padded[index], _only(encoding, index), self._cost, done
+                )
+                state = State(detail, result, {rung.codec.name: rung.within(result.num_bytes) for rung in made})
                 point.add(state)
                 if self._keep:
                     photo.states.append(state)
         if self._keep:
             self.shown += photos
-
-    def _state(
-        self, detail: float | None, image: Tensor, padded: Tensor, encoding: Encoding, made: list[Ladder]
-    ) -> State:
-        result = measure_reconstruction(self._model, image, padded, encoding, self._cost)
-        return State(detail, result, {ladder.codec.name: ladder.within(result.num_bytes) for ladder in made})
 
     @property
     def peers(self) -> tuple[PeerNumbers, ...]:

@@ -57,7 +57,12 @@ class Reconstruction:
 
 
 def measure_reconstruction(
-    model: Any, image: Tensor, padded: Tensor, encoding: Encoding, cost: StreamCost | None = None
+    model: Any,
+    image: Tensor,
+    padded: Tensor,
+    encoding: Encoding,
+    cost: StreamCost | None = None,
+    result: Tensor | None = None,
 ) -> Reconstruction:
     """Decode one encoded image, and measure it.
 
@@ -67,10 +72,13 @@ def measure_reconstruction(
         padded: The image as it was encoded.
         encoding: Of the one image, a batch of 1.
         cost: Counts the bytes; by default with uniform tables.
+        result: What ``decode_to_size`` made of the encoding, ``(3, H, W)``, where that is known already.
     """
     height, width = image.shape[1:]
     config, codes, grain = model.config, encoding.codes[0].cpu(), encoding.grain.cpu()
-    result = decode_to_size(model, encoding.codes, encoding.grain, height, width)[0].cpu()
+    if result is None:
+        result = decode_to_size(model, encoding.codes, encoding.grain, height, width)[0]
+    result = result.cpu()
     return Reconstruction(
         image=image.cpu(),
         reconstruction=result,

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -19,6 +20,12 @@ def pair():
 def test_psnr_is_scikit_images(pair):
     expected = [peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=2) for x, y in zip(*pair, strict=True)]
     torch.testing.assert_close(psnr(*pair), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_psnr_is_torchmetrics(pair):
+    options = {"data_range": 2.0, "dim": (1, 2, 3), "reduction": "none"}
+    expected = torchmetrics.functional.image.peak_signal_noise_ratio(pair[1].double(), pair[0].double(), **options)
+    torch.testing.assert_close(psnr(*pair), expected)
 
 
 def _framed(size, inside):

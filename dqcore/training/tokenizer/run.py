@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dqcore.distributed import join_world
+from dqcore.inference.provenance import record_images
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.record import RunRecord, check_unused
@@ -94,6 +95,8 @@ def train_tokenizer(
             if options.compile:
                 compile_networks(model)
             record.write(options.out)
+            if world.is_main:
+                record_images(options.out, images.training.paths)
             rows = loop.run(progress)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
