@@ -95,6 +95,7 @@ class Comparison:
         self._model, self._cost, self._keep, self._left = model, cost, keep, limit
         self._codecs = tuple(codecs)
         self._points = {detail: _Point(self._codecs) for detail in (None, *details)}
+        self._own = PeerTotals("this tokenizer")
         self.shown: list[Shown] = []
 
     def __call__(self, measured: Measured) -> None:
@@ -115,10 +116,17 @@ class Comparison:
                 )
                 state = State(detail, result, {rung.codec.name: rung.within(result.num_bytes) for rung in made})
                 point.add(state)
+                if detail is None:
+                    self._own.add(photo.image, result.reconstruction, result.num_bytes)
                 if self._keep:
                     photo.states.append(state)
         if self._keep:
             self.shown += photos
+
+    @property
+    def own(self) -> PeerNumbers:
+        """The tokenizer at the bytes of the evaluation, on the photos that were compared."""
+        return self._own.numbers()
 
     @property
     def peers(self) -> tuple[PeerNumbers, ...]:
@@ -136,13 +144,13 @@ class _Point:
 
     def __init__(self, codecs: Sequence[Codec]) -> None:
         self._rows: list[list[float]] = []
-        self._peers = {codec.name: PeerTotals(codec) for codec in codecs}
+        self._peers = {codec.name: PeerTotals(codec.name) for codec in codecs}
 
     def add(self, state: State) -> None:
         result = state.result
         self._rows.append([result.psnr, result.num_bytes, result.image.shape[1] * result.image.shape[2]])
         for name, coded in state.peers.items():
-            self._peers[name].add(result.image, coded)
+            self._peers[name].add(result.image, coded.pixels(), len(coded.data), coded.fits)
 
     def numbers(self, detail: float) -> CurvePoint:
         decibels, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()

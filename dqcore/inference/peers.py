@@ -119,33 +119,40 @@ class PeerNumbers:
 
 
 class PeerTotals:
-    """A codec's numbers, added up photo by photo."""
+    """A peer's numbers, added up photo by photo."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._rows: list[list[float]] = []
         self._too_large = 0
 
-    def add(self, image: Tensor, coded: Coded) -> None:
-        """Measure one photo ``(3, H, W)`` in [-1, 1]."""
-        pair = (image[None].cpu(), coded.pixels()[None])
+    def add(self, image: Tensor, result: Tensor, size: int, fits: bool = True) -> None:
+        """Measure one photo.
+
+        Args:
+            image: ``(3, H, W)`` in [-1, 1].
+            result: What came back, the same shape.
+            size: Bytes of its file.
+            fits: Whether that is no more than it was to be.
+        """
+        pair = (image[None].cpu(), result[None].cpu())
         scales = ms_ssim(*pair)
         self._rows.append(
             [
                 float(psnr(*pair)),
                 float(ssim(*pair)),
                 float("nan") if scales is None else float(scales),
-                len(coded.data),
+                size,
                 image.shape[1] * image.shape[2],
             ]
         )
-        self._too_large += not coded.fits
+        self._too_large += not fits
 
     def numbers(self) -> PeerNumbers:
         """Of all photos so far, at least one."""
         decibels, similarity, scales, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
         known = None if scales != scales else scales
-        return PeerNumbers(self.codec.name, decibels, similarity, known, size, 8 * size / pixels, self._too_large)
+        return PeerNumbers(self._name, decibels, similarity, known, size, 8 * size / pixels, self._too_large)
 
 
 def ladders(image: Tensor, codecs: Sequence[Codec] = CODECS) -> list[Ladder]:

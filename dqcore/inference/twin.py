@@ -11,10 +11,9 @@ from torch import Tensor
 from dqcore.inference.compare import peer_of
 from dqcore.inference.encoded import EncodedImages
 from dqcore.inference.measure import Measured, evaluate_tokenizer
-from dqcore.inference.peers import PeerNumbers
+from dqcore.inference.peers import PeerNumbers, PeerTotals
 from dqcore.inference.protocol import decode_to_size, pad_to_stride
 from dqcore.inference.rate import StreamCost
-from dqcore.metrics.distortion import ms_ssim, psnr, ssim
 from dqcore.models.tokenizers.base import Encoding
 
 __all__ = ["compare_twin", "within_bytes"]
@@ -71,8 +70,7 @@ def compare_twin(
     Returns:
         The twin's numbers, and the tokenizer's at the twin's bytes.
     """
-    rows: list[tuple[float, float, float, float, float]] = []
-    too_large = [0]
+    mine = PeerTotals("this tokenizer, at the twin's bytes")
 
     def match(measured: Measured) -> None:
         for image, limit in zip(measured.images, measured.num_bytes, strict=True):
@@ -80,21 +78,7 @@ def compare_twin(
             encoded = EncodedImages(model, pad_to_stride(image[None], model.config.strides[0]))
             encoding, size = within_bytes(encoded, cost, limit, height, width)
             result = decode_to_size(model, encoding.codes, encoding.grain, height, width)
-            pair = (image[None], result)
-            scales = ms_ssim(*pair)
-            known = float("nan") if scales is None else float(scales)
-            rows.append((float(psnr(*pair)), float(ssim(*pair)), known, size, height * width))
-            too_large[0] += size > limit
+            mine.add(image, result[0], size, size <= limit)
 
     found = evaluate_tokenizer(twin, batches, cost=twin_cost, each=match)
-    decibels, similarity, scales, size, pixels = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
-    mine = PeerNumbers(
-        "this tokenizer, at the twin's bytes",
-        decibels,
-        similarity,
-        None if scales != scales else scales,
-        size,
-        8 * size / pixels,
-        too_large[0],
-    )
-    return peer_of(f"twin ({type(twin).__name__})", found), mine
+    return peer_of(f"twin ({type(twin).__name__})", found), mine.numbers()

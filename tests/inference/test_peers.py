@@ -33,9 +33,9 @@ def test_the_best_file_within_the_bytes(photo, index):
 
 
 def test_where_no_file_is_small_enough_the_smallest_counts(photo):
-    totals = PeerTotals(CODECS[0])
+    totals = PeerTotals(CODECS[0].name)
     coded = ladders(photo)[0].within(10)
-    totals.add(photo, coded)
+    totals.add(photo, coded.pixels(), len(coded.data), coded.fits)
     found = totals.numbers()
     assert (coded.fits, coded.quality, found.too_large) == (False, 1, 1)
     assert found.bytes_per_image == len(coded.data) and found.bits_per_pixel == 8 * len(coded.data) / 128**2
