@@ -19,21 +19,22 @@ __all__ = ["check_targets", "is_ours", "write_picture"]
 MARK = "dqcore"
 
 
-def write_picture(path: Path, picture: Image) -> None:
-    """Write a picture as a PNG file that says who made it."""
+def write_picture(path: Path, picture: Image, kind: str = "picture") -> None:
+    """Write a picture as a PNG file that says who made it, and as what, such as ``"sample"``."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     info.add_text("Software", MARK)
+    info.add_text("Description", kind)
     write_atomically(path, lambda file: picture.save(file, format="PNG", pnginfo=info))
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file is a picture that :func:`write_picture` made."""
+def is_ours(path: Path, kind: str | None = None) -> bool:
+    """Whether a file is a picture that :func:`write_picture` made; with ``kind``, as that."""
     from PIL import Image
 
     with contextlib.suppress(Exception), Image.open(path) as image:  # a decoder may raise anything
-        return bool(image.info.get("Software") == MARK)
+        return image.info.get("Software") == MARK and kind in (None, image.info.get("Description"))
     return False
 
 

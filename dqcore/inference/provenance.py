@@ -85,8 +85,8 @@ def provenance(checkpoint: Path, photos: Sequence[Path]) -> list[Provenance]:
 
 
 def say_provenance(found: Sequence[Provenance]) -> str:
-    """In words, such as ``"24 held out"`` or ``"3 trained on, 21 held out"``."""
+    """In words, such as ``"24 held out"``, ``"3 trained on, 21 held out"`` or ``"24 unknown"`` with the reason."""
     order: tuple[Provenance, ...] = ("trained on", "held out", "unknown")
     parts = [(found.count(kind), kind) for kind in order]
-    words = {"unknown": "unknown whether trained on"}
+    words = {"unknown": "unknown, the run kept no record of its files"}
     return ", ".join(f"{count} {words.get(kind, kind)}" for count, kind in parts if count)

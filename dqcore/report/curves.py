@@ -53,7 +53,9 @@ def line_chart(
         An ``<svg>`` element.
     """
     drawn = [
-        Series(line.name, [p for p in line.points if math.isfinite(p[1]) and (p[1] > 0 or not log)], line.style, line.dots)
+        Series(
+            line.name, [p for p in line.points if math.isfinite(p[1]) and (p[1] > 0 or not log)], line.style, line.dots
+        )
         for line in series
     ]
     points = [point for line in drawn for point in line.points]

@@ -54,7 +54,7 @@ def headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
         ("Codebook in use", f"{found.usage:.0%}", "", f"of {config.codebook_size:,} codes"),
     ]
     if found.rank_correlation is not None:
-        cards.append(("Codes follow detail", f"{found.rank_correlation:.2f}", "", "rank correlation; 1 is always"))
+        cards.append(("Codes follow detail", f"{found.rank_correlation:.2f}", "", "rank correlation, at most 1"))
     if found.lpips is not None:
         cards.append(("LPIPS", f"{found.lpips:.3f}", "", "lower is closer"))
     return [dict(zip(("name", "value", "unit", "remark"), card, strict=True)) for card in cards]

@@ -139,7 +139,7 @@ def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
 
 
 def _remark(kind: Provenance) -> str:
-    return "unknown whether it was trained on" if kind == "unknown" else kind
+    return "not known whether trained on" if kind == "unknown" else kind
 
 
 def _photos_title(known: Sequence[Provenance]) -> str:

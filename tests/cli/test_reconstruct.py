@@ -24,7 +24,9 @@ def test_the_reconstruction_itself(run, checkpoint, pictures, tmp_path):
 
 
 def test_the_strip(run, checkpoint, pictures, tmp_path):
-    assert run("reconstruct", pictures / "2.png", "--strip", "--checkpoint", checkpoint, "--out", tmp_path / "o")[0] == 0
+    assert (
+        run("reconstruct", pictures / "2.png", "--strip", "--checkpoint", checkpoint, "--out", tmp_path / "o")[0] == 0
+    )
     with Image.open(tmp_path / "o" / "2.png") as picture, Image.open(pictures / "2.png") as original:
         assert picture.size == (3 * 50 + 8, 30)
         assert np.array_equal(np.asarray(picture)[:, :50], np.asarray(original))

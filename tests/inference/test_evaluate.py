@@ -30,7 +30,7 @@ def test_the_protocol_tells_what_was_measured(checkpoint):
     assert found.protocol == {
         "protocol": "central 32x32 pixels, shorter side resized to 48, 8-bit",
         "images": 3,
-        "training": "3 unknown whether trained on",
+        "training": "3 unknown, the run kept no record of its files",
         "broken images": 0,
         "ratio": None,
         "num codes": 10,

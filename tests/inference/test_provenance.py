@@ -44,4 +44,4 @@ def test_a_damaged_record(tmp_path):
 def test_in_words():
     assert say_provenance(["held out"] * 3) == "3 held out"
     assert say_provenance(["held out", "trained on", "held out"]) == "1 trained on, 2 held out"
-    assert say_provenance(["unknown"]) == "1 unknown whether trained on"
+    assert say_provenance(["unknown"]) == "1 unknown, the run kept no record of its files"

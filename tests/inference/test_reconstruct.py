@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from dqcore.inference.reconstruct import pad_to_stride, reconstruct
 from dqcore.inference.rate import StreamCost
+from dqcore.inference.reconstruct import pad_to_stride, reconstruct
 from dqcore.metrics import psnr, round_to_8bit
 
 
