@@ -72,20 +72,11 @@ def sample(
     sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
-    sizes = {"slots": slots, "batch_size": batch_size}
+    rest = {"slots": slots, "batch_size": batch_size, "names": names}
     with progress_bar() as bar:
         report = _report_to(bar, count)
         samples = write_samples(
-            model,
-            decoder,
-            out,
-            count,
-            labels=labels,
-            sampling=sampling,
-            seed=seed,
-            names=names,
-            progress=report,
-            **sizes,
+            model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, progress=report, **rest
         )
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
     if samples.removed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from dqcore.errors import InputError
@@ -53,9 +53,7 @@ def line_chart(
         An ``<svg>`` element.
     """
     drawn = [
-        Series(
-            line.name, [p for p in line.points if math.isfinite(p[1]) and (p[1] > 0 or not log)], line.style, line.dots
-        )
+        replace(line, points=[p for p in line.points if math.isfinite(p[1]) and (p[1] > 0 or not log)])
         for line in series
     ]
     points = [point for line in drawn for point in line.points]

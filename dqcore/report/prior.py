@@ -18,8 +18,8 @@ from dqcore.training.log import Row, read_metrics
 __all__ = ["is_prior", "report_prior"]
 
 INTRO = (
-    "A prior learned which codes follow which. From nothing it draws the codes of new images, and a tokenizer's decoder "
-    "turns them into pixels; from a part of a photo it draws the rest."
+    "A prior learned which codes follow which. From nothing it draws the codes of new images, and a tokenizer's "
+    "decoder turns them into pixels; from a part of a photo it draws the rest."
 )
 SAMPLES = 16
 
