@@ -1,87 +1,215 @@
-"""``dqcore encode``: a folder of images to codes on disk."""
+"""``dqcore encode``: photos to ``.dqc`` files, or a folder of images to the shards that a prior is trained on."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from dqcore.data.images import list_images
-from dqcore.data.shards import ShardWriter
+from dqcore.data.shards import ShardWriter, count_known, hash_file
 from dqcore.errors import InputError
+from dqcore.inference.budget import Budget, budget_of
+from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.encode import encode_images
-from dqcore.inference.load import load_tokenizer
-from dqcore.models.auto import fingerprint
+from dqcore.inference.streams import (
+    SUFFIX,
+    StreamFolder,
+    Written,
+    encode_photo,
+    encode_photos,
+    write_stream_file,
+)
 from dqcore.progress import progress_bar
 
 __all__ = ["encode"]
 
+_FEW = 24  # photos that get a line each
+
 
 def encode(
-    folder: Annotated[Path, Positional],
+    photos: Annotated[tuple[Path, ...], Positional],
     *,
     checkpoint: Path,
-    out: Path,
+    out: Annotated[Path, arg(aliases=["-o"])],
+    format: Literal["auto", "dqc", "shards"] = "auto",
     ratio: float | None = None,
     num_codes: int | None = None,
+    per_megapixel: bool = False,
+    exact: bool = False,
+    bytes: int | None = None,
+    bpp: float | None = None,
+    overwrite: bool = False,
     shard_size: int = 1000,
     batch_size: int = 8,
     device: str = "auto",
 ) -> None:
-    """Encode images to codes and grain maps, in safetensors shards with an index.
+    """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
+
+    dqcore encode photo.png --checkpoint runs/mine -o photo.dqc --bpp 0.05
 
     Images keep their size and are padded to multiples of the coarsest stride. Broken files are counted and named. A
-    run that was killed goes on after the last shard it wrote.
+    run that was killed goes on where it stopped; files are known by name and content.
 
     Args:
-        folder: Folder of images, searched recursively, or a .txt list of their paths.
+        photos: Image files, folders of images, searched recursively, or .txt lists of their paths.
         checkpoint: Folder of a saved tokenizer or of a training run.
-        out: Folder for the shards.
+        out: One photo's .dqc file; or a folder for the .dqc files or shards.
+        format: dqc or shards; by default dqc for files and shards for folders.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
-        num_codes: Codes of every image; instead of ratio.
+        num_codes: Codes of every image, whatever its size; instead of ratio. Whole regions have this number or a little
+            less.
+        per_megapixel: Take num_codes for a million pixels, so that large photos of a folder get more than small ones.
+        exact: Refuse a photo that cannot have num_codes exactly, and name the nearest numbers.
+        bytes: Size of every .dqc file, met from below; instead of ratio.
+        bpp: Bits per pixel of every .dqc file, met from below; instead of ratio.
+        overwrite: Let the .dqc file of one photo replace another stream. Other files are never replaced.
         shard_size: Images in a shard.
-        batch_size: Images of one size that go through the model together, at most.
+        batch_size: Images of one size that go through the model together, at most; for shards.
         device: auto, cpu, cuda or cuda:N.
     """
     if min(shard_size, batch_size) < 1:
         raise InputError("shard_size, batch_size: expected at least 1")
-    root = folder if folder.is_dir() else folder.parent
-    paths = [(_name(path, root), path) for path in list_images(folder)]
-    model = load_tokenizer(checkpoint, device)
-    description = {
-        "tokenizer": fingerprint(checkpoint),
-        "model": type(model).__name__,
-        "strides": list(model.config.strides),
-        "codebook_size": model.config.codebook_size,
-        "ratio": ratio,
-        "num_codes": num_codes,
-    }
-    writer = ShardWriter(out, description, shard_size=shard_size)
+    budget = budget_of(ratio, num_codes, per_megapixel, exact, bytes, bpp)
+    named, alone = _named(photos), out.suffix == SUFFIX
+    if alone and (len(named) != 1 or format == "shards"):
+        raise InputError(f"out: {out} is one {SUFFIX} file, expected one photo, got {len(named)}; name a folder")
+    if format == "auto":
+        format = "dqc" if alone or not any(photo.is_dir() or photo.suffix == ".txt" for photo in photos) else "shards"
+    if format == "shards" and (bytes or bpp or per_megapixel or exact):
+        raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
+    codec = load_codec(checkpoint, device)
+    if alone:
+        _one(codec, named[0][1], out, budget, overwrite)
+        return
+    digests = {name: hash_file(path) for name, path in named}
+    options = {"ratio": ratio, "num_codes": num_codes}
+    options |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp} if format == "dqc" else {}
+    job = _Job(codec, named, digests, out, {**_description(codec), **options})
+    if format == "dqc":
+        _streams(job, budget)
+    else:
+        _shards(job, shard_size, batch_size, ratio, num_codes)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Photos to encode into a folder."""
+
+    codec: Codec
+    named: list[tuple[str, Path]]
+    digests: dict[str, str]
+    out: Path
+    description: dict[str, Any]
+
+
+def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -> None:
+    result = encode_photo(codec, path, budget)
+    new = write_stream_file(out, result.data, overwrite=overwrite)
+    print(f"{path}: {_numbers(result)}: {out}{'' if new else ' (was there already, the same bytes)'}")
+
+
+def _streams(job: _Job, budget: Budget) -> None:
+    folder = StreamFolder(job.out, job.description)
+    before = count_known(folder.index, job.digests, job.out)
+    results: list[tuple[str, Written]] = []
+    failures: list[str] = []
     with progress_bar() as bar:
-        task = bar.add_task("encode", total=len(paths))
+        task = bar.add_task("encode", total=len(job.named), completed=before)
+
+        def written(name: str, result: Written) -> None:
+            results.append((name, result))
+            bar.advance(task)
+
+        encode_photos(job.codec, job.named, folder, budget, job.digests, written=written, failed=failures.append)
+    for reason in failures:
+        print(f"not encoded: {reason}", file=sys.stderr)
+    _print_written(results)
+    _print_result(folder.index, job, before)
+    if failures:
+        raise InputError(f"{len(failures)} of {len(job.named)} photos were not encoded, the first: {failures[0]}")
+
+
+def _print_written(results: Sequence[tuple[str, Written]]) -> None:
+    """A line for each photo where they are few, and one for all."""
+    if not results:
+        return
+    for name, result in results if len(results) <= _FEW else ():
+        print(f"{name}: {_numbers(result)}")
+    areas = [result.size[0] * result.size[1] for _, result in results]
+    size = sum(len(result.data) for _, result in results)
+    estimate = sum(result.estimate * area for (_, result), area in zip(results, areas, strict=True)) / sum(areas)
+    print(
+        f"written: {len(results)} photos, {size} bytes, {8 * size / sum(areas):.4f} bits per pixel as written "
+        f"(estimate without entropy coding {estimate:.4f})"
+    )
+
+
+def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:
+    writer = ShardWriter(job.out, job.description, shard_size=shard_size)
+    before = count_known(writer.index, job.digests, job.out)
+    with progress_bar() as bar:
+        task = bar.add_task("encode", total=len(job.named))
         encode_images(
-            model,
-            paths,
+            job.codec.model,
+            job.named,
             writer,
+            digests=job.digests,
             ratio=ratio,
             num_codes=num_codes,
             batch_size=batch_size,
             progress=lambda finished: bar.update(task, completed=finished),
         )
-    _print_result(writer.index, out)
+    _print_result(writer.index, job, before)
 
 
-def _print_result(index: dict[str, Any], out: Path) -> None:
+def _numbers(result: Written) -> str:
+    return (
+        f"{len(result.data)} bytes, {result.bits_per_pixel:.4f} bits per pixel as written "
+        f"(estimate without entropy coding {result.estimate:.4f}), {result.num_codes} codes"
+    )
+
+
+def _description(codec: Codec) -> dict[str, Any]:
+    config = codec.model.config
+    return {
+        "tokenizer": codec.identity,
+        "model": type(codec.model).__name__,
+        "strides": list(config.strides),
+        "codebook_size": config.codebook_size,
+    }
+
+
+def _print_result(index: dict[str, Any], job: _Job, before: int) -> None:
     images, broken = index["images"], index["broken"]
     for file in broken:
         print(f"broken: {file['reason']}", file=sys.stderr)
     codes = sum(image["num_codes"] for image in images)
     mean = f", {codes / len(images):.1f} codes per image" if images else ""
-    print(f"{len(images)} images{mean}, {len(broken)} broken files passed over; codes in {out}")
+    there = f" {before} of these {len(job.named)} files were there already." if before else ""
+    print(f"{len(images)} images{mean}, {len(broken)} broken files passed over; codes in {job.out}.{there}")
 
 
-def _name(path: Path, root: Path) -> str:
-    return Path(os.path.relpath(path, root)).as_posix()
+def _named(photos: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Names for the index, and files: relative to their folder; below the folder's name if there are several."""
+    if not photos:
+        raise InputError("photos: expected at least one file or folder")
+    named: dict[str, Path] = {}
+    for source in photos:
+        listed = source.is_dir() or source.suffix == ".txt"
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        root = source if source.is_dir() else source.parent
+        for path in list_images(source) if listed else [source]:
+            name = Path(os.path.relpath(path, root)).as_posix()
+            if len(photos) > 1 and source.is_dir():
+                name = f"{source.resolve().name}/{name}"
+            if name in named and named[name].resolve() != path.resolve():
+                raise InputError(f"photos: {named[name]} and {path} would both be called {name}")
+            named[name] = path
+    return list(named.items())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 
-__all__ = ["INDEX", "ShardWriter", "read_index", "read_shards"]
+__all__ = ["INDEX", "ShardWriter", "count_known", "hash_file", "open_index", "read_index", "read_shards"]
 
 INDEX = "index.json"
 
@@ -35,20 +36,16 @@ class ShardWriter:
 
     def __init__(self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000) -> None:
         self.folder, self.shard_size = folder, shard_size
-        self.index: dict[str, Any] = {**description, "images": [], "broken": []}
+        self.index = open_index(folder, description)
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
-        if (folder / INDEX).is_file():
-            self._resume(description)
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"out: {folder} is not empty and holds no {INDEX}; choose another folder")
 
     @property
     def done(self) -> set[str]:
         """Names of the images that are in a shard on disk, or were found broken."""
         return {entry["name"] for entry in self.index["images"]} | {entry["name"] for entry in self.index["broken"]}
 
-    def add(self, name: str, size: Sequence[int], codes: Tensor, grain: Tensor) -> None:
+    def add(self, name: str, size: Sequence[int], codes: Tensor, grain: Tensor, digest: str = "") -> None:
         """Add an image; a full shard is written at once.
 
         Args:
@@ -56,6 +53,7 @@ class ShardWriter:
             size: Its ``(height, width)`` before padding.
             codes: Code map ``(H, W)``.
             grain: Grain map ``(h, w)``.
+            digest: Its :func:`hash_file`, by which a later run knows it.
         """
         number = len(self.index["images"]) + len(self._entries)
         self._tensors[f"{number}.codes"] = codes.to("cpu", torch.int32).contiguous()
@@ -68,14 +66,15 @@ class ShardWriter:
                 "grain_shape": list(grain.shape),
                 "num_codes": int((4 ** grain.long()).sum()),
                 "shard": self._shard_name(),
+                "sha256": digest,
             }
         )
         if len(self._entries) == self.shard_size:
             self.flush()
 
-    def skip(self, name: str, reason: str) -> None:
+    def skip(self, name: str, reason: str, digest: str = "") -> None:
         """List a broken file in the index."""
-        self.index["broken"].append({"name": name, "reason": reason})
+        self.index["broken"].append({"name": name, "reason": reason, "sha256": digest})
 
     def flush(self) -> None:
         """Write the images added since the last shard as a shard, then the index."""
@@ -92,15 +91,51 @@ class ShardWriter:
         number = len({entry["shard"] for entry in self.index["images"]})
         return f"codes-{number:05d}.safetensors"
 
-    def _resume(self, description: dict[str, Any]) -> None:
-        try:
-            before = json.loads((self.folder / INDEX).read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"out: {self.folder / INDEX} cannot be read ({error})") from error
-        for name, value in description.items():
-            if before.get(name) != value:
-                raise InputError(f"out: {self.folder} holds codes of another {name} ({before.get(name)})")
-        self.index = before
+
+def open_index(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """The index of a folder that codes are to be added to: that of an earlier run, or a new one.
+
+    Raises:
+        InputError: The folder holds codes with another description, or other files.
+    """
+    if not (folder / INDEX).is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"out: {folder} is not empty and holds no {INDEX}; choose another folder")
+        return {**description, "images": [], "broken": []}
+    try:
+        before = read_index(folder)
+    except InputError as error:
+        raise InputError(f"out: {folder / INDEX} cannot be read ({error})") from error
+    for name, value in description.items():
+        if before.get(name) != value:
+            raise InputError(f"out: {folder} holds codes of another {name} ({before.get(name)}); choose another folder")
+    return before
+
+
+def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path) -> int:
+    """How many of some files, given by name with their :func:`hash_file`, an index has already.
+
+    Raises:
+        InputError: A name in the index belongs to another file.
+    """
+    known = {entry["name"]: entry.get("sha256", "") for entry in (*index["images"], *index["broken"])}
+    shared = [name for name in digests if name in known]
+    others = [name for name in shared if known[name] and known[name] != digests[name]]
+    if others:
+        count = f"{len(others)} of its {len(known)} names"
+        raise InputError(
+            f"out: {folder} holds the codes of another {others[0]} ({count} belong to other files); "
+            "choose another folder"
+        )
+    return len(shared)
+
+
+def hash_file(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def read_index(folder: Path) -> dict[str, Any]:

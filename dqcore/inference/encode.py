@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def encode_images(
     paths: Sequence[tuple[str, Path]],
     writer: ShardWriter,
     *,
+    digests: Mapping[str, str] = MappingProxyType({}),
     ratio: float | None = None,
     num_codes: int | None = None,
     batch_size: int = 8,
@@ -36,6 +38,7 @@ def encode_images(
         model: A tokenizer in evaluation mode.
         paths: Names for the index, and files. Files whose names the writer knows already are not read again.
         writer: Takes the codes, and the names of broken files.
+        digests: Of each name, the :func:`dqcore.data.shards.hash_file` that the index keeps.
         ratio: Share of fine regions.
         num_codes: Codes of each image; not together with ``ratio``.
         batch_size: Images that go through the model together, at most.
@@ -45,10 +48,10 @@ def encode_images(
     done = writer.done
     todo = [(name, path) for name, path in paths if name not in done]
     finished = len(paths) - len(todo)
-    for names, sizes, images in _batches(todo, writer, model.config.strides[0], batch_size):
+    for names, sizes, images in _batches(todo, writer, digests, model.config.strides[0], batch_size):
         encoding = encode(model, images.to(device), ratio, num_codes)
         for name, size, codes, grain in zip(names, sizes, encoding.codes, encoding.grain, strict=True):
-            writer.add(name, size, codes, grain)
+            writer.add(name, size, codes, grain, digests.get(name, ""))
         finished += len(names)
         if progress is not None:
             progress(finished)
@@ -56,7 +59,7 @@ def encode_images(
 
 
 def _batches(
-    todo: Sequence[tuple[str, Path]], writer: ShardWriter, stride: int, batch_size: int
+    todo: Sequence[tuple[str, Path]], writer: ShardWriter, digests: Mapping[str, str], stride: int, batch_size: int
 ) -> Iterator[tuple[list[str], list[tuple[int, int]], Tensor]]:
     """Consecutive images of one padded size: names, sizes before padding, images ``(B, 3, H, W)``."""
     name_of = {path: name for name, path in todo}
@@ -64,7 +67,11 @@ def _batches(
     sizes: list[tuple[int, int]] = []
     images: list[Tensor] = []
     files = [path for _, path in todo]
-    for path, picture in readable_images(files, lambda path, reason: writer.skip(name_of[path], reason)):
+
+    def skip(path: Path, reason: str) -> None:
+        writer.skip(name_of[path], reason, digests.get(name_of[path], ""))
+
+    for path, picture in readable_images(files, skip):
         image = image_to_tensor(picture)
         padded = pad_to_stride(image[None], stride)[0]
         if images and (padded.shape != images[0].shape or len(images) == batch_size):

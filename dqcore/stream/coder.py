@@ -1,72 +1,66 @@
-"""Whole numbers to bytes and back, by tables of frequencies: constriction's range coder, with exact tables."""
+"""Whole numbers to bytes and back: the range coder of constriction, with exact frequencies."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dqcore.errors import InputError
-from dqcore.stream.tables import PRECISION
+from dqcore.stream.predictor import Predictor
 
-__all__ = ["Reader", "Writer", "least_bits"]
+__all__ = ["Coder", "Reader", "Writer"]
 
 _WORD = 4  # bytes of a word of the range coder
 
 
-def table_model(frequencies: NDArray[np.int64]) -> Any:
-    """A model of exactly these frequencies, ``(n,)``, which sum to ``2**24``; None if n is 1.
+class Coder(Protocol):
+    """A writer or a reader: what walks over a photo need not know which."""
 
-    The library gives each of n numbers a frequency of 1 and divides what is left, ``2**24 - n``, in proportion to the
-    floating-point weights it is given. Weights that are whole numbers with just this sum are scaled by exactly 1, so
-    nothing is rounded and the model has these frequencies on every machine.
-    """
-    from constriction import stream
-
-    if len(frequencies) == 1:
-        return None
-    return stream.model.Categorical((frequencies - 1).astype(np.float64), perfect=False)
+    def code(self, predictor: Predictor, left: int, upper: int, number: int) -> int:
+        """Write ``number`` and return it, or read one."""
+        ...
 
 
-def least_bits(frequencies: NDArray[np.int64]) -> float:
-    """Bits that the most frequent number takes: nothing takes fewer."""
-    return PRECISION - float(np.log2(frequencies.max()))
-
-
+# The library gives each of n numbers a frequency of 1 and divides what is left, 2**24 - n, in proportion to the weights
+# it is given as floating-point numbers. Weights that are whole numbers with just this sum are scaled by exactly 1:
+# there is nothing to round, and the frequencies are those of the predictor on every machine.
 class Writer:
-    """Appends arrays of numbers; :meth:`finish` gives the bytes."""
+    """Writes numbers; :meth:`finish` gives the bytes."""
 
     def __init__(self) -> None:
         from constriction import stream
 
-        self._coder = stream.queue.RangeEncoder()
+        self._coder, self._model = stream.queue.RangeEncoder(), stream.model.Categorical
 
-    def write(self, numbers: NDArray[np.int32], model: Any) -> None:
-        """Append numbers ``(n,)`` by a :func:`table_model`."""
-        if model is not None and len(numbers):
-            self._coder.encode(np.ascontiguousarray(numbers, dtype=np.int32), model)
+    def code(self, predictor: Predictor, left: int, upper: int, number: int) -> int:
+        """Write a number and return it."""
+        if predictor.size > 1:
+            model = self._model(predictor.weights(left, upper), perfect=False, lazy=True)
+            self._coder.encode(number, model)
+            predictor.learn(number)
+        return number
 
     def finish(self) -> bytes:
         """The shortest bytes that are read back as what was written, if zeros follow them."""
-        words = self._coder.get_compressed()
         if self._coder.is_empty():
             return b""
+        words = self._coder.get_compressed()
         position, (low, width) = self._coder.pos()
         padded = np.zeros(position + 2, dtype=">u4")
         padded[: len(words)] = words
-        number, bits = int.from_bytes(padded.tobytes(), "big"), 8 * padded.nbytes
-        first = number - (number - low) % (1 << 64)  # every number from here on, less than ``width`` more, will do
-        for length in range(padded.nbytes + 1):
+        value, bits = int.from_bytes(padded.tobytes(), "big"), 8 * padded.nbytes
+        first = value - (value - low) % (1 << 64)  # every value from here on, less than ``width`` more, will do
+        for length in range(max(0, padded.nbytes - 9), padded.nbytes + 1):
             unit = 1 << (bits - 8 * length)
             shortest = -(-first // unit) * unit
             if shortest < first + width:
                 return (shortest >> (bits - 8 * length)).to_bytes(length, "big")
-        raise AssertionError("the number itself is among them")
+        raise AssertionError("the value itself is among them")
 
 
 class Reader:
-    """Reads what :class:`Writer` wrote, in the same order and by the same models.
+    """Reads what :class:`Writer` wrote, in the same order and with the same predictors.
 
     Args:
         data: The bytes.
@@ -76,19 +70,22 @@ class Reader:
     def __init__(self, data: bytes, name: str) -> None:
         from constriction import stream
 
-        self._name = name
+        self._name, self._model = name, stream.model.Categorical
         padded = data + bytes(-len(data) % _WORD + 2 * _WORD)
         self._coder = stream.queue.RangeDecoder(np.frombuffer(padded, dtype=">u4").astype(np.uint32))
 
-    def read(self, count: int, model: Any) -> NDArray[np.int32]:
-        """The next ``count`` numbers, int32.
+    def code(self, predictor: Predictor, left: int, upper: int, number: int = 0) -> int:
+        """Read a number; the one that is given does not matter.
 
         Raises:
             InputError: The bytes are not what a writer has written.
         """
-        if model is None or count == 0:
-            return np.zeros(count, dtype=np.int32)
+        if predictor.size == 1:
+            return 0
+        model = self._model(predictor.weights(left, upper), perfect=False, lazy=True)
         try:
-            return self._coder.decode(model, count)
+            found = int(self._coder.decode(model))
         except (AssertionError, ValueError) as error:
             raise InputError(f"{self._name}: damaged ({error})") from error
+        predictor.learn(found)
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -15,17 +16,22 @@ __all__ = ["TABLES", "load_code_tables", "save_code_tables"]
 TABLES = "code_tables.safetensors"
 
 
-def save_code_tables(tables: CodeTables, folder: Path) -> Path:
+def save_code_tables(tables: CodeTables, folder: Path, *, keep: bool = True) -> Path:
     """Write the tables into the folder of a saved model.
 
-    Tables that lie there already and differ are kept as ``code_tables-<identity>.safetensors``, because streams that
+    Other tables that lie there already are kept as ``code_tables-<identity>.safetensors``, because streams that
     were written with them need them.
+
+    Args:
+        tables: The tables.
+        folder: Folder of the model.
+        keep: Whether other tables that lie there are kept; in training the model changes and no stream needs them.
 
     Returns:
         The file.
     """
     path = folder / TABLES
-    if path.is_file():
+    if keep and path.is_file():
         before = _read(path)
         if before == tables:
             return path
@@ -59,7 +65,7 @@ def load_code_tables(folder: Path, codebook_size: int, num_granularities: int) -
 def _write(tables: CodeTables, path: Path) -> None:
     from safetensors.torch import save
 
-    data = save({"grains": tables.grains.to(torch.int32), "codes": tables.codes.to(torch.int32)})
+    data = save({field.name: getattr(tables, field.name).to(torch.int32) for field in fields(tables)})
     write_atomically(path, lambda file: file.write(data))
 
 
@@ -69,6 +75,6 @@ def _read(path: Path) -> CodeTables:
 
     try:
         state = load_file(path)
-        return CodeTables(state["grains"].long(), state["codes"].long())
+        return CodeTables(**{field.name: state[field.name].long() for field in fields(CodeTables)})
     except (SafetensorError, KeyError, InputError) as error:
         raise InputError(f"{path}: not the tables of a model ({error})") from error

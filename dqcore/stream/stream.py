@@ -7,6 +7,7 @@ numbers in the order of a :class:`dqcore.CodeSequence`: granularity ascending, r
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,14 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.stream.coder import Reader, Writer, least_bits, table_model
+from dqcore.stream.coder import Reader, Writer
 from dqcore.stream.header import CHECKSUM, Header, read_header, stride_of
 from dqcore.stream.tables import CodeTables
+from dqcore.stream.walk import Walk, code_predictor, grain_predictor
 
 __all__ = ["MAX_PIXELS", "Decoded", "read_stream", "write_stream"]
 
-#: Pixels of the largest photo that is read, unless the caller says otherwise.
-MAX_PIXELS = 1 << 28
+#: Pixels of the largest photo that is written, and that is read unless the caller says otherwise.
+MAX_PIXELS = 1 << 26
 
 
 class Decoded(NamedTuple):
@@ -58,18 +60,21 @@ def write_stream(codes: Tensor, grain: Tensor, size: Sequence[int], tables: Code
         InputError: The arguments do not fit each other.
     """
     size = (int(size[0]), int(size[1]))
-    grains, code_map = grain.cpu().numpy(), codes.cpu().numpy()
-    _check_maps(code_map, grains, tables)
-    parts = [_pick(code_map, grains, g, tables.num_granularities) for g in range(tables.num_granularities)]
-    _check_blocks(code_map, grains, parts)
-    models = [table_model(row) for row in tables.codes.numpy()]
+    if not re.fullmatch("[0-9a-f]{16,}", identity):
+        raise InputError(f"identity: expected a fingerprint of at least 16 hexadecimal digits, got {identity!r}")
+    _check_maps(codes, grain, tables)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(f"size: expected a photo of at most {MAX_PIXELS} pixels, got {size}")
+    stride = stride_of(size, (grain.shape[0], grain.shape[1]))
+    walk = Walk(tables, _copy(grain), _copy(codes))
     coarse, finer = Writer(), Writer()
-    coarse.write(grains.ravel(), table_model(tables.grains.numpy()))
-    coarse.write(parts[0], models[0])
-    for part, model in zip(parts[1:], models[1:], strict=True):
-        finer.write(part, model)
+    walk.take_grain(coarse)
+    walk.take_codes(coarse, 0)
+    for g in range(1, tables.num_granularities):
+        walk.take_codes(finer, g)
+    if not np.array_equal(walk.codes, _copy(codes)):
+        raise InputError("codes: expected a coarse code to fill its whole block")
     first = coarse.finish()
-    stride = stride_of(size, grains.shape)
     header = Header(identity[:16], tables.identity[:4], tables.num_granularities, stride, size, len(first))
     data = header.to_bytes(first) + first + finer.finish()
     return data + _checksum(data, tables)
@@ -113,25 +118,20 @@ def read_stream(
 
 
 def _decode(header: Header, tables: CodeTables, coarse: bytes, finer: bytes | None, name: str) -> Decoded:
-    rows, columns = header.region_grid
-    cheapest = least_bits(tables.grains.numpy()) + (
-        least_bits(tables.codes[0].numpy()) if len(tables.grains) == 1 else 0
-    )
-    _check_bits(rows * columns * cheapest, coarse, name)
-    models = [table_model(row) for row in tables.codes.numpy()]
-    reader = Reader(coarse, name)
-    grain = reader.read(rows * columns, table_model(tables.grains.numpy())).reshape(rows, columns)
-    counts = np.bincount(grain.ravel(), minlength=tables.num_granularities)
-    shift = tables.num_granularities - 1
+    (rows, columns), shift = header.region_grid, tables.num_granularities - 1
+    needed = grain_predictor(tables).least_bits + (code_predictor(tables, 0).least_bits if shift == 0 else 0)
+    _check_bits(rows * columns * needed, coarse, name)
     codes = np.full((rows << shift, columns << shift), tables.codebook_size, dtype=np.int64)
-    _put(codes, grain, 0, reader.read(int(counts[0]), models[0]))
+    walk, reader = Walk(tables, np.zeros((rows, columns), dtype=np.int64), codes), Reader(coarse, name)
+    walk.take_grain(reader)
+    walk.take_codes(reader, 0)
     if finer is not None:
-        needed = sum(int(n) * 4**g * least_bits(tables.codes[g].numpy()) for g, n in enumerate(counts) if g)
-        _check_bits(needed, finer, name)
         reader = Reader(finer, name)
         for g in range(1, tables.num_granularities):
-            _put(codes, grain, g, reader.read(int(counts[g]) * 4**g, models[g]))
-    return Decoded(torch.from_numpy(codes), torch.from_numpy(grain.astype(np.int64)), header.size)
+            number = int((walk.grain == g).sum()) * 4**g
+            _check_bits(number * code_predictor(tables, g).least_bits, finer, name)
+            walk.take_codes(reader, g)
+    return Decoded(torch.from_numpy(walk.codes), torch.from_numpy(walk.grain), header.size)
 
 
 def _checksum(data: bytes, tables: CodeTables) -> bytes:
@@ -163,44 +163,15 @@ def _check_bits(needed: float, data: bytes, name: str) -> None:
         raise InputError(f"{name}: damaged, {len(data)} bytes cannot hold its codes")
 
 
-def _check_maps(codes: NDArray[np.int64], grain: NDArray[np.int64], tables: CodeTables) -> None:
+def _check_maps(codes: Tensor, grain: Tensor, tables: CodeTables) -> None:
     scale = 1 << (tables.num_granularities - 1)
-    if grain.ndim != 2 or grain.size == 0 or codes.shape != (grain.shape[0] * scale, grain.shape[1] * scale):
-        raise InputError(
-            f"codes: expected a code map ({scale} h, {scale} w) of a grain map (h, w), "
-            f"got {codes.shape} and {grain.shape}"
-        )
-    for name, value, limit in (
-        ("codes", codes, tables.codebook_size),
-        ("grain", grain, tables.num_granularities),
-    ):
-        if value.dtype.kind not in "iu" or value.min() < 0 or value.max() >= limit:
+    if grain.dim() != 2 or grain.numel() == 0 or codes.shape != (grain.shape[0] * scale, grain.shape[1] * scale):
+        expected = f"a code map ({scale} h, {scale} w) of a grain map (h, w)"
+        raise InputError(f"codes: expected {expected}, got {tuple(codes.shape)} and {tuple(grain.shape)}")
+    for name, value, limit in (("codes", codes, tables.codebook_size), ("grain", grain, tables.num_granularities)):
+        if value.is_floating_point() or int(value.min()) < 0 or int(value.max()) >= limit:
             raise InputError(f"{name}: expected integers in [0, {limit})")
 
 
-def _check_blocks(codes: NDArray[np.int64], grain: NDArray[np.int64], parts: list[NDArray[np.int64]]) -> None:
-    """Raise unless the parts, put back, give the code map."""
-    again = np.empty_like(codes)
-    for g, part in enumerate(parts):
-        _put(again, grain, g, part)
-    if not np.array_equal(again, codes):
-        raise InputError("codes: expected a coarse code to fill its whole block")
-
-
-def _at(grain: NDArray[np.int64], g: int) -> NDArray[np.bool_]:
-    """Which cells of granularity g's own grid belong to regions of that granularity."""
-    return (grain == g).repeat(1 << g, 0).repeat(1 << g, 1)
-
-
-def _pick(codes: NDArray[np.int64], grain: NDArray[np.int64], g: int, num_granularities: int) -> NDArray[np.int64]:
-    """The codes of granularity g, in row-major order of its grid."""
-    span = 1 << (num_granularities - 1 - g)
-    return codes[::span, ::span][_at(grain, g)]
-
-
-def _put(codes: NDArray[np.int64], grain: NDArray[np.int64], g: int, part: NDArray[np.integer]) -> None:
-    """Put the codes of granularity g into their blocks of the code map."""
-    span = len(codes) // (len(grain) << g)
-    where = _at(grain, g)
-    blocks = codes.reshape(where.shape[0], span, where.shape[1], span).swapaxes(1, 2)
-    blocks[where] = part[:, None, None]
+def _copy(values: Tensor) -> NDArray[np.int64]:
+    return np.array(values.cpu().numpy(), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""``CodeTables``: how often each granularity and each code occurs, in whole numbers."""
+"""``CodeTables``: how often each granularity and each code occurs, and beside what, in whole numbers."""
 
 from __future__ import annotations
 
@@ -11,59 +11,90 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["PRECISION", "CodeTables"]
+__all__ = ["MOST_FACTOR", "PRECISION", "TOTAL", "UNIT", "CodeTables"]
 
 #: The frequencies of a table sum to 2 to this power: that of the range coder.
 PRECISION = 24
-_TOTAL = 1 << PRECISION
+TOTAL = 1 << PRECISION
+#: A factor of one, and the largest factor.
+UNIT, MOST_FACTOR = 1 << 8, (1 << 16) - 1
 _MOST_CODES = 1 << 20  # the floor of 1 for each code then takes a sixteenth of the total
 
 
 @dataclass(frozen=True, eq=False)
 class CodeTables:
-    """The frequencies by which a stream is coded. They are whole numbers, so every machine decodes every stream.
+    """What a stream is coded by. All are whole numbers, so every machine decodes every stream.
 
     Attributes:
-        grains: Frequency of each granularity, int64, ``(G,)``.
-        codes: Frequency of each code at each granularity, int64, ``(G, K)``.
-
-    Each frequency is at least 1, so that anything can be coded, and each row sums to ``2**24``.
+        grains: Frequency of each granularity, int64, ``(G,)``, each at least 1, with the sum ``2**24``.
+        codes: Frequency of each code at each granularity, int64, ``(G, K)``; so is each row.
+        classes: Class of each code, int64, ``(K,)``, in [0, C). Codes of a class have similar codes beside them.
+        grain_factors: ``[a, b]``: how much more often than elsewhere a region has granularity b beside a region of
+            granularity a, in 256ths, int64, ``(G, G)``, in [1, 65535].
+        code_factors: ``[g, c, k]``: the same for code k of granularity g beside a code of class c, ``(G, C, K)``.
 
     Raises:
-        InputError: A tensor of another type, shape or sum.
+        InputError: A tensor of another type, shape, range or sum.
     """
 
     grains: Tensor
     codes: Tensor
+    classes: Tensor
+    grain_factors: Tensor
+    code_factors: Tensor
 
     def __post_init__(self) -> None:
-        for name, dimensions in {"grains": 1, "codes": 2}.items():
+        for name in _FIELDS:
             value = getattr(self, name)
-            if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.dim() != dimensions:
+            if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.numel() == 0:
                 got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise InputError(f"{name}: expected int64 frequencies of {dimensions} dimension(s), got {got}")
+                raise InputError(f"{name}: expected an int64 tensor, got {got}")
             object.__setattr__(self, name, value.detach().cpu().contiguous())
-        if len(self.codes) != len(self.grains) or not 1 <= len(self.grains) <= 15:
-            raise InputError(f"codes: expected a row for each of 1 to 15 granularities, got {tuple(self.codes.shape)}")
-        if not 1 <= self.codes.shape[1] <= _MOST_CODES:
-            raise InputError(f"codes: expected 1 to {_MOST_CODES} codes, got {self.codes.shape[1]}")
+        self._check_shapes()
         for name in ("grains", "codes"):
             value = getattr(self, name)
-            if int(value.min()) < 1 or bool((value.sum(-1) != _TOTAL).any()):
-                raise InputError(f"{name}: expected frequencies of at least 1 that sum to {_TOTAL}")
+            if int(value.min()) < 1 or bool((value.sum(-1) != TOTAL).any()):
+                raise InputError(f"{name}: expected frequencies of at least 1 that sum to {TOTAL}")
+        limits = {"classes": (0, self.code_factors.shape[1] - 1)}
+        limits |= {name: (1, MOST_FACTOR) for name in ("grain_factors", "code_factors")}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if int(value.min()) < low or int(value.max()) > high:
+                raise InputError(f"{name}: expected values in [{low}, {high}]")
+
+    def _check_shapes(self) -> None:
+        number, size = self.grains.numel(), self.codes.shape[-1]
+        if number > 15 or size > _MOST_CODES:
+            raise InputError(f"codes: expected at most 15 granularities and {_MOST_CODES} codes, got {number}, {size}")
+        shapes = {
+            "grains": (number,),
+            "codes": (number, size),
+            "classes": (size,),
+            "grain_factors": (number, number),
+            "code_factors": (number, self.code_factors.shape[1] if self.code_factors.dim() == 3 else 1, size),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(f"{name}: expected shape {shape}, got {tuple(getattr(self, name).shape)}")
 
     @classmethod
     def fit(cls, code_counts: Tensor, grain_counts: Tensor) -> CodeTables:
-        """Tables for images like those that were counted; what never occurred counts as half an occurrence.
+        """Tables for images like those that were counted, without regard to what lies beside what.
+
+        :func:`dqcore.stream.fit_tables` counts that too, for a shorter stream.
 
         Args:
-            code_counts: How often each code occurs at each granularity, integers of at least 0, ``(G, K)``.
+            code_counts: How often each code occurs at each granularity, integers of at least 0, ``(G, K)``. What never
+                occurred counts as half an occurrence.
             grain_counts: How many regions have each granularity, integers of at least 0, ``(G,)``.
         """
         for name, value in {"code_counts": code_counts, "grain_counts": grain_counts}.items():
             if value.is_floating_point() or value.numel() == 0 or int(value.min()) < 0:
                 raise InputError(f"{name}: expected integers of at least 0")
-        return cls(_frequencies(grain_counts[None])[0], _frequencies(code_counts))
+        grains, codes = frequencies(grain_counts[None].double() + 0.5)[0], frequencies(code_counts.double() + 0.5)
+        number, size = codes.shape
+        alone = torch.full((number, 1, size), UNIT)
+        return cls(grains, codes, torch.zeros(size).long(), torch.full((number, number), UNIT), alone)
 
     @classmethod
     def uniform(cls, codebook_size: int, num_granularities: int) -> CodeTables:
@@ -85,16 +116,17 @@ class CodeTables:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the frequencies, hexadecimal: the same on every machine."""
-        digest = hashlib.sha256(f"{self.num_granularities} {self.codebook_size}".encode())
-        for value in (self.grains, self.codes):
-            digest.update(value.numpy().astype("<i4").tobytes())
+        """A hash of all tables, hexadecimal: the same on every machine."""
+        digest = hashlib.sha256()
+        for name in _FIELDS:
+            value = getattr(self, name)
+            digest.update(f"{name} {tuple(value.shape)}".encode() + value.numpy().astype("<i4").tobytes())
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CodeTables):
             return NotImplemented
-        return torch.equal(self.grains, other.grains) and torch.equal(self.codes, other.codes)
+        return all(torch.equal(getattr(self, name), getattr(other, name)) for name in _FIELDS)
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -103,15 +135,14 @@ class CodeTables:
         return f"CodeTables(G={self.num_granularities}, K={self.codebook_size}, identity={self.identity[:8]!r})"
 
 
-def _frequencies(counts: Tensor) -> Tensor:
-    """Whole numbers of at least 1 in proportion to ``2 * counts + 1``; each row of ``(n, m)`` sums to the total."""
-    rows = []
-    for row in (2 * counts.detach().cpu().long() + 1).tolist():
-        free, whole = _TOTAL - len(row), sum(row)
-        shares = [free * count // whole for count in row]  # Python's integers: no count is too large
-        left = free - sum(shares)
-        largest = sorted(range(len(row)), key=lambda index: (-(free * row[index] % whole), index))
-        for index in largest[:left]:
-            shares[index] += 1
-        rows.append([share + 1 for share in shares])
-    return torch.tensor(rows, dtype=torch.int64)
+_FIELDS = tuple(CodeTables.__dataclass_fields__)
+
+
+def frequencies(weights: Tensor) -> Tensor:
+    """Whole numbers of at least 1 in proportion to float64 weights ``(n, m)`` above 0; each row sums to the total."""
+    size = weights.shape[-1]
+    shares = (TOTAL - size) * weights / weights.sum(-1, keepdim=True)
+    whole = shares.floor().long()
+    left = TOTAL - size - whole.sum(-1, keepdim=True)  # fewer than the row is long
+    rank = (whole - shares).argsort(dim=-1, stable=True).argsort(dim=-1)
+    return 1 + whole + (rank < left).long()

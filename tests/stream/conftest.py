@@ -1,5 +1,7 @@
 """What the tests of the stream share: tables, and photos' maps drawn from them."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,12 +10,19 @@ from dqcore.stream import CodeTables
 
 @pytest.fixture
 def tables_of():
-    """Skewed tables for K codes and G granularities."""
+    """Skewed tables for K codes and G granularities, of random neighbours."""
 
     def make(codebook_size=50, num_granularities=2, seed=0):
         generator = torch.Generator().manual_seed(seed)
         counts = torch.rand(num_granularities, codebook_size, generator=generator).pow(6).mul(1000).long()
-        return CodeTables.fit(counts, torch.arange(1, num_granularities + 1))
+        plain = CodeTables.fit(counts, torch.arange(1, num_granularities + 1))
+        shape = (num_granularities, max(1, codebook_size // 8), codebook_size)
+        return dataclasses.replace(
+            plain,
+            classes=torch.arange(codebook_size) % shape[1],
+            grain_factors=torch.randint(100, 600, (num_granularities, num_granularities), generator=generator),
+            code_factors=torch.randint(1, 600, shape, generator=generator),
+        )
 
     return make
 

@@ -6,13 +6,14 @@ import itertools
 import numpy as np
 import pytest
 
-from dqcore.stream.coder import Reader, Writer, table_model
-from dqcore.stream.tables import PRECISION
+from dqcore.stream.coder import Reader, Writer
+from dqcore.stream.predictor import Predictor
+from dqcore.stream.tables import PRECISION, TOTAL
 
 
-def read_by_definition(data, rows, numbers):
-    """The numbers, in integer arithmetic alone: ``rows[i]`` are the frequencies of number i."""
-    words = iter(np.frombuffer(data + bytes(-len(data) % 4 + 4 * len(numbers) + 8), dtype=">u4").tolist())
+def read_by_definition(data, rows):
+    """The numbers, in integer arithmetic alone: ``rows[i]`` are the frequencies of number i; None if there are none."""
+    words = iter(np.frombuffer(data + bytes(-len(data) % 4 + 4 * len(rows) + 8), dtype=">u4").tolist())
     low, width, point, found = 0, (1 << 64) - 1, next(words) << 32 | next(words), []
     for row in rows:
         ends = [0, *itertools.accumulate(row)]
@@ -27,39 +28,44 @@ def read_by_definition(data, rows, numbers):
     return found
 
 
-@pytest.mark.parametrize("seed", range(40))
+def predictor(tables):
+    return Predictor(tables.codes[1].numpy(), tables.code_factors[1].numpy())
+
+
+@pytest.mark.parametrize("seed", range(30))
 def test_the_bytes_are_those_of_the_definition(tables_of, seed):
-    tables = tables_of(30 + seed, 2, seed).codes.numpy()
-    draw = np.random.default_rng(seed)
-    which = draw.integers(0, 2, 60)
-    numbers = [int(draw.choice(len(tables[w]), p=tables[w] / tables[w].sum())) for w in which]
-    writer, models = Writer(), [table_model(row) for row in tables]
-    for number, w in zip(numbers, which, strict=True):
-        writer.write(np.array([number]), models[w])
+    tables, draw = tables_of(30 + seed, 2, seed), np.random.default_rng(seed)
+    share = tables.codes[1].numpy() / TOTAL
+    numbers = draw.choice(len(share), 60, p=share).tolist()
+    beside = draw.integers(-1, int(tables.classes.max()) + 1, (60, 2)).tolist()
+    writer, likely, rows = Writer(), predictor(tables), []
+    for number, (left, upper) in zip(numbers, beside, strict=True):
+        rows.append([int(weight) + 1 for weight in likely.weights(left, upper)])
+        writer.code(likely, left, upper, number)
     data = writer.finish()
-    assert read_by_definition(data, [tables[w].tolist() for w in which], numbers) == numbers
-    reader = Reader(data, "stream")
-    assert [int(reader.read(1, models[w])[0]) for w in which] == numbers
-    if data:  # nothing shorter has these numbers
-        for last in range(256):
-            shorter = data[:-2] + bytes([last])
-            assert read_by_definition(shorter, [tables[w].tolist() for w in which], numbers) != numbers
+    assert all(sum(row) == TOTAL and min(row) >= 1 for row in rows)
+    assert read_by_definition(data, rows) == numbers
+    reader, likely = Reader(data, "stream"), predictor(tables)
+    assert [reader.code(likely, left, upper) for left, upper in beside] == numbers
+    for last in range(256):  # nothing shorter has these numbers
+        assert read_by_definition(data[:-2] + bytes([last]), rows) != numbers
 
 
 def test_a_carry_passes_through_many_bytes():
     """Rare numbers at the upper end give bytes 255, which the last byte must not overflow."""
-    row = np.array([(1 << PRECISION) - 1, 1])
+    table, factors = np.array([TOTAL - 1, 1]), np.full((1, 2), 256)
     for count in range(1, 40):
-        writer, model = Writer(), table_model(row)
-        numbers = np.array([1] * count + [0] * (count % 5))
-        writer.write(numbers, model)
-        data = writer.finish()
-        assert Reader(data, "stream").read(len(numbers), model).tolist() == numbers.tolist()
+        writer, likely = Writer(), Predictor(table, factors)
+        numbers = [1] * count + [0] * (count % 5)
+        for number in numbers:
+            writer.code(likely, -1, -1, number)
+        reader, likely = Reader(writer.finish(), "stream"), Predictor(table, factors)
+        assert [reader.code(likely, -1, -1) for _ in numbers] == numbers
 
 
 def test_nothing_takes_no_byte():
     assert Writer().finish() == b""
-    writer = Writer()
-    writer.write(np.zeros(5, dtype=np.int32), table_model(np.array([1 << PRECISION])))
+    writer, only = Writer(), Predictor(np.array([TOTAL]), np.array([[256]]))
+    assert [writer.code(only, -1, -1, 0) for _ in range(5)] == [0] * 5
     assert writer.finish() == b""
-    assert Reader(b"", "stream").read(5, None).tolist() == [0] * 5
+    assert [Reader(b"", "stream").code(only, -1, -1) for _ in range(5)] == [0] * 5

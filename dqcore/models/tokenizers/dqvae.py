@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
+from dqcore.models.tokenizers.choices import Choices
 from dqcore.nn.allocation import allocate, counts_for_codes, counts_for_ratio, target_shares
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.position import Position
@@ -152,6 +153,20 @@ class DQVAE(Tokenizer):
         In training mode the router is noisy and the codebook learns, as in ``forward``.
         """
         return self._encode(images, ratio, num_codes)[0]
+
+    @torch.no_grad()
+    def choices(self, images: Tensor) -> Choices:
+        """The codes of images ``(B, 3, H, W)`` at every granularity, for callers who try several grain maps.
+
+        The networks run once, however many grain maps are tried. For evaluation mode.
+        """
+        self._check_images(images)
+        maps: list[Tensor] = self.encoder(images)
+        routing = self.router(images, maps)
+        features = [self.quant_conv(values) for values in maps]
+        alike = [torch.full_like(routing.grain, g) for g in range(len(maps))]
+        codes = torch.stack([self.quantizer(features, grain, learn=False).codes for grain in alike])
+        return Choices(codes, self.router.refinement_scores(routing), routing.grain)
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Encode, quantize and decode images ``(B, 3, H, W)`` in [-1, 1].

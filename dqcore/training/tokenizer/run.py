@@ -29,6 +29,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
+from dqcore.training.tokenizer.tables import write_tables
 
 __all__ = ["TokenizerRun", "TokenizerTraining", "train_tokenizer"]
 
@@ -98,6 +99,8 @@ def train_tokenizer(
             if world.is_main:
                 record_images(options.out, images.training.paths)
             rows = loop.run(progress)
+            if world.is_main:
+                write_tables(step.model_to_use, images.training.paths, options.out / "model")
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 

@@ -1,0 +1,89 @@
+"""``dqcore decode``: codes back to pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from torch import Tensor
+from tyro.conf import Positional, arg
+
+from dqcore.data.images import tensor_to_image
+from dqcore.errors import InputError
+from dqcore.files import write_atomically
+from dqcore.inference.codec import load_codec
+from dqcore.inference.decode import count_items, decode_item, list_codes
+from dqcore.inference.streams import SUFFIX
+from dqcore.progress import progress_bar
+
+__all__ = ["decode"]
+
+
+def decode(
+    codes: Annotated[tuple[Path, ...], Positional],
+    *,
+    checkpoint: Path,
+    out: Annotated[Path, arg(aliases=["-o"])],
+    preview: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> None:
+    """Decode .dqc files, folders of them, or the shards of dqcore encode, to PNG pictures of the photos' own size.
+
+    dqcore decode photo.dqc --checkpoint runs/mine --out pictures/
+
+    Args:
+        codes: .dqc files, folders of them, or folders of shards.
+        checkpoint: Folder of the tokenizer that wrote them, or of its training run.
+        out: Folder for the pictures; or one .png file.
+        preview: Decode the coarse codes alone, which come first in a .dqc file; its beginning will do.
+        overwrite: Replace pictures that are there.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    if not codes:
+        raise InputError(f"codes: expected at least one {SUFFIX} file or folder")
+    codec = load_codec(checkpoint, device)
+    alone = out.suffix.lower() == ".png"
+    if alone and (len(codes) != 1 or not codes[0].is_file()):
+        raise InputError(f"out: {out} is one picture, expected one {SUFFIX} file; name a folder")
+    targets: set[Path] = set()
+    failures: list[str] = []
+    number = 0
+    with progress_bar() as bar:
+        task = bar.add_task("decode", total=sum(count_items(source) for source in codes if source.exists()))
+        for source in codes:
+            for item in list_codes(source, codec):
+                folder = out / source.resolve().name if len(codes) > 1 and source.is_dir() else out
+                target = out if alone else folder / f"{item.name}.png"
+                number += 1
+                try:
+                    _check_target(target, out, targets, overwrite)
+                    _write(decode_item(codec, item, preview=preview), target)
+                except InputError as error:
+                    failures.append(str(error))
+                    print(f"not decoded: {error}", file=sys.stderr)
+                bar.advance(task)
+    _finish(number, failures, out)
+
+
+def _finish(number: int, failures: Sequence[str], out: Path) -> None:
+    done = number - len(failures)
+    print(f"{done} {'picture' if done == 1 else 'pictures'} decoded, {len(failures)} not; in {out}")
+    if failures:
+        raise InputError(f"{len(failures)} of {number} were not decoded, the first: {failures[0]}")
+
+
+def _check_target(target: Path, out: Path, targets: set[Path], overwrite: bool) -> None:
+    """Raise if a picture would lie elsewhere, or replace one of this run or one that was there."""
+    if ".." in target.relative_to(out).parts or target in targets:
+        raise InputError(f"out: {target} is no place for another picture")
+    targets.add(target)
+    if target.exists() and not overwrite:
+        raise InputError(f"out: {target} is there already; choose another folder, or allow it with --overwrite")
+
+
+def _write(image: Tensor, target: Path) -> None:
+    picture = tensor_to_image(image)
+    write_atomically(target, lambda file: picture.save(file, format="PNG"))

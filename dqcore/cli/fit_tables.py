@@ -1,0 +1,65 @@
+"""``dqcore fit-tables``: the tables by which a model's ``.dqc`` files are coded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from torch import Tensor
+from tyro.conf import Positional
+
+from dqcore.data.images import image_to_tensor, list_images, readable_images
+from dqcore.errors import InputError
+from dqcore.inference.load import load_tokenizer
+from dqcore.inference.reconstruct import pad_to_stride
+from dqcore.models.auto import model_folder
+from dqcore.progress import progress_bar
+from dqcore.stream import fit_tables as fit
+from dqcore.stream import save_code_tables
+
+__all__ = ["fit_tables"]
+
+
+def fit_tables(
+    checkpoint: Annotated[Path, Positional],
+    *,
+    data: Path,
+    limit: int = 200,
+    device: str = "auto",
+) -> None:
+    """Count a tokenizer's codes on photos, so that its .dqc files become shorter.
+
+    dqcore fit-tables runs/mine --data photos/
+
+    Training does this at its end; a model from elsewhere needs it once. Older tables stay beside the new ones, so .dqc
+    files that were written with them can still be read.
+
+    Args:
+        checkpoint: Folder of a saved tokenizer or of a training run; code_tables.safetensors is written into it.
+        data: Folder of photos like those to be encoded, or a .txt list of their paths.
+        limit: Count this many photos at most, spread evenly over all of them.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    if limit < 1:
+        raise InputError(f"limit: expected at least 1, got {limit}")
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint}: no such folder; tables are written beside a model on disk")
+    paths = list_images(data)
+    paths = paths[:: -(-len(paths) // limit)]
+    model = load_tokenizer(checkpoint, device)
+    broken: list[str] = []
+    with progress_bar() as bar:
+        task = bar.add_task("count", total=len(paths))
+
+        def images() -> Iterator[Tensor]:
+            for _, image in readable_images(paths, lambda _, reason: broken.append(reason)):
+                yield pad_to_stride(image_to_tensor(image)[None], model.config.strides[0])
+                bar.advance(task)
+
+        tables = fit(model, images())
+    path = save_code_tables(tables, model_folder(checkpoint))
+    for reason in broken:
+        print(f"broken: {reason}", file=sys.stderr)
+    print(f"tables of {len(paths) - len(broken)} photos, {len(broken)} broken files passed over: {path}")

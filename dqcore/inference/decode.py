@@ -1,0 +1,123 @@
+"""Codes back to photos, from streams or from shards; and previews of streams whose coarse part alone is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dqcore.data.shards import INDEX, read_index, read_shards
+from dqcore.errors import InputError
+from dqcore.inference.codec import Codec
+from dqcore.inference.streams import SUFFIX
+from dqcore.models.auto import check_identity
+from dqcore.stream import Decoded
+
+__all__ = ["Item", "count_items", "decode_item", "decode_maps", "list_codes"]
+
+
+class Item(NamedTuple):
+    """Something to decode.
+
+    Attributes:
+        name: Relative path of the picture, without its ending.
+        source: The stream's file, or the maps of a shard.
+    """
+
+    name: str
+    source: Path | Decoded
+
+
+def list_codes(source: Path, codec: Codec) -> Iterator[Item]:
+    """What a ``.dqc`` file, a folder of them, or a folder of shards holds.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        InputError: It is none of these, or the shards belong to another tokenizer.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if source.is_file():
+        yield Item(source.stem, source)
+        return
+    index = read_index(source) if (source / INDEX).is_file() else {}
+    if index and index.get("format") != "dqc":
+        check_identity(f"{source} holds codes of the", index.get("tokenizer", ""), codec.identity)
+        taken: set[str] = set()
+        for entry, codes, grain in read_shards(source, index):
+            name = PurePosixPath(entry["name"]).with_suffix("").as_posix()
+            name = entry["name"] if name in taken or name.startswith("/") else name
+            taken.add(name)
+            yield Item(name.lstrip("/"), Decoded(codes, grain, tuple(entry["size"])))
+        return
+    files = sorted(source.rglob(f"*{SUFFIX}"))
+    if not files:
+        raise InputError(f"{source}: expected {SUFFIX} files, or the shards that dqcore encode writes")
+    for path in files:
+        yield Item(PurePosixPath(path.relative_to(source).with_suffix("")).as_posix(), path)
+
+
+def count_items(source: Path) -> int:
+    """How many photos :func:`list_codes` finds, at little cost; 1 for a file."""
+    if source.is_file():
+        return 1
+    index = read_index(source) if (source / INDEX).is_file() else {}
+    return len(index["images"]) if index and index.get("format") != "dqc" else len(list(source.rglob(f"*{SUFFIX}")))
+
+
+def decode_item(codec: Codec, item: Item, *, preview: bool = False) -> Tensor:
+    """A photo of its own size, ``(3, H, W)`` in [-1, 1], on the CPU.
+
+    Raises:
+        InputError: The stream is damaged, or another model's.
+    """
+    decoded = item.source
+    if isinstance(decoded, Path):
+        decoded = codec.read(decoded.read_bytes(), str(decoded), preview=preview)
+    elif preview:
+        scale = decoded.codes.shape[0] // decoded.grain.shape[0]
+        fine = decoded.grain.repeat_interleave(scale, 0).repeat_interleave(scale, 1) > 0
+        decoded = decoded._replace(codes=decoded.codes.masked_fill(fine, codec.model.config.codebook_size))
+    return decode_maps(codec.model, decoded, str(item.source) if isinstance(item.source, Path) else item.name)
+
+
+@torch.no_grad()
+def decode_maps(model: Any, decoded: Decoded, name: str = "codes") -> Tensor:
+    """A photo of its own size, ``(3, H, W)`` in [-1, 1], on the CPU; holes take after what surrounds them.
+
+    Raises:
+        InputError: The grid is not one that this tokenizer gives to a photo of that size.
+    """
+    (height, width), stride = decoded.size, model.config.strides[0]
+    if decoded.grain.shape != (-(-height // stride), -(-width // stride)):
+        raise InputError(
+            f"{name}: a photo of {width}x{height} pixels has other regions than {tuple(decoded.grain.shape)}"
+        )
+    codes = decoded.codes[None].to(model.quantizer.codebook.weight.device)
+    hole = codes == model.config.codebook_size
+    if bool(hole.any()):
+        quantized = _fill(model.quantizer.embed(codes).float().masked_fill(hole[:, None], 0), ~hole[:, None])
+        images = model.decode_quantized(quantized.to(model.post_quant_conv.weight.dtype))
+    else:
+        images = model.decode(codes)
+    return images[0, :, :height, :width].float().clamp(-1, 1).cpu()
+
+
+def _fill(values: Tensor, known: Tensor) -> Tensor:
+    """Give cells that are not known the mean of those that are, in the smallest square around them that has any.
+
+    Args:
+        values: ``(1, D, H, W)``, 0 where not known.
+        known: ``(1, 1, H, W)`` bool.
+    """
+    if bool(known.all()) or min(values.shape[2:]) == 1 == max(values.shape[2:]):
+        return values
+    pad = (0, values.shape[3] % 2, 0, values.shape[2] % 2)
+    weight = F.avg_pool2d(F.pad(known.float(), pad), 2)
+    coarser = F.avg_pool2d(F.pad(values, pad), 2) / weight.clamp_min(0.25)
+    smooth = F.interpolate(_fill(coarser, weight > 0), scale_factor=2.0, mode="bilinear")
+    return values.where(known, smooth[..., : values.shape[2], : values.shape[3]])

@@ -1,0 +1,69 @@
+"""The way through a photo's maps, the same for the writer and the reader."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqcore.stream.coder import Coder
+from dqcore.stream.predictor import Predictor
+from dqcore.stream.tables import CodeTables
+
+__all__ = ["Walk", "cells_of"]
+
+Map = NDArray[np.int64]
+
+
+class Walk:
+    """Takes a coder over a grain map and a code map: both are read, or written over with what is read.
+
+    Neighbours count where they are known: those of coarser granularities, and those of the same that came before.
+
+    Args:
+        tables: What the maps are coded by.
+        grain: Grain map ``(h, w)``.
+        codes: Code map ``(H, W)`` on the finest grid.
+    """
+
+    def __init__(self, tables: CodeTables, grain: Map, codes: Map) -> None:
+        self._tables, self.grain, self.codes = tables, grain, codes
+        self._known = np.full((codes.shape[0] + 1, codes.shape[1] + 1), -1)  # classes; a row and a column beyond
+        self._classes = tables.classes.tolist()
+
+    def take_grain(self, coder: Coder) -> None:
+        """The grain map, row by row."""
+        known = np.full((self.grain.shape[0] + 1, self.grain.shape[1] + 1), -1)
+        cells = [[y, x] for y in range(self.grain.shape[0]) for x in range(self.grain.shape[1])]
+        classes = list(range(self._tables.num_granularities))
+        _take(coder, grain_predictor(self._tables), self.grain, known, cells, 1, classes)
+
+    def take_codes(self, coder: Coder, g: int) -> None:
+        """The codes of granularity g, row by row of its grid."""
+        span = 1 << (self._tables.num_granularities - 1 - g)
+        cells = np.argwhere(cells_of(self.grain, g)) * span
+        _take(coder, code_predictor(self._tables, g), self.codes, self._known, cells.tolist(), span, self._classes)
+
+
+def _take(
+    coder: Coder, predictor: Predictor, values: Map, known: Map, cells: list[list[int]], span: int, classes: list[int]
+) -> None:
+    """Code the values at some cells, each the upper left of a block of ``span`` by ``span``."""
+    for y, x in cells:
+        number = coder.code(predictor, known[y + 1, x], known[y, x + 1], int(values[y, x]))
+        values[y : y + span, x : x + span] = number
+        known[y + 1 : y + 1 + span, x + 1 : x + 1 + span] = classes[number]
+
+
+def cells_of(grain: Map, g: int) -> NDArray[np.bool_]:
+    """Which cells of granularity g's own grid belong to regions of that granularity."""
+    return (grain == g).repeat(1 << g, 0).repeat(1 << g, 1)
+
+
+def grain_predictor(tables: CodeTables) -> Predictor:
+    """The predictor of granularities."""
+    return Predictor(tables.grains.numpy(), tables.grain_factors.numpy())
+
+
+def code_predictor(tables: CodeTables, g: int) -> Predictor:
+    """The predictor of the codes of granularity g."""
+    return Predictor(tables.codes[g].numpy(), tables.code_factors[g].numpy())

@@ -1,0 +1,154 @@
+"""``dqcore encode`` and ``dqcore decode`` with ``.dqc`` files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dqcore
+from dqcore.inference.codec import load_codec
+from dqcore.stream import TABLES, read_header
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A photo of odd size: noise on the left, smooth on the right."""
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    pixels[:, 60:] = np.linspace(0, 255, 70).astype(np.uint8)[None, :, None]
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def expected(checkpoint, path, **options):
+    """The picture that the model itself gives."""
+    model = dqcore.DQVAE.from_pretrained(checkpoint)
+    pixels = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1) / 127.5 - 1
+    height, width = pixels.shape[1:]
+    padded = torch.nn.functional.pad(pixels[None], (0, -width % 16, 0, -height % 16), mode="replicate")
+    with torch.no_grad():
+        encoding = model.encode(padded, **options)
+        result = model.decode(encoding.codes, encoding.grain)[0, :, :height, :width]
+    return result.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def test_a_photo_to_a_file_and_back(run, fails, checkpoint, photo, tmp_path):
+    out, picture = tmp_path / "photo.dqc", tmp_path / "back.png"
+    code, text, _ = run("encode", photo, "--checkpoint", checkpoint, "-o", out, "--ratio", 0.5)
+    size = out.stat().st_size
+    assert code == 0 and f"{size} bytes, {8 * size / 90 / 130:.4f} bits per pixel as written" in text
+    assert "estimate without entropy coding" in text
+    assert run("decode", out, "--checkpoint", checkpoint, "--out", picture)[0] == 0
+    assert np.array_equal(np.asarray(Image.open(picture)), expected(checkpoint, photo, ratio=0.5))
+    again = ("encode", photo, "--checkpoint", checkpoint, "-o", out)
+    assert "was there already" in run(*again, "--ratio", 0.5)[1]
+    assert "holds another stream" in fails(*again, "--ratio", 1.0)
+    assert run(*again, "--ratio", 1.0, "--overwrite")[0] == 0 and out.stat().st_size > size
+    assert "is there already" in fails("decode", out, "--checkpoint", checkpoint, "--out", picture)
+    shutil.copy(photo, out)
+    assert "no .dqc stream" in fails(*again, "--overwrite")
+
+
+def test_targets(run, fails, checkpoint, photo, tmp_path):
+    sizes = {}
+    for name, options in {
+        "bytes": ("--bytes", 170),
+        "bpp": ("--bpp", 0.12),
+        "codes": ("--num-codes", 101),
+        "exact": ("--num-codes", 102, "--exact"),
+        "megapixel": ("--num-codes", 8700, "--per-megapixel"),
+    }.items():
+        out = tmp_path / f"{name}.dqc"
+        code, text, err = run("encode", photo, "--checkpoint", checkpoint, "-o", out, *options)
+        assert code == 0, err
+        sizes[name] = out.stat().st_size, int(text.split(" codes: ")[0].split()[-1])
+    assert 0.98 * 170 <= sizes["bytes"][0] <= 170
+    assert 0.98 * 0.12 * 90 * 130 / 8 <= sizes["bpp"][0] <= 0.12 * 90 * 130 / 8
+    assert sizes["codes"][1] == 99 and sizes["exact"][1] == 102 and sizes["megapixel"][1] == 99
+    args = ("encode", photo, "--checkpoint", checkpoint, "-o", tmp_path / "more.dqc")
+    assert "the nearest are 99 or 102" in fails(*args, "--num-codes", 100, "--exact")
+    assert "bytes are needed for 130x90 pixels, 20 are allowed" in fails(*args, "--bytes", 20)
+    assert "expected one of them" in fails(*args, "--bytes", 20, "--bpp", 1)
+    assert "exact: expected num_codes" in fails(*args, "--exact")
+    assert "bpp: expected more than 0" in fails(*args, "--bpp", 0)
+    assert not (tmp_path / "more.dqc").exists()
+
+
+def test_a_folder_to_files_and_back(run, fails, checkpoint, pictures, tmp_path):
+    shutil.copy(pictures / "0.png", pictures / "0.bmp")
+    (pictures / "broken.png").write_bytes(b"no image")
+    out, back = tmp_path / "streams", tmp_path / "back"
+    args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", "dqc")
+    code, text, err = run(*args)
+    assert code == 0 and "5 images" in text and "1 broken" in text and "broken.png" in err
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*.dqc")}
+    assert files == {"0.dqc", "0.png.dqc", "1.dqc", "2.dqc", "more/3.dqc"}
+    total = sum(path.stat().st_size for path in out.rglob("*.dqc"))
+    pixels = 4 * 64 * 48 + 50 * 30
+    assert f"5 photos, {total} bytes, {8 * total / pixels:.4f} bits per pixel as written" in text
+    assert "6 of these 6 files were there already" in run(*args)[1]
+    assert "codes of another ratio" in fails(*args, "--ratio", 0.5)
+    (out / "2.dqc").write_bytes((out / "2.dqc").read_bytes()[:-1])
+    assert "1 of 5 were not decoded, the first:" in (
+        message := run("decode", out, "--checkpoint", checkpoint, "--out", back)[2]
+    )
+    assert "2.dqc: truncated" in message or "2.dqc: damaged" in message
+    found = {path.relative_to(back).as_posix() for path in back.rglob("*.png")}
+    assert found == {"0.png", "0.png.png", "1.png", "more/3.png"}
+    assert np.array_equal(np.asarray(Image.open(back / "1.png")), expected(checkpoint, pictures / "1.png"))
+
+
+def test_shards_decode_to_pictures(run, fails, checkpoint, pictures, tmp_path):
+    codes, back = tmp_path / "codes", tmp_path / "back"
+    assert run("encode", pictures, "--checkpoint", checkpoint, "--out", codes)[0] == 0
+    assert run("decode", codes, "--checkpoint", checkpoint, "--out", back)[0] == 0
+    for name in ("0.png", "2.png", "more/3.png"):
+        assert np.array_equal(np.asarray(Image.open(back / name)), expected(checkpoint, pictures / name))
+    index = json.loads((codes / "index.json").read_text())
+    (codes / "index.json").write_text(json.dumps({**index, "tokenizer": "f" * 64}))
+    assert "tokenizer" in fails("decode", codes, "--checkpoint", checkpoint, "--out", tmp_path / "other")
+
+
+def test_nothing_is_passed_over_in_silence(run, fails, checkpoint, pictures, tmp_path):
+    out, others = tmp_path / "codes", tmp_path / "others"
+    args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out)
+    assert "already" not in run(*args)[1]
+    assert "4 of these 4 files were there already" in run(*args)[1]
+    others.mkdir()
+    shutil.copy(pictures / "0.png", others / "1.png")  # a name that is taken, by another photo
+    assert "codes of another 1.png" in fails("encode", others, "--checkpoint", checkpoint, "--out", out)
+    (others / "1.png").rename(others / "new.png")
+    code, text, _ = run("encode", others, "--checkpoint", checkpoint, "--out", out)
+    assert code == 0 and "5 images" in text and "already" not in text
+
+
+def test_a_preview_needs_the_beginning_alone(run, fails, checkpoint, photo, tmp_path):
+    out = tmp_path / "photo.dqc"
+    assert run("encode", photo, "--checkpoint", checkpoint, "-o", out, "--ratio", 0.4)[0] == 0
+    whole, data = tmp_path / "whole.png", out.read_bytes()
+    header = read_header(data)
+    start = tmp_path / "start.dqc"
+    start.write_bytes(data[: header.length + header.coarse_length])
+    for source, target in ((out, whole), (start, tmp_path / "start.png")):
+        assert run("decode", source, "--checkpoint", checkpoint, "--out", target, "--preview")[0] == 0
+    assert np.array_equal(np.asarray(Image.open(whole)), np.asarray(Image.open(tmp_path / "start.png")))
+    assert Image.open(whole).size == (130, 90)
+    assert "start.dqc: truncated" in run("decode", start, "--checkpoint", checkpoint, "--out", tmp_path / "no")[2]
+
+
+def test_fit_tables(run, fails, checkpoint, pictures, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    old = tmp_path / "old.dqc"
+    assert run("encode", pictures / "0.png", "--checkpoint", model, "-o", old)[0] == 0
+    code, text, _ = run("fit-tables", model, "--data", pictures)
+    assert code == 0 and "tables of 4 photos" in text and (model / TABLES).is_file()
+    new = tmp_path / "new.dqc"
+    assert run("encode", pictures / "0.png", "--checkpoint", model, "-o", new)[0] == 0
+    assert new.stat().st_size < old.stat().st_size
+    codec = load_codec(model, "cpu")
+    assert torch.equal(codec.read(old.read_bytes()).codes, codec.read(new.read_bytes()).codes)
+    assert "no such folder" in fails("fit-tables", tmp_path / "none", "--data", pictures)
