@@ -18,7 +18,7 @@ from dqcore.report import report_run
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 #: Put into the page: what the browser made of each picture, in its title.
 PROBE = """<script>window.addEventListener("load", () => setTimeout(() => {
-  const all = selector => [...document.querySelectorAll(selector)];
+  const root = document.documentElement, all = selector => [...document.querySelectorAll(selector)];
   const sizes = all("img").map(i => i.complete ? i.naturalWidth : 0);
   const charts = all("svg.chart").filter(c => c.getBoundingClientRect().height > 50).length;
   const article = document.querySelector("article.photo"), text = s => article.querySelector(s).textContent;
@@ -28,7 +28,8 @@ PROBE = """<script>window.addEventListener("load", () => setTimeout(() => {
     input.dispatchEvent(new Event(kind, { bubbles: true }));
   };
   const before = [text("output"), article.querySelector(".after").src];
-  press(".detail", 0, "input");
+  const detail = article.querySelector(".detail");
+  press(".detail", detail.value == 0 ? detail.max : 0, "input");
   press(".left-side", "JPEG", "change");
   press(".cut", 30, "input");
   const cut = article.querySelector(".wipe").style.getPropertyValue("--cut");
@@ -37,7 +38,7 @@ PROBE = """<script>window.addEventListener("load", () => setTimeout(() => {
   const dialog = document.querySelector("dialog"), large = dialog.open && dialog.querySelectorAll("img").length;
   dialog.querySelector("button:last-of-type").click();
   document.title = JSON.stringify({ pictures: sizes.length, smallest: Math.min(...sizes), charts, moved, cut, large,
-    closed: !dialog.open, peer: text(".peer"), wide: document.documentElement.scrollWidth - innerWidth });
+    closed: !dialog.open, peer: text(".peer"), wide: root.scrollWidth - root.clientWidth });
 }, 200));</script>"""
 
 
@@ -136,13 +137,13 @@ def test_a_browser_shows_and_moves_everything(report, tmp_path, scheme):
 
 def test_a_phone_needs_no_sideways_scrolling(report, tmp_path):
     """Chromium's windows are 500 pixels wide at least, so the page goes into a frame of 390."""
-    probe = "<script>onload = () => parent.postMessage(document.documentElement.scrollWidth, '*')</script>"
+    probe = "<script>onload = () => parent.postMessage(document.body.scrollWidth - innerWidth, '*')</script>"
     (tmp_path / "page.html").write_text(report[0].read_text().replace("</body>", f"{probe}</body>"))
-    frame = "<script>onmessage = event => { document.title = `width ${event.data}` }</script>"
+    frame = "<script>onmessage = event => { document.title = `excess ${event.data}` }</script>"
     frame += "<iframe src='page.html' style='width:390px;height:800px;border:0'></iframe>"
     (tmp_path / "frame.html").write_text(f"<title></title>{frame}")
     done = chromium(tmp_path, "--allow-file-access-from-files", "--dump-dom", (tmp_path / "frame.html").as_uri())
-    assert "<title>width 390</title>" in done.stdout, done.stdout[:200] + done.stderr
+    assert re.search(r"<title>excess (0|-\d+)</title>", done.stdout), done.stdout[:200] + done.stderr
 
 
 def test_it_prints(report, tmp_path):
