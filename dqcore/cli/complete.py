@@ -7,7 +7,16 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.cli.sample import class_labels
+from dqcore.data.images import read_image, tensor_to_image
 from dqcore.errors import InputError
+from dqcore.inference.complete import complete as complete_photo
+from dqcore.inference.complete import kept_part
+from dqcore.inference.load import pick_device
+from dqcore.inference.pictures import check_targets, write_picture
+from dqcore.inference.sample import load_pair
+from dqcore.models.auto import model_folder
+from dqcore.models.sampling.settings import Sampling
 
 __all__ = ["complete"]
 
@@ -46,16 +55,6 @@ def complete(
         seed: Fixes the completions.
         device: auto, cpu, cuda or cuda:N.
     """
-    from dqcore.cli.sample import class_labels
-    from dqcore.data.images import read_image, tensor_to_image
-    from dqcore.inference.complete import complete as complete_photo
-    from dqcore.inference.complete import kept_part
-    from dqcore.inference.load import pick_device
-    from dqcore.inference.pictures import check_targets, write_picture
-    from dqcore.inference.sample import load_pair
-    from dqcore.models.auto import model_folder
-    from dqcore.models.sampling.settings import Sampling
-
     if count < 1:
         raise InputError(f"count: expected at least 1, got {count}")
     targets = [out / f"{photo.stem}-{index + 1}.png" for index in range(count)]

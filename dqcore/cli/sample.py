@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
@@ -72,12 +72,10 @@ def sample(
     sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
-    rest = {"slots": slots, "batch_size": batch_size, "names": names}
+    rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names}
     with progress_bar() as bar:
-        report = _report_to(bar, count)
-        samples = write_samples(
-            model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, progress=report, **rest
-        )
+        rest["progress"] = _report_to(bar, count)
+        samples = write_samples(model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, **rest)
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
     if samples.removed:
         print(f"{samples.removed} older samples in {out} were removed")

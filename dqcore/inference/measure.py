@@ -130,7 +130,7 @@ def evaluate_tokenizer(
         num_codes: Codes per image to encode with.
         perceptual: Also measure this distance, such as :class:`dqcore.nn.perceptual.PerceptualLoss`.
         cost: Counts the bytes; by default with uniform tables.
-        protocol: What the batches are of the user's photos, by name.
+        protocol: What of each photo the batches hold, by name.
         each: Called with every batch as it was measured.
 
     Returns:

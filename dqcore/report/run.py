@@ -12,6 +12,7 @@ from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
+from dqcore.inference.peers import PeerNumbers
 from dqcore.inference.photos import PhotoBatches, list_photos
 from dqcore.inference.protocol import NATIVE, Protocol
 from dqcore.inference.provenance import Provenance, provenance, say_provenance
@@ -72,39 +73,53 @@ def report_run(
     config = read_config(run)
     model = load_tokenizer(run, device)
     cost = StreamCost.of_checkpoint(run, model.config)
-    paths = _held_out(config["options"], images)[:max_images]
-    batches = PhotoBatches(paths, protocol)
-    details = DETAILS if model.config.num_granularities > 1 else ()
-    comparison = Comparison(model, cost, details=details, limit=max_photos, keep=True)
+    batches = PhotoBatches(_held_out(config["options"], images)[:max_images], protocol)
+    comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
-    shown = batches.good[: len(comparison.shown)]
+    shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
     peers = (comparison.own, *comparison.peers)
     if twin is not None:
         other = load_tokenizer(twin, device)
-        peers += compare_twin(
-            model, cost, other, StreamCost.of_checkpoint(twin, other.config), PhotoBatches(shown, protocol)
-        )
+        peers += compare_twin(model, cost, other, StreamCost.of_checkpoint(twin, other.config), shown)
     known = provenance(run, batches.good)
-    photos = [
-        photo_entry(path.stem, photo, model.config, _remark(kind))
-        for path, photo, kind in zip(shown, comparison.shown, known, strict=False)
-    ]
+    photos = _entries(batches.good, comparison, known, model.config)
     page = Page(
         title=title or f"{config['options']['preset']}: a report",
         intro=INTRO,
-        headline=headline(model, found),
         note=" ".join(filter(None, [note, _broken(batches.broken)])),
         photos_title=_photos_title(known),
         photos_remark=_photos_remark(len(photos), known),
-        legend=granularities(model, found),
-        photos=photos,
-        peers=peer_rows(peers, len(photos)),
         galleries=galleries,
-        results=rate_chart(comparison.curve, len(photos)),
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
         settings=_settings(config, found, say_provenance(known)),
+        **_parts(model, found, comparison, peers, photos),
     )
     return write_page(out or run / "report.html", page), found
+
+
+def _details(config: Any) -> tuple[float, ...]:
+    return DETAILS if config.num_granularities > 1 else ()
+
+
+def _entries(
+    paths: Sequence[Path], comparison: Comparison, known: Sequence[Provenance], config: Any
+) -> list[dict[str, Any]]:
+    """The photos shown."""
+    trios = zip(paths, comparison.shown, known, strict=False)
+    return [photo_entry(path.stem, photo, config, _remark(kind)) for path, photo, kind in trios]
+
+
+def _parts(
+    model: Any, found: Evaluation, comparison: Comparison, peers: Sequence[PeerNumbers], photos: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the page shows of the measurements."""
+    return {
+        "headline": headline(model, found),
+        "legend": granularities(model, found),
+        "photos": photos,
+        "peers": peer_rows(peers, len(photos)),
+        "results": rate_chart(comparison.curve, len(photos)),
+    }
 
 
 def read_config(run: Path) -> dict[str, Any]:
