@@ -173,5 +173,5 @@ def peer_of(name: str, evaluation: Evaluation) -> PeerNumbers:
 
 def _only(encoding: Encoding, index: int) -> Encoding:
     """The encoding of one image of a batch, as a batch of 1."""
-    parts = (None if part is None else part[index : index + 1] for part in encoding)
+    parts: Any = (None if part is None else part[index : index + 1] for part in encoding)
     return Encoding(*parts)

@@ -79,9 +79,9 @@ class PhotoEvaluation:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, as plain values; the tokenizer's own numbers at the top."""
-        rest = {"peers": self.peers, "curve": self.curve}
-        lists = {name: [dataclasses.asdict(item) for item in items] for name, items in rest.items()}
-        return self.numbers.as_json() | {"measured": self.protocol} | lists
+        peers = [dataclasses.asdict(peer) for peer in self.peers]
+        curve = [dataclasses.asdict(point) for point in self.curve]
+        return self.numbers.as_json() | {"measured": self.protocol, "peers": peers, "curve": curve}
 
 
 def evaluate_photos(

@@ -6,6 +6,8 @@ reconstructing a photo needs PSNR alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
     x, y = _check(images, reconstructions)
     if min(x.shape[-2:]) < 11:
         raise InputError(f"images: expected at least 11 x 11 pixels, got {tuple(x.shape)}")
-    each = [
+    each: list[Any] = [
         structural_similarity_index_measure(b[None], a[None], data_range=2.0, reduction="none")
         for a, b in zip(x, y, strict=True)
     ]
