@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
+from dqcore.data.provenance import provenance, say_provenance
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison, CurvePoint
 from dqcore.inference.load import hash_files, load_tokenizer
@@ -18,7 +19,6 @@ from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.inference.peers import CODECS, PeerNumbers
 from dqcore.inference.photos import PhotoBatches, list_photos
 from dqcore.inference.protocol import Protocol
-from dqcore.inference.provenance import provenance, say_provenance
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.twin import compare_twin
 from dqcore.nn.perceptual import PerceptualLoss

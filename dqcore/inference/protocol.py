@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
+from dqcore.data.images import pad_to_stride
 from dqcore.errors import InputError
 from dqcore.metrics.distortion import round_to_8bit
 
@@ -56,12 +56,6 @@ class Protocol:
 
 #: The protocol that every number follows unless another one is asked for.
 NATIVE = Protocol()
-
-
-def pad_to_stride(images: Tensor, stride: int) -> Tensor:
-    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
 
 
 def decode_to_size(model: Any, codes: Tensor, grain: Tensor, height: int, width: int) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.data.images import list_images, split_images
+from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison
 from dqcore.inference.load import load_tokenizer
@@ -15,7 +16,6 @@ from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.inference.peers import PeerNumbers
 from dqcore.inference.photos import PhotoBatches, list_photos
 from dqcore.inference.protocol import NATIVE, Protocol
-from dqcore.inference.provenance import Provenance, provenance, say_provenance
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.twin import compare_twin
 from dqcore.report.charts import rate_chart, tokenizer_charts

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqcore.data.provenance import record_images
 from dqcore.distributed import join_world
-from dqcore.inference.provenance import record_images
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.record import RunRecord, check_unused

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from dqcore.data.batches import Batch
-from dqcore.data.images import uint8_to_float
+from dqcore.data.images import pad_to_stride, uint8_to_float
 from dqcore.distributed import World
-from dqcore.inference.protocol import pad_to_stride
 from dqcore.metrics.distortion import psnr, round_to_8bit
 from dqcore.nn.perceptual import PerceptualLoss
 
@@ -22,7 +21,7 @@ def validate(
 ) -> dict[str, Any]:
     """Measure a tokenizer; it is left in evaluation mode. Every process gets the same numbers.
 
-    The protocol is that of every other number, :data:`dqcore.inference.protocol.NATIVE`: images are padded to the
+    The protocol is that of every other number, native size, 8-bit: images are padded to the
     coarsest stride, reconstructions are cropped back and rounded to 8 bits.
 
     Args:

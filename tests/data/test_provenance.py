@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
+from dqcore.data import provenance as module
 from dqcore.data.photos import sample_photos
-from dqcore.inference import provenance as module
-from dqcore.inference.provenance import hash_file, provenance, record_images, say_provenance
+from dqcore.data.provenance import hash_file, provenance, record_images, say_provenance
 
 
 def test_files_are_known_by_their_contents(tmp_path):
