@@ -115,6 +115,37 @@ class CodeSequence:
             self.order,
         )
 
+    def where(self, mask: Tensor) -> CodeSequence:
+        """The codes that lie in some regions, in their order: what a prior can complete, as its argument ``given``.
+
+        Args:
+            mask: Which regions, bool, ``(h, w)`` for all images or ``(B, h, w)``; on any device.
+
+        Raises:
+            TypeError: ``mask`` is no tensor of bool.
+            InputError: It has another shape than ``region_grid``.
+        """
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"mask: expected a tensor of torch.bool, got {got}")
+        if tuple(mask.shape) not in (self.region_grid, (len(self), *self.region_grid)):
+            expected = f"{self.region_grid} or {(len(self), *self.region_grid)}"
+            raise InputError(f"mask: expected the shape {expected}, got {tuple(mask.shape)}")
+        columns = self.region_grid[1] << self.grains  # of the grid of each code's granularity
+        row, column = self.positions // columns >> self.grains, self.positions % columns >> self.grains
+        image = torch.arange(len(self), device=self.device).repeat_interleave(self.lengths.long())
+        keep = mask.to(self.device).expand(len(self), *self.region_grid)[image, row, column]
+        ends = torch.bincount(image[keep], minlength=len(self)).cumsum(0).int()
+        return CodeSequence(
+            self.codes[keep],
+            self.positions[keep],
+            self.grains[keep],
+            torch.cat([ends.new_zeros(1), ends]),
+            self.region_grid,
+            self.num_granularities,
+            self.order,
+        )
+
     def __getitem__(self, images: int | slice) -> CodeSequence:
         """The sequence of one image, or of a range of images; its codes are a view of this one's."""
         if isinstance(images, slice):

@@ -110,3 +110,36 @@ def test_invalid_fields(changes, message):
     with pytest.raises((TypeError, ValueError), match=message):
         CodeSequence(**fields(**changes))
     CodeSequence(**fields())
+
+
+@pytest.mark.parametrize("order", ["row-first", "region-first"])
+def test_the_codes_of_some_regions(order):
+    """Against the maps: a code map that is a hole wherever the mask is false."""
+    grain = torch.randint(3, (2, 3, 5))
+    scale = grain.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    span = 4 >> scale
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(20), indexing="ij")
+    codes = (rows // span * 20 + columns // span) * 3 + scale
+    whole = pack_codes(codes, grain, order=order, num_granularities=3)
+    masks = torch.rand(2, 3, 5) < 0.5
+    part = whole.where(masks)
+    assert int(part.lengths.sum()) == int((4**grain)[masks].sum()) and part.order == order
+    for image in range(2):
+        mine, all_codes = part[image], whole[image]
+        inside = torch.stack([grain[image], torch.arange(15).view(3, 5)])[1][masks[image]].tolist()
+        width = 5 << all_codes.grains
+        region = (all_codes.positions // width >> all_codes.grains) * 5 + (
+            all_codes.positions % width >> all_codes.grains
+        )
+        keep = torch.isin(region, torch.tensor(inside))
+        assert torch.equal(mine.codes, all_codes.codes[keep]) and torch.equal(mine.positions, all_codes.positions[keep])
+    assert whole.where(torch.ones(3, 5, dtype=torch.bool)) == whole
+    assert whole.where(masks[0])[1] == whole[1].where(masks[0])
+
+
+def test_masks_that_do_not_fit():
+    whole = pack_codes(torch.zeros(1, 4, 4, dtype=torch.int64), torch.ones(1, 2, 2, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"mask: expected a tensor of torch\.bool, got torch\.int64"):
+        whole.where(torch.ones(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"mask: expected the shape \(2, 2\) or \(1, 2, 2\), got \(2, 3\)"):
+        whole.where(torch.ones(2, 3, dtype=torch.bool))

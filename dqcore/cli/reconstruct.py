@@ -1,17 +1,22 @@
-"""``dqcore reconstruct``: encode and decode images, and show what came back."""
+"""``dqcore reconstruct``: encode and decode images, and write what came back."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
+from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
 from dqcore.errors import InputError
-from dqcore.files import write_atomically
 from dqcore.inference.load import load_tokenizer
+from dqcore.inference.photos import list_photos
+from dqcore.inference.pictures import check_targets, write_picture
+from dqcore.inference.protocol import NATIVE
+from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction
 from dqcore.inference.reconstruct import reconstruct as reconstruct_image
 from dqcore.report.pictures import grain_overlay, side_by_side
@@ -27,48 +32,70 @@ def reconstruct(
     *,
     checkpoint: Path,
     out: Path = Path("reconstructions"),
+    strip: bool = False,
     ratio: float | None = None,
     num_codes: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Encode and decode images of any size, and write pictures of input, grain map and reconstruction.
+    """Encode and decode images of any size, and write what came back as PNG files.
+
+    PSNR is measured at native size on the 8-bit picture that is written; bytes are those of its .dqc stream. Files that
+    cannot be read are named and passed over, and the exit code is then 2.
 
     Args:
-        images: Image files.
+        images: Image files, folders that are searched recursively, .txt lists of paths.
         checkpoint: Folder of a saved tokenizer or of a training run.
-        out: Folder for the pictures, each a PNG with input, grain map overlay and reconstruction side by side.
+        out: Folder for the pictures; those of a folder keep their place in it.
+        strip: Write input, grain map and reconstruction side by side instead.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
         device: auto, cpu, cuda or cuda:N.
     """
-    if not images:
-        raise InputError("images: expected at least one file")
     targets = _targets(images, out)
-    pixels = [image_to_tensor(read_image(path)) for path in images]
+    for path, target in targets.items():
+        if target.resolve() == path.resolve():
+            raise InputError(f"out: {target} would overwrite the image itself")
+    check_targets(targets.values())
     model = load_tokenizer(checkpoint, device)
-    for path, target, image in zip(images, targets, pixels, strict=True):
-        result = reconstruct_image(model, image, ratio=ratio, num_codes=num_codes)
-        picture = _picture(result, model.config.num_granularities)
-        write_atomically(target, lambda file, picture=picture: picture.save(file, "PNG"))  # type: ignore[misc]
-        print(
-            f"{path}: {result.psnr:.2f} dB, {result.num_codes} codes, {result.bits_per_pixel:.4f} bits/pixel: {target}"
-        )
+    cost = StreamCost.of_checkpoint(checkpoint, model.config)
+    done: list[float] = []
+    for path, target in targets.items():
+        try:
+            pixels = image_to_tensor(read_image(path))
+        except BrokenImageError as error:
+            print(f"broken: {error}", file=sys.stderr)
+            continue
+        result = reconstruct_image(model, pixels, ratio=ratio, num_codes=num_codes, cost=cost)
+        write_picture(target, _strip(result, model.config) if strip else tensor_to_image(result.reconstruction))
+        print(f"{path}: {_numbers(result)}: {target}")
+        done.append(result.psnr)
+    if len(done) > 1:
+        print(f"{len(done)} images, {sum(done) / len(done):.2f} dB ({NATIVE})")
+    if len(done) < len(targets):
+        raise InputError(f"images: {len(targets) - len(done)} of {len(targets)} could not be read and were passed over")
 
 
-def _picture(result: Reconstruction, num_granularities: int) -> Image:
+def _numbers(result: Reconstruction) -> str:
+    rate = f"{result.num_bytes} bytes ({result.bits_per_pixel:.4f} bits/pixel as written"
+    rate += f", {result.fixed_bits_per_pixel:.4f} uncoded)"
+    return f"{result.psnr:.2f} dB, {result.num_codes} codes, {rate}"
+
+
+def _strip(result: Reconstruction, config: Any) -> Image:
     """Input, grain map overlay and reconstruction, side by side."""
-    overlay = grain_overlay(result.padded, result.grain, num_granularities)
+    overlay = grain_overlay(result.padded, result.grain, config.num_granularities)
     overlay = overlay.crop((0, 0, result.image.shape[2], result.image.shape[1]))
     return side_by_side([tensor_to_image(result.image), overlay, tensor_to_image(result.reconstruction)])
 
 
-def _targets(images: Sequence[Path], out: Path) -> list[Path]:
-    """The path of each image's PNG; refuse paths that would overwrite another picture or an image."""
-    targets = [out / f"{path.stem}.png" for path in images]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise InputError(f"images: two of them would be written to {target}")
-    for path, target in zip(images, targets, strict=True):
-        if target.resolve() == path.resolve():
-            raise InputError(f"out: {target} would overwrite the image itself")
+def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Each image's file, and the PNG file that it goes to: below a folder that was named, at the same place."""
+    targets: dict[Path, Path] = {}
+    for path in list_photos(sources):
+        base = next((source for source in sources if source.is_dir() and _below(path, source)), path.parent)
+        targets[path] = out / Path(os.path.relpath(path, base)).with_suffix(".png")
     return targets
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return path.absolute().is_relative_to(folder.absolute())

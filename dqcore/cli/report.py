@@ -7,7 +7,10 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from dqcore.report.run import report_run
+from dqcore.errors import InputError
+from dqcore.inference.protocol import Protocol
+from dqcore.report.prior import is_prior, report_prior
+from dqcore.report.run import read_config, report_run
 
 __all__ = ["report"]
 
@@ -18,16 +21,36 @@ def report(
     images: Path | None = None,
     out: Path | None = None,
     photos: int = 12,
+    size: int | None = None,
+    twin: Path | None = None,
     device: str = "auto",
 ) -> None:
     """Write the report of a training run: one HTML file with pictures, curves and numbers.
 
+    Photos are measured at their native size, and the page says which of them the run was trained on. Beside the
+    tokenizer it shows JPEG and WebP at the same bytes. Of a prior's run it shows samples and completions.
+
     Args:
-        run: Folder of the run.
-        images: Folder or .txt list of images to show and measure; by default those that the run held out.
+        run: Folder of the run, of a tokenizer or a prior.
+        images: File, folder or .txt list of images to show and measure; by default those that the run held out. For a
+            prior: photos whose lower half it completes.
         out: The HTML file; by default report.html in the run's folder.
         photos: Images shown, at most.
+        size: Measure the central square of this many pixels instead of whole photos.
+        twin: Folder of another tokenizer, usually of fixed length, to put beside it.
         device: auto, cpu, cuda or cuda:N.
     """
-    page, _ = report_run(run, images=images, out=out, max_photos=photos, device=device)
+    if photos < 1:
+        raise InputError(f"photos: expected at least 1, got {photos}")
+    config = read_config(run)
+    if is_prior(config):
+        from dqcore.inference.load import pick_device
+
+        if size is not None or twin is not None:
+            raise InputError("size, twin: expected none for a prior's run")
+        print(report_prior(run, config, images=images, out=out, max_photos=photos, device=str(pick_device(device))))
+        return
+    page, _ = report_run(
+        run, images=images, out=out, max_photos=photos, protocol=Protocol(size), twin=twin, device=device
+    )
     print(page)

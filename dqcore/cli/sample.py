@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
-__all__ = ["sample"]
+__all__ = ["class_labels", "sample"]
 
 
 def sample(
@@ -44,10 +44,10 @@ def sample(
 
     Args:
         prior: Folder of a saved prior or of a training run.
-        out: Folder for the images.
+        out: Folder for the images; samples of an earlier call are replaced or removed, other files stay.
         count: Number of images.
-        label: Class of all images, by name or number; "all" takes the classes in turn, which is what a prior with
-            classes does by default.
+        label: Class of all images, by name or number; "all" takes the classes in turn and names each file by its class,
+            which is what a prior with classes does by default.
         tokenizer: Folder of the tokenizer; by default the one saved with the prior.
         temperature: Divides the logits of contents.
         top_k: Contents are drawn from this many likeliest codes.
@@ -71,14 +71,14 @@ def sample(
         raise InputError("count, slots, batch_size: expected at least 1")
     sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
-    labels = _labels(model_folder(prior), model.config.num_classes, label, count)
-    sizes = {"slots": slots, "batch_size": batch_size}
+    labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
+    rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names}
     with progress_bar() as bar:
-        report = _report_to(bar, count)
-        samples = write_samples(
-            model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, progress=report, **sizes
-        )
+        rest["progress"] = _report_to(bar, count)
+        samples = write_samples(model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, **rest)
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
+    if samples.removed:
+        print(f"{samples.removed} older samples in {out} were removed")
 
 
 def _report_to(bar: Progress, count: int) -> Callable[[int, int], object]:
@@ -86,22 +86,35 @@ def _report_to(bar: Progress, count: int) -> Callable[[int, int], object]:
     return lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _labels(folder: Path, num_classes: int, label: str | None, count: int) -> Tensor | int | None:
-    """The numbers of the classes that the user named."""
+def class_labels(
+    folder: Path, num_classes: int, label: str | None, count: int
+) -> tuple[Tensor | int | None, list[str] | None]:
+    """The numbers of the classes that the user named, and the class of each sample where they differ.
+
+    Args:
+        folder: The prior's folder, with the names of its classes.
+        num_classes: How many it has; 0 for none.
+        label: Name or number of a class, "all", or None.
+        count: Number of samples.
+
+    Raises:
+        InputError: There is no such class.
+    """
     import torch
 
     if num_classes == 0:
         if label is not None:
             raise InputError("label: this prior has no classes")
-        return None
-    if label in (None, "all"):
-        return torch.arange(count) % num_classes
+        return None, None
     path = folder / "classes.json"
     names = json.loads(path.read_text()) if path.is_file() else []
+    if label in (None, "all"):
+        labels = torch.arange(count) % num_classes
+        return labels, [names[index] if names else f"class{index}" for index in labels.tolist()]
     if label in names:
-        return int(names.index(label))
+        return int(names.index(label)), None
     assert label is not None
     if label.isdecimal() and int(label) < num_classes:
-        return int(label)
+        return int(label), None
     known = ", ".join(names) if names else f"0 to {num_classes - 1}"
     raise InputError(f"label: there is no class {label!r}, expected one of {known}")

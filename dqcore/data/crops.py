@@ -75,6 +75,19 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
+class WholeImage:
+    """The image as it is, at its native size."""
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The image itself."""
+        return image
+
+    def cut(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The image itself."""
+        return image
+
+
+@dataclass(frozen=True)
 class CenterCrop:
     """Resize the shorter side to ``resize`` pixels and cut the middle square of ``size``; used for evaluation."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dqcore.errors import InputError
@@ -138,6 +139,12 @@ def uint8_to_float(pixels: Tensor) -> Tensor:
 def image_to_tensor(image: Image) -> Tensor:
     """An RGB image as ``(3, H, W)`` float32 in [-1, 1]."""
     return uint8_to_float(image_to_uint8(image))
+
+
+def pad_to_stride(images: Tensor, stride: int) -> Tensor:
+    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
 
 
 def tensor_to_image(pixels: Tensor) -> Image:

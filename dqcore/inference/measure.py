@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError
-from dqcore.metrics.coding import (
-    bits_per_pixel,
-    code_counts,
-    code_usage,
-    codes_per_image,
-    entropy_bits_per_pixel,
-    grain_counts,
-    perplexity,
-)
-from dqcore.metrics.distortion import psnr, ssim
-from dqcore.metrics.rank import spearman
+from dqcore.inference.encoded import EncodedImages, encode
+from dqcore.inference.protocol import NATIVE, decode_to_size, pad_to_stride
+from dqcore.inference.rate import StreamCost
+from dqcore.inference.totals import Totals
 from dqcore.models.tokenizers.base import Encoding
-from dqcore.ops import patch_entropy
 
-__all__ = ["Evaluation", "encode", "evaluate_tokenizer"]
+__all__ = ["Evaluation", "Measured", "encode", "evaluate_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -37,30 +27,38 @@ class Evaluation:
         num_images: Images measured.
         psnr: Mean PSNR, dB.
         ssim: Mean structural similarity, at most 1.
+        ms_ssim: Mean multi-scale structural similarity, at most 1; None where an image is smaller than 176 pixels.
         lpips: Mean perceptual distance, or None where it was not measured.
         codes_per_image: Mean number of codes.
-        bits_per_pixel: Mean rate without entropy coding, see :func:`dqcore.metrics.bits_per_pixel`.
-        entropy_bits_per_pixel: Rate of an ideal memoryless entropy coder over all images together.
+        bytes_per_image: Mean size of the ``.dqc`` streams that hold them.
+        bits_per_pixel: Bits written for each pixel: of all streams together, over the pixels of all images.
+        fixed_bits_per_pixel: An estimate, without entropy coding: see :func:`dqcore.metrics.bits_per_pixel`.
+        entropy_bits_per_pixel: An estimate, for an ideal memoryless entropy coder over all images together.
         usage: Share of the codebook's codes that occur at all, in [0, 1].
         perplexity: ``exp`` of the entropy of the code frequencies, in [1, K].
         ratios: Share of regions at each granularity, coarse to fine; sums to 1.
         rank_correlation: Spearman's rank correlation of the regions' granularities with the entropies of their grey
             values; None where all regions have the same granularity.
         code_counts: How often each code occurs, ``K`` numbers.
+        protocol: What was measured of each image, by name.
     """
 
     num_images: int
     psnr: float
     ssim: float
+    ms_ssim: float | None
     lpips: float | None
     codes_per_image: float
+    bytes_per_image: float
     bits_per_pixel: float
+    fixed_bits_per_pixel: float
     entropy_bits_per_pixel: float
     usage: float
     perplexity: float
     ratios: tuple[float, ...]
     rank_correlation: float | None
     code_counts: tuple[int, ...]
+    protocol: str = str(NATIVE)
 
     @property
     def fine_ratio(self) -> float:
@@ -70,11 +68,14 @@ class Evaluation:
     def table(self) -> list[tuple[str, str]]:
         """Names and values to print."""
         rows = [
-            ("PSNR", f"{self.psnr:.2f} dB"),
+            ("PSNR", f"{self.psnr:.2f} dB ({self.protocol})"),
             ("SSIM", f"{self.ssim:.4f}"),
+            ("MS-SSIM", "not measured, an image is too small" if self.ms_ssim is None else f"{self.ms_ssim:.4f}"),
             ("LPIPS", "not measured" if self.lpips is None else f"{self.lpips:.4f}"),
             ("codes per image", f"{self.codes_per_image:.1f}"),
-            ("bits per pixel", f"{self.bits_per_pixel:.4f} ({self.entropy_bits_per_pixel:.4f} entropy-coded)"),
+            ("bytes per image", f"{self.bytes_per_image:.0f} as written"),
+            ("bits per pixel", f"{self.bits_per_pixel:.4f} as written"),
+            ("  estimates", f"{self.entropy_bits_per_pixel:.4f} ideal coder, {self.fixed_bits_per_pixel:.4f} uncoded"),
             ("codebook in use", f"{self.usage:.1%} of {len(self.code_counts)} codes"),
             ("perplexity", f"{self.perplexity:.1f}"),
             ("ratio per granularity", ", ".join(f"{ratio:.4f}" for ratio in self.ratios) + " (coarse to fine)"),
@@ -88,26 +89,24 @@ class Evaluation:
         return dataclasses.asdict(self)
 
 
-def encode(
-    model: Any, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None
-) -> Encoding:
-    """``model.encode``, also for a tokenizer of one granularity, which takes neither ratio nor number of codes.
+class Measured(NamedTuple):
+    """A batch as it was measured.
 
-    Args:
-        model: A tokenizer.
+    Attributes:
         images: ``(B, 3, H, W)`` in [-1, 1].
-        ratio: Share of fine regions, see :meth:`dqcore.DQVAE.encode`; None leaves it to the router.
-        num_codes: Codes of each image; instead of ``ratio``.
-
-    Raises:
-        ValueError: A ratio or a number of codes for a tokenizer with one granularity.
+        padded: The images as they were encoded.
+        encoded: Gives their codes at other ratios.
+        encoding: Their encoding.
+        results: Its reconstructions, ``(B, 3, H, W)``, rounded to 8 bits.
+        num_bytes: Bytes of each image's stream.
     """
-    if ratio is None and num_codes is None:
-        return model.encode(images)
-    if model.config.num_granularities == 1:
-        name = "ratio" if ratio is not None else "num_codes"
-        raise InputError(f"{name}: this tokenizer has one granularity, its number of codes is fixed")
-    return model.encode(images, ratio=ratio, num_codes=num_codes)
+
+    images: Tensor
+    padded: Tensor
+    encoded: EncodedImages
+    encoding: Encoding
+    results: Tensor
+    num_bytes: list[int]
 
 
 @torch.no_grad()
@@ -118,17 +117,21 @@ def evaluate_tokenizer(
     ratio: float | Sequence[float] | None = None,
     num_codes: int | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
-    each: Callable[[Tensor, Encoding, Tensor], object] | None = None,
+    cost: StreamCost | None = None,
+    protocol: str = str(NATIVE),
+    each: Callable[[Measured], object] | None = None,
 ) -> Evaluation:
-    """Encode and decode images, and measure.
+    """Encode and decode images, and measure; see :mod:`dqcore.inference.protocol` for how.
 
     Args:
         model: A tokenizer; put into evaluation mode.
-        batches: Image batches ``(B, 3, H, W)`` in [-1, 1], on any device; sides are multiples of the coarsest stride.
+        batches: Image batches ``(B, 3, H, W)`` in [-1, 1], each of any size, on any device.
         ratio: Share of fine regions to encode with, see :meth:`dqcore.DQVAE.encode`.
         num_codes: Codes per image to encode with.
         perceptual: Also measure this distance, such as :class:`dqcore.nn.perceptual.PerceptualLoss`.
-        each: Called with every batch, its encoding and its reconstructions, which are clamped to [-1, 1].
+        cost: Counts the bytes; by default with uniform tables.
+        protocol: What of each photo the batches hold, by name.
+        each: Called with every batch as it was measured.
 
     Returns:
         An :class:`Evaluation`.
@@ -138,66 +141,19 @@ def evaluate_tokenizer(
     """
     model.eval()
     device = model.quantizer.codebook.weight.device
-    totals = _Totals(model.config)
+    totals, cost = Totals(model.config), cost or StreamCost.uniform(model.config)
     for batch in batches:
         images = batch.to(device)
-        encoding = encode(model, images, ratio, num_codes)
-        result = model.decode(encoding.codes, encoding.grain).float().clamp(-1, 1)
-        distance = torch.zeros(len(images)) if perceptual is None else perceptual(images, result)
-        totals.add(images, encoding, result, distance)
+        height, width = images.shape[2:]
+        padded = pad_to_stride(images, model.config.strides[0])
+        encoded = EncodedImages(model, padded)
+        encoding = encoded.encoding(ratio, num_codes)
+        results = decode_to_size(model, encoding.codes, encoding.grain, height, width)
+        maps = zip(encoding.codes.cpu(), encoding.grain.cpu(), strict=True)
+        num_bytes = [cost.bytes_of(codes, grain, height, width) for codes, grain in maps]
+        distance = torch.zeros(len(images)) if perceptual is None else perceptual(images, results)
+        totals.add(images, padded, encoding, results, distance, num_bytes)
         if each is not None:
-            each(images, encoding, result)
-    found = totals.evaluation()
+            each(Measured(images, padded, encoded, encoding, results, num_bytes))
+    found = Evaluation(**totals.numbers(), protocol=protocol)
     return dataclasses.replace(found, lpips=None) if perceptual is None else found
-
-
-class _Totals:
-    """What has been measured so far, with a tokenizer of this configuration."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-        self._images: list[Tensor] = []  # of each image: PSNR, SSIM, LPIPS, codes, bits per pixel
-        self._codes = torch.zeros(config.codebook_size, dtype=torch.int64)
-        self._regions = torch.zeros(config.num_granularities, dtype=torch.int64)
-        self._grains: list[Tensor] = []
-        self._entropies: list[Tensor] = []
-        self._pixels = 0
-
-    def add(self, images: Tensor, encoding: Encoding, result: Tensor, distance: Tensor) -> None:
-        """Measure a batch, whose LPIPS is ``distance (B,)``."""
-        size, number = self._config.codebook_size, self._config.num_granularities
-        grain, area = encoding.grain, images.shape[2] * images.shape[3]
-        columns = (
-            psnr(images, result),
-            ssim(images, result),
-            distance,
-            codes_per_image(grain),
-            bits_per_pixel(grain, size, number, area),
-        )
-        self._images.append(torch.stack([column.double().cpu() for column in columns], 1))
-        self._codes += code_counts(encoding.codes, grain, size).cpu()
-        self._regions += grain_counts(grain, number).cpu()
-        self._grains.append(grain.flatten().cpu())
-        self._entropies.append(patch_entropy(images, self._config.strides[0]).flatten().cpu())
-        self._pixels += len(images) * area
-
-    def evaluation(self) -> Evaluation:
-        """The numbers of all images together."""
-        if not self._images:
-            raise InputError("batches: expected at least one image, got none")
-        decibels, similarity, distance, codes, rate = torch.cat(self._images).mean(0).tolist()
-        correlation = spearman(torch.cat(self._grains), torch.cat(self._entropies))
-        return Evaluation(
-            num_images=sum(map(len, self._images)),
-            psnr=decibels,
-            ssim=similarity,
-            lpips=distance,
-            codes_per_image=codes,
-            bits_per_pixel=rate,
-            entropy_bits_per_pixel=entropy_bits_per_pixel(self._codes, self._regions, self._pixels),
-            usage=code_usage(self._codes),
-            perplexity=perplexity(self._codes),
-            ratios=tuple((self._regions / self._regions.sum()).tolist()),
-            rank_correlation=None if math.isnan(correlation) else correlation,
-            code_counts=tuple(self._codes.tolist()),
-        )

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dqcore.inference.measure import encode
+from dqcore.inference.encoded import encode
+from dqcore.inference.protocol import decode_to_size, pad_to_stride
+from dqcore.inference.rate import StreamCost
 from dqcore.metrics.coding import bits_per_pixel, codes_per_image
 from dqcore.metrics.distortion import psnr
+from dqcore.models.tokenizers.base import Encoding
 
-__all__ = ["Reconstruction", "pad_to_stride", "reconstruct"]
+__all__ = ["Reconstruction", "measure_reconstruction", "pad_to_stride", "reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,14 @@ class Reconstruction:
 
     Attributes:
         image: ``(3, H, W)`` in [-1, 1], as given.
-        reconstruction: ``(3, H, W)`` in [-1, 1].
+        reconstruction: ``(3, H, W)`` in [-1, 1], rounded to 8 bits.
         padded: The image as it was encoded: ``(3, H', W')``, sides multiples of the coarsest stride.
         codes: Code map of the padded image, int64, on the finest grid.
         grain: Grain map of the padded image, int64, on the coarsest grid.
         psnr: dB, over the image without padding.
         num_codes: Number of codes, those of the padding included.
-        bits_per_pixel: Their rate over the image without padding, see :func:`dqcore.metrics.bits_per_pixel`.
+        num_bytes: Bytes of the ``.dqc`` stream that holds them.
+        fixed_bits_per_pixel: An estimate, without entropy coding: see :func:`dqcore.metrics.bits_per_pixel`.
     """
 
     image: Tensor
@@ -39,57 +42,76 @@ class Reconstruction:
     grain: Tensor
     psnr: float
     num_codes: int
-    bits_per_pixel: float
+    num_bytes: int
+    fixed_bits_per_pixel: float
 
-    @classmethod
-    def of(
-        cls, image: Tensor, padded: Tensor, codes: Tensor, grain: Tensor, reconstruction: Tensor, config: Any
-    ) -> Reconstruction:
-        """Measure one reconstructed image.
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits written for each pixel of the image without padding."""
+        return 8 * self.num_bytes / (self.image.shape[1] * self.image.shape[2])
 
-        Args:
-            image: ``(3, H, W)`` in [-1, 1].
-            padded: The image as it was encoded.
-            codes: Its code map.
-            grain: Its grain map.
-            reconstruction: ``(3, H, W)`` in [-1, 1], without padding.
-            config: The tokenizer's configuration.
-        """
-        grains, pixels = grain[None], image.shape[1] * image.shape[2]
-        return cls(
-            image=image,
-            reconstruction=reconstruction,
-            padded=padded,
-            codes=codes,
-            grain=grain,
-            psnr=float(psnr(image[None], reconstruction[None])),
-            num_codes=int(codes_per_image(grains)),
-            bits_per_pixel=float(bits_per_pixel(grains, config.codebook_size, config.num_granularities, pixels)),
-        )
+    @property
+    def fine_ratio(self) -> float:
+        """Share of regions at the finest granularity that occurs."""
+        return float((self.grain == self.grain.max()).double().mean()) if int(self.grain.max()) else 0.0
 
 
-def pad_to_stride(images: Tensor, stride: int) -> Tensor:
-    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
+def measure_reconstruction(
+    model: Any,
+    image: Tensor,
+    padded: Tensor,
+    encoding: Encoding,
+    cost: StreamCost | None = None,
+    result: Tensor | None = None,
+) -> Reconstruction:
+    """Decode one encoded image, and measure it.
+
+    Args:
+        model: A tokenizer in evaluation mode.
+        image: ``(3, H, W)`` in [-1, 1].
+        padded: The image as it was encoded.
+        encoding: Of the one image, a batch of 1.
+        cost: Counts the bytes; by default with uniform tables.
+        result: What ``decode_to_size`` made of the encoding, ``(3, H, W)``, where that is known already.
+    """
+    height, width = image.shape[1:]
+    config, codes, grain = model.config, encoding.codes[0].cpu(), encoding.grain.cpu()
+    if result is None:
+        result = decode_to_size(model, encoding.codes, encoding.grain, height, width)[0]
+    result = result.cpu()
+    return Reconstruction(
+        image=image.cpu(),
+        reconstruction=result,
+        padded=padded.cpu(),
+        codes=codes,
+        grain=grain[0],
+        psnr=float(psnr(image.cpu()[None], result[None])),
+        num_codes=int(codes_per_image(grain)),
+        num_bytes=(cost or StreamCost.uniform(config)).bytes_of(codes, grain[0], height, width),
+        fixed_bits_per_pixel=float(
+            bits_per_pixel(grain, config.codebook_size, config.num_granularities, height * width)
+        ),
+    )
 
 
 @torch.no_grad()
 def reconstruct(
-    model: Any, image: Tensor, *, ratio: float | Sequence[float] | None = None, num_codes: int | None = None
+    model: Any,
+    image: Tensor,
+    *,
+    ratio: float | Sequence[float] | None = None,
+    num_codes: int | None = None,
+    cost: StreamCost | None = None,
 ) -> Reconstruction:
-    """Encode and decode one image; it is padded to the coarsest stride and cropped back.
+    """Encode and decode one image; it is padded to the coarsest stride, cropped back and rounded to 8 bits.
 
     Args:
         model: A tokenizer in evaluation mode.
         image: ``(3, H, W)`` in [-1, 1], of any size.
         ratio: Share of fine regions, see :meth:`dqcore.DQVAE.encode`.
         num_codes: Number of codes; not together with ``ratio``.
+        cost: Counts the bytes that the codes take; by default with uniform tables, as for a model that has none.
     """
     device = model.quantizer.codebook.weight.device
     padded = pad_to_stride(image[None].to(device), model.config.strides[0])
-    encoding = encode(model, padded, ratio, num_codes)
-    height, width = image.shape[1:]
-    result = model.decode(encoding.codes, encoding.grain)[:, :, :height, :width].float().clamp(-1, 1).cpu()
-    codes, grain = encoding.codes[0].cpu(), encoding.grain[0].cpu()
-    return Reconstruction.of(image, padded[0].cpu(), codes, grain, result[0], model.config)
+    return measure_reconstruction(model, image, padded[0], encode(model, padded, ratio, num_codes), cost)

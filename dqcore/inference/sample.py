@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
-from dqcore.files import write_atomically
+from dqcore.inference.pictures import check_targets, is_ours, write_picture
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
@@ -33,11 +33,13 @@ class Samples:
         paths: The images' files.
         grid: The file that shows the first of them together.
         images_per_second: Images drawn and decoded each second; the time of writing is left out.
+        removed: How many samples of an earlier call, which these do not replace, were removed from the folder.
     """
 
     paths: list[Path]
     grid: Path
     images_per_second: float
+    removed: int = 0
 
 
 def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> tuple[Any, Any]:
@@ -116,10 +118,13 @@ def write_samples(
     seed: int = 0,
     slots: int | None = None,
     batch_size: int = 16,
+    names: Sequence[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
     **settings: Any,
 ) -> Samples:
     """Draw, decode and write images: ``out/00000.png``, ... and ``out/grid.png`` with the first 64.
+
+    Samples that an earlier call left in the folder are replaced or removed; other files are left alone.
 
     Args:
         prior: A prior, in evaluation mode.
@@ -131,11 +136,17 @@ def write_samples(
         seed: Image i depends on the seed and on i alone.
         slots: Number of samples drawn at once.
         batch_size: Images decoded together.
+        names: What the file of each sample is to be called before its number, such as its class: ``cat-00007.png``.
         progress: Called with the number of drawn samples and the number of all.
         **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
+
+    Raises:
+        InputError: A file of such a name is there already, and dqcore did not make it.
     """
     sampling = replace(sampling or Sampling(), **settings)
-    paths: list[Path] = []
+    paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
+    check_targets([*paths, out / "grid.png"])
+    written = 0
     shown: list[Tensor] = []
     seconds = 0.0
     for first in range(0, count, CHUNK):
@@ -148,19 +159,27 @@ def write_samples(
             images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
             seconds += time.perf_counter() - start
             for image in images:
-                paths.append(out / f"{len(paths):05d}.png")
-                _write_png(paths[-1], image)
+                write_picture(paths[written], tensor_to_image(image), "sample")
+                written += 1
             shown += images[: max(0, 64 - len(shown))]
             start = time.perf_counter()
-    _write_png(out / "grid.png", image_grid(torch.stack(shown)))
-    return Samples(paths, out / "grid.png", count / seconds)
+    write_picture(out / "grid.png", tensor_to_image(image_grid(torch.stack(shown))), "sample")
+    return Samples(paths, out / "grid.png", count / seconds, _remove_stale(out, {*paths, out / "grid.png"}))
+
+
+def _prefix(names: Sequence[str] | None, index: int) -> str:
+    """What a file's name begins with; a class may be a path of folders."""
+    return "" if names is None else f"{names[index].replace('/', '-')}-"
+
+
+def _remove_stale(out: Path, fresh: set[Path]) -> int:
+    """Remove the samples of earlier calls, and say how many there were."""
+    stale = [path for path in out.glob("*.png") if path not in fresh and is_ours(path, "sample")]
+    for path in stale:
+        path.unlink()
+    return len(stale)
 
 
 def _offset(progress: Callable[[int, int], object], first: int, count: int) -> Callable[[int, int], object]:
     """``progress`` for a chunk that begins with sample ``first`` of ``count``."""
     return lambda done, _: progress(first + done, count)
-
-
-def _write_png(path: Path, image: Tensor) -> None:
-    picture = tensor_to_image(image)
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))

@@ -1,7 +1,7 @@
 """Measures of distortion, of rate and use of the codebook, and of rank correlation."""
 
 from dqcore.metrics.coding import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
-from dqcore.metrics.distortion import psnr, ssim
+from dqcore.metrics.distortion import ms_ssim, psnr, round_to_8bit, ssim
 from dqcore.metrics.rank import spearman
 
 __all__ = [
@@ -9,8 +9,10 @@ __all__ = [
     "code_usage",
     "codes_per_image",
     "entropy_bits_per_pixel",
+    "ms_ssim",
     "perplexity",
     "psnr",
+    "round_to_8bit",
     "spearman",
     "ssim",
 ]

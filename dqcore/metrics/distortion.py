@@ -1,34 +1,50 @@
-"""How far reconstructions are from their images."""
+"""How far reconstructions are from their images.
+
+SSIM and MS-SSIM are those of torchmetrics, which is imported when the first is asked for: that takes seconds, and
+reconstructing a photo needs PSNR alone.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["MAX_PSNR", "ms_ssim", "psnr", "round_to_8bit", "ssim"]
+
+#: dB that an image counts with which came back unchanged, so that a mean over images stays finite.
+MAX_PSNR = 100.0
+#: Height and width from which on the fifth scale of MS-SSIM holds a window of 11 x 11.
+MS_SSIM_SIZE = 176
 
 
-def psnr(
-    images: Tensor, reconstructions: Tensor, *, dtype: torch.dtype = torch.float64, smallest_error: float = 0.0
-) -> Tensor:
+def round_to_8bit(images: Tensor) -> Tensor:
+    """The nearest values that an 8-bit picture can hold, ``n / 127.5 - 1`` for whole ``n`` from 0 to 255.
+
+    Args:
+        images: Any shape, floating, about [-1, 1]; values outside are clamped.
+
+    Returns:
+        float32, the same shape.
+    """
+    return images.float().clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
+
+
+def psnr(images: Tensor, reconstructions: Tensor) -> Tensor:
     """Peak signal-to-noise ratio, ``10 log10(2^2 / mean (x - y)^2)`` for values in [-1, 1].
 
     Args:
         images: ``(B, C, H, W)``, floating, in [-1, 1].
         reconstructions: The same shape; values outside [-1, 1] are clamped.
-        dtype: Computed in this precision. Evaluation uses float64; validation during training uses float32, which is
-            the faster one on a GPU.
-        smallest_error: A smaller mean squared error counts as this. Above 0 the result stays finite where the two are
-            equal: ``1e-10``, as in validation during training, allows at most 106 dB.
 
     Returns:
-        dB, of ``dtype``, ``(B,)``; with ``smallest_error=0`` infinity where the two are equal.
+        dB, float64, ``(B,)``, at most :data:`MAX_PSNR`.
     """
-    x, y = _check(images, reconstructions, dtype)
-    return 10 * torch.log10(4 / (x - y).square().mean((1, 2, 3)).clamp_min(smallest_error))
+    x, y = _check(images, reconstructions)
+    return (10 * torch.log10(4 / (x.double() - y.double()).square().mean((1, 2, 3)))).clamp(max=MAX_PSNR)
 
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -39,35 +55,53 @@ def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
         reconstructions: The same shape; values outside [-1, 1] are clamped.
 
     Returns:
-        Means over channels and over the places where the window fits, float64, ``(B,)``, at most 1.
+        Means over channels and pixels (the picture is mirrored at its border), float64, ``(B,)``, at most 1.
     """
-    x, y = _check(images, reconstructions, torch.float64)
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    x, y = _check(images, reconstructions)
     if min(x.shape[-2:]) < 11:
         raise InputError(f"images: expected at least 11 x 11 pixels, got {tuple(x.shape)}")
-    mean_x, mean_y = _window(x), _window(y)
-    var_x, var_y = _window(x * x) - mean_x**2, _window(y * y) - mean_y**2
-    covariance = _window(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of the range of values, 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return similarity.mean((1, 2, 3))
+    each: list[Any] = [
+        structural_similarity_index_measure(b[None], a[None], data_range=2.0, reduction="none")
+        for a, b in zip(x, y, strict=True)
+    ]
+    return _joined(each, x)
 
 
-def _window(x: Tensor) -> Tensor:
-    """Weighted means of ``(B, C, H, W)`` over Gaussian windows of 11 x 11, wherever one fits."""
-    offsets = torch.arange(-5, 6, dtype=x.dtype, device=x.device)
-    weights = torch.exp(-0.5 * (offsets / 1.5) ** 2)
-    weights = weights / weights.sum()
-    rows = x.flatten(0, 1)[:, None]
-    rows = F.conv2d(F.conv2d(rows, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
-    return rows.view(*x.shape[:2], *rows.shape[-2:])
+def ms_ssim(images: Tensor, reconstructions: Tensor) -> Tensor | None:
+    """Multi-scale structural similarity (Wang et al., 2003) on five scales, with the windows of :func:`ssim`.
+
+    Args:
+        images: ``(B, C, H, W)``, floating, in [-1, 1].
+        reconstructions: The same shape; values outside [-1, 1] are clamped.
+
+    Returns:
+        float64, ``(B,)``, at most 1; None where a side is shorter than 176 pixels, the least that has five scales.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    x, y = _check(images, reconstructions)
+    if min(x.shape[-2:]) < MS_SSIM_SIZE:
+        return None
+    each = [
+        multiscale_structural_similarity_index_measure(b[None], a[None], data_range=2.0, reduction="none")
+        for a, b in zip(x, y, strict=True)
+    ]
+    return _joined(each, x)
 
 
-def _check(images: Tensor, reconstructions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Both of one shape and in ``dtype``, the reconstructions clamped to the range of values."""
+def _joined(each: list[Tensor], like: Tensor) -> Tensor:
+    """One number of each image, ``(B,)`` float64; each was measured alone, so that none depends on its batch."""
+    return torch.cat([value.reshape(1).double() for value in each]) if each else like.new_zeros(0, dtype=torch.float64)
+
+
+def _check(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+    """Both of one shape, in float32 or float64, the reconstructions clamped to the range of values."""
     if images.dim() != 4 or images.shape != reconstructions.shape:
         raise InputError(
             f"reconstructions: expected the shape of images (B, C, H, W), got {tuple(reconstructions.shape)} "
             f"for {tuple(images.shape)}"
         )
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     return images.to(dtype), reconstructions.to(dtype).clamp(-1, 1)

@@ -1,56 +1,92 @@
-"""Which charts the report of a run has, from the rows that training logged."""
+"""Which charts the report of a run has, from the rows that training logged and from what was measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from dqcore.inference.compare import CurvePoint
 from dqcore.inference.measure import Evaluation
 from dqcore.report.curves import Series, bar_chart, line_chart
 
-__all__ = ["run_charts"]
+__all__ = ["prior_charts", "rate_chart", "tokenizer_charts", "usage_chart"]
+
+Chart = dict[str, str]
 
 
-def run_charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, target: float | None) -> list[dict[str, str]]:
-    """The charts of a run's report.
+def tokenizer_charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, target: float | None) -> list[Chart]:
+    """The charts of a tokenizer's training.
 
     Args:
         rows: Rows of the run's ``metrics.jsonl``.
-        evaluation: Numbers measured on the held-out images.
+        evaluation: Numbers measured on photos.
         target: Target share of fine regions, if there is one.
 
     Returns:
         ``title``, ``remark`` and ``svg`` of each. A quantity that the run never logged, or that stayed 0, has none.
     """
-
-    def points(name: str) -> list[tuple[float, float]]:
-        return [(row["step"], row[name]) for row in rows if name in row]
-
-    charts = []
-
-    def add(title: str, remark: str, lines: list[Series], **options: Any) -> None:
-        lines = [line for line in lines if any(y for _, y in line.points)]
-        if lines:
-            charts.append({"title": title, "remark": remark, "svg": line_chart(lines, label=title, **options)})
-
-    reconstruction = Series("reconstruction (L1)", points("reconstruction_loss"), "first")
-    add("Loss", "of training batches", [Series("all terms", points("loss"), "faint"), reconstruction])
+    reconstruction = Series("reconstruction", _points(rows, "reconstruction_loss"), "first")
+    loss = [Series("all terms", _points(rows, "loss"), "faint"), reconstruction]
+    charts = _chart("Loss", "mean absolute error of training batches, and all terms of the loss", loss, y_label="loss")
     if target is not None:
-        fine = points("fine_ratio")
-        mean = _running_mean(fine)
-        lines = [Series("batch", fine, "faint"), Series("running mean", mean, "first")]
-        add("Fine regions", "share of regions in training; dashed: the target", lines, target=target)
-        if any(y for _, y in points("budget_loss")):
-            budget = points("budget_loss")
-            add("Budget loss", "weighted squared distance from the target", [Series("", budget)], log=True)
-        else:
-            error = [(x, (y - target) ** 2) for x, y in mean]
-            add("Budget error", "squared distance of the running mean from the target", [Series("", error)], log=True)
-    add("PSNR", "on centre crops of held-out images, dB", [Series("", points("val_psnr"), "second")])
+        fine = [(x, 100 * y) for x, y in _points(rows, "fine_ratio")]
+        lines = [Series("batch", fine, "faint"), Series("running mean", _running_mean(fine), "first")]
+        remark = f"of all regions in training; dashed: the target, {target:.0%}"
+        charts += _chart("Fine regions", remark, lines, y_label="share, %", target=100 * target)
+    psnr = _points(rows, "val_psnr")
+    if psnr:
+        remark = f"on validation images, {evaluation.protocol}; last: {psnr[-1][1]:.2f} dB"
+        charts += _chart("PSNR", remark, [Series("", psnr, "second", dots=len(psnr) < 30)], y_label="PSNR, dB")
+    return [*charts, usage_chart(evaluation)]
+
+
+def usage_chart(evaluation: Evaluation) -> Chart:
+    """How often each code occurs."""
     counts = sorted(evaluation.code_counts, reverse=True)
-    svg = bar_chart(counts, label="Code usage", x_label=f"{len(counts)} codes, most used first")
-    charts.append({"title": "Code usage", "remark": "how often each code occurs in the held-out images", "svg": svg})
-    return charts
+    x_label = f"{len(counts)} codes, most used first"
+    svg = bar_chart(counts, label="Code usage", x_label=x_label, y_label="times used")
+    return {"title": "Code usage", "remark": "how often each code occurs in the photos", "svg": svg}
+
+
+def rate_chart(curve: Sequence[CurvePoint], num_photos: int) -> list[Chart]:
+    """Rate and distortion of the tokenizer, and of the codecs where a file of as few bytes exists for every photo."""
+    if not curve:
+        return []
+    lines = [Series("this tokenizer", [(p.bits_per_pixel, p.psnr) for p in curve], "first", dots=True)]
+    missing = []
+    for index, style in enumerate(("second", "third")[: len(curve[0].peers)]):
+        peers = [point.peers[index] for point in curve]
+        points = sorted({(peer.bits_per_pixel, peer.psnr) for peer in peers})
+        lines.append(Series(peers[0].name, points, style, dots=True))
+        if peers[0].too_large:
+            missing.append(peers[0].name)
+    remark = f"means of {num_photos} photos at growing shares of fine regions; bytes as written, headers included"
+    if missing:
+        remark += f". {' and '.join(missing)} cannot be as small as our smallest and begin at their lowest quality"
+    svg = line_chart(lines, label="Rate and distortion", x_label="bits per pixel", y_label="PSNR, dB")
+    return [{"title": "Rate and distortion", "remark": remark, "svg": svg}]
+
+
+def prior_charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
+    """The charts of a prior's training: its losses, and the bits that an image's codes cost under it."""
+    losses = [
+        Series("all terms", _points(rows, "loss"), "faint"),
+        Series("codes", _points(rows, "content_loss"), "first"),
+        Series("positions", _points(rows, "position_loss"), "second"),
+    ]
+    charts = _chart("Loss", "of training batches", losses, y_label="nats per token")
+    held_out = [Series("", _points(rows, "val_bits_per_image"), "second")]
+    return charts + _chart("Bits per image", "codes of validation images under the prior", held_out, y_label="bits")
+
+
+def _chart(title: str, remark: str, lines: list[Series], **options: Any) -> list[Chart]:
+    """The chart, or none where its quantity was never logged or stayed 0."""
+    lines = [line for line in lines if any(y for _, y in line.points)]
+    return [{"title": title, "remark": remark, "svg": line_chart(lines, label=title, **options)}] if lines else []
+
+
+def _points(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in rows if name in row]
 
 
 def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from dqcore.data.images import tensor_to_image
 from dqcore.files import write_atomically
-from dqcore.inference.measure import Evaluation
-from dqcore.inference.reconstruct import Reconstruction
-from dqcore.report.charts import run_charts
-from dqcore.report.pictures import error_map, grain_overlay, granularity_colour
+from dqcore.report.photos import inline
+from dqcore.report.pictures import error_scale
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["Gallery", "Page", "write_page"]
 
-__all__ = ["Gallery", "Photo", "write_report"]
-
-#: Small pictures are enlarged by a whole factor, so that their longer side has about this many pixels.
-PICTURE_SIZE = 384
-
-
-@dataclass(frozen=True)
-class Photo:
-    """An image that the report shows, with its name and its reconstruction."""
-
-    name: str
-    result: Reconstruction
+#: Small pictures of a gallery are enlarged by a whole factor, so that their longer side has about this many pixels.
+GALLERY_SIZE = 192
 
 
 @dataclass(frozen=True)
@@ -43,34 +30,43 @@ class Gallery:
     pictures: Sequence[tuple[Tensor, str]]
 
 
-def write_report(
-    path: Path,
-    *,
-    title: str,
-    model: Any,
-    evaluation: Evaluation,
-    photos: Sequence[Photo],
-    rows: Sequence[dict[str, Any]],
-    settings: dict[str, object],
-    note: str = "",
-    galleries: Sequence[Gallery] = (),
-) -> Path:
-    """Write the page.
+@dataclass(frozen=True)
+class Page:
+    """What a report shows; empty parts are left out.
 
-    Args:
-        path: The HTML file.
+    Attributes:
         title: Its heading.
-        model: The tokenizer, for its sizes.
-        evaluation: Numbers measured on the held-out images.
-        photos: The images to show.
-        rows: Rows of the run's ``metrics.jsonl``.
+        intro: A paragraph under it.
+        headline: Numbers: ``name``, ``value``, ``unit``, ``remark`` of each.
+        note: A sentence under the numbers.
+        photos_title: Heading of the photos.
+        photos_remark: A sentence about them.
+        legend: ``name``, ``colour``, ``codes``, ``share`` of each granularity.
+        photos: Of :func:`dqcore.report.photos.photo_entry`.
+        peers: Rows of the table of peers.
+        galleries: More pictures.
+        results: Charts of what was measured: ``title``, ``remark``, ``svg``.
+        charts: Charts of the training.
         settings: What to list in the table of settings.
-        note: A sentence under the headline numbers.
-        galleries: More pictures, after the photographs.
-
-    Returns:
-        ``path``.
     """
+
+    title: str
+    intro: str
+    headline: Sequence[dict[str, str]] = ()
+    note: str = ""
+    photos_title: str = ""
+    photos_remark: str = ""
+    legend: Sequence[dict[str, str]] = ()
+    photos: Sequence[dict[str, Any]] = ()
+    peers: Sequence[Sequence[str]] = ()
+    galleries: Sequence[Gallery] = ()
+    results: Sequence[dict[str, str]] = ()
+    charts: Sequence[dict[str, str]] = ()
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def write_page(path: Path, page: Page) -> Path:
+    """Write the HTML file, and return its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -80,122 +76,32 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html").render(
-        title=title,
-        note=note,
-        granularities=_granularities(model, evaluation),
-        headline=_headline(model, evaluation),
-        photos=[_photo(photo, model.config.num_granularities) for photo in photos],
-        galleries=[_gallery(gallery) for gallery in galleries],
-        charts=run_charts(rows, evaluation, _target(model)),
-        settings=settings,
+    text = environment.get_template("report.html").render(
+        page=page,
+        galleries=[_gallery(gallery) for gallery in page.galleries],
+        error_scale=error_scale(),
+        data=_script_data(page.photos),
     )
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 
-def _target(model: Any) -> float | None:
-    """Target share of fine regions; None for a tokenizer without a router."""
-    ratios = getattr(model.config, "target_ratio", None)
-    return None if ratios is None else float(ratios[-1])
-
-
-def _granularities(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
-    """The legend, coarse to fine: name, accent colour, codes of a region, share of the regions."""
-    strides = model.config.strides
-    names = {1: ["all"], 2: ["coarse", "fine"], 3: ["coarse", "median", "fine"]}.get(
-        len(strides), [f"granularity {g}" for g in range(len(strides))]
-    )
-    return [
-        {
-            "name": name,
-            "colour": "#{:02x}{:02x}{:02x}".format(*granularity_colour(g, len(strides))),
-            "codes": f"{4**g} code{'s' if g else ''} for {strides[0]} × {strides[0]} pixels",
-            "share": f"{evaluation.ratios[g]:.0%}",
-        }
-        for g, name in enumerate(names)
-    ]
-
-
-def _headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
-    """The numbers at the top of the page: name, value, unit and a remark."""
-    config, target = model.config, _target(model)
-    fixed = 4 ** (config.num_granularities - 1) * evaluation.codes_per_image / _codes_per_region(evaluation)
-    cards = [
-        ("PSNR", f"{evaluation.psnr:.2f}", "dB", f"SSIM {evaluation.ssim:.3f}"),
-        ("Codes per image", f"{evaluation.codes_per_image:.0f}", "", f"all fine: {fixed:.0f}"),
-        (
-            "Bits per pixel",
-            f"{evaluation.bits_per_pixel:.4f}",
-            "",
-            f"{evaluation.entropy_bits_per_pixel:.4f} entropy-coded; 24 in the original",
-        ),
-        (
-            "Fine regions",
-            f"{evaluation.fine_ratio:.1%}",
-            "",
-            "of all regions" if target is None else f"target {target:.0%}",
-        ),
-        (
-            "Codebook in use",
-            f"{evaluation.usage:.0%}",
-            "",
-            f"of {config.codebook_size} codes, perplexity {evaluation.perplexity:.0f}",
-        ),
-    ]
-    if evaluation.rank_correlation is not None:
-        cards.append(
-            ("Codes follow detail", f"{evaluation.rank_correlation:.2f}", "ρ", "rank correlation with entropy")
-        )
-    if evaluation.lpips is not None:
-        cards.append(("LPIPS", f"{evaluation.lpips:.3f}", "", "lower is closer"))
-    return [dict(zip(("name", "value", "unit", "remark"), card, strict=True)) for card in cards]
-
-
-def _codes_per_region(evaluation: Evaluation) -> float:
-    return sum(share * 4**g for g, share in enumerate(evaluation.ratios))
-
-
-def _photo(photo: Photo, num_granularities: int) -> dict[str, Any]:
-    result = photo.result
-    height, width = result.image.shape[1:]
-    scale = max(1, round(PICTURE_SIZE / max(height, width)))
-    overlay = grain_overlay(result.padded, result.grain, num_granularities, scale=scale)
-    overlay = overlay.crop((0, 0, width * scale, height * scale))
-    return {
-        "name": photo.name,
-        "facts": f"{result.psnr:.1f} dB · {result.num_codes} codes · {result.bits_per_pixel:.3f} bits/pixel",
-        "pictures": [
-            {"caption": "input", "source": _inline(_picture(result.image, scale))},
-            {"caption": "where the codes went", "source": _inline(overlay)},
-            {"caption": "reconstruction", "source": _inline(_picture(result.reconstruction, scale))},
-            {"caption": "error", "source": _inline(_enlarged(error_map(result.image, result.reconstruction), scale))},
-        ],
-    }
+def _script_data(photos: Sequence[dict[str, Any]]) -> str:
+    """The settings of all photos for the page's script; pictures that stand in the page already are left out."""
+    kept = []
+    for photo in photos:
+        states = [dict(state) for state in photo["states"]]
+        for name in ("image", "layer", "error"):
+            states[photo["first"]][name] = None
+        kept.append({"name": photo["name"], "first": photo["first"], "states": states})
+    return json.dumps(kept).replace("<", "\\u003c")
 
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:
-    pictures = [
-        {"caption": caption, "source": _inline(_picture(image, max(1, PICTURE_SIZE // (2 * max(image.shape)))))}
-        for image, caption in gallery.pictures
-    ]
+    pictures = []
+    for image, caption in gallery.pictures:
+        picture = tensor_to_image(image)
+        scale = max(1, GALLERY_SIZE // max(picture.size))
+        large = picture.resize((picture.width * scale, picture.height * scale))
+        pictures.append({"caption": caption, "source": inline(large, "WEBP", quality=90)})
     return {"title": gallery.title, "remark": gallery.remark, "pictures": pictures}
-
-
-def _picture(image: Tensor, scale: int) -> Image:
-    from dqcore.data.images import tensor_to_image
-
-    return _enlarged(tensor_to_image(image), scale)
-
-
-def _enlarged(image: Image, scale: int) -> Image:
-    from PIL import Image as Images
-
-    return image.resize((image.width * scale, image.height * scale), Images.Resampling.BICUBIC)
-
-
-def _inline(image: Image) -> str:
-    """The image as a data URI, for the ``src`` of an ``<img>``."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=90, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -12,7 +12,7 @@ from dqcore.data.images import tensor_to_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["error_map", "grain_overlay", "granularity_colour", "side_by_side"]
+__all__ = ["error_map", "error_scale", "grain_layer", "grain_overlay", "granularity_colour", "side_by_side"]
 
 RGB = tuple[int, int, int]
 
@@ -105,3 +105,37 @@ def _draw_cells(draw: object, left: int, top: int, region: int, count: int) -> N
         draw.line([(left, top + index * cell), (left + region - 1, top + index * cell)], fill=90)  # type: ignore[attr-defined]
     draw.line([(left, top), (left + region, top)], fill=150)  # type: ignore[attr-defined]
     draw.line([(left, top), (left, top + region)], fill=150)  # type: ignore[attr-defined]
+
+
+def grain_layer(grain: Tensor, num_granularities: int, size: tuple[int, int], stride: int) -> Image:
+    """The tints and lines of :func:`grain_overlay` alone, to be laid over a photo; small, because it has few colours.
+
+    Args:
+        grain: Grain map, int64, ``(h, w)``.
+        num_granularities: G.
+        size: Height and width of the photo in pixels; the grain map may reach over its lower and right edges.
+        stride: Side of a region in pixels.
+
+    Returns:
+        A palette image with transparent colours, of the photo's shape.
+    """
+    from PIL import Image as Images
+
+    rows, columns = grain.shape
+    cell = min(48, max(4, 1024 // max(rows, columns))) // 4 * 4
+    cells = np.kron(grain.cpu().numpy().astype(np.uint8), np.ones((cell, cell), np.uint8))
+    place = np.indices(cells.shape) % cell
+    span = np.maximum(1, cell >> cells.astype(np.int64))
+    inner = ((place % span) == 0).any(0)
+    layer = np.where(inner, num_granularities, cells)
+    layer[(place == 0).any(0)] = num_granularities + 1
+    picture = Images.fromarray(layer.astype(np.uint8)).convert("P")
+    tints = [value for g in range(num_granularities) for value in granularity_colour(g, num_granularities)]
+    picture.putpalette([*tints, *[255] * 6])
+    picture.info["transparency"] = bytes([*[round(255 * _TINT)] * num_granularities, 90, 150])
+    return picture.crop((0, 0, round(size[1] * cell / stride), round(size[0] * cell / stride)))
+
+
+def error_scale() -> str:
+    """The colours of :func:`error_map` from none to most, as a CSS gradient."""
+    return f"linear-gradient(to right, {', '.join(f'rgb({int(r)} {int(g)} {int(b)})' for r, g, b in _HEAT)})"

@@ -7,18 +7,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dqcore.data.images import list_images, split_images
+from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.errors import InputError
-from dqcore.inference.load import ImageBatches, load_tokenizer
+from dqcore.inference.compare import Comparison
+from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
-from dqcore.inference.reconstruct import Reconstruction
-from dqcore.models.tokenizers.base import Encoding
-from dqcore.report.page import Gallery, Photo, write_report
+from dqcore.inference.peers import PeerNumbers
+from dqcore.inference.photos import PhotoBatches, list_photos
+from dqcore.inference.protocol import NATIVE, Protocol
+from dqcore.inference.rate import StreamCost
+from dqcore.inference.twin import compare_twin
+from dqcore.report.charts import rate_chart, tokenizer_charts
+from dqcore.report.headline import granularities, headline, peer_rows, target_ratio
+from dqcore.report.page import Gallery, Page, write_page
+from dqcore.report.photos import photo_entry
 from dqcore.training.log import read_metrics
 
-__all__ = ["report_run"]
+__all__ = ["read_config", "report_run"]
+
+INTRO = (
+    "An ordinary image tokenizer spends as many codes on an empty sky as on a face. This one looks at every region of "
+    "a photo and decides how many codes its detail is worth."
+)
+#: Shares of fine regions that the slider and the curve have.
+DETAILS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def report_run(
@@ -30,10 +43,12 @@ def report_run(
     note: str = "",
     max_photos: int = 12,
     max_images: int = 1000,
+    protocol: Protocol = NATIVE,
+    twin: Path | None = None,
     device: str = "auto",
     galleries: Sequence[Gallery] = (),
 ) -> tuple[Path, Evaluation]:
-    """Measure a run's model on its held-out images and write its report.
+    """Measure a tokenizer's run on the images it held out, and write its report.
 
     Args:
         run: Folder of a training run.
@@ -41,10 +56,12 @@ def report_run(
         out: The HTML file; ``report.html`` in the run's folder by default.
         title: The page's heading.
         note: A sentence under the headline numbers.
-        max_photos: Photographs shown, at most.
-        max_images: Photographs measured, at most.
+        max_photos: Photos shown, and compared with codecs and at other ratios, at most.
+        max_images: Photos measured, at most.
+        protocol: What of each photo is measured; by default the whole photo at its native size.
+        twin: Folder of another tokenizer to put beside it, on the photos shown.
         device: Where to run the model.
-        galleries: More pictures, after the photographs.
+        galleries: More pictures, after the photos.
 
     Returns:
         The page's path, and what was measured.
@@ -53,30 +70,65 @@ def report_run(
         FileNotFoundError: the folder holds no run, or its images are gone.
         ValueError: the run's files cannot be read, or it held out no images and none were given.
     """
-    config = _read_config(run)
+    config = read_config(run)
     model = load_tokenizer(run, device)
-    options = config["options"]
-    size, resize = options["image_size"], options.get("resize")
-    size = max(size, resize or size)
-    batches = ImageBatches(_held_out(options, images), size, limit=max_images, argument="images")
-    first = _FirstPhotos(model.config, max_photos)
-    evaluation = evaluate_tokenizer(model, batches, each=first)
-    photos = [Photo(path.stem, result) for path, result in zip(batches.good, first.results, strict=False)]
-    page = write_report(
-        out or run / "report.html",
-        title=title or f"{options['preset']}: a report",
-        model=model,
-        evaluation=evaluation,
-        photos=photos,
-        rows=read_metrics(run / "metrics.jsonl"),
-        settings=_settings(config, evaluation, size),
-        note=note,
+    cost = StreamCost.of_checkpoint(run, model.config)
+    batches = PhotoBatches(_held_out(config["options"], images)[:max_images], protocol)
+    comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
+    found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
+    shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
+    peers = (comparison.own, *comparison.peers)
+    if twin is not None:
+        other = load_tokenizer(twin, device)
+        peers += compare_twin(model, cost, other, StreamCost.of_checkpoint(twin, other.config), shown)
+    known = provenance(run, batches.good)
+    photos = _entries(batches.good, comparison, known, model.config)
+    page = Page(
+        title=title or f"{config['options']['preset']}: a report",
+        intro=INTRO,
+        note=" ".join(filter(None, [note, _broken(batches.broken)])),
+        photos_title=_photos_title(known),
+        photos_remark=_photos_remark(len(photos), known),
         galleries=galleries,
+        charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
+        settings=_settings(config, found, say_provenance(known)),
+        **_parts(model, found, comparison, peers, photos),
     )
-    return page, evaluation
+    return write_page(out or run / "report.html", page), found
 
 
-def _read_config(run: Path) -> dict[str, Any]:
+def _details(config: Any) -> tuple[float, ...]:
+    return DETAILS if config.num_granularities > 1 else ()
+
+
+def _entries(
+    paths: Sequence[Path], comparison: Comparison, known: Sequence[Provenance], config: Any
+) -> list[dict[str, Any]]:
+    """The photos shown."""
+    trios = zip(paths, comparison.shown, known, strict=False)
+    return [photo_entry(path.stem, photo, config, _remark(kind)) for path, photo, kind in trios]
+
+
+def _parts(
+    model: Any, found: Evaluation, comparison: Comparison, peers: Sequence[PeerNumbers], photos: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the page shows of the measurements."""
+    return {
+        "headline": headline(model, found),
+        "legend": granularities(model, found),
+        "photos": photos,
+        "peers": peer_rows(peers, len(photos)),
+        "results": rate_chart(comparison.curve, len(photos)),
+    }
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The description of a run, ``config.json`` in its folder.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        InputError: The file is no description of one.
+    """
     path = run / "config.json"
     if not path.is_file() or not (run / "model").is_dir():
         raise FileNotFoundError(f"{run}: expected the folder of a training run, with config.json and model/")
@@ -89,9 +141,9 @@ def _read_config(run: Path) -> dict[str, Any]:
 
 
 def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
-    """The images that the run did not train on."""
+    """The images to measure on: those that were named, else those that the run held out."""
     if images is not None:
-        return list_images(images)
+        return list_photos([images])
     if options["validation"] is not None:
         return list_images(options["validation"])
     if not options["validation_share"]:
@@ -101,21 +153,26 @@ def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
     return split_images(list_images(data), options["validation_share"], root=root)[1]
 
 
-class _FirstPhotos:
-    """Keeps the first reconstructions of an evaluation; called with each of its batches."""
-
-    def __init__(self, config: Any, limit: int) -> None:
-        self._config, self._limit = config, limit
-        self.results: list[Reconstruction] = []
-
-    def __call__(self, images: Tensor, encoding: Encoding, results: Tensor) -> None:
-        count = min(len(images), self._limit - len(self.results))
-        parts = (images, encoding.codes, encoding.grain, results)
-        for image, codes, grain, result in zip(*(part[:count].cpu() for part in parts), strict=True):
-            self.results.append(Reconstruction.of(image, image, codes, grain, result, self._config))
+def _remark(kind: Provenance) -> str:
+    return "not known whether trained on" if kind == "unknown" else kind
 
 
-def _settings(config: dict[str, Any], evaluation: Evaluation, size: int) -> dict[str, object]:
+def _photos_title(known: Sequence[Provenance]) -> str:
+    if set(known) == {"held out"}:
+        return "Held-out photos"
+    return "Photos that it was trained on" if set(known) == {"trained on"} else "Photos"
+
+
+def _photos_remark(shown: int, known: Sequence[Provenance]) -> str:
+    which = "Shown and measured" if shown == len(known) else f"Shown: the first {shown}. Measured"
+    return f"{which}: {say_provenance(known)}. Drag the bar, or focus it and use the arrow keys."
+
+
+def _broken(broken: Sequence[str]) -> str:
+    return f"{len(broken)} files could not be read, the first: {broken[0]}." if broken else ""
+
+
+def _settings(config: dict[str, Any], evaluation: Evaluation, known: str) -> dict[str, object]:
     options, versions = config["options"], config["versions"]
     model = config.get("model")
     strides = model["strides"] if isinstance(model, dict) else "?"
@@ -123,7 +180,8 @@ def _settings(config: dict[str, Any], evaluation: Evaluation, size: int) -> dict
         "model": f"{options['preset']}, {config['parameters']:,} parameters, strides {tuple(strides)}",
         "codebook": f"{len(evaluation.code_counts)} codes",
         "training images": config["data"]["training"],
-        "measured on": f"{evaluation.num_images} held-out images, {size} × {size} pixels",
+        "measured on": f"{evaluation.num_images} photos ({known}), {evaluation.protocol}",
+        "how": "padded to the coarsest stride, cropped back, rounded to 8 bits; the mean of each photo's PSNR",
         "steps": f"{config['steps']:,} of {options['batch_size']} crops of {options['image_size']} pixels",
         "seed": options["seed"],
         "device": f"{config['device']}, {config['threads']} threads",

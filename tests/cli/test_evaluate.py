@@ -5,26 +5,26 @@ import re
 
 import pytest
 
-from dqcore.data.photos import sample_folder
+from dqcore.data.photos import sample_folder, sample_photos
 
 
 def test_evaluate(run, checkpoint, tmp_path):
     target = tmp_path / "numbers.json"
     args = ("evaluate", sample_folder("heldout"), "--checkpoint", checkpoint, "--json", target)
-    code, out, _ = run(*args, "--limit", 4, "--seed", 5, "--image-size", 96, "--ratio", 0.25)
+    code, out, _ = run(*args, "--limit", 4, "--seed", 5, "--size", 96, "--ratio", 0.25)
     assert code == 0
     numbers = json.loads(target.read_text())
-    assert numbers["num_images"] == numbers["protocol"]["images"] == 4
+    assert numbers["num_images"] == numbers["measured"]["images"] == 4
     assert numbers["ratios"] == [0.75, 0.25]
     assert numbers["codes_per_image"] == 36 * 1.75
     assert f"{numbers['psnr']:.2f} dB" in out
-    first = numbers["protocol"]["data hash"]
+    first = numbers["measured"]["data hash"]
     run(*args, "--limit", 4, "--seed", 6)
-    other = json.loads(target.read_text())["protocol"]
+    other = json.loads(target.read_text())["measured"]
     assert other["data hash"] != first
-    assert other["image size"] == 64  # what the model was made for
+    assert other["protocol"] == "native size, 8-bit" == json.loads(target.read_text())["protocol"]
     run(*args, "--limit", 4, "--seed", 5)
-    assert json.loads(target.read_text())["protocol"]["data hash"] == first
+    assert json.loads(target.read_text())["measured"]["data hash"] == first
 
 
 def test_evaluate_passes_over_broken_files(run, fails, checkpoint, pictures):
@@ -33,7 +33,16 @@ def test_evaluate_passes_over_broken_files(run, fails, checkpoint, pictures):
     assert code == 0
     assert re.search(r"^images +4$", out, re.MULTILINE)
     assert "1b.png" in err
-    assert "multiple of 16" in fails("evaluate", pictures, "--checkpoint", checkpoint, "--image-size", 40)
+    assert "at least 16" in fails("evaluate", pictures, "--checkpoint", checkpoint, "--image-size", 8)
+
+
+def test_single_files_peers_and_a_curve(run, checkpoint):
+    photo = sample_photos("heldout")[0]
+    code, out, _ = run("evaluate", photo, "--checkpoint", checkpoint, "--ratios", 0, 1, "--twin", checkpoint)
+    assert code == 0
+    for text in ("PSNR .* dB .native size, 8-bit.", "JPEG .*its smallest file is larger", "twin .DQVAE.", "WebP"):
+        assert re.search(text, out), text
+    assert len(re.findall(r"^  [01] +[\d.]+ bits/pixel, \d+ bytes", out, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("flag", ["--vgg-weights", "--perceptual-weights"])

@@ -3,32 +3,59 @@
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.photos import sample_photos
+from dqcore.metrics import psnr
 
 
-def test_reconstruct(run, checkpoint, pictures, tmp_path):
+def test_the_reconstruction_itself(run, checkpoint, pictures, tmp_path):
+    """The picture that is written has the PSNR that is printed."""
     common = ("--checkpoint", checkpoint, "--out", tmp_path / "o")
-    code, out, _ = run("reconstruct", pictures / "2.png", pictures / "0.png", *common)
+    code, out, _ = run("reconstruct", pictures / "2.png", *common)
     assert code == 0
+    pair = [image_to_tensor(read_image(path))[None] for path in (pictures / "2.png", tmp_path / "o" / "2.png")]
+    found = re.search(r"2\.png: ([\d.]+) dB, \d+ codes, (\d+) bytes \(([\d.]+) bits/pixel as written", out)
+    assert float(found[1]) == pytest.approx(psnr(*pair).item(), abs=0.005)
+    assert float(found[3]) == pytest.approx(8 * int(found[2]) / (50 * 30), abs=1e-4)
+    assert " 18 codes" in run("reconstruct", pictures / "0.png", *common, "--num-codes", 18)[1]
+
+
+def test_the_strip(run, checkpoint, pictures, tmp_path):
+    assert (
+        run("reconstruct", pictures / "2.png", "--strip", "--checkpoint", checkpoint, "--out", tmp_path / "o")[0] == 0
+    )
     with Image.open(tmp_path / "o" / "2.png") as picture, Image.open(pictures / "2.png") as original:
         assert picture.size == (3 * 50 + 8, 30)
         assert np.array_equal(np.asarray(picture)[:, :50], np.asarray(original))
-    assert re.search(r"2\.png: [\d.]+ dB, \d+ codes, [\d.]+ bits/pixel", out)
-    assert " 18 codes" in run("reconstruct", pictures / "0.png", *common, "--num-codes", 18)[1]
+
+
+def test_folders_and_a_broken_file(run, checkpoint, pictures, tmp_path):
+    (pictures / "1b.png").write_bytes(b"no image")
+    args = ("reconstruct", pictures, "--checkpoint", checkpoint, "--out", tmp_path / "o")
+    code, out, err = run(*args)
+    assert code == 2
+    assert "broken: " in err and "1b.png" in err and "1 of 5 could not be read" in err
+    assert re.search(r"^4 images, [\d.]+ dB \(native size, 8-bit\)$", out, re.MULTILINE)
+    made = sorted(path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("*.png"))
+    assert made == ["0.png", "1.png", "2.png", "more/3.png"]
+    assert run(*args)[0] == 2  # again, over its own files
 
 
 def test_reconstruct_refuses(fails, checkpoint, pictures, tmp_path):
     common = ("--checkpoint", checkpoint, "--out", tmp_path / "o")
-    (pictures / "broken.png").write_bytes(b"no image")
-    assert "broken.png" in fails("reconstruct", pictures / "broken.png", *common)
     assert "would overwrite" in fails("reconstruct", pictures / "0.png", "--checkpoint", checkpoint, "--out", pictures)
-    twice = (pictures / "0.png", pictures / "more" / ".." / "0.png")
-    assert "two of them" in fails("reconstruct", *twice, *common)
+    Image.open(pictures / "0.png").save(pictures / "0.bmp")
+    assert "two of them" in fails("reconstruct", pictures / "0.png", pictures / "0.bmp", *common)
+    assert "expected at least one" in fails("reconstruct", *common)
     assert "ratio" in fails("reconstruct", pictures / "0.png", *common, "--ratio", 1.5)
     assert "no cuda:77" in fails("reconstruct", pictures / "0.png", *common, "--device", "cuda:77")
     assert not (tmp_path / "o").exists()
+    (tmp_path / "o").mkdir()
+    Image.new("RGB", (3, 3)).save(tmp_path / "o" / "0.png")
+    assert "was not made by dqcore" in fails("reconstruct", pictures / "0.png", *common)
 
 
 def test_a_damaged_checkpoint(fails, checkpoint, tmp_path):

@@ -13,4 +13,4 @@ def test_train_then_report(run, fails, tmp_path):
     assert "holds a run already" in fails(*args)
     code, text, _ = run("report", out, "--photos", 2)
     assert (code, text) == (0, f"{out / 'report.html'}\n")
-    assert (out / "report.html").read_text().count("<img ") == 2 * 4
+    assert (out / "report.html").read_text().count("<img ") == 2 * 5

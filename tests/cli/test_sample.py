@@ -46,6 +46,27 @@ def test_samples_are_drawn_and_depend_on_the_seed(folder, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_all_classes_are_named_and_none_is_stale(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = f"sample {folder}/run --device cpu --label all --out {out} --count "
+    out.mkdir()
+    Image.new("RGB", (3, 3)).save(out / "mine.png")
+    assert main([*line.split(), "3"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a-00000.png",
+        "a-00002.png",
+        "b-00001.png",
+        "grid.png",
+        "mine.png",
+    ]
+    assert main([*line.split(), "1"]) == 0
+    assert "2 older samples" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["a-00000.png", "grid.png", "mine.png"]
+    Image.new("RGB", (3, 3)).save(out / "b-00001.png")
+    assert main([*line.split(), "2"]) == 2
+    assert "b-00001.png is there already and was not made by dqcore" in capsys.readouterr().err
+
+
 def test_the_tokenizer_lies_beside_the_prior(folder):
     assert fingerprint(folder / "run" / "model" / "tokenizer") == fingerprint(folder / "tokenizer")
     assert fingerprint(folder / "tokenizer") == json.loads((folder / "codes" / "index.json").read_text())["tokenizer"]

@@ -20,7 +20,7 @@ def test_points_lie_where_they_should():
     grid = [float(line.get("y1")) for line in ElementTree.fromstring(svg).iter("line")]
     assert (a[1], b[1]) == (max(grid), min(grid))
     assert ticks(svg)[0] == "0" and ticks(svg)[len(grid) - 1] == "1"
-    assert max(grid) - min(grid) == pytest.approx(176)  # of 220, without the margins
+    assert max(grid) - min(grid) == pytest.approx(170)  # of 240, without the margins
     assert a[0] < b[0] < c[0]
     assert a[1] > c[1] > b[1]  # up is a smaller y
     assert c[1] - b[1] == pytest.approx(a[1] - c[1], abs=0.2)
@@ -62,3 +62,11 @@ def test_bars_are_as_high_as_their_values():
     floor = float(bars[0].split(",")[1].split("V")[0])
     assert len(bars) == 2
     assert floor - tops[0] == pytest.approx(2 * (floor - tops[1]), abs=0.1)
+
+
+def test_axes_have_names():
+    svg = line_chart(
+        [Series("a", [(0, 1), (1, 2)], dots=True)], label="x", x_label="bits per pixel", y_label="PSNR, dB"
+    )
+    names = [element.text for element in ElementTree.fromstring(svg).iter("text") if element.get("class") == "axis"]
+    assert names == ["bits per pixel", "PSNR, dB"] and svg.count("<circle") == 2

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dqcore.report.pictures import error_map, grain_overlay, granularity_colour, side_by_side
+from dqcore.report.pictures import error_map, error_scale, grain_layer, grain_overlay, granularity_colour, side_by_side
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -39,3 +39,19 @@ def test_error_map_grows_brighter():
 def test_side_by_side():
     pictures = [error_map(torch.zeros(3, 4, size), torch.zeros(3, 4, size)) for size in (5, 7)]
     assert side_by_side(pictures, gap=3).size == (15, 4)
+
+
+def test_the_layer_alone_has_the_overlays_tints_and_lines():
+    grain = torch.tensor([[0, 1], [2, 0]])
+    layer = grain_layer(grain, 3, (32, 26), 16)
+    pixels = np.asarray(layer.convert("RGBA")).astype(int)
+    assert layer.size == (round(26 * 48 / 16), 96)
+    for row, column in ((0, 0), (0, 1), (1, 0)):
+        inside = pixels[row * 48 + 5, column * 48 + 5]
+        assert tuple(inside[:3]) == granularity_colour(int(grain[row, column]), 3) and inside[3] == 102
+        line = pixels[row * 48 + 5, column * 48 : column * 48 + 30]
+        assert (line[:, 3] != 102).sum() == len([x for x in range(30) if x % (48 >> int(grain[row, column])) == 0])
+
+
+def test_the_scale_goes_from_dark_to_bright():
+    assert error_scale().startswith("linear-gradient(to right, rgb(8 6 20), ") and error_scale().count("rgb") == 5

@@ -10,17 +10,36 @@ import torch
 import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
-from dqcore.inference.load import ImageBatches
-from dqcore.metrics import psnr
+from dqcore.data.provenance import record_images
+from dqcore.inference.photos import PhotoBatches
+from dqcore.metrics import psnr, round_to_8bit
 from dqcore.report import report_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 #: Put into the page: what the browser made of each picture, in its title.
-PROBE = """<script>window.addEventListener("load", () => {
-  const sizes = [...document.images].map(i => i.complete ? i.naturalWidth : 0);
-  const charts = [...document.querySelectorAll("svg.chart")].map(c => c.getBoundingClientRect().height > 50);
-  document.title = `pictures ${sizes.length} smallest ${Math.min(...sizes)} charts ${charts.filter(Boolean).length}`;
-});</script>"""
+PROBE = """<script>window.addEventListener("load", () => setTimeout(() => {
+  const root = document.documentElement, all = selector => [...document.querySelectorAll(selector)];
+  const sizes = all("img").map(i => i.complete ? i.naturalWidth : 0);
+  const charts = all("svg.chart").filter(c => c.getBoundingClientRect().height > 50).length;
+  const article = document.querySelector("article.photo"), text = s => article.querySelector(s).textContent;
+  const press = (selector, value, kind) => {
+    const input = article.querySelector(selector);
+    input.value = value;
+    input.dispatchEvent(new Event(kind, { bubbles: true }));
+  };
+  const before = [text("output"), article.querySelector(".after").src];
+  const detail = article.querySelector(".detail");
+  press(".detail", detail.value == 0 ? detail.max : 0, "input");
+  press(".left-side", "JPEG", "change");
+  press(".cut", 30, "input");
+  const cut = article.querySelector(".wipe").style.getPropertyValue("--cut");
+  const moved = before[0] != text("output") && before[1] != article.querySelector(".after").src;
+  article.querySelector(".enlarge").click();
+  const dialog = document.querySelector("dialog"), large = dialog.open && dialog.querySelectorAll("img").length;
+  dialog.querySelector("button:last-of-type").click();
+  document.title = JSON.stringify({ pictures: sizes.length, smallest: Math.min(...sizes), charts, moved, cut, large,
+    closed: !dialog.open, peer: text(".peer"), wide: root.scrollWidth - root.clientWidth });
+}, 200));</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -58,42 +77,94 @@ def report(run):
 def test_page_shows_the_models_numbers(report, run):
     page, found = report
     paths = list_images(sample_folder("heldout"))
-    images = torch.cat(list(ImageBatches(paths, 128)))
+    images = torch.cat(list(PhotoBatches(paths)))
     model = dqcore.DQVAE.from_pretrained(run / "model")
     with torch.no_grad():
-        expected = psnr(images, model(images).reconstruction).mean().item()
+        encoding = model.encode(images)
+        expected = psnr(images, round_to_8bit(model.decode(encoding.codes, encoding.grain))).mean().item()
     text = page.read_text()
-    assert found.psnr == pytest.approx(expected, abs=1e-4)
-    assert f"{expected:.2f}" in text
+    assert found.psnr == pytest.approx(expected, abs=1e-3)
+    assert f"{found.psnr:.2f}" in text and "native size, 8-bit" in text
     assert f"{found.codes_per_image:.0f}" in text
     assert "A &lt;title&gt;" in text and "x &lt;y&gt;" in text
     for path in paths[:3]:
-        assert f"<b>{path.stem}</b>" in text
-    for chart in ("Loss", "Fine regions", "Budget loss", "PSNR", "Code usage"):
+        assert f"<h3>{path.stem}</h3>" in text
+    for chart in ("Loss", "Fine regions", "PSNR", "Code usage", "Rate and distortion"):
         assert f"<h3>{chart}</h3>" in text
 
 
 def test_page_needs_nothing_else(report):
     text = report[0].read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
+    assert len(text) < 2_000_000
     assert "http" not in re.sub(r'"data:[^"]*"', "", text)
     assert "@import" not in text and "url(" not in text
 
 
-def test_a_browser_shows_every_picture(report, tmp_path):
-    """Three photographs of four pictures, and five charts."""
+def chromium(tmp_path, *options):
+    """Run Chromium without a window; its output."""
     if CHROMIUM is None:
         assert "CI" not in os.environ, "no Chromium to open the report with"
         pytest.skip("no Chromium")
-    probed = tmp_path / "probed.html"
-    probed.write_text(report[0].read_text().replace("</body>", PROBE + "</body>"))
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += ["--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    done = subprocess.run([*command, probed.as_uri()], capture_output=True, text=True, timeout=120)
-    title = re.search(r"<title>pictures (\d+) smallest (\d+) charts (\d+)</title>", done.stdout)
+    command += ["--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}"]
+    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("scheme", ["0", "1"], ids=["dark", "light"])
+def test_a_browser_shows_and_moves_everything(report, tmp_path, scheme):
+    """Three photos, each with input, reconstruction, overlay on its own copy of the input, and error."""
+    probed = tmp_path / "probed.html"
+    probed.write_text(report[0].read_text().replace("</body>", PROBE + "</body>"))
+    options = (f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1400,1000")
+    done = chromium(tmp_path, *options, "--dump-dom", probed.as_uri())
+    title = re.search(r"<title>({.*})</title>", done.stdout)
     assert title, done.stderr
-    assert [int(number) for number in title.groups()] == [12, 384, 5]
+    found = json.loads(title[1])
+    assert "its smallest file" in found.pop("peer")
+    assert found == {
+        "pictures": 15,
+        "smallest": 128,
+        "charts": 5,
+        "moved": True,
+        "cut": "30%",
+        "large": 2,
+        "closed": True,
+        "wide": 0,
+    }
+
+
+def test_a_phone_needs_no_sideways_scrolling(report, tmp_path):
+    """Chromium's windows are 500 pixels wide at least, so the page goes into a frame of 390."""
+    probe = "<script>onload = () => parent.postMessage(document.body.scrollWidth - innerWidth, '*')</script>"
+    (tmp_path / "page.html").write_text(report[0].read_text().replace("</body>", f"{probe}</body>"))
+    frame = "<script>onmessage = event => { document.title = `excess ${event.data}` }</script>"
+    frame += "<iframe src='page.html' style='width:390px;height:800px;border:0'></iframe>"
+    (tmp_path / "frame.html").write_text(f"<title></title>{frame}")
+    done = chromium(tmp_path, "--allow-file-access-from-files", "--dump-dom", (tmp_path / "frame.html").as_uri())
+    assert re.search(r"<title>excess (0|-\d+)</title>", done.stdout), done.stdout[:200] + done.stderr
+
+
+def test_it_prints(report, tmp_path):
+    chromium(tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}", report[0].as_uri())
+    data = (tmp_path / "page.pdf").read_bytes()
+    assert data.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", data)) in range(2, 8)
+
+
+def test_it_says_what_was_trained_on(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    photos = list_images(sample_folder("heldout"))[:2]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in photos))
+    texts = []
+    for seen in ([], photos[:1], photos):
+        record_images(tmp_path / "run", seen)
+        texts.append(report_run(tmp_path / "run", images=tmp_path / "list.txt", max_photos=1)[0].read_text())
+    assert "<h2>Held-out photos</h2>" in texts[0] and "2 held out" in texts[0]
+    assert "<h2>Photos</h2>" in texts[1] and "1 trained on, 1 held out" in texts[1]
+    assert "<h2>Photos that it was trained on</h2>" in texts[2]
+    (tmp_path / "run" / "seen_images.json").unlink()
+    assert "2 unknown" in report_run(tmp_path / "run", images=tmp_path / "list.txt", max_photos=1)[0].read_text()
 
 
 def test_other_images_and_place(run, tmp_path):

@@ -73,14 +73,4 @@ def _completions(prior: Any, tokenizer: Any, seed: int) -> list[tuple[Tensor, st
 def upper_half(sequence: CodeSequence) -> CodeSequence:
     """The codes of each image that lie in the upper half of its regions."""
     rows, columns = sequence.region_grid
-    keep = sequence.positions // (columns << sequence.grains) >> sequence.grains < rows // 2
-    images = torch.arange(len(sequence)).repeat_interleave(sequence.lengths.long())
-    ends = torch.bincount(images[keep], minlength=len(sequence)).cumsum(0)
-    return CodeSequence(
-        sequence.codes[keep],
-        sequence.positions[keep],
-        sequence.grains[keep],
-        torch.cat([ends.new_zeros(1), ends]).int(),
-        sequence.region_grid,
-        sequence.num_granularities,
-    )
+    return sequence.where((torch.arange(rows) < rows // 2)[:, None].expand(rows, columns))

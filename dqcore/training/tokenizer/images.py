@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.data.batches import Batch, Crops, StepSampler, batch_loader
-from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomResizedCrop
+from dqcore.data.crops import Crop, RandomCrop, RandomResizedCrop, WholeImage
 from dqcore.data.images import list_images, split_images
 from dqcore.distributed import World
 from dqcore.training.tokenizer.options import TokenizerTraining
@@ -18,13 +18,13 @@ from dqcore.training.tokenizer.options import TokenizerTraining
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Training and validation crops of a run.
+    """Training crops and validation images of a run.
 
     Attributes:
         options: The run's resolved options.
         world: This process.
         training: Random crops.
-        validation: Centre crops; empty if no image is held out.
+        validation: Whole images at their native size; empty if no image is held out.
         fingerprint: Hash of the file names of both, relative to their folders.
     """
 
@@ -49,10 +49,9 @@ class TrainingImages:
         return self._loader(self.training, self._sampler(start, stop))
 
     def validation_batches(self) -> Iterable[Batch]:
-        """This process's part of the validation images, in their order."""
+        """This process's part of the validation images, in their order, one by one because their sizes differ."""
         mine = range(self.world.rank, len(self.validation), self.world.size)
-        size = self.options.batch_size
-        keys = [[(0, index) for index in mine[first : first + size]] for first in range(0, len(mine), size)]
+        keys = [[(0, index)] for index in mine]
         return self._loader(self.validation, keys)
 
     def _sampler(self, start: int, stop: int) -> StepSampler:
@@ -98,7 +97,7 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
         options,
         world,
         Crops(training, cut, seed=options.seed, in_memory=options.in_memory),
-        Crops(validation, CenterCrop(options.image_size, options.resize), in_memory=options.in_memory),
+        Crops(validation, WholeImage()),
         digest.hexdigest(),
     )
     _ = images.steps_per_epoch  # raises now if a batch is larger than the folder

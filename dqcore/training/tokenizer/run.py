@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqcore.data.provenance import record_images
 from dqcore.distributed import join_world
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
@@ -95,6 +96,8 @@ def train_tokenizer(
             if options.compile:
                 compile_networks(model)
             record.write(options.out)
+            if world.is_main:
+                record_images(options.out, images.training.paths)
             rows = loop.run(progress)
             if world.is_main:
                 write_tables(step.model_to_use, images.training.paths, options.out / "model")

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from dqcore.data.batches import Batch
-from dqcore.data.images import uint8_to_float
+from dqcore.data.images import pad_to_stride, uint8_to_float
 from dqcore.distributed import World
-from dqcore.metrics.distortion import psnr
+from dqcore.metrics.distortion import psnr, round_to_8bit
 from dqcore.nn.perceptual import PerceptualLoss
 
 
@@ -21,6 +21,9 @@ def validate(
 ) -> dict[str, Any]:
     """Measure a tokenizer; it is left in evaluation mode. Every process gets the same numbers.
 
+    The protocol is that of every other number, native size, 8-bit: images are padded to the
+    coarsest stride, reconstructions are cropped back and rounded to 8 bits.
+
     Args:
         model: Tokenizer.
         batches: This process's part of the images.
@@ -28,20 +31,22 @@ def validate(
         perceptual: If given, LPIPS is measured too.
 
     Returns:
-        Means over the images: ``val_psnr`` in dB (of reconstructions clamped to [-1, 1]), ``val_reconstruction_loss``
+        Means over the images: ``val_psnr`` in dB, ``val_reconstruction_loss``
         (L1), ``val_perceptual_loss`` (only with ``perceptual``), ``val_ratios`` (share of regions at each granularity)
         and ``val_fine_ratio`` (the last of them). And ``val_usage``, the share of codes that occur in any image.
     """
     model.eval()
     quantizer: Any = model.quantizer
+    stride = max(getattr(getattr(model, "config", None), "strides", (1,)))
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
     shares = torch.zeros(quantizer.num_granularities, dtype=torch.float64, device=world.device)
     seen = torch.zeros(quantizer.codebook_size, device=world.device)
     for batch in batches:
         images = uint8_to_float(batch.images.to(world.device))
-        output = model(images)
-        reconstruction = output.reconstruction.float().clamp(-1, 1)
-        decibels = psnr(images, reconstruction, dtype=torch.float32, smallest_error=1e-10)
+        height, width = images.shape[2:]
+        output = model(pad_to_stride(images, stride))
+        reconstruction = round_to_8bit(output.reconstruction[:, :, :height, :width])
+        decibels = psnr(images, reconstruction)
         error = (images - reconstruction).abs().mean((1, 2, 3))
         distance = torch.zeros_like(error) if perceptual is None else perceptual(images, reconstruction)
         sums += torch.stack([decibels, error, distance, torch.ones_like(error)]).double().sum(1)

@@ -1,7 +1,9 @@
 import pytest
 from PIL import Image
 
-from dqcore.inference.load import ImageBatches, hash_files
+from dqcore.inference.load import hash_files
+from dqcore.inference.photos import PhotoBatches, list_photos
+from dqcore.inference.protocol import Protocol
 
 
 @pytest.fixture
@@ -20,24 +22,36 @@ def reds(batch):
 
 def test_batches_of_the_files_that_can_be_read(files):
     seen = []
-    images = ImageBatches(files, 16, 20, batch_size=2, progress=lambda *numbers: seen.append(numbers))
+    images = PhotoBatches(files, Protocol(16, 20), batch_size=2, progress=lambda *numbers: seen.append(numbers))
     batches = list(images)
     assert [batch.shape for batch in batches] == [(2, 3, 16, 16), (2, 3, 16, 16)]
     assert [reds(batch) for batch in batches] == [[0, 100], [150, 200]]
     assert images.good == [files[0], *files[2:]]
     assert len(images.broken) == 1 and "1.png" in images.broken[0]
-    assert seen == [(number, 5) for number in range(1, 6)]
+    assert seen == [(1, 5), (3, 5), (5, 5)]
 
 
-def test_the_limit_counts_images_that_can_be_read(files):
-    images = ImageBatches(files, 16, batch_size=8, limit=2)
-    assert [reds(batch) for batch in images] == [[0, 100]]
-    assert images.good == [files[0], files[2]]
+def test_photos_of_another_size_come_alone(files, monkeypatch):
+    Image.new("RGB", (30, 40)).save(files[1])
+    assert [len(batch) for batch in PhotoBatches(files)] == [1, 1, 3]
+    monkeypatch.setattr("dqcore.inference.photos.BATCH_PIXELS", 2 * 40 * 30)
+    assert [len(batch) for batch in PhotoBatches(files)] == [1, 1, 2, 1]
+
+
+def test_files_folders_and_lists_each_once(files, tmp_path):
+    (tmp_path / "list.txt").write_text("3.png\n0.png\n")
+    assert list_photos([files[2], tmp_path / "list.txt", tmp_path]) == [
+        files[2],
+        files[3],
+        files[0],
+        files[1],
+        files[4],
+    ]
 
 
 def test_none_can_be_read(files):
     with pytest.raises(ValueError, match=r"folder: none of its 1 images can be read, the first: .*1\.png"):
-        list(ImageBatches(files[1:2], 16, argument="folder"))
+        list(PhotoBatches(files[1:2], argument="folder"))
 
 
 def test_the_hash_is_of_contents_in_their_order(files):

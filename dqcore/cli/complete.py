@@ -1,0 +1,77 @@
+"""``dqcore complete``: keep a part of a photo, and let a prior draw the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from dqcore.cli.sample import class_labels
+from dqcore.data.images import read_image, tensor_to_image
+from dqcore.errors import InputError
+from dqcore.inference.complete import complete as complete_photo
+from dqcore.inference.complete import kept_part
+from dqcore.inference.load import pick_device
+from dqcore.inference.pictures import check_targets, write_picture
+from dqcore.inference.sample import load_pair
+from dqcore.models.auto import model_folder
+from dqcore.models.sampling.settings import Sampling
+
+__all__ = ["complete"]
+
+
+def complete(
+    photo: Annotated[Path, Positional],
+    *,
+    prior: Path,
+    keep: str = "upper",
+    out: Path = Path("completions"),
+    count: int = 4,
+    label: str | None = None,
+    tokenizer: Path | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = 300,
+    top_p: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Keep a part of a photo, and let a prior draw the rest: a PNG for each completion, and one of what was kept.
+
+    The photo is cut around its middle and resized to the size that the prior draws.
+
+    Args:
+        photo: Image file.
+        prior: Folder of a saved prior or of a training run.
+        keep: What is kept: upper or left (half), x,y,w,h of a rectangle in pixels of the photo, or the file of a mask
+            of the photo's size, white where the photo is kept.
+        out: Folder for the pictures.
+        count: Number of completions.
+        label: Class of the photo, by name or number, for a prior with classes.
+        tokenizer: Folder of the tokenizer; by default the one saved with the prior.
+        temperature: Divides the logits of contents.
+        top_k: Contents are drawn from this many likeliest codes.
+        top_p: Contents are drawn from the smallest set of likeliest codes whose probabilities reach this sum.
+        seed: Fixes the completions.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    if count < 1:
+        raise InputError(f"count: expected at least 1, got {count}")
+    targets = [out / f"{photo.stem}-{index + 1}.png" for index in range(count)]
+    kept = out / f"{photo.stem}-kept.png"
+    check_targets([kept, *targets])
+    image = read_image(photo)
+    kept_part(keep, image.size)  # refuse what cannot be read before the models are loaded
+    model, decoder = load_pair(prior, tokenizer, pick_device(device))
+    if label == "all":
+        raise InputError("label: expected one class, got all")
+    labels = None
+    if label is not None:
+        labels = class_labels(model_folder(prior), model.config.num_classes, label, count)[0]
+    sampling = Sampling(temperature, top_k, top_p)
+    found = complete_photo(model, decoder, image, keep, count, labels=labels, sampling=sampling, seed=seed)
+    write_picture(kept, tensor_to_image(found.given))
+    for target, completed in zip(targets, found.images, strict=True):
+        write_picture(target, tensor_to_image(completed))
+    regions = f"{int(found.mask.sum())} of {found.mask.numel()} regions kept, {found.num_given} codes"
+    print(f"{regions}; {count} completions in {out}, what was kept: {kept}")

@@ -1,0 +1,82 @@
+"""Images that went through the encoder once, and their codes at any ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.errors import InputError
+from dqcore.models.tokenizers.base import Encoding
+from dqcore.nn.allocation import allocate
+
+__all__ = ["EncodedImages", "encode"]
+
+
+def encode(
+    model: Any, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None
+) -> Encoding:
+    """``model.encode``, also for a tokenizer of one granularity, which takes neither ratio nor number of codes.
+
+    Args:
+        model: A tokenizer.
+        images: ``(B, 3, H, W)`` in [-1, 1].
+        ratio: Share of fine regions, see :meth:`dqcore.DQVAE.encode`; None leaves it to the router.
+        num_codes: Codes of each image; instead of ``ratio``.
+
+    Raises:
+        ValueError: A ratio or a number of codes for a tokenizer with one granularity.
+    """
+    if ratio is None and num_codes is None:
+        return model.encode(images)
+    if model.config.num_granularities == 1:
+        name = "ratio" if ratio is not None else "num_codes"
+        raise InputError(f"{name}: this tokenizer has one granularity, its number of codes is fixed")
+    return model.encode(images, ratio=ratio, num_codes=num_codes)
+
+
+class EncodedImages:
+    """The encoder's feature maps and the router's scores of images: codes at another ratio cost a lookup.
+
+    Args:
+        model: A tokenizer in evaluation mode.
+        images: ``(B, 3, H, W)`` in [-1, 1], sides multiples of the coarsest stride.
+    """
+
+    def __init__(self, model: Any, images: Tensor) -> None:
+        self._model, self._images = model, images
+        self._maps: list[Tensor] | None = None
+        if model.config.num_granularities > 1:
+            maps = model.encoder(images)
+            self._routing = model.router(images, maps)
+            self._maps = [model.quant_conv(values) for values in maps]
+
+    @torch.no_grad()
+    def encoding(self, ratio: float | Sequence[float] | None = None, num_codes: int | None = None) -> Encoding:
+        """What :func:`encode` returns for the images, without running the encoder again."""
+        if self._maps is None:
+            return encode(self._model, self._images, ratio, num_codes)
+        routing, counts = self._routing, self._model._counts(self._images, ratio, num_codes)
+        grain = routing.grain
+        if counts is not None:
+            scores = self._model.router.refinement_scores(routing)
+            grain = allocate(scores, counts(scores))
+        quantized, codes, _ = self._model.quantizer(self._maps, grain)
+        return Encoding(codes, grain, quantized, routing.gate_logits, routing.entropy)
+
+    def at(self, detail: float) -> Encoding:
+        """The encoding with a share of the detail that the tokenizer can spend.
+
+        Args:
+            detail: In [0, 1]: 0 gives each region one code, 1 as many as it can have. With two granularities this is
+                the share of fine regions; with more, of the codes above one for each region.
+        """
+        number = self._model.config.num_granularities
+        if number == 1:
+            return self.encoding()
+        if number == 2:
+            return self.encoding(ratio=detail)
+        regions = self._images.shape[2] * self._images.shape[3] // self._model.config.strides[0] ** 2
+        return self.encoding(num_codes=regions + round(detail * regions * (4 ** (number - 1) - 1)))

@@ -1,0 +1,161 @@
+"""What everybody's codecs make of the same photos in the same bytes: JPEG and WebP, as Pillow writes them.
+
+A file's every byte counts, its header included. Where even the lowest quality takes more bytes than there are, the
+smallest file is taken, and counted as too large.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
+from dqcore.metrics.distortion import ms_ssim, psnr, ssim
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["CODECS", "Codec", "Coded", "Ladder", "PeerNumbers", "PeerTotals", "ladders"]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A picture format.
+
+    Attributes:
+        name: For people.
+        kind: Pillow's name.
+        lowest: Lowest quality.
+        highest: Highest quality.
+        options: What else Pillow is told.
+    """
+
+    name: str
+    kind: str
+    lowest: int
+    highest: int
+    options: dict[str, Any]
+
+    def encode(self, image: Image, quality: int) -> bytes:
+        """An 8-bit RGB image as a file."""
+        buffer = io.BytesIO()
+        image.save(buffer, self.kind, quality=quality, **self.options)
+        return buffer.getvalue()
+
+
+#: The formats that a tokenizer is compared with: JPEG with tables made for the photo, WebP as Pillow writes it.
+CODECS = (Codec("JPEG", "JPEG", 1, 95, {"optimize": True}), Codec("WebP", "WEBP", 0, 100, {"method": 4}))
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A photo in a codec's file.
+
+    Attributes:
+        data: The file.
+        quality: Its quality, in the codec's own numbers.
+        fits: Whether the file has at most the bytes that were asked for.
+    """
+
+    data: bytes
+    quality: int
+    fits: bool
+
+    def pixels(self) -> Tensor:
+        """The decoded photo, ``(3, H, W)`` in [-1, 1]."""
+        return image_to_tensor(read_image(io.BytesIO(self.data)))  # type: ignore[arg-type]
+
+
+@dataclass
+class Ladder:
+    """A photo at the qualities of a codec; each is made once."""
+
+    codec: Codec
+    image: Image
+    _files: dict[int, bytes] = field(default_factory=dict)
+
+    def within(self, limit: int) -> Coded:
+        """The file of the highest quality that has at most ``limit`` bytes; the smallest where none has."""
+        low, high = self.codec.lowest, self.codec.highest
+        if len(self._at(low)) > limit:
+            return Coded(self._at(low), low, False)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(self._at(middle)) <= limit else (low, middle - 1)
+        return Coded(self._at(low), low, True)
+
+    def _at(self, quality: int) -> bytes:
+        if quality not in self._files:
+            self._files[quality] = self.codec.encode(self.image, quality)
+        return self._files[quality]
+
+
+@dataclass(frozen=True)
+class PeerNumbers:
+    """A peer on all photos; means are over photos.
+
+    Attributes:
+        name: The codec, or the tokenizer.
+        psnr: dB.
+        ssim: At most 1.
+        ms_ssim: At most 1; None where a photo is too small for it.
+        bytes_per_image: Mean size of a file.
+        bits_per_pixel: Bits of all files over the pixels of all photos.
+        too_large: How many of its files have more bytes than they were to have.
+    """
+
+    name: str
+    psnr: float
+    ssim: float
+    ms_ssim: float | None
+    bytes_per_image: float
+    bits_per_pixel: float
+    too_large: int
+
+
+class PeerTotals:
+    """A peer's numbers, added up photo by photo."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rows: list[list[float]] = []
+        self._too_large = 0
+
+    def add(self, image: Tensor, result: Tensor, size: int, fits: bool = True) -> None:
+        """Measure one photo.
+
+        Args:
+            image: ``(3, H, W)`` in [-1, 1].
+            result: What came back, the same shape.
+            size: Bytes of its file.
+            fits: Whether that is no more than it was to be.
+        """
+        pair = (image[None].cpu(), result[None].cpu())
+        scales = ms_ssim(*pair)
+        self._rows.append(
+            [
+                float(psnr(*pair)),
+                float(ssim(*pair)),
+                float("nan") if scales is None else float(scales),
+                size,
+                image.shape[1] * image.shape[2],
+            ]
+        )
+        self._too_large += not fits
+
+    def numbers(self) -> PeerNumbers:
+        """Of all photos so far, at least one."""
+        decibels, similarity, scales, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
+        known = None if scales != scales else scales
+        return PeerNumbers(self._name, decibels, similarity, known, size, 8 * size / pixels, self._too_large)
+
+
+def ladders(image: Tensor, codecs: Sequence[Codec] = CODECS) -> list[Ladder]:
+    """A photo ``(3, H, W)`` in [-1, 1] for each codec."""
+    picture = tensor_to_image(image)
+    return [Ladder(codec, picture) for codec in codecs]

@@ -1,0 +1,118 @@
+"""Photos to measure: what the user named, read one after the other as the protocol says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dqcore.data.images import BrokenImageError, image_to_tensor, list_images, read_image, readable_images
+from dqcore.errors import InputError
+from dqcore.inference.protocol import NATIVE, Protocol
+
+__all__ = ["PhotoBatches", "list_photos"]
+
+#: Pixels of a batch, so that whole photographs go through a model one by one, and small pictures together.
+BATCH_PIXELS = 1 << 20
+#: Sides below this many pixels hold no window of SSIM.
+LEAST_SIDE = 11
+
+
+def list_photos(sources: Sequence[Path], argument: str = "images") -> list[Path]:
+    """The files of images, folders and ``.txt`` lists.
+
+    Args:
+        sources: Each an image file, a folder that is searched recursively, or a ``.txt`` list of paths.
+        argument: What the user named them by, for the messages.
+
+    Returns:
+        The files in the order of the sources; a file that was named twice comes once.
+
+    Raises:
+        InputError: No source, or a folder without images.
+        FileNotFoundError: A source does not exist.
+    """
+    if not sources:
+        raise InputError(f"{argument}: expected at least one file or folder")
+    found: dict[Path, Path] = {}
+    for source in sources:
+        if source.is_file() and source.suffix != ".txt":
+            found.setdefault(source.resolve(), source)
+        else:
+            for path in list_images(source):
+                found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+class PhotoBatches:
+    """Photos of one size together, ``(B, 3, H, W)`` in [-1, 1], in the order of their files; to iterate over once.
+
+    Attributes:
+        good: The files read so far, in their order.
+        broken: Why each of the others was passed over.
+
+    Args:
+        paths: Files of images.
+        protocol: What of each photo is measured.
+        batch_size: Images of a batch, at most; large photos come alone.
+        argument: What the user named the files by, for the message if none can be read.
+        progress: Called after each file with the number of files so far and the number of all.
+
+    Raises:
+        ValueError: While iterating: none of the files can be read.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        protocol: Protocol = NATIVE,
+        *,
+        batch_size: int = 8,
+        argument: str = "images",
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        self.good: list[Path] = []
+        self.broken: list[str] = []
+        self._paths, self._protocol, self._batch_size = paths, protocol, batch_size
+        self._argument, self._progress = argument, progress
+
+    def __iter__(self) -> Iterator[Tensor]:
+        images: list[Tensor] = []
+        files: list[Path] = []
+        for path, image in readable_images(self._paths, self._skip, read=self._read):
+            pixels = image_to_tensor(image)
+            if images and not self._fits(images, pixels):
+                yield from self._batch(files, images)
+                images, files = [], []
+            images.append(pixels)
+            files.append(path)
+        if images:
+            yield from self._batch(files, images)
+        if not self.good:
+            count, first = len(self._paths), self.broken[0]
+            raise InputError(f"{self._argument}: none of its {count} images can be read, the first: {first}")
+
+    def _fits(self, images: list[Tensor], image: Tensor) -> bool:
+        area = (len(images) + 1) * image.shape[1] * image.shape[2]
+        return image.shape == images[0].shape and len(images) < self._batch_size and area <= BATCH_PIXELS
+
+    def _batch(self, files: list[Path], images: list[Tensor]) -> Iterator[Tensor]:
+        self.good += files
+        yield torch.stack(images)
+        self._report()
+
+    def _read(self, path: Path):  # type: ignore[no-untyped-def]
+        image = self._protocol.prepare(read_image(path))
+        if min(image.size) < LEAST_SIDE:
+            raise BrokenImageError(f"{path}: {image.width}x{image.height} pixels are too few to measure")
+        return image
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self.broken.append(reason)
+        self._report()
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(len(self.good) + len(self.broken), len(self._paths))

@@ -1,0 +1,104 @@
+"""The numbers of an evaluation, added up batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqcore.errors import InputError
+from dqcore.metrics.coding import (
+    bits_per_pixel,
+    code_counts,
+    code_usage,
+    codes_per_image,
+    entropy_bits_per_pixel,
+    grain_counts,
+    perplexity,
+)
+from dqcore.metrics.distortion import ms_ssim, psnr, ssim
+from dqcore.metrics.rank import spearman
+from dqcore.models.tokenizers.base import Encoding
+from dqcore.ops import patch_entropy
+
+__all__ = ["Totals"]
+
+
+class Totals:
+    """What has been measured so far, with a tokenizer of this configuration."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self._images: list[Tensor] = []  # of each image: PSNR, SSIM, MS-SSIM, LPIPS, codes, bytes, bits uncoded
+        self._codes = torch.zeros(config.codebook_size, dtype=torch.int64)
+        self._regions = torch.zeros(config.num_granularities, dtype=torch.int64)
+        self._grains: list[Tensor] = []
+        self._entropies: list[Tensor] = []
+        self._pixels = 0
+
+    def add(
+        self,
+        images: Tensor,
+        padded: Tensor,
+        encoding: Encoding,
+        results: Tensor,
+        distance: Tensor,
+        num_bytes: Sequence[int],
+    ) -> None:
+        """Measure a batch.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            padded: The images as they were encoded.
+            encoding: Their encoding.
+            results: Their reconstructions, ``(B, 3, H, W)``.
+            distance: LPIPS of each, ``(B,)``.
+            num_bytes: Bytes of each.
+        """
+        size, number = self._config.codebook_size, self._config.num_granularities
+        grain, area = encoding.grain, images.shape[2] * images.shape[3]
+        scales = ms_ssim(images, results)
+        columns = (
+            psnr(images, results),
+            ssim(images, results),
+            torch.full((len(images),), math.nan) if scales is None else scales,
+            distance,
+            codes_per_image(grain),
+            torch.tensor(num_bytes),
+            bits_per_pixel(grain, size, number, area) * area,
+        )
+        self._images.append(torch.stack([column.double().cpu() for column in columns], 1))
+        self._codes += code_counts(encoding.codes, grain, size).cpu()
+        self._regions += grain_counts(grain, number).cpu()
+        self._grains.append(grain.flatten().cpu())
+        self._entropies.append(patch_entropy(padded, self._config.strides[0]).flatten().cpu())
+        self._pixels += len(images) * area
+
+    def numbers(self) -> dict[str, Any]:
+        """The fields of :class:`dqcore.inference.measure.Evaluation`, of all images together."""
+        if not self._images:
+            raise InputError("batches: expected at least one image, got none")
+        table = torch.cat(self._images)
+        decibels, similarity, scales, distance, codes, num_bytes, bits = table.mean(0).tolist()
+        per_pixel = len(table) / self._pixels
+        correlation = spearman(torch.cat(self._grains), torch.cat(self._entropies))
+        return {
+            "num_images": len(table),
+            "psnr": decibels,
+            "ssim": similarity,
+            "ms_ssim": None if math.isnan(scales) else scales,
+            "lpips": distance,
+            "codes_per_image": codes,
+            "bytes_per_image": num_bytes,
+            "bits_per_pixel": 8 * num_bytes * per_pixel,
+            "fixed_bits_per_pixel": bits * per_pixel,
+            "entropy_bits_per_pixel": entropy_bits_per_pixel(self._codes, self._regions, self._pixels),
+            "usage": code_usage(self._codes),
+            "perplexity": perplexity(self._codes),
+            "ratios": tuple((self._regions / self._regions.sum()).tolist()),
+            "rank_correlation": None if math.isnan(correlation) else correlation,
+            "code_counts": tuple(self._codes.tolist()),
+        }

@@ -1,0 +1,59 @@
+"""The y axis of a chart, and the sizes that all charts share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["BOTTOM", "HEIGHT", "LEFT", "RIGHT", "TOP", "WIDTH", "Axis", "nice_gap"]
+
+WIDTH, HEIGHT = 420, 240
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 28, 42
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The y axis: its range, its ticks, and whether it is logarithmic; ``place`` gives the height of a value."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    log: bool
+
+    @classmethod
+    def around(cls, values: Sequence[float], *, log: bool = False) -> Axis:
+        """An axis with round ticks that holds all values."""
+        low, high = min(values), max(values)
+        if log:
+            lowest = math.floor(math.log10(low))
+            highest = max(math.ceil(math.log10(high)), lowest + 1)
+            powers = range(lowest, highest + 1, max(1, (highest - lowest) // 4))
+            return cls(10.0**lowest, 10.0**highest, tuple(10.0**power for power in powers), True)
+        if high - low < 1e-9:
+            low, high = low - 0.5, high + 0.5
+        gap = nice_gap((high - low) / 4)
+        first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
+        return cls(first * gap, last * gap, tuple(index * gap for index in range(first, last + 1)), False)
+
+    def place(self, value: float) -> float:
+        """Pixels from the chart's upper edge."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def grid(self) -> list[str]:
+        """Lines across the chart with their numbers, as SVG elements."""
+        parts = []
+        for tick in self.ticks:
+            y = self.place(tick)
+            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{y + 3.5:.1f}">{tick:.4g}</text>')
+        return parts
+
+
+def nice_gap(gap: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least ``gap``."""
+    power = 10.0 ** math.floor(math.log10(gap))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= gap * (1 - 1e-9))
