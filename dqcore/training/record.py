@@ -32,7 +32,7 @@ class RunRecord:
         model: The model; its parameters are counted.
         data: A description of the images or codes. A resumed run must have the same.
         data_name: The name that ``data`` is stored under: ``"data"`` for images, ``"codes"`` for codes.
-        total: Steps of the run.
+        total: Steps of the run; of one whose length is in minutes, those so far.
         world: All processes.
     """
 

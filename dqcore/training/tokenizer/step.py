@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.distributed import World
@@ -40,9 +42,10 @@ TERMS = (
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How the terms add up: ``L1 + perceptual * LPIPS + w * adversarial + commitment + budget``.
+    """How the terms add up: ``pixels + perceptual * LPIPS + w * adversarial + commitment + budget``.
 
     Attributes:
+        reconstruction: The loss of pixels, a key of ``PIXEL_LOSSES``.
         perceptual: Weight of LPIPS.
         adversarial_maximum: Largest value of the adaptive weight w.
         discriminator_start: Step from which the discriminator is trained and the adversarial loss counts.
@@ -55,6 +58,16 @@ class LossWeights:
     discriminator_start: int = 0
     gradient_clip: float | None = None
     autocast: bool = False
+    reconstruction: str = "l1"
+
+
+def _squared_error(images: Tensor, reconstruction: Tensor) -> Tensor:
+    return 4 * F.mse_loss(reconstruction, images)
+
+
+#: By their names in the options. The squared error is that of values in [0, 1] times 16, so that the commitment loss
+#: weighs about as much beside it as beside the absolute error.
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": _squared_error}
 
 
 class TokenizerStep(TrainingStep):
@@ -135,7 +148,7 @@ class TokenizerStep(TrainingStep):
         with self._autocast():
             output = self.model(images)
         reconstruction = output.reconstruction.detach().float().requires_grad_()
-        terms = {"reconstruction_loss": (images - reconstruction).abs().mean()}
+        terms = {"reconstruction_loss": PIXEL_LOSSES[self.weights.reconstruction](images, reconstruction)}
         image_loss = terms["reconstruction_loss"]
         if self.perceptual is not None:
             terms["perceptual_loss"] = self.perceptual(images, reconstruction).mean()
