@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -125,15 +126,18 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def shown_log() -> Iterator[None]:
     """Print what dqcore logs, from INFO up, to stdout: for programs that talk to somebody."""
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, the first of which talks
+        yield
+        return
     logger = logging.getLogger("dqcore")
-    handler, level = _Printing(), logger.level
+    handler = _Printing()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(logging.NOTSET)
 
 
 class _Printing(logging.Handler):

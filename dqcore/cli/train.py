@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, TypeVar
@@ -48,7 +49,8 @@ def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
 
 def _of_run(options: Options) -> Options:
     """With --resume, the options of the run in ``out``, changed by those that were named; else these."""
-    if not options.resume or not (options.out / "checkpoint.pt").is_file():
+    startable = getattr(options, "data", None) is not None or getattr(options, "codes", None) is not None
+    if not options.resume or (startable and not (options.out / "config.json").is_file()):
         return options
     names = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
     named = named_options(names, dict(options.RENAMED))
@@ -61,5 +63,5 @@ def _resumable(kind: str) -> Iterator[None]:
     try:
         yield
     except StoppedError as stop:
-        stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {stop.folder} goes on",)
+        stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {shlex.quote(str(stop.folder))} goes on",)
         raise

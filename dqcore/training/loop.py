@@ -87,44 +87,55 @@ class Loop(Generic[Batch]):
             return log.rows
 
     def _train(self, log: MetricsLog | None, signals: StopSignals) -> None:
-        options, speed = self.options, _Speed()
         estimate = Estimate(self.learning_rate, self.completed)
-        moment = Moment(self.clock.seconds if self.total is None else self.clock.before, 0)
-        row_at = saved_at = moment.seconds
+        moment = Moment(self.clock.before, 0)
         if self._share(moment) >= 1:
             return
+        if self.total is None:
+            moment = self.clock.agree(0)
+        times = _Times(moment.seconds)
         for batch in self.stage.batches(self.completed, NO_END if self.total is None else self.total):
             rate = self.learning_rate(self.completed, moment.seconds)
             numbers, images = self._step(batch, rate)
             self.completed += 1
-            speed.images += images
+            times.images += images
             moment = self.clock.agree(signals.received)
             last = self._share(moment) >= 1
-            logged = self.completed % options.log_every == 0 or last or self.completed == 1
-            if logged or moment.seconds - row_at >= ROW_SECONDS:
-                now = {"images_per_second": speed()}
-                self._write(log, numbers | {"learning_rate": rate} | self.stage.status() | now)
-                row_at, logged = moment.seconds, True
-            if log is not None:
-                log.advance(self.completed, moment.seconds)
-            stopped = moment.signal and not last
-            if stopped:
-                self._save()  # first of all: who sent the signal may not wait
-            if (self.completed % options.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
-                self._write(log, row)
-            if stopped:
-                raise StoppedError(options.out, self.completed, moment.signal)
-            due = moment.seconds - saved_at >= 60 * options.checkpoint_minutes
-            if self.completed % options.checkpoint_every == 0 or due or last:
-                self._save()
-                saved_at = moment.seconds
+            logged = self._record(log, numbers | {"learning_rate": rate}, moment, times, last)
+            self._validate_and_save(log, moment, times, last)
             if logged:
-                speed = _Speed()  # validations and checkpoints do not count
+                times.restart()  # validations and checkpoints do not count
             if last:
                 return
             if estimate.after(self.completed, moment.seconds) and not self._goes_on(estimate):
                 self._save()
-                raise StoppedError(options.out, self.completed, signal.SIGINT)
+                raise StoppedError(self.options.out, self.completed, signal.SIGINT)
+
+    def _record(self, log: MetricsLog | None, numbers: Row, moment: Moment, times: _Times, last: bool) -> bool:
+        """Write a row of metrics if it is time; returns whether it was."""
+        logged = self.completed % self.options.log_every == 0 or last or self.completed == 1
+        logged |= moment.seconds - times.row >= ROW_SECONDS
+        if logged:
+            self._write(log, numbers | self.stage.status() | {"images_per_second": times.images_per_second})
+            times.row = moment.seconds
+        if log is not None:
+            log.advance(self.completed, moment.seconds)
+        return logged
+
+    def _validate_and_save(self, log: MetricsLog | None, moment: Moment, times: _Times, last: bool) -> None:
+        """Validate and write a checkpoint, each if it is time; stop after a signal."""
+        options = self.options
+        stopped = bool(moment.signal) and not last
+        if stopped:
+            self._save()  # first of all: who sent the signal may not wait
+        if (self.completed % options.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
+            self._write(log, row)
+        if stopped:
+            raise StoppedError(options.out, self.completed, moment.signal)
+        due = moment.seconds - times.saved >= 60 * options.checkpoint_minutes
+        if self.completed % options.checkpoint_every == 0 or due or last:
+            self._save()
+            times.saved = moment.seconds
 
     def _share(self, moment: Moment) -> float:
         return self.learning_rate.share(self.completed, moment.seconds)
@@ -165,11 +176,22 @@ class Loop(Generic[Batch]):
             log.write({"step": self.completed, **row})
 
 
-class _Speed:
-    """Images a second since this was made; the caller counts ``images``."""
+class _Times:
+    """When something was done last, in seconds of the run, and the images trained on since the last row.
 
-    def __init__(self) -> None:
+    Args:
+        start: Seconds of the run at its (new) start.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.row = self.saved = start
+        self.restart()
+
+    def restart(self) -> None:
+        """Count images from here."""
         self.images, self._start = 0, time.perf_counter()
 
-    def __call__(self) -> float:
+    @property
+    def images_per_second(self) -> float:
+        """Images a second since the last restart."""
         return self.images / (time.perf_counter() - self._start)

@@ -1,4 +1,4 @@
-"""How long a run is, and the learning rate at each point of it: functions of steps and seconds, with no state to save."""
+"""How long a run is, and the learning rate at each point of it: functions of step and time, without a state to save."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class LearningRate:
         return self.peak * _decay(self.decay, (step - self.warmup) / max(1, self.total - self.warmup))
 
     def share(self, steps: int, seconds: float) -> float:
-        """How much of the run is over after so many steps; 1 at its end."""
+        """How much of the run is over at a step; 1 at its end."""
         return steps / self.total
 
 
 @dataclass(frozen=True)
 class TimedLearningRate:
-    """A learning rate that falls with time, for a run that ends after so many seconds however fast its steps are.
+    """A learning rate that falls with time, for a run that ends by the clock, however fast its steps are.
 
     Attributes:
         peak: Learning rate after the warm-up.
@@ -58,12 +58,12 @@ class TimedLearningRate:
     decay: Schedule = "constant"
 
     def __call__(self, step: int, seconds: float) -> float:
-        """Learning rate of a step, counted from 0, that begins after so many seconds."""
+        """Learning rate of a step, counted from 0, that begins at this time of the run."""
         risen = min(1.0, (step + 1) / max(1, self.warmup))
         return self.peak * risen * _decay(self.decay, self.share(step, seconds))
 
     def share(self, steps: int, seconds: float) -> float:
-        """How much of the run is over after so many seconds; 1 or more at its end."""
+        """How much of the run is over at a time; 1 or more at its end."""
         return seconds / self.seconds
 
 

@@ -94,9 +94,7 @@ def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> Toke
     )
 
 
-def new_schedule(
-    options: TokenizerTraining, steps_per_epoch: int, world: World
-) -> LearningRate | TimedLearningRate:
+def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World) -> LearningRate | TimedLearningRate:
     """The learning rate of each step, and with it the length of the run.
 
     Unless ``learning_rate`` is given, its peak is ``base_learning_rate`` times the images of a global batch.

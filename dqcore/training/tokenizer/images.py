@@ -12,7 +12,7 @@ from typing import Any
 
 from dqcore.backends import this_machine
 from dqcore.data.batches import MEMORY_LIMIT, Batch, Crops, StepSampler, batch_loader
-from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomResizedCrop
+from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomCropAtMost, RandomResizedCrop
 from dqcore.data.images import list_images, split_images
 from dqcore.distributed import World
 from dqcore.training.tokenizer.options import TokenizerTraining
@@ -104,13 +104,18 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
     elif options.validation_share:
         training, validation = split_images(training, options.validation_share, root=root)
     digest = hashlib.sha256()
-    for paths, base in ((training, root), (validation, root if options.validation is None else _root(options.validation))):
+    for paths, base in (
+        (training, root),
+        (validation, root if options.validation is None else _root(options.validation)),
+    ):
         for path in paths:
             digest.update(os.path.relpath(path, base).encode() + b"\n")
         digest.update(b"\n")
     cut: Crop = RandomCrop(options.image_size, options.resize, options.flip)
     if options.crop == "random-resized":
         cut = RandomResizedCrop(options.image_size, flip=options.flip)
+    elif options.crop == "random-at-most":
+        cut = RandomCropAtMost(options.image_size, options.resize, options.flip)
     options, keep = _how_to_read(options, len(training), world)
     images = TrainingImages(
         options,
@@ -130,13 +135,15 @@ def _how_to_read(options: TokenizerTraining, count: int, world: World) -> tuple[
     A folder that is small beside the memory is read once, without workers: prepared images are small, and decoding a
     photograph again for each crop takes longer than a step of a small network.
     """
-    if options.workers is not None or options.in_memory:
-        return dataclasses.replace(options, workers=options.workers or 0), 0
+    if options.workers or options.in_memory:
+        return options, 0
     machine = this_machine(world.device)
     share = min(MEMORY_LIMIT, machine.memory // 8)
     size = options.resize or 0
-    if options.crop == "random" and count <= KEPT_IMAGES and count * LONG_SIDE * 3 * size**2 <= share:
+    if options.crop != "random-resized" and count <= KEPT_IMAGES and count * LONG_SIDE * 3 * size**2 <= share:
         return dataclasses.replace(options, workers=0), int(share)
+    if options.workers == 0:
+        return options, 0
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return dataclasses.replace(options, workers=min(8, max(1, machine.cores // local - 1))), 0
 

@@ -56,8 +56,9 @@ class TokenizerTraining(Arguments):
     """Height and width of a training crop in pixels."""
     resize: int | None = None
     """Pixels that the shorter side is resized to before a crop is cut; by default image_size, or more in small."""
-    crop: Literal["random", "random-resized"] | None = None
-    """How training crops are cut: a random square, or a random square of 75 to 100 % of the area."""
+    crop: Literal["random", "random-at-most", "random-resized"] | None = None
+    """How training crops are cut: a random square, the same without enlarging small images, or a random square of 75
+    to 100 % of the area."""
     flip: bool = True
     """Mirror half of the training crops, chosen at random."""
     in_memory: Annotated[bool, arg(aliases=["--packed"])] = False
@@ -83,8 +84,9 @@ class TokenizerTraining(Arguments):
     average_decay: float | None = None
     """Decay of a moving average of the weights, such as 0.999; the average is then what is saved. None: no average."""
 
-    reconstruction: Literal["l1", "l2"] | None = None
-    """Loss of pixels: l1, the paper's mean absolute error, or l2, mean squared error, which learns colour sooner."""
+    reconstruction: Literal["l1", "l2", "colour"] | None = None
+    """Loss of pixels: l1, the paper's absolute error; l2, squared error; colour, squared error of luma and of colour
+    differences, with more weight on colour."""
     perceptual: Literal["auto", "lpips", "none"] | None = None
     """Perceptual loss; lpips needs VGG16's weights, auto uses it where they are."""
     vgg_weights: Annotated[Path | None, arg(aliases=["--perceptual-weights"])] = None
@@ -186,7 +188,9 @@ class TokenizerTraining(Arguments):
         recipe = RECIPES[name]
         filled = {field: value for field, value in dataclasses.asdict(recipe).items() if field in _FIELDS}
         given = {field for field in filled if getattr(self, field) is not None and field != "discriminator"}
-        taken = given | {other for group in RIVALS if any(getattr(self, name, None) for name in group) for other in group}
+        taken = given | {
+            other for group in RIVALS if any(getattr(self, name, None) for name in group) for other in group
+        }
         filled = {field: value for field, value in filled.items() if field not in taken and value is not None}
         size = self.image_size or recipe.image_size
         filled |= {

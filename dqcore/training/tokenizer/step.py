@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.distributed import World
@@ -22,6 +20,7 @@ from dqcore.nn.discriminator import (
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
 from dqcore.training.stage import NonFiniteLossError, TrainingStep
+from dqcore.training.tokenizer.pixels import PIXEL_LOSSES
 
 __all__ = ["LossWeights", "TokenizerStep"]
 
@@ -61,15 +60,6 @@ class LossWeights:
     reconstruction: str = "l1"
 
 
-def _squared_error(images: Tensor, reconstruction: Tensor) -> Tensor:
-    return 4 * F.mse_loss(reconstruction, images)
-
-
-#: By their names in the options. The squared error is that of values in [0, 1] times 16, so that the commitment loss
-#: weighs about as much beside it as beside the absolute error.
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": _squared_error}
-
-
 class TokenizerStep(TrainingStep):
     """A training step of a tokenizer, and everything that it changes.
 
@@ -97,7 +87,8 @@ class TokenizerStep(TrainingStep):
     ) -> None:
         self.weights, self.discriminator, self.perceptual = weights, discriminator, perceptual
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=betas)
+        # Fused: unfused, Adam takes an eighth of a small network's step on a CPU.
+        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=betas, fused=True)
         self.adversary = None if discriminator is None else torch.optim.Adam(discriminator.parameters(), 0.0, betas)
         others = {"optimizer": self.optimizer, "discriminator": discriminator, "adversary": self.adversary}
         super().__init__(model, world, average, **others)
