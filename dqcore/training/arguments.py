@@ -43,7 +43,8 @@ class Arguments:
         tensorboard: Also write TensorBoard events.
     """
 
-    RENAMED: ClassVar[Mapping[str, str]] = {}
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # old names of options, and what they are called now
+    ADDED: ClassVar[Mapping[str, Any]] = {}  # options that older runs lack, and what those did
 
     out: Path
     resume: bool
@@ -146,7 +147,7 @@ def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
         raise InputError(f"resume: {path} cannot be read ({error})") from error
     types = typing.get_type_hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    stored = {}
+    stored = dict(cls.ADDED)
     for name, value in options.items():
         name = cls.RENAMED.get(name, name)
         if name not in fields:

@@ -37,6 +37,8 @@ def test_old_names_and_mistakes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"options": {"data": "photos", "magic": 1}}))
     with pytest.raises(ValueError, match="option 'magic' that this version does not know"):
         TokenizerTraining.of_run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"options": {"data": "photos", "tokenizer": "model"}}))
+    assert PriorTraining.of_run(tmp_path).recipe == "paper"  # there was no other
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         PriorTraining.of_run(tmp_path)

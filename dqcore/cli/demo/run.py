@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,10 +69,11 @@ def run_demo(
         raise InputError(f"steps: expected at least 1, got {steps}")
     _clear(out)
     train, heldout = sample_folder("train"), sample_folder("heldout")
-    common = {"seed": seed, "device": "cpu"}
+    common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     with _one_thread(), shown_log():
         print(f"training a tokenizer on sample photographs for {steps} steps", flush=True)
-        model = train_tokenizer(TokenizerTraining.small(train, out, validation=heldout, steps=steps, **common)).model
+        options = TokenizerTraining.small(train, out, validation=heldout, resize=128, steps=steps, **common)
+        model = train_tokenizer(options).model
         trained = time.perf_counter() - start
         if prior:
             print("training a prior on its codes", flush=True)

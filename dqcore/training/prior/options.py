@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.errors import InputError
@@ -21,6 +22,10 @@ FREE_ON_RESUME = frozenset(
 )
 
 
+#: Bytes of GPU memory from which the paper's prior is the default: weights, gradients and AdamW's averages take 5 GB.
+PAPER_MEMORY = 12 << 30
+
+
 @dataclass(frozen=True)
 class PriorTraining(Arguments):
     """Train a prior on a tokenizer's codes.
@@ -28,6 +33,8 @@ class PriorTraining(Arguments):
     Where a default is None, the recipe's value is used; what was chosen is logged and stands in the run's
     ``config.json``.
     """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper"}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""
@@ -37,7 +44,7 @@ class PriorTraining(Arguments):
     """Folder of images, searched recursively, or a .txt list of their paths; instead of codes."""
     recipe: Literal["small", "paper"] | None = None
     """Network, crops and schedule. small: a network that a CPU trains in minutes; paper: the paper's, with 300 million
-    parameters. By default small without a GPU and paper with one."""
+    parameters. By default paper on a GPU with 12 GiB or more, else small."""
     preset: str | None = None
     """Model preset; codebook, grid and granularities follow the codes."""
     out: Path = Path("runs/prior")
@@ -145,7 +152,7 @@ class PriorTraining(Arguments):
         if self.codes is None and self.data is None:
             raise InputError("codes: expected either codes or data")
         machine = this_machine(choose_device(self.device)) if machine is None else machine
-        name = self.recipe or ("paper" if machine.gpu_memory else "small")
+        name = self.recipe or ("paper" if machine.gpu_memory >= PAPER_MEMORY else "small")
         filled = dataclasses.asdict(RECIPES[name])
         taken = {field for field in filled if getattr(self, field) is not None}
         if self.epochs is not None or self.minutes is not None or self.steps is not None:

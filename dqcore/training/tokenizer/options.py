@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -32,6 +33,8 @@ class TokenizerTraining(Arguments):
     Where a default is None, the recipe's value is used, or one that suits the machine; what was chosen is logged and
     stands in the run's ``config.json``.
     """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"reconstruction": "l1"}
 
     data: Path | None = None
     """Folder of images, searched recursively, or a .txt list of their paths. Not needed with --resume."""
@@ -189,7 +192,7 @@ class TokenizerTraining(Arguments):
         filled = {field: value for field, value in dataclasses.asdict(recipe).items() if field in _FIELDS}
         given = {field for field in filled if getattr(self, field) is not None and field != "discriminator"}
         taken = given | {
-            other for group in RIVALS if any(getattr(self, name, None) for name in group) for other in group
+            other for group in RIVALS if any(getattr(self, name, None) is not None for name in group) for other in group
         }
         filled = {field: value for field, value in filled.items() if field not in taken and value is not None}
         size = self.image_size or recipe.image_size
