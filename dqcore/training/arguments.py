@@ -48,8 +48,8 @@ class Arguments:
 
     out: Path
     resume: bool
-    log_every: int
-    validate_every: int
+    log_every: int | None
+    validate_every: int | None
     checkpoint_every: int
     checkpoint_minutes: float
     tensorboard: bool

@@ -32,7 +32,7 @@ class Loop(Generic[Batch]):
 
     Args:
         stage: The stage to train.
-        options: Where to write, and how often.
+        options: Where to write, and how often; resolved.
         clock: The time of the run, and all processes.
         learning_rate: The learning rate of each step, and the run's length.
         confirm: Asked before a run of days goes on; None goes on.
@@ -52,6 +52,8 @@ class Loop(Generic[Batch]):
     ) -> None:
         self.stage, self.options, self.clock, self.world = stage, options, clock, clock.world
         self.learning_rate, self.confirm = learning_rate, confirm
+        assert options.log_every is not None and options.validate_every is not None, "options are resolved"
+        self.log_every, self.validate_every = options.log_every, options.validate_every
         self.total = learning_rate.total if isinstance(learning_rate, LearningRate) else None
         self.checkpoint = options.out / "checkpoint.pt"
         self.completed = 0
@@ -113,7 +115,7 @@ class Loop(Generic[Batch]):
 
     def _record(self, log: MetricsLog | None, numbers: Row, moment: Moment, times: _Times, last: bool) -> bool:
         """Write a row of metrics if it is time; returns whether it was."""
-        logged = self.completed % self.options.log_every == 0 or last or self.completed == 1
+        logged = self.completed % self.log_every == 0 or last or self.completed == 1
         logged |= moment.seconds - times.row >= ROW_SECONDS
         if logged:
             self._write(log, numbers | self.stage.status() | {"images_per_second": times.images_per_second})
@@ -128,7 +130,7 @@ class Loop(Generic[Batch]):
         stopped = bool(moment.signal) and not last
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
-        if (self.completed % options.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
+        if (self.completed % self.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
             self._write(log, row)
         if stopped:
             raise StoppedError(options.out, self.completed, moment.signal)

@@ -127,7 +127,8 @@ def fit_router(options: TokenizerTraining, step: TokenizerStep, images: Training
         return
     assert options.batch_size is not None and options.threshold_images is not None
     steps = -(-options.threshold_images // (options.batch_size * images.world.size))
-    log.info("fitting the router to %d crops", steps * options.batch_size * images.world.size)
+    if images.world.is_main:
+        log.info("fitting the router to %d crops", steps * options.batch_size * images.world.size)
 
     def batches() -> Iterator[Tensor]:
         for batch in images.batches(0, steps):

@@ -15,7 +15,7 @@ from torch import nn
 
 from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
-from dqcore.distributed import join_world
+from dqcore.distributed import World, join_world
 from dqcore.nn.perceptual import missing_for_perceptual
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
@@ -89,7 +89,7 @@ def train_tokenizer(
     """
     world = join_world(options.device)
     clock = Clock(world)
-    options = _with_perceptual(options.resolved(this_machine(world.device)))
+    options = _with_perceptual(options.resolved(this_machine(world.device)), world)
     with world.fork_rng():
         torch.manual_seed(options.seed)
         check_unused(options.out, resume=options.resume)
@@ -121,13 +121,14 @@ def train_tokenizer(
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
-def _with_perceptual(options: TokenizerTraining) -> TokenizerTraining:
+def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTraining:
     """The options with LPIPS on if its weights are here, and else off, where that was left open."""
     if options.perceptual != "auto":
         return options
     if not (missing := missing_for_perceptual(options.vgg_weights)):
         return dataclasses.replace(options, perceptual="lpips")
-    log.warning("training without the perceptual loss. %s", missing)
+    if world.is_main:
+        log.warning("training without the perceptual loss. %s", missing)
     return dataclasses.replace(options, perceptual="none")
 
 
