@@ -1,7 +1,7 @@
 """How far a long piece of work has come: a bar that moves on a terminal, plain lines where there is none.
 
-Bars go to stderr and need rich, which is imported when the first bar is made. Lines go to the log, which the command
-line shows on stdout (:func:`shown_log`); in a program of your own, ``logging.basicConfig(level=logging.INFO)`` does.
+Bars go to stderr and need rich, which is imported when the first bar is made. Lines go to the logger ``dqcore``, which
+the command line shows on stdout (:func:`shown_log`); a program of your own gives it a handler, or does the same.
 """
 
 from __future__ import annotations

