@@ -94,7 +94,6 @@ _SMALL = Recipe(
     reconstruction="colour",
     perceptual="none",
     discriminator=False,
-    threshold_images=512,
     log_every=10,
     validate_every=250,
 )
