@@ -50,7 +50,8 @@ class TrainingBar:
         done = "{task.completed:.0f}/{task.total:.0f} " + unit
         columns = (BarColumn(), TextColumn(done), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
         self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("train", completed=completed, total=total, note="")
+        self._task = self._bar.add_task("train", total=total, note="")
+        self._bar.update(self._task, completed=completed)
         self._bar.start()
 
     def move(self, completed: float) -> None:

@@ -40,7 +40,7 @@ def new_model(options: TokenizerTraining) -> nn.Module:
     known = {field.name for field in dataclasses.fields(kind.Config)}
     model: nn.Module = kind.from_preset(options.preset, **options.model_overrides(known))
     if choose_device(options.device).type == "cpu":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     if options.init_from is not None:
         _load_weights(model, kind, options)
     return model

@@ -116,12 +116,13 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
         cut = RandomResizedCrop(options.image_size, flip=options.flip)
     elif options.crop == "random-at-most":
         cut = RandomCropAtMost(options.image_size, options.resize, options.flip)
+    centre = CenterCrop(options.image_size, options.resize)
     options, keep = _how_to_read(options, len(training), world)
     images = TrainingImages(
         options,
         world,
         Crops(training, cut, seed=options.seed, in_memory=options.in_memory, keep=keep),
-        Crops(validation, CenterCrop(options.image_size, options.resize), in_memory=options.in_memory),
+        Crops(validation, centre, in_memory=options.in_memory),
         digest.hexdigest(),
         bool(keep),
     )
