@@ -103,7 +103,7 @@ def test_convolutions_that_keep_their_inputs_variance():
         model = DQVAE.from_preset("dqvae-small", convolutions=kind)
         conv = model.decoder.conv_out
         x = torch.randn(2, conv.in_channels, 32, 32)
-        deviations[kind] = float(conv(x).std())
+        deviations[kind] = conv(x).std().item()
     assert deviations["variance"] == pytest.approx(1.0, abs=0.25) and deviations["torch"] < 0.7
     with pytest.raises(ValueError, match="convolutions: expected torch or variance, got 'he'"):
         DQVAE.from_preset("dqvae-small", convolutions="he")
