@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -152,3 +153,37 @@ def choose_autocast(precision: Precision, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bfloat16"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine offers a run, for defaults that suit it.
+
+    Attributes:
+        cores: CPU cores that this process may use.
+        memory: Bytes of main memory.
+        gpu_memory: Bytes of memory of the GPU that is used; 0 without one.
+        gpu: Its name; empty without one.
+    """
+
+    cores: int
+    memory: int
+    gpu_memory: int = 0
+    gpu: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.gpu} with {self.gpu_memory / 2**30:.0f} GiB" if self.gpu else "no GPU"
+        return f"{self.cores} CPU core{'s' * (self.cores > 1)}, {self.memory / 2**30:.0f} GiB of memory, {place}"
+
+
+def this_machine(device: torch.device) -> Machine:
+    """The machine that this process runs on, with the GPU that ``device`` names."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        memory = 4 << 30
+    if device.type != "cuda":
+        return Machine(cores, memory)
+    about = torch.cuda.get_device_properties(device)
+    return Machine(cores, memory, about.total_memory, about.name)

@@ -44,6 +44,7 @@ def train_on_pictures(images: Path, out: Path, tokenizer_steps: int, prior_steps
     )
     options = TokenizerTraining(
         data=images,
+        recipe="imagenet",
         preset="dqvae-dual-entropy-tiny",
         out=out / "tokenizer",
         steps=tokenizer_steps,
@@ -65,6 +66,7 @@ def train_on_pictures(images: Path, out: Path, tokenizer_steps: int, prior_steps
     train_prior(
         PriorTraining(
             data=images,
+            recipe="paper",
             tokenizer=out / "tokenizer",
             out=out / "prior",
             preset="dqtransformer-tiny",

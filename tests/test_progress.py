@@ -1,8 +1,11 @@
+import io
+import logging
 import re
 import subprocess
 import sys
+import time
 
-from dqcore.progress import TrainingBar, plain_lines, progress_bar
+from dqcore.progress import EvenLines, TrainingBar, ask, duration, progress_bar, shown_log
 
 
 def _on_a_terminal(monkeypatch):
@@ -37,23 +40,55 @@ def test_the_bar_of_a_prior(monkeypatch, capfd):
     bar.stop()
     out, err = capfd.readouterr()
     assert out == "" and "loss 1.5000  7 images/s" in _words(err) and "3/4" in _words(err)
-    assert "step 2: validation loss 1.2500, 900 bits an image" in _words(err)
+    assert "step 2: held-out loss 1.2500, 900 bits an image" in _words(err)
 
 
-def test_plain_lines_at_each_validation(capsys):
-    show = plain_lines(200)
-    show({"step": 1, "reconstruction_loss": 0.5, "images_per_second": 30.0})
-    show({"step": 100, "val_psnr": 20.123})
-    show({"step": 200, "val_bits_per_image": 812.6})
+def test_lines_at_even_times_and_at_each_validation(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with shown_log():
+        lines = EvenLines(200)
+        lines.move(1, 0.005)  # nothing to show yet
+        for step in range(1, 41):
+            now[0] += 1.0
+            lines.show({"step": step, "loss": 1 / step, "images_per_second": 30.0})
+            lines.move(step, step / 200)
+        lines.show({"step": 40, "val_psnr": 20.123})
+        lines.show({"step": 40, "val_loss": 2.5, "val_bits_per_image": 812.6})
     assert capsys.readouterr().out.splitlines() == [
-        "step   100 of 200: L1 0.500, held-out PSNR 20.12 dB, 30 images/s",
-        "step   200 of 200: held-out 813 bits an image",
+        "step     1 of 200,  0 %: loss 1.0000  30 images/s",
+        "step    11 of 200,  6 %: loss 0.0909  30 images/s",
+        "step    21 of 200, 10 %: loss 0.0476  30 images/s",
+        "step    31 of 200, 16 %: loss 0.0323  30 images/s",
+        "step    40 of 200: held-out PSNR 20.12 dB",
+        "step    40 of 200: held-out loss 2.5000, 813 bits an image",
     ]
 
 
-def test_a_terminal_is_left_to_the_bar(monkeypatch):
+def test_the_log_is_quiet_unless_shown(capfd):
+    lines = EvenLines(None)
+    lines.show({"step": 1, "val_psnr": 20.0})
+    assert capfd.readouterr() == ("", "")
+    with shown_log():
+        logging.getLogger("dqcore.somewhere").warning("look out")
+    assert capfd.readouterr() == ("warning: look out\n", "")
+    assert not logging.getLogger("dqcore").handlers
+
+
+def test_a_question_is_asked_of_somebody_only(monkeypatch, capfd):
+    assert ask("Go on?")
+    assert capfd.readouterr() == ("", "")
     _on_a_terminal(monkeypatch)
-    assert plain_lines(10) is None
+    for answer, meant in (("y\n", True), ("n\n", False), ("", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+        assert ask("Go on?") is meant
+    assert "Go on? [y/N]" in capfd.readouterr().err
+
+
+def test_durations():
+    told = [duration(s) for s in (0.4, 59, 60, 250, 3600, 12_000, 86_400 * 12)]
+    assert told == ["0 s", "59 s", "1 min", "4 min 10 s", "1 h", "3 h 20 min", "12 days"]
 
 
 def test_importing_it_loads_no_rich():

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from dqcore.cli.given import naming
 from dqcore.errors import DqcoreError, InputError
 
 __all__ = ["VERBS", "main"]
@@ -61,14 +62,14 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after ``dqcore``; by default those that the program was started with.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user, 130 for an interruption.
+        The exit code: 0, 2 for a mistake of the user, 130 for an interruption, 143 for a termination.
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
         return _dispatch(words)
-    except KeyboardInterrupt:
-        print("dqcore: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:  # a training run that was stopped says more
+        print(f"dqcore: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return int(getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # the program that reads our output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -110,7 +111,8 @@ def _run(verb: str, words: list[str]) -> None:
         call = None
     if call is None:
         raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
-    call()
+    with naming(words):
+        call()
 
 
 def _postponed(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:

@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, TypeVar
 
 from tyro.conf import arg
 
 from dqcore import training
-from dqcore.training import PriorTraining, TokenizerTraining
+from dqcore.cli.given import named_options
+from dqcore.progress import ask, shown_log
+from dqcore.training import PriorTraining, StoppedError, TokenizerTraining
+from dqcore.training.arguments import Arguments
 
 __all__ = ["train_prior", "train_tokenizer"]
 
+Options = TypeVar("Options", bound=Arguments)
+
 
 def train_tokenizer(options: Annotated[TokenizerTraining, arg(name="")]) -> None:
-    """Train a tokenizer on a folder of images. Where a default is None, the recipe's value is used."""
-    run = training.train_tokenizer(options)
+    """Train a tokenizer on a folder of images.
+
+    Where a default is None, the recipe's value is used, or one that suits the machine. Ctrl-C saves and stops; ``dqcore
+    train tokenizer --resume --out RUN`` goes on.
+    """
+    with shown_log(), _resumable("tokenizer"):
+        run = training.train_tokenizer(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_psnr" in row), None)
     numbers = f", {last['val_psnr']:.2f} dB on held-out images" if last else ""
     print(f"model in {run.path / 'model'}{numbers}; dqcore report {run.path} makes its report")
 
 
 def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
-    """Train a prior on a tokenizer's codes. The defaults are the paper's."""
-    run = training.train_prior(options)
+    """Train a prior on a tokenizer's codes.
+
+    Where a default is None, the recipe's value is used. Ctrl-C saves and stops; ``dqcore train prior --resume --out
+    RUN`` goes on.
+    """
+    with shown_log(), _resumable("prior"):
+        run = training.train_prior(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_bits_per_image" in row), None)
     numbers = f", {last['val_bits_per_image']:.1f} bits an image on held-out ones" if last else ""
     print(f"model in {run.path / 'model'}{numbers}; dqcore sample {run.path} draws from it")
+
+
+def _of_run(options: Options) -> Options:
+    """With --resume, the options of the run in ``out``, changed by those that were named; else these."""
+    startable = getattr(options, "data", None) is not None or getattr(options, "codes", None) is not None
+    if not options.resume or (startable and not (options.out / "config.json").is_file()):
+        return options
+    names = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
+    named = named_options(names, dict(options.RENAMED))
+    return type(options).of_run(options.out, **{name: getattr(options, name) for name in named})
+
+
+@contextmanager
+def _resumable(kind: str) -> Iterator[None]:
+    """If the run is stopped, say how it goes on."""
+    try:
+        yield
+    except StoppedError as stop:
+        stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {shlex.quote(str(stop.folder))} goes on",)
+        raise

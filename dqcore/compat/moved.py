@@ -19,7 +19,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.data.encode": ("dqcore.inference.encode",),
     "dqcore.data.sample": ("dqcore.data.photos",),
     "dqcore.demo": ("dqcore.cli.demo.run",),
-    "dqcore.demo_prior": ("dqcore.cli.demo.prior", "dqcore.cli.demo.galleries"),
+    "dqcore.demo_prior": ("dqcore.cli.demo.galleries",),
     "dqcore.evaluation": ("dqcore.metrics", "dqcore.inference.measure"),
     "dqcore.evaluation.coding": ("dqcore.metrics.coding",),
     "dqcore.evaluation.distortion": ("dqcore.metrics.distortion",),

@@ -6,6 +6,7 @@ So the batches are the same for any number of workers, and a run may start at an
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,14 +66,19 @@ class Crops(Dataset[Sample]):
         crop: What to cut from each.
         seed: Seed of the crops.
         in_memory: Read every image now, and keep its prepared pixels in memory.
+        keep: Bytes of prepared pixels to keep once they were read; for loading without workers.
 
     Raises:
         ValueError: with ``in_memory``, the pixels need more than ``MEMORY_LIMIT`` bytes.
     """
 
-    def __init__(self, paths: Sequence[Path], crop: Crop, *, seed: int = 0, in_memory: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], crop: Crop, *, seed: int = 0, in_memory: bool = False, keep: int = 0
+    ) -> None:
         self.paths, self.crop, self.seed = list(paths), crop, seed
         self._read: Callable[[Path], Image.Image] = self._from_disk
+        if keep:
+            self._read = _Kept(self._from_disk, keep).read
         if in_memory:
             self._read = _InMemory(self.paths, self._from_disk).read
 
@@ -116,6 +122,24 @@ class _InMemory:
         if path in self._reasons:
             raise BrokenImageError(self._reasons[path])
         return self._images[path]
+
+
+class _Kept:
+    """Images that are kept once they were read, while there is room."""
+
+    def __init__(self, read: Callable[[Path], Image.Image], room: int) -> None:
+        self._from_disk, self._room = read, room
+        self._images: dict[Path, Image.Image] = {}
+
+    def read(self, path: Path) -> Image.Image:
+        if path in self._images:
+            return self._images[path]
+        image = self._from_disk(path)
+        size = 3 * image.width * image.height
+        if size <= self._room:
+            self._room -= size
+            self._images[path] = image
+        return image
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -187,4 +211,11 @@ def batch_loader(crops: Crops, batches: Iterable[list[tuple[int, int]]], *, work
         collate_fn=collate,
         pin_memory=pin,
         generator=torch.Generator(),
+        worker_init_fn=_leave_signals,
     )
+
+
+def _leave_signals(worker: int) -> None:
+    """Let a signal to the whole process group reach the main process alone, which ends its workers in good time."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

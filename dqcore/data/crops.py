@@ -49,6 +49,18 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
+class RandomCropAtMost(RandomCrop):
+    """A :class:`RandomCrop` that does not enlarge an image, unless it is smaller than the crop.
+
+    So one ``resize`` suits photographs, which it makes small, and small pictures, which stay as they are.
+    """
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The image with its shorter side resized to ``resize`` pixels, if it is longer."""
+        return resize_short_side(image, max(self.size, min(self.resize, *image.size)))
+
+
+@dataclass(frozen=True)
 class RandomResizedCrop:
     """Cut a random square and resize it to ``size``: the paper's crop for FFHQ.
 

@@ -20,6 +20,20 @@ class PerceptualUnavailableError(InputError):
     """The perceptual loss was asked for and cannot be built; the message says what is missing."""
 
 
+def missing_for_perceptual(weights: str | Path | None = None) -> str:
+    """What :class:`PerceptualLoss` lacks here, in a message that says how to get it; empty if nothing.
+
+    Args:
+        weights: See :class:`PerceptualLoss`.
+    """
+    try:
+        _check_installed()
+        _find_weights(weights)
+    except PerceptualUnavailableError as error:
+        return str(error)
+    return ""
+
+
 class PerceptualLoss(nn.Module):
     """Learned perceptual distance of each image (LPIPS v0.1, VGG16): the paper's perceptual loss.
 
@@ -36,10 +50,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
-        if importlib.util.find_spec("lpips") is None:
-            raise PerceptualUnavailableError(
-                "perceptual: LPIPS needs the lpips package: pip install 'dqcore[perceptual]', or use --perceptual none"
-            )
+        _check_installed()
         path = _find_weights(weights)
         self.network = _build(_read_backbone(path), path)
         self.requires_grad_(False)
@@ -63,6 +74,13 @@ class PerceptualLoss(nn.Module):
         """
         with torch.autocast(images.device.type, enabled=False):
             return self.network(images.float(), reconstruction.float()).flatten()
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("lpips") is None:
+        raise PerceptualUnavailableError(
+            "perceptual: LPIPS needs the lpips package: pip install 'dqcore[perceptual]', or use --perceptual none"
+        )
 
 
 def _find_weights(weights: str | Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 from dqcore.training.loop import NonFiniteLossError
 from dqcore.training.prior.run import PriorRun, PriorTraining, train_prior
+from dqcore.training.stop import StoppedError
 from dqcore.training.tokenizer.recipes import RECIPES, Recipe
 from dqcore.training.tokenizer.run import TokenizerRun, TokenizerTraining, train_tokenizer
 
@@ -11,6 +12,7 @@ __all__ = [
     "PriorRun",
     "PriorTraining",
     "Recipe",
+    "StoppedError",
     "TokenizerRun",
     "TokenizerTraining",
     "train_prior",

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import logging
+import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from dqcore.errors import InputError
 
 __all__ = ["Arguments", "renamed"]
 
+log = logging.getLogger(__name__)
+
 Class = TypeVar("Class", bound=type)
+Options = TypeVar("Options", bound="Arguments")
+
+#: Options of which at most one is given: each says the same in another way.
+RIVALS = (
+    ("steps", "epochs", "minutes"),
+    ("learning_rate", "base_learning_rate"),
+    ("warmup_steps", "warmup_epochs"),
+    ("codes", "data"),
+)
 
 
 class Arguments:
@@ -25,15 +39,43 @@ class Arguments:
         log_every: Steps between two rows of metrics.
         validate_every: Steps between two validations.
         checkpoint_every: Steps between two checkpoints.
+        checkpoint_minutes: Minutes between two checkpoints, whichever comes first.
         tensorboard: Also write TensorBoard events.
     """
 
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # old names of options, and what they are called now
+    ADDED: ClassVar[Mapping[str, Any]] = {}  # options that older runs lack, and what those did
+
     out: Path
     resume: bool
-    log_every: int
-    validate_every: int
+    log_every: int | None
+    validate_every: int | None
     checkpoint_every: int
+    checkpoint_minutes: float
     tensorboard: bool
+
+    @classmethod
+    def of_run(cls: type[Options], out: Path, /, **changes: Any) -> Options:
+        """The options that the run in a folder was started with, to resume it.
+
+        Args:
+            out: The run's folder.
+            **changes: Options to replace. An option that excludes others, such as ``steps``, also removes those. What
+                differs is logged.
+
+        Raises:
+            FileNotFoundError: There is no run in this folder.
+            ValueError: Its ``config.json`` cannot be read, or a value is out of range.
+        """
+        stored = _stored(cls, Path(out) / "config.json")
+        for name in changes:
+            for rival in {other for group in RIVALS if name in group for other in group} & stored.keys() - {name}:
+                if changes[name] is not None and changes.get(rival) is None:
+                    stored[rival] = None
+        for name, value in changes.items():
+            if name not in ("out", "resume") and stored.get(name) != value:
+                log.info("%s: the run had %s, now %s", name, stored.get(name), value)
+        return cls(**{**stored, **changes, "out": Path(out), "resume": True})
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain values: a path becomes its text, a tuple a list."""
@@ -58,9 +100,10 @@ class Arguments:
         for name in names:
             self._require(name, f"a {kind} in [0, 1)", lambda value: 0 <= value < 1)
 
-    def _not_both(self, one: str, other: str) -> None:
-        if getattr(self, one) is not None and getattr(self, other) is not None:
-            raise InputError(f"{one}: give either {one} or {other}, not both")
+    def _only_one(self, *names: str) -> None:
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{given[0]}: give either {given[0]} or {given[1]}, not both")
 
 
 def renamed(**names: str) -> Callable[[Class], Class]:
@@ -82,6 +125,7 @@ def renamed(**names: str) -> Callable[[Class], Class]:
             init(self, *args, **options)
 
         cls.__init__ = __init__  # type: ignore[misc]
+        cls.RENAMED = names  # type: ignore[attr-defined]
         return cls
 
     return decorate
@@ -91,3 +135,24 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, Path) else value
+
+
+def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
+    """The options in a ``config.json``, by their present names and with their types."""
+    if not path.is_file():
+        raise FileNotFoundError(f"out: there is no run to resume in {path.parent}: config.json is missing")
+    try:
+        options = json.loads(path.read_text())["options"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"resume: {path} cannot be read ({error})") from error
+    types = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    stored = dict(cls.ADDED)
+    for name, value in options.items():
+        name = cls.RENAMED.get(name, name)
+        if name not in fields:
+            raise InputError(f"resume: {path} has an option {name!r} that this version does not know")
+        if isinstance(value, str) and Path in (types[name], *typing.get_args(types[name])):
+            value = Path(value)
+        stored[name] = tuple(value) if isinstance(value, list) else value
+    return stored

@@ -21,7 +21,9 @@ __all__ = ["capture", "restore"]
 FORMAT = 1
 
 
-def capture(step: TrainingStep, world: World, completed: int, broken: Iterable[str] = ()) -> dict[str, Any]:
+def capture(
+    step: TrainingStep, world: World, completed: int, broken: Iterable[str] = (), seconds: float | None = None
+) -> dict[str, Any]:
     """The state of a run, as tensors and plain values that can be read with ``weights_only=True``.
 
     Every process must call this.
@@ -31,21 +33,23 @@ def capture(step: TrainingStep, world: World, completed: int, broken: Iterable[s
         world: All processes.
         completed: Steps done so far.
         broken: A message for each file that could not be read so far.
+        seconds: Time that a timed run has taken so far; None for a run of steps.
     """
     return {
         "format": FORMAT,
         "step": completed,
+        **({} if seconds is None else {"seconds": seconds}),
         "broken": sorted(broken),
         "random": world.gather(_random_state(world.device)),
         **step.state_dict(),
     }
 
 
-def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str]]:
+def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str], float]:
     """Put a captured state back, random states included.
 
     Returns:
-        The ``completed`` and ``broken`` that :func:`capture` was called with.
+        The ``completed``, ``broken`` and ``seconds`` (0 for None) that :func:`capture` was called with.
 
     Raises:
         ValueError: the file is damaged, has another format, or is of a run with other parts or other processes.
@@ -60,7 +64,7 @@ def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str
     torch.set_rng_state(cpu)
     if cuda is not None and world.device.type == "cuda":
         torch.cuda.set_rng_state(cuda, world.device)
-    return int(state["step"]), list(state["broken"])
+    return int(state["step"]), list(state["broken"]), float(state.get("seconds", 0.0))
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:

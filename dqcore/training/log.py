@@ -1,4 +1,4 @@
-"""Where a run's numbers go: always into a JSONL file, on a terminal to a progress bar, on request to TensorBoard."""
+"""Where a run's numbers go: always into a JSONL file, to a progress bar or the log, on request to TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
-from dqcore.progress import TrainingBar
+from dqcore.progress import EvenLines, TrainingBar
+from dqcore.training.schedule import LearningRate, TimedLearningRate
 
 Row = dict[str, Any]
 
@@ -42,9 +43,10 @@ class MetricsLog:
     Args:
         folder: The run's folder; rows go to its ``metrics.jsonl``.
         resume_at: Step that a resumed run starts after. Rows of later steps are removed; with 0, all rows are.
-        total: Steps of the run.
+        length: The run's length.
         tensorboard: Also write TensorBoard events to ``folder/tensorboard``.
-        progress: Called with each row. If None, a progress bar is shown where stderr is a terminal.
+        progress: Called with each row. If None, a progress bar is shown where stderr is a terminal, and elsewhere lines
+            at even times go to the log.
 
     Raises:
         ValueError: TensorBoard is not installed.
@@ -55,7 +57,7 @@ class MetricsLog:
         folder: Path,
         *,
         resume_at: int,
-        total: int,
+        length: LearningRate | TimedLearningRate,
         tensorboard: bool = False,
         progress: Callable[[Row], object] | None = None,
     ) -> None:
@@ -66,7 +68,10 @@ class MetricsLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = _event_writer(folder, resume_at) if tensorboard else None
         self._progress = progress
-        self._bar = TrainingBar(resume_at, total) if progress is None and sys.stderr.isatty() else None
+        self._length = length
+        self._bar = _bar(resume_at, length) if progress is None and sys.stderr.isatty() else None
+        total = length.total if isinstance(length, LearningRate) else None
+        self._lines = EvenLines(total) if progress is None and self._bar is None else None
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -80,10 +85,12 @@ class MetricsLog:
         if self._events is not None:
             self._events.close()
 
-    def advance(self, step: int) -> None:
-        """Show that this many steps are done."""
+    def advance(self, step: int, seconds: float) -> None:
+        """Show that this many steps are done, after this many seconds."""
         if self._bar is not None:
-            self._bar.move(step)
+            self._bar.move(step if isinstance(self._length, LearningRate) else seconds)
+        if self._lines is not None:
+            self._lines.move(step, self._length.share(step, seconds))
 
     def write(self, row: Row) -> None:
         """Add a row; it must have a ``step``."""
@@ -98,6 +105,14 @@ class MetricsLog:
             self._progress(row)
         if self._bar is not None:
             self._bar.show(row)
+        if self._lines is not None:
+            self._lines.show(row)
+
+
+def _bar(resume_at: int, length: LearningRate | TimedLearningRate) -> TrainingBar:
+    if isinstance(length, LearningRate):
+        return TrainingBar(resume_at, length.total)
+    return TrainingBar(0, length.seconds, "seconds")
 
 
 def _event_writer(folder: Path, resume_at: int) -> Any:

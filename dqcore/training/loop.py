@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from dqcore.distributed import World
 from dqcore.training.arguments import Arguments
 from dqcore.training.checkpoint import capture, restore
+from dqcore.training.clock import Clock, Moment
+from dqcore.training.estimate import Estimate
 from dqcore.training.log import MetricsLog, Row
-from dqcore.training.schedule import LearningRate
+from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.stage import NonFiniteLossError, Stage
 from dqcore.training.state import write_state
+from dqcore.training.stop import StoppedError, StopSignals
 
 __all__ = ["Loop", "NonFiniteLossError"]
 
 Batch = TypeVar("Batch")
+
+#: Seconds after which a row of metrics is due, however few steps there were.
+ROW_SECONDS = 15.0
+#: More steps than any run takes: where a timed run would end.
+NO_END = 2**40
 
 
 class Loop(Generic[Batch]):
@@ -24,20 +32,29 @@ class Loop(Generic[Batch]):
 
     Args:
         stage: The stage to train.
-        options: Where to write, and how often.
-        world: All processes.
-        total: Steps of the run.
-        learning_rate: The learning rate of each step.
+        options: Where to write, and how often; resolved.
+        clock: The time of the run, and all processes.
+        learning_rate: The learning rate of each step, and the run's length.
+        confirm: Asked before a run of days goes on; None goes on.
 
     Attributes:
         completed: Steps so far.
     """
 
     def __init__(
-        self, stage: Stage[Batch], options: Arguments, world: World, total: int, learning_rate: LearningRate
+        self,
+        stage: Stage[Batch],
+        options: Arguments,
+        clock: Clock,
+        learning_rate: LearningRate | TimedLearningRate,
+        *,
+        confirm: Callable[[str], bool] | None = None,
     ) -> None:
-        self.stage, self.options, self.world = stage, options, world
-        self.total, self.learning_rate = total, learning_rate
+        self.stage, self.options, self.clock, self.world = stage, options, clock, clock.world
+        self.learning_rate, self.confirm = learning_rate, confirm
+        assert options.log_every is not None and options.validate_every is not None, "options are resolved"
+        self.log_every, self.validate_every = options.log_every, options.validate_every
+        self.total = learning_rate.total if isinstance(learning_rate, LearningRate) else None
         self.checkpoint = options.out / "checkpoint.pt"
         self.completed = 0
 
@@ -47,7 +64,7 @@ class Loop(Generic[Batch]):
         Raises:
             ValueError: It is damaged, or does not fit this run.
         """
-        self.completed, broken = restore(self.checkpoint, self.stage.step, self.world)
+        self.completed, broken, self.clock.before = restore(self.checkpoint, self.stage.step, self.world)
         self.stage.broken.update(broken)
 
     def run(self, progress: Callable[[Row], object] | None) -> list[Row]:
@@ -55,40 +72,82 @@ class Loop(Generic[Batch]):
 
         Raises:
             NonFiniteLossError: A loss became infinite or NaN.
+            StoppedError: A signal came; the step was finished, and model and checkpoint were saved.
         """
-        if not self.world.is_main:
-            self._train(None)
-            return []
-        with MetricsLog(
-            self.options.out,
-            resume_at=self.completed,
-            total=self.total,
-            tensorboard=self.options.tensorboard,
-            progress=progress,
-        ) as log:
-            self._train(log)
-        return log.rows
+        with StopSignals() as signals:
+            if not self.world.is_main:
+                self._train(None, signals)
+                return []
+            with MetricsLog(
+                self.options.out,
+                resume_at=self.completed,
+                length=self.learning_rate,
+                tensorboard=self.options.tensorboard,
+                progress=progress,
+            ) as log:
+                self._train(log, signals)
+            return log.rows
 
-    def _train(self, log: MetricsLog | None) -> None:
-        options, speed = self.options, _Speed()
-        for batch in self.stage.batches(self.completed, self.total):
-            rate = self.learning_rate(self.completed)
+    def _train(self, log: MetricsLog | None, signals: StopSignals) -> None:
+        estimate = Estimate(self.learning_rate, self.completed)
+        moment = Moment(self.clock.before, 0)
+        if self._share(moment) >= 1:
+            return
+        if self.total is None:
+            moment = self.clock.agree(0)
+        times = _Times(moment.seconds)
+        for batch in self.stage.batches(self.completed, NO_END if self.total is None else self.total):
+            rate = self.learning_rate(self.completed, moment.seconds)
             numbers, images = self._step(batch, rate)
             self.completed += 1
-            speed.images += images
-            last = self.completed == self.total
-            logged = self.completed % options.log_every == 0 or last or self.completed == 1
+            times.images += images
+            moment = self.clock.agree(signals.received)
+            last = self._share(moment) >= 1
+            logged = self._record(log, numbers | {"learning_rate": rate}, moment, times, last)
+            self._validate_and_save(log, moment, times, last)
             if logged:
-                now = {"images_per_second": speed()}
-                self._write(log, numbers | {"learning_rate": rate} | self.stage.status() | now)
-            if (self.completed % options.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
-                self._write(log, row)
-            if self.completed % options.checkpoint_every == 0 or last:
+                times.restart()  # validations and checkpoints do not count
+            if last:
+                return
+            if estimate.after(self.completed, moment.seconds) and not self._goes_on(estimate):
                 self._save()
-            if logged:
-                speed = _Speed()  # validations and checkpoints do not count
-            if log is not None:
-                log.advance(self.completed)
+                raise StoppedError(self.options.out, self.completed, signal.SIGINT)
+
+    def _record(self, log: MetricsLog | None, numbers: Row, moment: Moment, times: _Times, last: bool) -> bool:
+        """Write a row of metrics if it is time; returns whether it was."""
+        logged = self.completed % self.log_every == 0 or last or self.completed == 1
+        logged |= moment.seconds - times.row >= ROW_SECONDS
+        if logged:
+            self._write(log, numbers | self.stage.status() | {"images_per_second": times.images_per_second})
+            times.row = moment.seconds
+        if log is not None:
+            log.advance(self.completed, moment.seconds)
+        return logged
+
+    def _validate_and_save(self, log: MetricsLog | None, moment: Moment, times: _Times, last: bool) -> None:
+        """Validate and write a checkpoint, each if it is time; stop after a signal."""
+        options = self.options
+        stopped = bool(moment.signal) and not last
+        if stopped:
+            self._save()  # first of all: who sent the signal may not wait
+        if (self.completed % self.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
+            self._write(log, row)
+        if stopped:
+            raise StoppedError(options.out, self.completed, moment.signal)
+        due = moment.seconds - times.saved >= 60 * options.checkpoint_minutes
+        if self.completed % options.checkpoint_every == 0 or due or last:
+            self._save()
+            times.saved = moment.seconds
+
+    def _share(self, moment: Moment) -> float:
+        return self.learning_rate.share(self.completed, moment.seconds)
+
+    def _goes_on(self, estimate: Estimate) -> bool:
+        """Tell how long the run will take; ask about one of days, where there is somebody to ask."""
+        if not self.world.is_main:
+            return True
+        question = estimate.tell(self.completed)
+        return question is None or self.confirm is None or self.world.size > 1 or self.confirm(question)
 
     def _step(self, batch: Batch, rate: float) -> tuple[Row, int]:
         """Train on a batch. If its loss is not finite, keep it and the state in a file for whoever looks into it."""
@@ -111,18 +170,30 @@ class Loop(Generic[Batch]):
         self.world.barrier()
 
     def _state(self) -> Row:
-        return capture(self.stage.step, self.world, self.completed, self.stage.broken)
+        seconds = self.clock.seconds if self.total is None else None  # of a run of steps, time is no part of the state
+        return capture(self.stage.step, self.world, self.completed, self.stage.broken, seconds)
 
     def _write(self, log: MetricsLog | None, row: Row) -> None:
         if log is not None:
             log.write({"step": self.completed, **row})
 
 
-class _Speed:
-    """Images a second since this was made; the caller counts ``images``."""
+class _Times:
+    """When something was done last, in seconds of the run, and the images trained on since the last row.
 
-    def __init__(self) -> None:
+    Args:
+        start: Seconds of the run at its (new) start.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.row = self.saved = start
+        self.restart()
+
+    def restart(self) -> None:
+        """Count images from here."""
         self.images, self._start = 0, time.perf_counter()
 
-    def __call__(self) -> float:
+    @property
+    def images_per_second(self) -> float:
+        """Images a second since the last restart."""
         return self.images / (time.perf_counter() - self._start)

@@ -32,7 +32,7 @@ class RunRecord:
         model: The model; its parameters are counted.
         data: A description of the images or codes. A resumed run must have the same.
         data_name: The name that ``data`` is stored under: ``"data"`` for images, ``"codes"`` for codes.
-        total: Steps of the run.
+        total: Steps of the run; of one whose length is in minutes, those so far.
         world: All processes.
     """
 
@@ -84,9 +84,10 @@ class RunRecord:
             before = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(f"resume: {path} cannot be read ({error})") from error
+        started = {**self.options.ADDED, **before["options"]}
         for name, value in self.options.as_json().items():
-            if name not in free and before["options"].get(name) != value:
-                raise InputError(f"{name}: the run was started with {before['options'].get(name)}, got {value}")
+            if name not in free and started.get(name) != value:
+                raise InputError(f"{name}: the run was started with {started.get(name)}, got {value}")
         if before[self.data_name] != self.data:
             what = "the folder's files are not those" if self.data_name == "data" else "they are not those"
             raise InputError(f"{self.data_name}: {what} that the run was started with")

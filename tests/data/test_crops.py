@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dqcore.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, resize_short_side
+from dqcore.data.crops import CenterCrop, RandomCrop, RandomCropAtMost, RandomResizedCrop, resize_short_side
 
 
 def _ramp(width, height):
@@ -13,11 +13,20 @@ def _ramp(width, height):
 
 
 @pytest.mark.parametrize("size", [(40, 60), (60, 40), (10, 7), (33, 33)])
-@pytest.mark.parametrize("crop", [RandomCrop(32, 36), RandomResizedCrop(32), CenterCrop(32, 36)], ids=repr)
+@pytest.mark.parametrize(
+    "crop", [RandomCrop(32, 36), RandomCropAtMost(32, 36), RandomResizedCrop(32), CenterCrop(32, 36)], ids=repr
+)
 def test_crops_have_their_size(crop, size):
     image = crop.prepare(Image.new("RGB", size))
     for seed in range(20):
         assert crop.cut(image, random.Random(seed)).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "prepared"), [((40, 30), (40, 30)), ((200, 100), (128, 64)), ((10, 8), (20, 16)), ((64, 90), (64, 90))]
+)
+def test_small_images_are_not_enlarged(size, prepared):
+    assert RandomCropAtMost(16, 64).prepare(Image.new("RGB", size)).size == prepared
 
 
 def test_random_crops_reach_every_place_and_mirror_half():

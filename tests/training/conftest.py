@@ -73,6 +73,7 @@ def options(pictures, tmp_path):
         quick = {
             "data": pictures,
             "out": tmp_path / "run",
+            "recipe": "imagenet",
             "steps": 8,
             "batch_size": 4,
             "image_size": 32,

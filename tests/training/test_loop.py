@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dqcore.distributed import World
+from dqcore.training.clock import Clock
 from dqcore.training.loop import Loop, NonFiniteLossError
 from dqcore.training.schedule import LearningRate
 from dqcore.training.stage import TrainingStep
@@ -53,8 +54,9 @@ class _Counting:
 def _loop(out, total, **changes):
     stage = _Counting(TrainingStep(nn.Linear(1, 1), WORLD, None), **changes)
     nn.init.zeros_(stage.step.model.bias)
-    options = SimpleNamespace(out=out, log_every=3, validate_every=4, checkpoint_every=5, tensorboard=False)
-    return Loop(stage, options, WORLD, total, LearningRate(0.5, 0, total))
+    times = {"log_every": 3, "validate_every": 4, "checkpoint_every": 5, "checkpoint_minutes": 9.0}
+    options = SimpleNamespace(out=out, tensorboard=False, **times)
+    return Loop(stage, options, Clock(WORLD), LearningRate(0.5, 0, total))
 
 
 def _numbers(rows):

@@ -25,18 +25,47 @@ for name, discriminator, router in (("plain", False, "entropy"), ("adversarial",
     torch.manual_seed(7)
     model = DQVAE(dataclasses.replace(shared.CONFIG, router=router, initialisation="uniform", restart=False))
     options = TokenizerTraining(
-        data=Path(sys.argv[2]), out=Path(sys.argv[3]) / name, steps=3, batch_size=4, image_size=32, learning_rate=1e-3,
-        perceptual="none", discriminator=discriminator, discriminator_dim=4, validation_share=0.2, workers=0,
-        log_every=1, checkpoint_every=2, threshold_images=8,
+        data=Path(sys.argv[2]), out=Path(sys.argv[3]) / name, recipe="imagenet", steps=3, batch_size=4, image_size=32,
+        learning_rate=1e-3, perceptual="none", discriminator=discriminator, discriminator_dim=4, validation_share=0.2,
+        workers=0, log_every=1, checkpoint_every=2, threshold_images=8,
     )
     run = train_tokenizer(options, model=model, progress=lambda row: None)
     torch.save(run.model.state_dict(), f"{sys.argv[3]}/{name}-{sys.argv[4]}.pt")
 """
 
 
-@pytest.fixture(scope="module")
-def two_processes(pictures, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
+STOPPED = """
+import dataclasses, importlib.util, os, signal, sys
+from pathlib import Path
+import torch
+from dqcore.models.tokenizers.dqvae import DQVAE
+from dqcore.training import StoppedError, TokenizerTraining, train_tokenizer
+from dqcore.training.tokenizer.stage import TokenizerStage
+
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
+train = TokenizerStage.train
+
+def noisy(self, batch, completed, rate):
+    if sys.argv[4] == "1" and completed == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return train(self, batch, completed, rate)
+
+TokenizerStage.train = noisy
+options = TokenizerTraining.small(
+    sys.argv[2], Path(sys.argv[3]) / "stopped", steps=20, batch_size=4, image_size=32, validation_share=0, workers=0
+)
+model = DQVAE(dataclasses.replace(shared.CONFIG, router="random", initialisation="uniform", restart=False))
+try:
+    train_tokenizer(options, model=model, progress=lambda row: None)
+except StoppedError as stop:
+    Path(sys.argv[3], f"stopped-{sys.argv[4]}").write_text(f"{stop.step} {stop.exit_code}")
+"""
+
+
+def _launch(script, pictures, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -44,7 +73,7 @@ def two_processes(pictures, tmp_path_factory):
     processes = []
     for rank in ("0", "1"):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, "-c", SCRIPT, shared, str(pictures), str(folder), rank]
+        command = [sys.executable, "-c", script, shared, str(pictures), str(folder), rank]
         processes.append(subprocess.Popen(command, env=os.environ | place, stderr=subprocess.PIPE, text=True))
     try:
         for process in processes:
@@ -53,6 +82,12 @@ def two_processes(pictures, tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def two_processes(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    _launch(SCRIPT, pictures, folder)
     return folder
 
 
@@ -85,3 +120,9 @@ def test_both_processes_are_in_the_checkpoint(two_processes):
     state = torch.load(two_processes / "adversarial" / "checkpoint.pt", weights_only=True)
     assert len(state["random"]) == 2 and not torch.equal(state["random"][0][0], state["random"][1][0])
     assert json.loads((two_processes / "adversarial" / "config.json").read_text())["processes"] == 2
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(pictures, tmp_path):
+    _launch(STOPPED, pictures, tmp_path)
+    assert [(tmp_path / f"stopped-{rank}").read_text() for rank in (0, 1)] == ["2 143", "2 143"]
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pt", weights_only=True)["step"] == 2

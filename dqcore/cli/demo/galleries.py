@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.cli.demo.prior import SIZE
 from dqcore.codes import CodeSequence
 from dqcore.data.batches import Crops
 from dqcore.data.crops import CenterCrop
@@ -17,6 +16,7 @@ from dqcore.data.photos import sample_photos
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.ops.pack_codes import pack_codes
 from dqcore.report.page import Gallery
+from dqcore.training.prior.recipes import RECIPES
 
 __all__ = ["galleries", "upper_half"]
 
@@ -58,7 +58,8 @@ def galleries(run: Path, seed: int) -> list[Gallery]:
 
 
 def _completions(prior: Any, tokenizer: Any, seed: int) -> list[tuple[Tensor, str]]:
-    crops = Crops(sample_photos("heldout"), CenterCrop(SIZE, 96))
+    recipe = RECIPES["small"]
+    crops = Crops(sample_photos("heldout"), CenterCrop(recipe.image_size, recipe.resize or recipe.image_size))
     chosen = range(0, len(crops), max(1, len(crops) // 4))[:4]
     photos = uint8_to_float(torch.stack([crops[0, index].image for index in chosen]))
     encoding = tokenizer.encode(photos)

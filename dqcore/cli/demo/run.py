@@ -8,18 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dqcore.cli.demo.galleries import galleries
-from dqcore.cli.demo.prior import train_demo_prior
-from dqcore.cli.demo.tokenizer import STEPS, tokenizer_options, train_demo_tokenizer
+from dqcore.data.photos import sample_folder
 from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.inference.measure import Evaluation
+from dqcore.progress import shown_log
 from dqcore.report.run import report_run
+from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train_tokenizer
 
-__all__ = ["DemoResult", "run_demo"]
+__all__ = ["STEPS", "DemoResult", "run_demo"]
+
+#: Steps of the tokenizer, about two minutes; the prior takes at most its recipe's.
+STEPS, PRIOR_STEPS = 1000, 250
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,19 @@ def run_demo(
     """
     start = time.perf_counter()
     steps = STEPS if steps is None else steps
-    options = tokenizer_options(out, seed, steps)
+    if steps < 1:
+        raise InputError(f"steps: expected at least 1, got {steps}")
     _clear(out)
-    with _one_thread():
-        model = train_demo_tokenizer(options, steps)
-    trained = time.perf_counter() - start
-    if prior:
-        print("training a prior on its codes", flush=True)
-        with _one_thread():
-            train_demo_prior(out, seed, steps)
+    train, heldout = sample_folder("train"), sample_folder("heldout")
+    common: dict[str, Any] = {"seed": seed, "device": "cpu"}
+    with _one_thread(), shown_log():
+        print(f"training a tokenizer on sample photographs for {steps} steps", flush=True)
+        options = TokenizerTraining.small(train, out, validation=heldout, resize=128, steps=steps, **common)
+        model = train_tokenizer(options).model
+        trained = time.perf_counter() - start
+        if prior:
+            print("training a prior on its codes", flush=True)
+            train_prior(PriorTraining.small(train, out, out / "prior", steps=min(steps, PRIOR_STEPS), **common))
     page, evaluation = report_run(
         out,
         title="dqcore demo: codes where the detail is",

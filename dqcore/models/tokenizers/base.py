@@ -17,7 +17,7 @@ from dqcore.nn.encoder import Encoder
 from dqcore.nn.position import Position
 from dqcore.quantizer import DynamicQuantizer
 
-__all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "TokenizerOutput"]
+__all__ = ["Encoding", "Tokenizer", "TokenizerConfig", "TokenizerOutput", "keep_variance"]
 
 
 class Encoding(NamedTuple):
@@ -77,6 +77,7 @@ class TokenizerConfig:
     decay: float = 0.99  # of the codebook's moving averages
     initialisation: Literal["uniform", "kmeans"] = "uniform"  # of the codebook; kmeans looks at the first batch
     restart: bool = False  # of unused codes; off in the paper, on in the released configs
+    convolutions: Literal["torch", "variance"] = "torch"  # how their weights start; variance: see keep_variance
 
     def __post_init__(self) -> None:
         strides = self.strides
@@ -102,11 +103,25 @@ class TokenizerConfig:
             raise InputError(f"resolution: expected a multiple of {strides[0]}, got {self.resolution}")
         if self.initialisation not in ("uniform", "kmeans"):
             raise InputError(f"initialisation: expected uniform or kmeans, got {self.initialisation!r}")
+        if self.convolutions not in ("torch", "variance"):
+            raise InputError(f"convolutions: expected torch or variance, got {self.convolutions!r}")
 
     @property
     def num_granularities(self) -> int:
         """G, the number of strides."""
         return len(self.strides)
+
+
+def keep_variance(module: nn.Module) -> None:
+    """Draw the weights of a convolution anew, so that its output varies as much as its input.
+
+    PyTorch's own draw gives a third of the variance, layer after layer: small networks then reconstruct in grey for
+    their first hundreds of steps. Other modules are left as they are.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class Tokenizer(Pretrained):
@@ -144,6 +159,8 @@ class Tokenizer(Pretrained):
             config.resolution // config.strides[-1],
             config.groups,
         )
+        if config.convolutions == "variance":
+            self.apply(keep_variance)
 
     def decode(self, codes: Tensor, grain: Tensor | None = None) -> Tensor:
         """Images from a code map.

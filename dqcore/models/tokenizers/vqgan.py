@@ -45,6 +45,7 @@ PRESETS: dict[str, VQGANConfig] = {
         groups=8,
         resolution=128,
         restart=True,
+        convolutions="variance",
     ),
     "vqgan-f8-tiny": VQGANConfig(
         strides=(8,),
@@ -60,6 +61,7 @@ PRESETS: dict[str, VQGANConfig] = {
         groups=8,
         resolution=128,
         restart=True,
+        convolutions="variance",
     ),
 }
 

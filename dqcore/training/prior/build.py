@@ -17,7 +17,7 @@ from dqcore.training.average import WeightAverage
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.stage import PriorStage
 from dqcore.training.prior.step import PriorStep
-from dqcore.training.schedule import LearningRate
+from dqcore.training.schedule import LearningRate, TimedLearningRate
 
 __all__ = ["compile_blocks", "new_prior", "new_schedule", "new_stage"]
 
@@ -28,6 +28,7 @@ def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
     Raises:
         ValueError: There is no such preset.
     """
+    assert options.preset is not None
     kind = kind_of_preset(options.preset, PRIORS, "prior")
     rows, columns = codes.region_grid
     longest = (rows * columns << 2 * (codes.num_granularities - 1)) + 2 * codes.num_granularities
@@ -53,6 +54,7 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
     Raises:
         ValueError: No image is left to train on, or there are fewer batches than processes.
     """
+    assert options.views is not None and options.token_budget is not None
     model = model.to(world.device)
     world.broadcast(model)
     step = PriorStep(
@@ -69,11 +71,14 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
     return PriorStage(options, world, codes, training, held_out, batches, step)
 
 
-def new_schedule(options: PriorTraining, batches: TokenBatches) -> tuple[int, LearningRate]:
-    """How many steps the run has, and the learning rate of each."""
-    epochs = 100.0 if options.epochs is None else options.epochs
-    total = options.steps if options.steps is not None else max(1, batches.total(epochs))
-    return total, LearningRate(options.learning_rate, min(options.warmup_steps, total), total, options.schedule)
+def new_schedule(options: PriorTraining, batches: TokenBatches) -> LearningRate | TimedLearningRate:
+    """The learning rate of each step, and with it the length of the run."""
+    assert options.learning_rate is not None and options.warmup_steps is not None
+    if options.minutes is not None:
+        seconds = 60 * options.minutes
+        return TimedLearningRate(options.learning_rate, options.warmup_steps, seconds, options.schedule)
+    total = options.steps if options.steps is not None else max(1, batches.total(options.epochs or 0))
+    return LearningRate(options.learning_rate, min(options.warmup_steps, total), total, options.schedule)
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
 
 __all__ = ["keep_tokenizer", "training_codes"]
+
+log = logging.getLogger(__name__)
 
 CACHE = "codes.pt"
 
@@ -62,7 +65,7 @@ def keep_tokenizer(options: PriorTraining) -> None:
 
 def _kept_or_made(options: PriorTraining, world: World, identity: str) -> CachedCodes:
     """The codes in the run's folder, if they were made from the same images in the same way; else new ones."""
-    assert options.data is not None and options.tokenizer is not None
+    assert options.data is not None and options.tokenizer is not None and options.views is not None
     paths = list_images(options.data)
     root = options.data if options.data.is_dir() else options.data.parent
     names = [os.path.relpath(path, root) for path in paths]
@@ -74,6 +77,7 @@ def _kept_or_made(options: PriorTraining, world: World, identity: str) -> Cached
         state = read_state(cache)
         if state.pop("made_of", None) == made_of:
             return CachedCodes.of_state(state)
+    log.info("encoding %d crops of %d images", options.views * len(paths), len(paths))
     tokenizer = load_saved(options.tokenizer, TOKENIZERS).to(world.device)
     codes = CachedCodes.of_maps(
         _encode(options, tokenizer, paths, world.device),
@@ -93,6 +97,7 @@ def _encode(
     options: PriorTraining, tokenizer: Any, paths: list[Path], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Code maps ``(B, H, W)`` and grain maps ``(B, h, w)``: of all images in their first view, then in the next."""
+    assert options.image_size is not None and options.views is not None
     resize = options.resize or options.image_size
     stride = tokenizer.config.strides[0]
     if options.image_size % stride:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.errors import InputError
 from dqcore.training.arguments import Arguments
+from dqcore.training.prior.recipes import RECIPES
 
 __all__ = ["FREE_ON_RESUME", "PriorTraining"]
 
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
-    {"codes", "data", "tokenizer", "out", "steps", "epochs", "device", "compile", "checkpoint_activations"}
-    | {"encode_batch", "log_every", "checkpoint_every", "tensorboard", "resume"}
+    {"codes", "data", "tokenizer", "out", "steps", "epochs", "minutes", "device", "compile", "checkpoint_activations"}
+    | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume"}
 )
+
+
+#: Bytes of GPU memory from which the paper's prior is the default: weights, gradients and AdamW's averages take 5 GB.
+PAPER_MEMORY = 12 << 30
 
 
 @dataclass(frozen=True)
 class PriorTraining(Arguments):
-    """Train a prior on a tokenizer's codes. The defaults are the paper's."""
+    """Train a prior on a tokenizer's codes.
+
+    Where a default is None, the recipe's value is used; what was chosen is logged and stands in the run's
+    ``config.json``.
+    """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper"}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""
@@ -28,18 +42,21 @@ class PriorTraining(Arguments):
     """Saved tokenizer or its training run; a copy is kept beside the prior. Needed with data."""
     data: Path | None = None
     """Folder of images, searched recursively, or a .txt list of their paths; instead of codes."""
-    preset: str = "dqtransformer-base"
+    recipe: Literal["small", "paper"] | None = None
+    """Network, crops and schedule. small: a network that a CPU trains in minutes; paper: the paper's, with 300 million
+    parameters. By default paper on a GPU with 12 GiB or more, else small."""
+    preset: str | None = None
     """Model preset; codebook, grid and granularities follow the codes."""
     out: Path = Path("runs/prior")
     """Folder of the run."""
     classes: bool = False
     """Train a class-conditional prior: the folder that an image lies in is its class."""
 
-    image_size: int = 256
+    image_size: int | None = None
     """With data: height and width of a crop in pixels."""
     resize: int | None = None
-    """With data: pixels of the shorter side before cropping; by default image_size."""
-    views: int = 1
+    """With data: pixels of the shorter side before cropping; by default image_size, or more in small."""
+    views: int | None = None
     """With data: crops of each training image; the first is the central one, the others are random and mirrored."""
     encode_batch: int = 16
     """With data: images that the tokenizer encodes together."""
@@ -47,14 +64,16 @@ class PriorTraining(Arguments):
     steps: int | None = None
     """Optimiser steps; instead of epochs."""
     epochs: float | None = None
-    """Passes over the codes; 100 by default."""
-    token_budget: int = 20_000
-    """Tokens in a step, in each process; the default holds about 30 images of 640 codes."""
-    learning_rate: float = 5e-4
+    """Passes over the codes."""
+    minutes: float | None = None
+    """Length of the run by the clock, from its start; the learning rate falls with time. Instead of steps or epochs."""
+    token_budget: int | None = None
+    """Tokens in a step, in each process; the paper's recipe holds about 30 images of 640 codes."""
+    learning_rate: float | None = None
     """Learning rate after the warm-up, whatever the batch."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
-    warmup_steps: int = 0
+    warmup_steps: int | None = None
     """Steps over which the learning rate rises linearly."""
     weight_decay: float = 0.01
     """Weight decay of linear layers' weights; biases, normalizations and embeddings have none."""
@@ -63,7 +82,7 @@ class PriorTraining(Arguments):
     average_decay: float | None = None
     """Decay of a moving average of the weights, such as 0.999; the average is then what is saved. None: no average."""
     dropout: float | None = None
-    """Share of activations that dropout hides; by default the preset's, 0.1."""
+    """Share of activations that dropout hides; by default the recipe's or the preset's, 0.1."""
     label_dropout: float = 0.0
     """With classes: share of labels hidden in training, which guidance in sampling needs; 0.1 is usual."""
     validation_share: float = 0.02
@@ -80,26 +99,67 @@ class PriorTraining(Arguments):
     checkpoint_activations: bool = False
     """Keep only the blocks' inputs for the backward pass: less memory, a third more computing."""
     log_every: int = 50
-    """Steps between two rows of metrics.jsonl."""
-    validate_every: int = 2000
+    """Steps between two rows of metrics.jsonl; there is one after the first step and at least every 15 seconds."""
+    validate_every: int | None = None
     """Steps between two validations; there is always one at the end."""
     checkpoint_every: int = 1000
-    """Steps between two checkpoints; there is always one at the end."""
+    """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
+    checkpoint_minutes: float = 5.0
+    """Minutes after which a checkpoint is written, however few steps there were."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
-    """Continue the run in out from its last checkpoint, to the same numbers as without the break."""
+    """Continue the run in out from its last checkpoint, to the same numbers as without the break. On the command line
+    the options are those that the run was started with; name an option to change it."""
 
     def __post_init__(self) -> None:
-        if (self.codes is None) == (self.data is None):
+        if self.recipe is not None and self.recipe not in RECIPES:
+            raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        if self.codes is not None and self.data is not None:
             raise InputError("codes: expected either codes or data")
         if self.data is not None and self.tokenizer is None:
             raise InputError("tokenizer: expected one to encode data with")
-        self._not_both("steps", "epochs")
+        self._only_one("steps", "epochs", "minutes")
         self._at_least(1, "image_size", "views", "encode_batch", "token_budget")
         self._at_least(1, "log_every", "validate_every", "checkpoint_every")
-        self._more_than_0("steps", "epochs", "gradient_clip", "learning_rate")
+        self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")
         if self.label_dropout and not self.classes:
             raise InputError("label_dropout: expected 0 without classes")
+
+    @classmethod
+    def small(cls, data: Path, tokenizer: Path, out: Path = Path("runs/prior"), **changes: Any) -> PriorTraining:
+        """Options of recipe ``small``: a network that two CPU cores train in a minute or two.
+
+        Args:
+            data: Folder of images, searched recursively, or a ``.txt`` list of their paths.
+            tokenizer: Saved tokenizer or its training run.
+            out: Folder of the run.
+            **changes: Any other options, such as ``minutes=4`` or ``steps=500``; by default 250 steps.
+        """
+        return cls(**{"recipe": "small", "data": data, "tokenizer": tokenizer, "out": out, **changes})
+
+    def resolved(self, machine: Machine | None = None) -> PriorTraining:
+        """The same options with a value for each that was left open, from the recipe.
+
+        Args:
+            machine: Decides the recipe; by default the one this runs on, with the GPU that ``device`` names.
+
+        Raises:
+            ValueError: There are neither ``codes`` nor ``data``.
+        """
+        if self.codes is None and self.data is None:
+            raise InputError("codes: expected either codes or data")
+        machine = this_machine(choose_device(self.device)) if machine is None else machine
+        name = self.recipe or ("paper" if machine.gpu_memory >= PAPER_MEMORY else "small")
+        filled = dataclasses.asdict(RECIPES[name])
+        taken = {field for field in filled if getattr(self, field) is not None}
+        if self.epochs is not None or self.minutes is not None or self.steps is not None:
+            taken |= {"steps", "epochs"}
+        if self.image_size is not None:
+            taken.add("resize")
+        if self.codes is not None:
+            filled["views"] = 1
+        filled = {field: value for field, value in filled.items() if field not in taken}
+        return dataclasses.replace(self, **filled, recipe=name)

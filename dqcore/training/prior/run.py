@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 import torch
 
+from dqcore.backends import this_machine
+from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import join_world
+from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage
@@ -19,6 +23,8 @@ from dqcore.training.prior.codes import training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.record import RunRecord, check_unused
 from dqcore.training.state import sole_owner
+
+log = logging.getLogger(__name__)
 
 __all__ = ["PriorRun", "PriorTraining", "train_prior"]
 
@@ -41,14 +47,21 @@ class PriorRun:
     classes: tuple[str, ...]
 
 
-def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | None = None) -> PriorRun:
+def train_prior(
+    options: PriorTraining,
+    *,
+    progress: Callable[[Row], object] | None = None,
+    confirm: Callable[[str], bool] | None = None,
+) -> PriorRun:
     """Train a prior with the paper's losses (section 3.3; supplement, section 1) on packed batches.
 
     Under ``torchrun``, every process calls this with the same options. The caller's random state is left alone.
 
     Args:
         options: What to train, on what, and how.
-        progress: Called with each row of metrics; without it, a progress bar is shown on a terminal.
+        progress: Called with each row of metrics; without it, a progress bar is shown on a terminal, and elsewhere
+            lines go to the log.
+        confirm: Asked with a question, once, if the run turns out to take days; False stops it. None goes on.
 
     Raises:
         ValueError: Options, codes, tokenizer or checkpoint do not fit each other, or another process trains in this
@@ -56,10 +69,14 @@ def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | N
         FileNotFoundError: A folder does not exist.
         NonFiniteLossError: A loss became infinite or NaN; ``nonfinite.pt`` in the run's folder holds the batch and the
             state, and ``checkpoint.pt`` the last good one.
+        StoppedError: SIGINT or SIGTERM came, or ``confirm`` said no; model and checkpoint were saved.
 
-    Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads.
+    Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads, unless its
+    length is in minutes.
     """
     world = join_world(options.device)
+    clock, machine = Clock(world), this_machine(world.device)
+    options = options.resolved(machine)
     with world.fork_rng(), sole_owner(options.out) if world.is_main else contextlib.nullcontext():
         if world.is_main:
             check_unused(options.out, resume=options.resume)
@@ -67,10 +84,13 @@ def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | N
         torch.manual_seed(options.seed)
         model = new_prior(options, codes)
         stage = new_stage(options, world, codes, model)
-        total, learning_rate = new_schedule(options, stage.token_batches)
-        loop = Loop(stage, options, world, total, learning_rate)
+        if world.is_main:
+            size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
+            log.info("recipe %s: %s; %s tokens a step; %s", options.recipe, size, options.token_budget, machine)
+        learning_rate = new_schedule(options, stage.token_batches)
+        loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
         about = {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
-        record = RunRecord(options, about, model, stage.description, "codes", total, world)
+        record = RunRecord(options, about, model, stage.description, "codes", loop.total or 0, world)
         torch.manual_seed(options.seed + world.rank)
         if options.resume and loop.checkpoint.is_file():
             record.check_same(options.out, free=FREE_ON_RESUME)
@@ -78,5 +98,9 @@ def train_prior(options: PriorTraining, *, progress: Callable[[Row], object] | N
         if options.compile:
             compile_blocks(model)
         record.write(options.out)
-        rows = loop.run(progress)
+        try:
+            rows = loop.run(progress)
+        finally:
+            if loop.total is None:
+                dataclasses.replace(record, total=loop.completed).write(options.out)
         return PriorRun(options.out, stage.step.model_to_use.eval(), rows, codes.classes)

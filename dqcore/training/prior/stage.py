@@ -97,6 +97,6 @@ class PriorStage:
         """This process's part of the held-out images, in batches of about ``token_budget`` codes."""
         mean = max(1, int(self.codes.lengths.double().mean()))
         mine = self.held_out[self.world.rank :: self.world.size]
-        for images in mine.split(max(1, self.options.token_budget // mean)):
+        for images in mine.split(max(1, (self.options.token_budget or 0) // mean)):
             if len(images):
                 yield self._codes_of(images)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dqcore.backends import choose_autocast
+from dqcore.backends import choose_autocast, choose_device
 from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
 from dqcore.errors import InputError
@@ -17,11 +18,13 @@ from dqcore.models.auto import TOKENIZERS, kind_of_preset
 from dqcore.nn.discriminator import MIN_SIZE, PatchDiscriminator
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
-from dqcore.training.schedule import LearningRate
+from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
 from dqcore.training.tokenizer.recipes import RECIPES
 from dqcore.training.tokenizer.step import LossWeights, TokenizerStep
+
+log = logging.getLogger(__name__)
 
 __all__ = ["check_image_size", "compile_networks", "fit_router", "new_model", "new_schedule", "new_step"]
 
@@ -32,9 +35,12 @@ def new_model(options: TokenizerTraining) -> nn.Module:
     Raises:
         ValueError: there is no such preset, it does not know an option, or the weights do not fit.
     """
+    assert options.preset is not None
     kind = kind_of_preset(options.preset, TOKENIZERS, "tokenizer")
     known = {field.name for field in dataclasses.fields(kind.Config)}
     model: nn.Module = kind.from_preset(options.preset, **options.model_overrides(known))
+    if choose_device(options.device).type == "cpu":
+        model = model.to(memory_format=torch.channels_last)
     if options.init_from is not None:
         _load_weights(model, kind, options)
     return model
@@ -51,13 +57,14 @@ def check_image_size(options: TokenizerTraining, model: nn.Module) -> None:
         size = getattr(options, name)
         if size % stride:
             raise InputError(f"{name}: expected a multiple of {stride}, the model's coarsest stride, got {size}")
-    if options.discriminator and options.image_size < MIN_SIZE:
+    if options.discriminator and (options.image_size or 0) < MIN_SIZE:
         raise InputError(f"image_size: the discriminator needs at least {MIN_SIZE} pixels, got {options.image_size}")
 
 
 def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> TokenizerStep:
     """The step that trains a model, on this process's device. Networks get the first process's weights."""
     assert options.perceptual_weight is not None and options.adversarial_maximum is not None
+    assert options.reconstruction is not None and options.recipe is not None
     model = model.to(world.device)
     perceptual = discriminator = average = None
     if options.perceptual == "lpips":
@@ -74,6 +81,7 @@ def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> Toke
         discriminator_start=options.discriminator_start,
         gradient_clip=options.gradient_clip,
         autocast=choose_autocast(options.precision, world.device),
+        reconstruction=options.reconstruction,
     )
     return TokenizerStep(
         model,
@@ -86,25 +94,27 @@ def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> Toke
     )
 
 
-def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World) -> tuple[int, LearningRate]:
-    """How many steps the run has, and the learning rate of each.
+def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World) -> LearningRate | TimedLearningRate:
+    """The learning rate of each step, and with it the length of the run.
 
     Unless ``learning_rate`` is given, its peak is ``base_learning_rate`` times the images of a global batch.
 
     Raises:
         ValueError: the run would have no step.
     """
-    assert options.schedule is not None
-    total = options.steps if options.steps is not None else round((options.epochs or 0) * steps_per_epoch)
-    if total < 1:
-        raise InputError(f"epochs: {options.epochs} of {steps_per_epoch} steps are less than one step")
+    assert options.schedule is not None and options.batch_size is not None
     warmup = options.warmup_steps
     if warmup is None:
         warmup = round((options.warmup_epochs or 0) * steps_per_epoch)
     peak = options.learning_rate
     if peak is None:
         peak = (options.base_learning_rate or 0) * options.batch_size * world.size
-    return total, LearningRate(peak, min(warmup, total), total, options.schedule)
+    if options.minutes is not None:
+        return TimedLearningRate(peak, warmup, 60 * options.minutes, options.schedule)
+    total = options.steps if options.steps is not None else round((options.epochs or 0) * steps_per_epoch)
+    if total < 1:
+        raise InputError(f"epochs: {options.epochs} of {steps_per_epoch} steps are less than one step")
+    return LearningRate(peak, min(warmup, total), total, options.schedule)
 
 
 def fit_router(options: TokenizerTraining, step: TokenizerStep, images: TrainingImages) -> None:
@@ -115,7 +125,10 @@ def fit_router(options: TokenizerTraining, step: TokenizerStep, images: Training
     router: Any = getattr(step.model, "router", None)
     if not hasattr(router, "fit") or getattr(router, "fitted", False):
         return
+    assert options.batch_size is not None and options.threshold_images is not None
     steps = -(-options.threshold_images // (options.batch_size * images.world.size))
+    if images.world.is_main:
+        log.info("fitting the router to %d crops", steps * options.batch_size * images.world.size)
 
     def batches() -> Iterator[Tensor]:
         for batch in images.batches(0, steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable
@@ -9,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dqcore.data.batches import Batch, Crops, StepSampler, batch_loader
-from dqcore.data.crops import Crop, RandomCrop, RandomResizedCrop, WholeImage
+from dqcore.backends import this_machine
+from dqcore.data.batches import MEMORY_LIMIT, Batch, Crops, StepSampler, batch_loader
+from dqcore.data.crops import Crop, RandomCrop, RandomCropAtMost, RandomResizedCrop, WholeImage
 from dqcore.data.images import list_images, split_images
 from dqcore.distributed import World
 from dqcore.training.tokenizer.options import TokenizerTraining
+
+#: More images than these are read by workers: a run sees many of them once only.
+KEPT_IMAGES = 5000
+#: The longer side of a photograph, as a multiple of the shorter, with room to spare.
+LONG_SIDE = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class TrainingImages:
         training: Random crops.
         validation: Whole images at their native size; empty if no image is held out.
         fingerprint: Hash of the file names of both, relative to their folders.
+        kept: Whether training images stay in memory once they were read.
     """
 
     options: TokenizerTraining
@@ -33,6 +41,14 @@ class TrainingImages:
     training: Crops
     validation: Crops
     fingerprint: str
+    kept: bool = False
+
+    @property
+    def reading(self) -> str:
+        """How the training images are read, in words."""
+        if self.kept or self.options.in_memory:
+            return "images stay in memory"
+        return f"{self.options.workers or 'no'} processes read images"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,6 +72,7 @@ class TrainingImages:
 
     def _sampler(self, start: int, stop: int) -> StepSampler:
         options, world = self.options, self.world
+        assert options.batch_size is not None
         return StepSampler(
             len(self.training),
             options.batch_size,
@@ -67,7 +84,7 @@ class TrainingImages:
         )
 
     def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:
-        workers = 0 if self.options.in_memory else self.options.workers
+        workers = 0 if self.options.in_memory else self.options.workers or 0
         return batch_loader(crops, keys, workers=workers, pin=self.world.device.type == "cuda")
 
 
@@ -78,7 +95,7 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
         FileNotFoundError: a folder is missing.
         ValueError: a folder is empty, or holds fewer images than a batch.
     """
-    assert options.resize is not None
+    assert options.data is not None and options.resize is not None and options.image_size is not None
     root = _root(options.data)
     training, validation = list_images(options.data), []
     if options.validation is not None:
@@ -86,22 +103,48 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
     elif options.validation_share:
         training, validation = split_images(training, options.validation_share, root=root)
     digest = hashlib.sha256()
-    for paths, base in ((training, root), (validation, _root(options.validation or options.data))):
+    for paths, base in (
+        (training, root),
+        (validation, root if options.validation is None else _root(options.validation)),
+    ):
         for path in paths:
             digest.update(os.path.relpath(path, base).encode() + b"\n")
         digest.update(b"\n")
     cut: Crop = RandomCrop(options.image_size, options.resize, options.flip)
     if options.crop == "random-resized":
         cut = RandomResizedCrop(options.image_size, flip=options.flip)
+    elif options.crop == "random-at-most":
+        cut = RandomCropAtMost(options.image_size, options.resize, options.flip)
+    options, keep = _how_to_read(options, len(training), world)
     images = TrainingImages(
         options,
         world,
-        Crops(training, cut, seed=options.seed, in_memory=options.in_memory),
+        Crops(training, cut, seed=options.seed, in_memory=options.in_memory, keep=keep),
         Crops(validation, WholeImage()),
         digest.hexdigest(),
+        bool(keep),
     )
     _ = images.steps_per_epoch  # raises now if a batch is larger than the folder
     return images
+
+
+def _how_to_read(options: TokenizerTraining, count: int, world: World) -> tuple[TokenizerTraining, int]:
+    """The options with a number of workers, and how many bytes of images to keep in memory instead.
+
+    A folder that is small beside the memory is read once, without workers: prepared images are small, and decoding a
+    photograph again for each crop takes longer than a step of a small network.
+    """
+    if options.workers or options.in_memory:
+        return options, 0
+    machine = this_machine(world.device)
+    share = min(MEMORY_LIMIT, machine.memory // 8)
+    size = options.resize or 0
+    if options.crop != "random-resized" and count <= KEPT_IMAGES and count * LONG_SIDE * 3 * size**2 <= share:
+        return dataclasses.replace(options, workers=0), int(share)
+    if options.workers == 0:
+        return options, 0
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return dataclasses.replace(options, workers=min(8, max(1, machine.cores // local - 1))), 0
 
 
 def _root(source: Path) -> Path:

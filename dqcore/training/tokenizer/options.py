@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
+from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.errors import InputError
-from dqcore.training.arguments import Arguments, renamed
-from dqcore.training.tokenizer.recipes import RECIPES
+from dqcore.training.arguments import RIVALS, Arguments, renamed
+from dqcore.training.tokenizer.recipes import RECIPES, batch_for
 
 __all__ = ["FREE_ON_RESUME", "TokenizerTraining"]
 
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes. A run that was
 #: begun when ``in_memory`` and ``vgg_weights`` had other names can be resumed because these two are among them.
 FREE_ON_RESUME = frozenset(
-    {"data", "out", "steps", "epochs", "vgg_weights", "init_from", "device", "workers", "in_memory", "compile"}
-    | {"log_every", "checkpoint_every", "tensorboard", "resume"}
+    {"data", "out", "steps", "epochs", "minutes", "vgg_weights", "init_from", "device", "workers", "in_memory"}
+    | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume"}
 )
 
 
 @renamed(packed="in_memory", perceptual_weights="vgg_weights")
 @dataclass(frozen=True)
 class TokenizerTraining(Arguments):
-    """Train a tokenizer on a folder of images. Where a default is None, the recipe's value is used."""
+    """Train a tokenizer on a folder of images.
 
-    data: Path
-    """Folder of images, searched recursively, or a .txt list of their paths."""
-    preset: str = "dqvae-dual"
+    Where a default is None, the recipe's value is used, or one that suits the machine; what was chosen is logged and
+    stands in the run's ``config.json``.
+    """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"reconstruction": "l1"}
+
+    data: Path | None = None
+    """Folder of images, searched recursively, or a .txt list of their paths. Not needed with --resume."""
+    recipe: Literal["small", "ffhq", "imagenet", "released"] | None = None
+    """Network, losses, schedule and crops. small: a network that a CPU trains in minutes, for reconstruction alone;
+    ffhq, imagenet: the paper's; released: the authors' released configuration. By default small without a GPU and
+    imagenet with one."""
+    preset: str | None = None
     """Model preset."""
-    recipe: Literal["ffhq", "imagenet", "released"] = "imagenet"
-    """Schedule and crops: the paper's for FFHQ or ImageNet, or the authors' released configuration."""
     out: Path = Path("runs/tokenizer")
     """Folder of the run."""
 
@@ -41,18 +51,22 @@ class TokenizerTraining(Arguments):
     """Optimiser steps; instead of epochs."""
     epochs: float | None = None
     """Passes over the training images."""
-    batch_size: int = 30
+    minutes: float | None = None
+    """Length of the run by the clock, from its start; the learning rate falls with time. Instead of steps or epochs."""
+    batch_size: int | None = None
     """Images in a step, in each process."""
-    image_size: int = 256
+    image_size: int | None = None
     """Height and width of a training crop in pixels."""
     resize: int | None = None
-    """Pixels that the shorter side is resized to before a crop is cut; by default image_size."""
-    crop: Literal["random", "random-resized"] | None = None
-    """How training crops are cut: a random square, or a random square of 75 to 100 % of the area."""
+    """Pixels that the shorter side is resized to before a crop is cut; by default image_size, or more in small."""
+    crop: Literal["random", "random-at-most", "random-resized"] | None = None
+    """How training crops are cut: a random square, the same without enlarging small images, or a random square of 75
+    to 100 % of the area."""
     flip: bool = True
     """Mirror half of the training crops, chosen at random."""
     in_memory: Annotated[bool, arg(aliases=["--packed"])] = False
-    """Read all images once and keep them in memory (small folders); needs no workers. Once called --packed."""
+    """Read all images once and keep them in memory (small folders); needs no workers. Where neither this nor --workers
+    is given, the machine decides. Once called --packed."""
     validation: Path | None = None
     """Folder or .txt list of validation images; by default a share of the training images is held out."""
     validation_share: float = 0.02
@@ -73,15 +87,18 @@ class TokenizerTraining(Arguments):
     average_decay: float | None = None
     """Decay of a moving average of the weights, such as 0.999; the average is then what is saved. None: no average."""
 
-    perceptual: Literal["lpips", "none"] = "lpips"
-    """Perceptual loss; lpips needs VGG16's weights."""
+    reconstruction: Literal["l1", "l2", "colour"] | None = None
+    """Loss of pixels: l1, the paper's absolute error; l2, squared error; colour, squared error of luma and of colour
+    differences, with more weight on colour."""
+    perceptual: Literal["auto", "lpips", "none"] | None = None
+    """Perceptual loss; lpips needs VGG16's weights, auto uses it where they are."""
     vgg_weights: Annotated[Path | None, arg(aliases=["--perceptual-weights"])] = None
     """File of VGG16's weights (torchvision's vgg16-397923af.pth) for lpips; by default the one in torch's hub cache.
     Once called --perceptual-weights."""
     perceptual_weight: float | None = None
     """Weight of the perceptual loss."""
     discriminator: bool = True
-    """Train against a patch discriminator."""
+    """Train against a patch discriminator; recipe small has none."""
     discriminator_start: int = 0
     """Step from which the discriminator is trained and the adversarial loss counts."""
     discriminator_dim: int = 64
@@ -101,7 +118,7 @@ class TokenizerTraining(Arguments):
     """Number of codes; by default the preset's."""
     initialisation: Literal["uniform", "kmeans"] | None = None
     """How the codebook starts; by default the preset's."""
-    threshold_images: int = 2048
+    threshold_images: int | None = None
     """Training images that an entropy router's thresholds are fitted to before the first step."""
 
     seed: int = 0
@@ -110,50 +127,82 @@ class TokenizerTraining(Arguments):
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the networks; auto is bfloat16 on a GPU that has it. Losses and the codebook are always float32."""
-    workers: int = 4
-    """Processes that read images; 0 reads them between the steps."""
+    workers: int | None = None
+    """Processes that read images; 0 reads them between the steps. By default as many as there are cores to spare."""
     compile: bool = False
     """Compile encoder and decoder with torch.compile."""
-    log_every: int = 50
-    """Steps between two rows of metrics.jsonl."""
-    validate_every: int = 2000
+    log_every: int | None = None
+    """Steps between two rows of metrics.jsonl; there is one after the first step and at least every 15 seconds."""
+    validate_every: int | None = None
     """Steps between two validations; there is always one at the end."""
     checkpoint_every: int = 1000
-    """Steps between two checkpoints; there is always one at the end."""
+    """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
+    checkpoint_minutes: float = 5.0
+    """Minutes after which a checkpoint is written, however few steps there were."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
-    """Continue the run in out from its last checkpoint, to the same numbers as without the break."""
+    """Continue the run in out from its last checkpoint, to the same numbers as without the break. On the command line
+    the options are those that the run was started with; name an option to change it."""
     init_from: Path | None = None
     """Folder of a saved model of the same preset to start from."""
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
+        if self.recipe is not None and self.recipe not in RECIPES:
             raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
         self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every")
         self._at_least(1, "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
-        self._more_than_0("epochs", "base_learning_rate", "learning_rate", "gradient_clip")
+        self._more_than_0("epochs", "minutes", "base_learning_rate", "learning_rate", "gradient_clip")
+        self._more_than_0("checkpoint_minutes")
         self._at_least(0, "perceptual_weight", "adversarial_maximum", "budget_weight", "warmup_epochs", "warmup_steps")
         self._at_least(0, "discriminator_start", "workers", "seed")
         self._below_1("validation_share", kind="share")
         self._below_1("average_decay")
-        if self.resize is not None and self.resize < self.image_size:
+        if self.resize is not None and self.image_size is not None and self.resize < self.image_size:
             raise InputError(f"resize: expected at least image_size ({self.image_size}), got {self.resize}")
-        self._not_both("steps", "epochs")
-        self._not_both("learning_rate", "base_learning_rate")
-        self._not_both("warmup_steps", "warmup_epochs")
+        self._only_one("steps", "epochs", "minutes")
+        self._only_one("learning_rate", "base_learning_rate")
+        self._only_one("warmup_steps", "warmup_epochs")
 
-    def resolved(self) -> TokenizerTraining:
-        """The same options with the recipe's values where none was given."""
-        recipe = dataclasses.asdict(RECIPES[self.recipe])
-        given = {field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None}
-        rivals = {"epochs": "steps", "base_learning_rate": "learning_rate", "warmup_epochs": "warmup_steps"}
-        filled = {
-            name: value
-            for name, value in recipe.items()
-            if name in _FIELDS and name not in given and rivals.get(name) not in given
+    @classmethod
+    def small(cls, data: Path | str, out: Path | str = Path("runs/tokenizer"), **changes: Any) -> TokenizerTraining:
+        """Options of recipe ``small``: a network that two CPU cores train in minutes, without a download.
+
+        Args:
+            data: Folder of images, searched recursively, or a ``.txt`` list of their paths.
+            out: Folder of the run.
+            **changes: Any other options, such as ``minutes=4`` or ``steps=500``; by default 2000 steps.
+        """
+        return cls(**{"recipe": "small", "data": Path(data), "out": Path(out), **changes})
+
+    def resolved(self, machine: Machine | None = None) -> TokenizerTraining:
+        """The same options with a value for each that was left open, from the recipe or for the machine.
+
+        Args:
+            machine: By default the one this runs on, with the GPU that ``device`` names.
+
+        Raises:
+            ValueError: There is no ``data``, or a size does not fit another one.
+        """
+        if self.data is None:
+            raise InputError("data: expected a folder of images, or a .txt list of their paths")
+        machine = this_machine(choose_device(self.device)) if machine is None else machine
+        name = self.recipe or ("imagenet" if machine.gpu_memory else "small")
+        recipe = RECIPES[name]
+        filled = {field: value for field, value in dataclasses.asdict(recipe).items() if field in _FIELDS}
+        given = {field for field in filled if getattr(self, field) is not None and field != "discriminator"}
+        taken = given | {
+            other for group in RIVALS if any(getattr(self, name, None) is not None for name in group) for other in group
         }
-        return dataclasses.replace(self, **filled, resize=self.resize or self.image_size)
+        filled = {field: value for field, value in filled.items() if field not in taken and value is not None}
+        size = self.image_size or recipe.image_size
+        filled |= {
+            "recipe": name,
+            "resize": self.resize or max(size, recipe.resize or size),
+            "batch_size": self.batch_size or batch_for(recipe.batch_size, size, machine),
+            "discriminator": self.discriminator and recipe.discriminator,
+        }
+        return dataclasses.replace(self, **filled)
 
     def model_overrides(self, known: set[str]) -> dict[str, Any]:
         """What these options change in a model's config.

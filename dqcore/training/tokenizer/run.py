@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from dqcore.backends import this_machine
+from dqcore.codebook.modules import count_numbers
 from dqcore.data.provenance import record_images
-from dqcore.distributed import join_world
+from dqcore.distributed import World, join_world
+from dqcore.nn.perceptual import missing_for_perceptual
+from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.record import RunRecord, check_unused
@@ -30,6 +35,8 @@ from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
 from dqcore.training.tokenizer.tables import write_tables
+
+log = logging.getLogger(__name__)
 
 __all__ = ["TokenizerRun", "TokenizerTraining", "train_tokenizer"]
 
@@ -50,7 +57,11 @@ class TokenizerRun:
 
 
 def train_tokenizer(
-    options: TokenizerTraining, *, model: nn.Module | None = None, progress: Callable[[Row], object] | None = None
+    options: TokenizerTraining,
+    *,
+    model: nn.Module | None = None,
+    progress: Callable[[Row], object] | None = None,
+    confirm: Callable[[str], bool] | None = None,
 ) -> TokenizerRun:
     """Train a tokenizer with the paper's losses (section 3.2; supplement, section 1).
 
@@ -59,7 +70,9 @@ def train_tokenizer(
     Args:
         options: What to train, on what, and how.
         model: Train this model instead of a new one of ``options.preset``.
-        progress: Called with each row of metrics; without it, a progress bar is shown on a terminal.
+        progress: Called with each row of metrics; without it, a progress bar is shown on a terminal, and elsewhere
+            lines go to the log.
+        confirm: Asked with a question, once, if the run turns out to take days; False stops it. None goes on.
 
     Returns:
         The run.
@@ -71,21 +84,27 @@ def train_tokenizer(
         PerceptualUnavailableError: LPIPS was asked for and its weights are not there.
         NonFiniteLossError: a loss became infinite or NaN; ``nonfinite.pt`` in the run's folder holds the batch, its
             file names and the state, and ``checkpoint.pt`` the last good one.
+        StoppedError: SIGINT or SIGTERM came, or ``confirm`` said no; model and checkpoint were saved.
 
-    Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads.
+    Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads, unless its
+    length is in minutes.
     """
-    options = options.resolved()
     world = join_world(options.device)
+    clock = Clock(world)
+    options = _with_perceptual(options.resolved(this_machine(world.device)), world)
     with world.fork_rng():
         torch.manual_seed(options.seed)
         check_unused(options.out, resume=options.resume)
         images = find_images(options, world)
+        options = images.options
         model = new_model(options) if model is None else model
         check_image_size(options, model)
         step = new_step(options, world, model)
-        total, learning_rate = new_schedule(options, images.steps_per_epoch, world)
-        loop = Loop(TokenizerStage(options, world, images, step), options, world, total, learning_rate)
-        record = RunRecord(options, _about(model, images), model, images.description, "data", total, world)
+        learning_rate = new_schedule(options, images.steps_per_epoch, world)
+        loop = Loop(TokenizerStage(options, world, images, step), options, clock, learning_rate, confirm=confirm)
+        record = RunRecord(options, _about(model, images), model, images.description, "data", loop.total or 0, world)
+        if world.is_main:
+            log.info("%s", _summary(images, model))
         with sole_owner(options.out) if world.is_main else contextlib.nullcontext():
             if options.resume and loop.checkpoint.is_file():
                 record.check_same(options.out, free=FREE_ON_RESUME)
@@ -96,12 +115,43 @@ def train_tokenizer(
             if options.compile:
                 compile_networks(model)
             record.write(options.out)
-            if world.is_main:
-                record_images(options.out, images.training.paths)
-            rows = loop.run(progress)
+            rows = _run(loop, record, options.out, images, progress)
             if world.is_main:
                 write_tables(step.model_to_use, images.training.paths, options.out / "model")
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
+
+
+def _run(
+    loop: Loop, record: RunRecord, out: Path, images: TrainingImages, progress: Callable[[Row], object] | None
+) -> list[Row]:
+    """Run the loop; the folder says which images it saw, and in the end how many steps a run by the clock had."""
+    if record.world.is_main:
+        record_images(out, images.training.paths)
+    try:
+        return loop.run(progress)
+    finally:
+        if loop.total is None:
+            dataclasses.replace(record, total=loop.completed).write(out)
+
+
+def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTraining:
+    """The options with LPIPS on if its weights are here, and else off, where that was left open."""
+    if options.perceptual != "auto":
+        return options
+    if not (missing := missing_for_perceptual(options.vgg_weights)):
+        return dataclasses.replace(options, perceptual="lpips")
+    if world.is_main:
+        log.warning("training without the perceptual loss. %s", missing)
+    return dataclasses.replace(options, perceptual="none")
+
+
+def _summary(images: TrainingImages, model: nn.Module) -> str:
+    """What was chosen, in a line."""
+    options, machine = images.options, this_machine(images.world.device)
+    return (
+        f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
+        f"{options.batch_size} crops of {options.image_size} pixels a step; {images.reading}; {machine}"
+    )
 
 
 def _about(model: nn.Module, images: TrainingImages) -> Row:

@@ -43,8 +43,8 @@ def test_other_peoples_folders_are_left_alone(tmp_path):
 def test_the_demo_learns(tmp_path, monkeypatch):
     """What the README promises, on photographs that training never saw."""
     begun = [time.process_time()]
-    train = demo.train_demo_prior
-    monkeypatch.setattr(demo, "train_demo_prior", lambda *args: begun.append(time.process_time()) or train(*args))
+    train = demo.train_prior
+    monkeypatch.setattr(demo, "train_prior", lambda *args: begun.append(time.process_time()) or train(*args))
     result = run_demo(out=tmp_path / "demo")
     tokenizer, whole = begun[1] - begun[0], time.process_time() - begun[0]
     found = result.evaluation

@@ -39,6 +39,7 @@ def options(folder, out, **changes):
         "data": folder / "images",
         "tokenizer": folder / "tokenizer",
         "out": out,
+        "recipe": "paper",
         "preset": "dqtransformer-tiny",
         "image_size": 32,
         "steps": 6,

@@ -16,9 +16,9 @@ from dqcore.training import TokenizerTraining
         ({"workers": -1}, "workers: expected at least 0"),
         ({"validation_share": 1.0}, r"validation_share: expected a share in \[0, 1\)"),
         ({"average_decay": 1.0}, "average_decay: expected"),
-        ({"resize": 100}, r"resize: expected at least image_size \(256\), got 100"),
+        ({"image_size": 256, "resize": 100}, r"resize: expected at least image_size \(256\), got 100"),
         ({"steps": 5, "epochs": 1}, "give either steps or epochs"),
-        ({"recipe": "celeba"}, "recipe: expected one of ffhq, imagenet, released"),
+        ({"recipe": "celeba"}, "recipe: expected one of small, ffhq, imagenet, released"),
     ],
 )
 def test_bad_values_are_named(changes, message):

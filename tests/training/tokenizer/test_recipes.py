@@ -36,23 +36,23 @@ def test_numbers_of_the_released_code():
 
 def test_learning_rate_grows_with_the_global_batch(tmp_path):
     options = TokenizerTraining(data=tmp_path, recipe="ffhq").resolved()
-    total, rate = new_schedule(options, 250, World(0, 8, None))
-    assert total == 150 * 250 and rate.warmup == 5 * 250
+    rate = new_schedule(options, 250, World(0, 8, None))
+    assert rate.total == 150 * 250 and rate.warmup == 5 * 250
     assert rate.peak == pytest.approx(4.5e-6 * 8 * 30) == pytest.approx(1.08e-3)
-    assert rate(0) == pytest.approx(rate.peak / 1250) and rate(1249) == rate.peak == rate(total - 1)
+    assert rate(0) == pytest.approx(rate.peak / 1250) and rate(1249) == rate.peak == rate(rate.total - 1)
 
 
 def test_options_override_the_recipe(tmp_path):
     options = TokenizerTraining(
         data=tmp_path, recipe="released", steps=7, learning_rate=0.1, warmup_steps=3, restart=False
     )
-    total, rate = new_schedule(options.resolved(), 10, World(0, 2, None))
-    assert (total, rate.peak, rate.warmup, rate.decay) == (7, 0.1, 3, "cosine")
+    rate = new_schedule(options.resolved(), 10, World(0, 2, None))
+    assert (rate.total, rate.peak, rate.warmup, rate.decay) == (7, 0.1, 3, "cosine")
     assert options.resolved().restart is False and options.resolved().epochs is None
 
 
 def test_too_short_a_run(tmp_path):
-    options = TokenizerTraining(data=tmp_path, epochs=0.01).resolved()
+    options = TokenizerTraining(data=tmp_path, recipe="imagenet", epochs=0.01).resolved()
     with pytest.raises(ValueError, match="less than one step"):
         new_schedule(options, 10, World(0, 1, None))
 

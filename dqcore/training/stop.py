@@ -1,0 +1,64 @@
+"""Ending a run from outside: a signal lets the step finish, everything is saved, and the run can be resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["StopSignals", "StoppedError"]
+
+
+class StoppedError(KeyboardInterrupt):
+    """A run was stopped by a signal, or by an answer to a question. Its model and its checkpoint were saved.
+
+    A ``KeyboardInterrupt``, so that no ``except Exception`` goes on after it.
+
+    Attributes:
+        folder: The run's folder.
+        step: Steps done.
+        exit_code: What a program that was stopped this way returns: 128 and the signal's number.
+    """
+
+    def __init__(self, folder: Path, step: int, number: int) -> None:
+        super().__init__(f"stopped after step {step}; model and checkpoint are in {folder}")
+        self.folder, self.step, self.exit_code = folder, step, 128 + number
+
+
+class StopSignals:
+    """While this is open, the first SIGINT or SIGTERM is only noted; the second ends the program at once.
+
+    In threads other than the main one, where Python allows no handlers, signals do what they did before.
+
+    Attributes:
+        received: Number of the signal; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._owner = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a loader process, forked while this was open: its owner stops it
+            return
+        if self.received:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.received = int(number)
+        print("finishing this step, then saving; once more ends at once", file=sys.stderr, flush=True)
