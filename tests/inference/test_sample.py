@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 import dqcore
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair, preview_maps, write_samples
@@ -63,7 +64,9 @@ def test_samples_are_written_whatever_the_batches(folder, tmp_path, monkeypatch)
     fields = dataclasses.asdict(sampling)
     again = write_samples(prior, tokenizer, tmp_path / "b", 3, batch_size=1, slots=4, seed=2, **fields)
     for one, other in zip([*samples.paths, samples.grid], [*again.paths, again.grid], strict=True):
-        assert one.read_bytes() == other.read_bytes()
+        with Image.open(one) as first, Image.open(other) as second:  # a convolution's last bits depend on the batch
+            difference = np.asarray(ImageChops.difference(first, second))
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
 def test_a_prior_brings_its_tokenizer(folder, tmp_path):
