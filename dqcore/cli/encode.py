@@ -53,8 +53,8 @@ def encode(
 
     dqcore encode photo.png --checkpoint runs/mine -o photo.dqc --bpp 0.05
 
-    Images keep their size and are padded to multiples of the coarsest stride. Broken files are counted and named. A
-    run that was killed goes on where it stopped; files are known by name and content.
+    Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
+    are known by name and content.
 
     Args:
         photos: Image files, folders of images, searched recursively, or .txt lists of their paths.
@@ -62,8 +62,7 @@ def encode(
         out: One photo's .dqc file; or a folder for the .dqc files or shards.
         format: dqc or shards; by default dqc for files and shards for folders.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
-        num_codes: Codes of every image, whatever its size; instead of ratio. Whole regions have this number or a little
-            less.
+        num_codes: Codes of every image, whatever its size, or a little less in whole regions; instead of ratio.
         per_megapixel: Take num_codes for a million pixels, so that large photos of a folder get more than small ones.
         exact: Refuse a photo that cannot have num_codes exactly, and name the nearest numbers.
         bytes: Size of every .dqc file, met from below; instead of ratio.
@@ -80,21 +79,24 @@ def encode(
     if alone and (len(named) != 1 or format == "shards"):
         raise InputError(f"out: {out} is one {SUFFIX} file, expected one photo, got {len(named)}; name a folder")
     if format == "auto":
-        format = "dqc" if alone or not any(photo.is_dir() or photo.suffix == ".txt" for photo in photos) else "shards"
+        format = "shards" if not alone and any(map(_is_collection, photos)) else "dqc"
     if format == "shards" and (bytes or bpp or per_megapixel or exact):
         raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
     codec = load_codec(checkpoint, device)
     if alone:
-        _one(codec, named[0][1], out, budget, overwrite)
-        return
+        return _one(codec, named[0][1], out, budget, overwrite)
     digests = {name: hash_file(path) for name, path in named}
-    options = {"ratio": ratio, "num_codes": num_codes}
-    options |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp} if format == "dqc" else {}
-    job = _Job(codec, named, digests, out, {**_description(codec), **options})
-    if format == "dqc":
-        _streams(job, budget)
+    about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
+    if format == "shards":
+        _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
     else:
-        _shards(job, shard_size, batch_size, ratio, num_codes)
+        about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
+        _streams(_Job(codec, named, digests, out, about), budget)
+
+
+def _is_collection(path: Path) -> bool:
+    """Whether a path names many photos."""
+    return path.is_dir() or path.suffix == ".txt"
 
 
 @dataclass(frozen=True)

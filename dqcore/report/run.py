@@ -70,8 +70,7 @@ def report_run(
         FileNotFoundError: the folder holds no run, or its images are gone.
         ValueError: the run's files cannot be read, or it held out no images and none were given.
     """
-    config = read_config(run)
-    model = load_tokenizer(run, device)
+    config, model = read_config(run), load_tokenizer(run, device)
     cost = StreamCost.of_checkpoint(run, model.config)
     batches = PhotoBatches(_held_out(config["options"], images)[:max_images], protocol)
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)

@@ -70,24 +70,21 @@ def train_tokenizer(
     Args:
         options: What to train, on what, and how.
         model: Train this model instead of a new one of ``options.preset``.
-        progress: Called with each row of metrics; without it, a progress bar is shown on a terminal, and elsewhere
-            lines go to the log.
+        progress: Called with each row of metrics; without it a terminal shows a bar, and elsewhere lines go to the log.
         confirm: Asked with a question, once, if the run turns out to take days; False stops it. None goes on.
 
     Returns:
         The run.
 
     Raises:
-        ValueError: options, images or checkpoint do not fit each other, or another process trains in this folder;
-            nothing has been written.
+        ValueError: options, images or checkpoint do not fit, or another process trains here; nothing has been written.
         FileNotFoundError: a folder does not exist.
         PerceptualUnavailableError: LPIPS was asked for and its weights are not there.
         NonFiniteLossError: a loss became infinite or NaN; ``nonfinite.pt`` in the run's folder holds the batch, its
             file names and the state, and ``checkpoint.pt`` the last good one.
         StoppedError: SIGINT or SIGTERM came, or ``confirm`` said no; model and checkpoint were saved.
 
-    Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads, unless its
-    length is in minutes.
+    Determinism: on the CPU, runs and resumed runs of a length in steps give the same bits for equal numbers of threads.
     """
     world = join_world(options.device)
     clock = Clock(world)
