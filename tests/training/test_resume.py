@@ -60,6 +60,7 @@ def whole(tiny, options, tmp_path):
     return train_tokenizer(long, model=tiny(), progress=_quiet)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(whole, tiny, options, tmp_path):
     fields = {name: value for name, value in vars(options(steps=10, average_decay=0.9, schedule="cosine")).items()}
     text = repr({name: str(value) if isinstance(value, Path) else value for name, value in fields.items()})

@@ -66,6 +66,7 @@ def test_the_command_line_names_the_line_that_resumes(pictures, tmp_path, monkey
     capfd.readouterr()
 
 
+@pytest.mark.slow
 def test_the_second_signal_ends_the_process_at_once():
     script = (
         "import os, signal, time\nfrom dqcore.training.stop import StopSignals\n"

@@ -91,6 +91,7 @@ def two_processes(pictures, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "adversarial"])
 def test_processes_hold_the_same_weights(two_processes, name):
     first, second = (torch.load(two_processes / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -122,6 +123,7 @@ def test_both_processes_are_in_the_checkpoint(two_processes):
     assert json.loads((two_processes / "adversarial" / "config.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_the_same_step(pictures, tmp_path):
     _launch(STOPPED, pictures, tmp_path)
     assert [(tmp_path / f"stopped-{rank}").read_text() for rank in (0, 1)] == ["2 143", "2 143"]

@@ -8,6 +8,7 @@ from dqcore.cli.demo import run as demo
 from dqcore.cli.demo.run import run_demo
 
 
+@pytest.mark.slow
 def test_a_few_steps_make_a_run_and_a_page(tmp_path, capsys):
     out = tmp_path / "demo"
     result = run_demo(out=out, steps=3, seed=1, prior=False)
@@ -25,6 +26,7 @@ def test_a_few_steps_make_a_run_and_a_page(tmp_path, capsys):
     )  # replaced, by the same
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_a_prior(tmp_path):
     page = run_demo(out=tmp_path / "demo", steps=3).page.read_text()
     for heading, pictures in (("Images from nothing", 16), ("Coarse to fine", 8), ("The lower half imagined", 16)):

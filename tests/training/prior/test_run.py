@@ -83,6 +83,7 @@ def test_resumed_runs_reach_the_same_numbers(folder, tmp_path):
     assert whole.metrics[-1]["val_bits_per_image"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["dqtransformer-tiny", "raster-dynamic-tiny", "global-local-tiny"])
 def test_priors_learn_and_draw_images(folder, tmp_path, preset, monkeypatch):
     run = train_prior(

@@ -15,6 +15,7 @@ def _quiet(row):
     pass
 
 
+@pytest.mark.slow
 def test_learns_pictures(tiny, options):
     long = {
         "steps": 60,

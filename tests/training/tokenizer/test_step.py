@@ -130,6 +130,7 @@ def test_bfloat16_keeps_losses_in_float32(tiny, images):
     assert all(gradient.dtype == torch.float32 for gradient in _gradients(trainer.model).values())
 
 
+@pytest.mark.slow
 def test_compiled_step_equals_the_plain_one(tiny, images):
     plain, compiled = _step(tiny()), _step(tiny())
     compile_networks(compiled.model, backend="aot_eager")
