@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dqcore.inference.load import load_tokenizer
-from dqcore.models.auto import fingerprint, model_folder
-from dqcore.stream import CodeTables, Decoded, load_code_tables, read_stream, write_stream
+from dqcore.inference.rate import saved_tables
+from dqcore.stream import CodeTables, Decoded, read_stream, write_stream
 
 __all__ = ["Codec", "load_codec"]
 
@@ -50,5 +50,4 @@ def load_codec(path: Path, device: str = "auto") -> Codec:
         InputError: It is no tokenizer, or a file is damaged.
     """
     model = load_tokenizer(path, device)
-    tables = load_code_tables(model_folder(path), model.config.codebook_size, model.config.num_granularities)
-    return Codec(model, tuple(tables), fingerprint(path))
+    return Codec(model, *saved_tables(path, model.config))

@@ -11,7 +11,18 @@ from torch import Tensor
 from dqcore.models.auto import fingerprint, model_folder
 from dqcore.stream import CodeTables, load_code_tables, write_stream
 
-__all__ = ["StreamCost"]
+__all__ = ["StreamCost", "saved_tables"]
+
+
+def saved_tables(checkpoint: Path, config: Any) -> tuple[tuple[CodeTables, ...], str]:
+    """The tables of a saved tokenizer, those to write with first, and its fingerprint.
+
+    Args:
+        checkpoint: Folder of a saved tokenizer or of a training run; without tables of its own it has uniform ones.
+        config: The tokenizer's configuration.
+    """
+    tables = load_code_tables(model_folder(checkpoint), config.codebook_size, config.num_granularities)
+    return tuple(tables), fingerprint(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -28,14 +39,9 @@ class StreamCost:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path, config: Any) -> StreamCost:
-        """With the tables that were saved with a tokenizer, or uniform ones where none were.
-
-        Args:
-            checkpoint: Folder of a saved tokenizer or of a training run.
-            config: The tokenizer's configuration.
-        """
-        tables = load_code_tables(model_folder(checkpoint), config.codebook_size, config.num_granularities)
-        return cls(tables[0], fingerprint(checkpoint))
+        """With the tables to write with, see :func:`saved_tables`."""
+        tables, identity = saved_tables(checkpoint, config)
+        return cls(tables[0], identity)
 
     @classmethod
     def uniform(cls, config: Any) -> StreamCost:
