@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding
-from dqcore.nn.allocation import allocate
 
 __all__ = ["EncodedImages", "encode"]
 
@@ -47,24 +46,14 @@ class EncodedImages:
 
     def __init__(self, model: Any, images: Tensor) -> None:
         self._model, self._images = model, images
-        self._maps: list[Tensor] | None = None
-        if model.config.num_granularities > 1:
-            maps = model.encoder(images)
-            self._routing = model.router(images, maps)
-            self._maps = [model.quant_conv(values) for values in maps]
+        self._scanned = model.scan(images) if model.config.num_granularities > 1 else None
 
     @torch.no_grad()
     def encoding(self, ratio: float | Sequence[float] | None = None, num_codes: int | None = None) -> Encoding:
         """What :func:`encode` returns for the images, without running the encoder again."""
-        if self._maps is None:
+        if self._scanned is None:
             return encode(self._model, self._images, ratio, num_codes)
-        routing, counts = self._routing, self._model._counts(self._images, ratio, num_codes)
-        grain = routing.grain
-        if counts is not None:
-            scores = self._model.router.refinement_scores(routing)
-            grain = allocate(scores, counts(scores))
-        quantized, codes, _ = self._model.quantizer(self._maps, grain)
-        return Encoding(codes, grain, quantized, routing.gate_logits, routing.entropy)
+        return self._model.encode_scanned(self._images, self._scanned, ratio, num_codes)
 
     def at(self, detail: float) -> Encoding:
         """The encoding with a share of the detail that the tokenizer can spend.

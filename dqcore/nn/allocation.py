@@ -8,14 +8,14 @@ refinements there are: by the share of regions at each granularity, or by the nu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["allocate", "counts_for_codes", "counts_for_ratio", "target_shares"]
+__all__ = ["allocate", "counts_for_codes", "counts_for_ratio", "counts_wanted", "target_shares"]
 
 
 def allocate(scores: Tensor, counts: Tensor) -> Tensor:
@@ -94,6 +94,33 @@ def counts_for_codes(scores: Tensor, num_codes: Tensor) -> Tensor:
         for budget, above in zip(num_codes.tolist(), reached, strict=True)
     ]
     return torch.tensor(counts, dtype=torch.int64, device=scores.device)
+
+
+def counts_wanted(
+    batch: int,
+    regions: int,
+    num_granularities: int,
+    ratio: float | Sequence[float] | None,
+    num_codes: int | Tensor | None,
+) -> Callable[[Tensor], Tensor] | None:
+    """How to get the number of regions of each granularity, ``(B, G)``, from scores; None if neither is asked for.
+
+    Raises:
+        InputError: Both ``ratio`` and ``num_codes``, or one out of range.
+    """
+    if ratio is not None and num_codes is not None:
+        raise InputError("num_codes: expected either ratio or num_codes, got both")
+    if ratio is not None:
+        counts = counts_for_ratio(target_shares("ratio", ratio, num_granularities), regions)
+        return lambda scores: torch.tensor([counts] * batch, device=scores.device)
+    if num_codes is not None:
+        budget = torch.as_tensor(num_codes).detach().cpu()
+        if budget.is_floating_point() or budget.dtype == torch.bool or budget.shape not in ((), (batch,)):
+            raise InputError(f"num_codes: expected an int or an int64 tensor of shape ({batch},), got {num_codes}")
+        if int(budget.min()) < regions:
+            raise InputError(f"num_codes: expected at least {regions}, one for each region, got {num_codes}")
+        return lambda scores: counts_for_codes(scores, budget.long().expand(batch))
+    return None
 
 
 def _nearest_counts(budget: int, num_regions: int, at_least: list[int]) -> list[int]:

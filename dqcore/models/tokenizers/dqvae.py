@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
 from dqcore.models.tokenizers.choices import Choices
-from dqcore.nn.allocation import allocate, counts_for_codes, counts_for_ratio, target_shares
+from dqcore.nn.allocation import allocate, counts_wanted, target_shares
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.position import Position
 from dqcore.nn.router import EntropyRouter, FeatureRouter, Gate, RandomRouter, Routing
@@ -173,16 +173,27 @@ class DQVAE(Tokenizer):
         return self._encode(images, ratio, num_codes)[0]
 
     @torch.no_grad()
-    def choices(self, images: Tensor) -> Choices:
-        """The codes of images ``(B, 3, H, W)`` at every granularity, for callers who try several grain maps.
-
-        The networks run once, however many grain maps are tried. For evaluation mode.
-        """
+    def scan(self, images: Tensor) -> tuple[list[Tensor], Routing]:
+        """What the networks say of images: feature maps as the quantizer takes them, and the router's choice."""
         self._check_images(images)
         maps: list[Tensor] = self.encoder(images)
-        routing = self.router(images, maps)
-        features = [self.quant_conv(values) for values in maps]
-        alike = [torch.full_like(routing.grain, g) for g in range(len(maps))]
+        return [self.quant_conv(values) for values in maps], self.router(images, maps)
+
+    @torch.no_grad()
+    def encode_scanned(
+        self, images: Tensor, scanned: tuple[list[Tensor], Routing], ratio: Any = None, num_codes: Any = None
+    ) -> Encoding:
+        """What :meth:`encode` gives in evaluation, from what :meth:`scan` gave."""
+        (features, routing), counts = scanned, self._counts(images, ratio, num_codes)
+        routing = routing if counts is None else self._routed(routing, counts)
+        quantized, codes, _ = self.quantizer(features, routing.grain)
+        return Encoding(codes, routing.grain, quantized, routing.gate_logits, routing.entropy)
+
+    @torch.no_grad()
+    def choices(self, images: Tensor) -> Choices:
+        """The codes of images ``(B, 3, H, W)`` at every granularity, for callers who try grain maps; in evaluation."""
+        features, routing = self.scan(images)
+        alike = [torch.full_like(routing.grain, g) for g in range(len(features))]
         codes = torch.stack([self.quantizer(features, grain, learn=False).codes for grain in alike])
         return Choices(codes, self.router.refinement_scores(routing), routing.grain)
 
@@ -205,33 +216,22 @@ class DQVAE(Tokenizer):
         maps: list[Tensor] = self.encoder(images)
         routing = self.router(images, maps)
         if counts is not None:
-            scores = self.router.refinement_scores(routing)
-            routing = routing._replace(grain=allocate(scores, counts(scores)), gate=None)
+            routing = self._routed(routing, counts)
         elif self.training and routing.gate is not None:
             maps = _pass_gate(maps, routing.gate, routing.grain)
         quantized, codes, loss = self.quantizer([self.quant_conv(values) for values in maps], routing.grain)
         encoding = Encoding(codes, routing.grain, quantized, routing.gate_logits, routing.entropy)
         return encoding, routing, loss
 
-    def _counts(
-        self, images: Tensor, ratio: float | Sequence[float] | None, num_codes: int | Tensor | None
-    ) -> Callable[[Tensor], Tensor] | None:
-        """How to get the number of regions of each granularity, ``(B, G)``, from scores; None if the router decides."""
-        batch, stride = images.shape[0], self.config.strides[0]
+    def _routed(self, routing: Routing, counts: Callable[[Tensor], Tensor]) -> Routing:
+        """The routing with as many regions of each granularity as ``counts`` says."""
+        scores = self.router.refinement_scores(routing)
+        return routing._replace(grain=allocate(scores, counts(scores)), gate=None)
+
+    def _counts(self, images: Tensor, ratio: Any, num_codes: Any) -> Callable[[Tensor], Tensor] | None:
+        stride = self.config.strides[0]
         regions = (images.shape[2] // stride) * (images.shape[3] // stride)
-        if ratio is not None and num_codes is not None:
-            raise InputError("num_codes: expected either ratio or num_codes, got both")
-        if ratio is not None:
-            counts = counts_for_ratio(target_shares("ratio", ratio, self.config.num_granularities), regions)
-            return lambda scores: torch.tensor([counts] * batch, device=scores.device)
-        if num_codes is not None:
-            budget = torch.as_tensor(num_codes).detach().cpu()
-            if budget.is_floating_point() or budget.dtype == torch.bool or budget.shape not in ((), (batch,)):
-                raise InputError(f"num_codes: expected an int or an int64 tensor of shape ({batch},), got {num_codes}")
-            if int(budget.min()) < regions:
-                raise InputError(f"num_codes: expected at least {regions}, one for each region, got {num_codes}")
-            return lambda scores: counts_for_codes(scores, budget.long().expand(batch))
-        return None
+        return counts_wanted(images.shape[0], regions, self.config.num_granularities, ratio, num_codes)
 
 
 def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter:
