@@ -194,8 +194,9 @@ def test_restart_revives_no_duplicates(values):
 
 
 def test_parts_of_a_batch_teach_as_the_whole():
-    whole = DynamicQuantizer(4, 90, learning=EMA(decay=0.8))
-    parts, every = copy.deepcopy(whole), DynamicQuantizer(4, 90, learning=EMA(decay=0.8, every=3))
+    whole = DynamicQuantizer(4, 90, learning=EMA(decay=0.8), restart=RandomRestart(0.9))
+    parts = copy.deepcopy(whole)
+    every = DynamicQuantizer(4, 90, learning=EMA(decay=0.8, every=3), restart=RandomRestart(0.9))
     every.load_state_dict(whole.state_dict())
     for _ in range(5):
         x = torch.randn(6, 4, 5, 5)
