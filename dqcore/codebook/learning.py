@@ -78,10 +78,12 @@ class Batch(NamedTuple):
 @torch.no_grad()
 def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
     """Update a codebook from the batches of all processes, and revive unused codes by vectors of that batch."""
-    seed = seed_of(codebook.cluster_size)
-    codebook.update(*reduce_statistics(batch.counts.float(), batch.sums.float()))
+    statistics = reduce_statistics(batch.counts.float(), batch.sums.float())
     if restart is None or batch.source is None:
+        codebook.update(*statistics)
         return
+    seed = seed_of(codebook.cluster_size)  # of the state that the parts of a batch were drawn with
+    codebook.update(*statistics)
     if host_knows(codebook.cluster_size) and not bool(restart.unused(codebook).any()):
         return
     drawn = batch.source.draw(codebook.size, seed).of_all_processes(codebook.size)

@@ -1,6 +1,6 @@
 """The benchmark of defaults, a few steps of it, and what it makes of its rows."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,15 +11,7 @@ import torch
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # where a benchmark's helpers lie
 
-
-def load(stem):
-    spec = importlib.util.spec_from_file_location(stem, FOLDER / f"{stem}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load("bench_defaults")
+bench = importlib.import_module("bench_defaults")
 autoencoders = sys.modules["autoencoders"]
 
 

@@ -1,6 +1,6 @@
 """The attention benchmarks where no GPU is: what they call of PyTorch, on small or empty tensors."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,15 +10,7 @@ import torch
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # where a benchmark's helpers lie
 
-
-def load(stem):
-    spec = importlib.util.spec_from_file_location(stem, FOLDER / f"{stem}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-varlen, decode = load("bench_varlen_attention"), load("bench_decode_attention")
+varlen, decode = importlib.import_module("bench_varlen_attention"), importlib.import_module("bench_decode_attention")
 SMALL = (3, 5, 20, 2, 16)
 
 
