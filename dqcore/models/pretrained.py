@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
@@ -59,16 +60,24 @@ class Pretrained(nn.Module):
         fields = {**_fields(cls.PRESETS[name]), **overrides}
         return cls(config_from_dict(cls.Config, fields, f"preset {name}"))
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         """Write ``model.safetensors`` and ``config.json`` into the folder ``path``, which is made if it is missing.
 
         Each file is written under another name, flushed to disk and renamed, so that a killed run never leaves half a
         file.
+
+        Args:
+            path: The folder.
+            dtype: What floating-point weights are stored in, such as ``torch.float16`` for half the size; None: as they
+                are. :meth:`from_pretrained` gives float32 again.
+
+        Raises:
+            InputError: A finite weight is beyond the range of ``dtype``.
         """
         from safetensors.torch import save
 
         folder = Path(path)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = {name: _stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
         config = {"model": type(self).__name__, **_fields(self.config)}
         write_atomically(folder / WEIGHTS, lambda file: file.write(save(state, metadata={"format": "pt"})))
         write_json(folder / CONFIG, config)
@@ -104,6 +113,15 @@ def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str
         return config(**values)
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    if not (tensor.to(dtype).isfinite() | ~tensor.isfinite()).all():
+        raise InputError(f"dtype: {name} has values beyond the range of {dtype}")
+    return tensor.to(dtype)
 
 
 def _fields(config: Any) -> dict[str, Any]:

@@ -58,12 +58,12 @@ class AttnBlock(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual, attention, residual: the first blocks of the decoder and of each encoder head."""
+    """Residual, attention (or not), residual: the first blocks of the decoder and of each encoder head."""
 
-    def __init__(self, channels: int, groups: int = 32) -> None:
+    def __init__(self, channels: int, groups: int = 32, attention: bool = True) -> None:
         super().__init__()
         self.block1 = ResBlock(channels, channels, groups)
-        self.attention = AttnBlock(channels, groups)
+        self.attention = AttnBlock(channels, groups) if attention else nn.Identity()
         self.block2 = ResBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,12 +20,14 @@ class Encoder(nn.Module):
 
     Args:
         strides: Down-sampling factor of each granularity, coarse to fine, powers of two such as ``(16, 8)``.
-        channels: Width of the trunk at full resolution.
-        multipliers: Width of each level, as a multiple of ``channels``, from full resolution to the coarsest stride.
+        channels: Width of the trunk's first level.
+        multipliers: Width of each level, as a multiple of ``channels``, from stride ``stem`` to the coarsest stride.
         num_blocks: Residual blocks of a level.
         attention: Strides at which each residual block of the trunk is followed by attention.
         out_channels: Channels of every feature map.
         groups: Groups of the normalizations.
+        stem: Stride of the first level: squares of so many pixels become channels before the first convolution.
+        middle_attention: Whether the heads have attention.
     """
 
     def __init__(
@@ -37,28 +39,32 @@ class Encoder(nn.Module):
         attention: Sequence[int],
         out_channels: int,
         groups: int = 32,
+        stem: int = 1,
+        middle_attention: bool = True,
     ) -> None:
         super().__init__()
-        self.strides = tuple(strides)
+        self.strides, self.stem = tuple(strides), stem
         widths = [channels * multiplier for multiplier in multipliers]
-        self.conv_in = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(3 * stem**2, channels, 3, padding=1)
         self.levels = nn.ModuleList(
-            Level(before, after, num_blocks, 2**index in attention, groups)
+            Level(before, after, num_blocks, stem * 2**index in attention, groups)
             for index, (before, after) in enumerate(zip([channels, *widths], widths, strict=False))
         )
         self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
         self.heads = nn.ModuleList(
-            GranularityHead(widths[stride.bit_length() - 1], out_channels, groups) for stride in strides
+            GranularityHead(widths[(stride // stem).bit_length() - 1], out_channels, groups, middle_attention)
+            for stride in strides
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` to maps ``(B, out_channels, H / stride, W / stride)``, coarse to fine."""
-        x = self.conv_in(images)
+        x = self.conv_in(F.pixel_unshuffle(images, self.stem) if self.stem > 1 else images)
         maps: dict[int, Tensor] = {}
         for index, level in enumerate(self.levels):
             x = level(x)
-            if 2**index in self.strides:
-                maps[2**index] = self.heads[self.strides.index(2**index)](x)
+            stride = self.stem * 2**index
+            if stride in self.strides:
+                maps[stride] = self.heads[self.strides.index(stride)](x)
             if index < len(self.downsamples):
                 x = self.downsamples[index](x)
         return [maps[stride] for stride in self.strides]
@@ -67,9 +73,9 @@ class Encoder(nn.Module):
 class GranularityHead(nn.Module):
     """The trunk's features to the map of a granularity: residual, attention, residual, norm, swish, convolution."""
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int = 32) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int = 32, attention: bool = True) -> None:
         super().__init__()
-        self.middle = Middle(in_channels, groups)
+        self.middle = Middle(in_channels, groups, attention)
         self.norm = group_norm(in_channels, groups)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 

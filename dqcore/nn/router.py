@@ -33,12 +33,14 @@ class Routing(NamedTuple):
             of the soft probabilities.
         gate_logits: Learned routers only: the logits without noise, float32, ``(B, h, w, G)``.
         entropy: Entropy routers only: entropy of each region, nats, float32, ``(B, h, w)``.
+        gains: Gain routers only: what each refinement is expected to gain, float32, ``(B, G - 1, h, w)``.
     """
 
     grain: Tensor
     gate: Tensor | None = None
     gate_logits: Tensor | None = None
     entropy: Tensor | None = None
+    gains: Tensor | None = None
 
 
 class FeatureRouter(nn.Module):

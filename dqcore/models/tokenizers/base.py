@@ -64,11 +64,13 @@ class TokenizerConfig:
     codebook_size: int = 1024  # K
     dim: int = 256  # channels of a code
     latent_channels: int = 256  # channels between encoder and quantizer, and between quantizer and decoder
-    channels: int = 128  # width of encoder and decoder at full resolution
-    encoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from full resolution to the coarsest stride
-    decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from full resolution to the finest stride
+    stem: int = 1  # stride of the highest resolution that encoder and decoder compute at; 1: pixels
+    channels: int = 128  # width of encoder and decoder at that stride
+    encoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from stride stem to the coarsest stride
+    decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # widths from stride stem to the finest stride
     encoder_attention: tuple[int, ...] = (16,)  # strides with attention (not resolutions: any image size works)
     decoder_attention: tuple[int, ...] = (16,)
+    middle_attention: bool = True  # whether the encoder's heads and the decoder's first blocks have attention
     num_blocks: int = 2  # residual blocks of an encoder level; a decoder level has one more
     groups: int = 32  # of every GroupNorm; must divide every width
     position: Position = "none"  # what is added to the decoder's input to tell it where a cell lies
@@ -87,10 +89,13 @@ class TokenizerConfig:
         halves = all(coarse == 2 * fine for coarse, fine in itertools.pairwise(strides))
         if not strides or min(strides) < 1 or strides[0] & (strides[0] - 1) or not halves:
             raise InputError(f"strides: expected powers of two, each half of the one before, got {strides}")
+        if self.stem < 1 or strides[-1] % self.stem or self.stem & (self.stem - 1):
+            raise InputError(f"stem: expected a power of two, at most the finest stride {strides[-1]}, got {self.stem}")
         for name, stride in {"encoder_multipliers": strides[0], "decoder_multipliers": strides[-1]}.items():
-            if len(getattr(self, name)) != stride.bit_length():
+            expected = (stride // self.stem).bit_length()
+            if len(getattr(self, name)) != expected:
                 raise InputError(
-                    f"{name}: expected {stride.bit_length()} widths, from full resolution to stride {stride}, "
+                    f"{name}: expected {expected} widths, from stride {self.stem} to stride {stride}, "
                     f"got {getattr(self, name)}"
                 )
         widths = [self.channels * m for m in (*self.encoder_multipliers, *self.decoder_multipliers)]
@@ -137,6 +142,8 @@ class Tokenizer(Pretrained):
             config.encoder_attention,
             config.latent_channels,
             config.groups,
+            config.stem,
+            config.middle_attention,
         )
         self.quant_conv = nn.Conv2d(config.latent_channels, config.dim, 1)
         self.quantizer = DynamicQuantizer.paper(
@@ -158,6 +165,8 @@ class Tokenizer(Pretrained):
             config.position,
             config.resolution // config.strides[-1],
             config.groups,
+            config.stem,
+            config.middle_attention,
         )
         if config.convolutions == "variance":
             self.apply(keep_variance)

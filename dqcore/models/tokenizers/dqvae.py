@@ -15,6 +15,7 @@ from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, 
 from dqcore.models.tokenizers.choices import Choices
 from dqcore.nn.allocation import allocate, counts_wanted, target_shares
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
+from dqcore.nn.gain import GainRouter
 from dqcore.nn.position import Position
 from dqcore.nn.router import EntropyRouter, FeatureRouter, Gate, RandomRouter, Routing
 
@@ -33,7 +34,7 @@ class DQVAEConfig(TokenizerConfig):
     encoder_attention: tuple[int, ...] = (8, 16)
     decoder_attention: tuple[int, ...] = (8,)
     position: Position = "fourier+learned"
-    router: Literal["feature", "entropy", "random"] = "feature"  # what decides a region's granularity
+    router: Literal["feature", "entropy", "random", "gain"] = "feature"  # what decides a region's granularity
     target_ratio: tuple[float, ...] = (0.5,)  # share of regions of each granularity above the coarsest
     budget_weight: float = 10.0  # lambda (supplement, table 1)
     budget: Literal["paper", "released"] = "paper"  # released: the loss that the authors' code computes
@@ -49,7 +50,7 @@ class DQVAEConfig(TokenizerConfig):
         ratio = target_shares("target_ratio", self.target_ratio, len(self.strides))
         object.__setattr__(self, "target_ratio", ratio)  # for two granularities the user may give one number
         for name, known in {
-            "router": ("feature", "entropy", "random"),
+            "router": ("feature", "entropy", "random", "gain"),
             "budget": ("paper", "released"),
             "gate": ("silu", "relu", "linear"),
         }.items():
@@ -91,6 +92,27 @@ _SMALL = replace(
     initialisation="kmeans",
     decay=0.98,  # runs are short, so the codebook must follow the encoder quickly
 )
+#: What the weights in the package were trained for: no layer above stride 4 and no attention, so that a CPU codes a
+#: photograph in a second and any size is like the crops of training.
+_DUAL_SMALL = DQVAEConfig(
+    codebook_size=2048,
+    dim=32,
+    latent_channels=64,
+    stem=4,
+    channels=16,
+    encoder_multipliers=(4, 6, 9),
+    decoder_multipliers=(6, 10),
+    encoder_attention=(),
+    decoder_attention=(),
+    middle_attention=False,
+    num_blocks=2,
+    groups=8,
+    position="none",
+    router="gain",
+    initialisation="kmeans",
+    restart=True,
+    convolutions="variance",
+)
 _TRIPLE = DQVAEConfig(
     strides=(32, 16, 8),
     encoder_multipliers=(1, 1, 2, 2, 4, 4),
@@ -104,6 +126,7 @@ PRESETS: dict[str, DQVAEConfig] = {
     "dqvae-dual-entropy": DQVAEConfig(router="entropy"),
     "dqvae-triple": _TRIPLE,
     "dqvae-small": _SMALL,
+    "dqvae-dual-small": _DUAL_SMALL,
     "dqvae-dual-tiny": _TINY,
     "dqvae-dual-entropy-tiny": replace(_TINY, router="entropy"),
     "dqvae-triple-tiny": replace(
@@ -203,14 +226,21 @@ class DQVAE(Tokenizer):
         Gradient: to all parameters; an EMA codebook has none. A feature router gets its gradient through its
         straight-through gate and through the budget loss.
         """
-        encoding, routing, commitment_loss = self._encode(images)
+        encoding, routing, commitment_loss, features = self._encode(images)
         reconstruction = self.decode_quantized(encoding.quantized)
         budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
+        if self.training and isinstance(self.router, GainRouter):
+
+            def reconstruct(some: slice, grain: Tensor) -> Tensor:
+                quantized = self.quantizer([values[some] for values in features], grain, learn=False).map
+                return self.decode_quantized(quantized)
+
+            budget_loss = self.router.loss(routing, images, reconstruction, reconstruct)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
     def _encode(
         self, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None
-    ) -> tuple[Encoding, Routing, Tensor]:
+    ) -> tuple[Encoding, Routing, Tensor, list[Tensor]]:
         self._check_images(images)
         counts = self._counts(images, ratio, num_codes)
         maps: list[Tensor] = self.encoder(images)
@@ -219,9 +249,10 @@ class DQVAE(Tokenizer):
             routing = self._routed(routing, counts)
         elif self.training and routing.gate is not None:
             maps = _pass_gate(maps, routing.gate, routing.grain)
-        quantized, codes, loss = self.quantizer([self.quant_conv(values) for values in maps], routing.grain)
+        features = [self.quant_conv(values) for values in maps]
+        quantized, codes, loss = self.quantizer(features, routing.grain)
         encoding = Encoding(codes, routing.grain, quantized, routing.gate_logits, routing.entropy)
-        return encoding, routing, loss
+        return encoding, routing, loss, features
 
     def _routed(self, routing: Routing, counts: Callable[[Tensor], Tensor]) -> Routing:
         """The routing with as many regions of each granularity as ``counts`` says."""
@@ -234,13 +265,15 @@ class DQVAE(Tokenizer):
         return counts_wanted(images.shape[0], regions, self.config.num_granularities, ratio, num_codes)
 
 
-def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter:
+def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter | GainRouter:
     if config.router == "feature":
         return FeatureRouter(
             config.latent_channels, config.num_granularities, config.gate, config.router_groups, config.temperature
         )
     if config.router == "entropy":
         return EntropyRouter(config.target_ratio, config.strides[0], config.entropy_bins)
+    if config.router == "gain":
+        return GainRouter(config.latent_channels, config.target_ratio)
     return RandomRouter(config.target_ratio)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.data.batches import Crops
+from dqcore.data.batches import MEMORY_LIMIT, Crops
 from dqcore.data.codes import CachedCodes, folder_labels, read_codes
 from dqcore.data.crops import CenterCrop, RandomCrop
 from dqcore.data.images import list_images, uint8_to_float
@@ -105,9 +105,10 @@ def _encode(
             f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {options.image_size}"
         )
     tokenizer.eval()
+    central = Crops(paths, CenterCrop(options.image_size, resize), seed=options.seed)
+    random = Crops(paths, RandomCrop(options.image_size, resize), seed=options.seed, keep=MEMORY_LIMIT // 4)
     for view in range(options.views):
-        crop = CenterCrop(options.image_size, resize) if view == 0 else RandomCrop(options.image_size, resize)
-        crops = Crops(paths, crop, seed=options.seed)
+        crops = random if view else central
         for first in range(0, len(paths), options.encode_batch):
             images = [crops[view, i].image for i in range(first, min(first + options.encode_batch, len(paths)))]
             encoding = tokenizer.encode(uint8_to_float(torch.stack(images).to(device)))

@@ -42,9 +42,9 @@ class PriorTraining(Arguments):
     """Saved tokenizer or its training run; a copy is kept beside the prior. Needed with data."""
     data: Path | None = None
     """Folder of images, searched recursively, or a .txt list of their paths; instead of codes."""
-    recipe: Literal["small", "paper"] | None = None
-    """Network, crops and schedule. small: a network that a CPU trains in minutes; paper: the paper's, with 300 million
-    parameters. By default paper on a GPU with 12 GiB or more, else small."""
+    recipe: Literal["small", "photos", "paper"] | None = None
+    """Network, crops and schedule. small: a network that a CPU trains in minutes; photos: that of the prior in the
+    package, which a GPU trains in minutes; paper: the paper's, with 300 million parameters. By default paper on a GPU with 12 GiB or more, else small."""
     preset: str | None = None
     """Model preset; codebook, grid and granularities follow the codes."""
     out: Path = Path("runs/prior")

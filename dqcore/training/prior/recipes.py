@@ -43,6 +43,7 @@ class PriorRecipe:
 
 
 #: ``paper`` follows the supplement. ``small`` is for some hundreds of photographs: many crops of each, no dropout.
+#: ``photos`` made the prior in the package: minutes on a GPU.
 RECIPES = {
     "small": PriorRecipe(
         "dqtransformer-tiny",
@@ -57,6 +58,19 @@ RECIPES = {
         average_decay=0.98,
         dropout=0.0,
         validate_every=125,
+    ),
+    "photos": PriorRecipe(
+        "dqtransformer-small",
+        image_size=256,
+        resize=320,
+        views=48,
+        steps=4000,
+        token_budget=16_000,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        gradient_clip=1.0,
+        average_decay=0.995,
+        validate_every=1000,
     ),
     "paper": PriorRecipe("dqtransformer-base", epochs=100.0),
 }

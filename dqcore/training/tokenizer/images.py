@@ -84,8 +84,7 @@ class TrainingImages:
         )
 
     def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:
-        workers = 0 if self.options.in_memory else self.options.workers or 0
-        return batch_loader(crops, keys, workers=workers, pin=self.world.device.type == "cuda")
+        return batch_loader(crops, keys, workers=self.options.workers or 0, pin=self.world.device.type == "cuda")
 
 
 def find_images(options: TokenizerTraining, world: World) -> TrainingImages:

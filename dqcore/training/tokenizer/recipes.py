@@ -98,9 +98,31 @@ _SMALL = Recipe(
     validate_every=250,
 )
 
+#: What the weights in the package were trained with: photographs, minutes on a GPU, for reconstruction alone.
+_PHOTOS = Recipe(
+    crop="random-at-most",
+    steps=12000,
+    warmup_steps=300,
+    preset="dqvae-dual-small",
+    batch_size=48,
+    image_size=256,
+    resize=768,
+    schedule="cosine",
+    base_learning_rate=None,
+    learning_rate=1e-3,
+    betas=(0.9, 0.99),
+    gradient_clip=1.0,
+    average_decay=0.999,
+    reconstruction="l2",
+    perceptual="none",
+    discriminator=False,
+    validate_every=4000,
+)
+
 #: ``ffhq`` and ``imagenet`` follow the supplement; ``released`` the configuration of the authors' code for ImageNet.
 RECIPES = {
     "small": _SMALL,
+    "photos": _PHOTOS,
     "ffhq": Recipe(epochs=150, warmup_epochs=5, crop="random-resized"),
     "imagenet": Recipe(epochs=50, warmup_epochs=0.5, crop="random"),
     "released": Recipe(epochs=50, warmup_epochs=0.1, crop="random", schedule="cosine", budget="released", restart=True),

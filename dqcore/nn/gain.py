@@ -1,0 +1,141 @@
+"""A router that learns how much of the reconstruction's error each finer region saves.
+
+The straight-through gate of the paper's router feels only the granularity that was chosen. Here both are tried: on a
+sample of regions the decoder reconstructs the image with the other granularity as well, and a small network learns to
+foretell the difference in squared error for each code that it costs. The regions where it is largest are refined, so
+that the share of each granularity is met exactly in every batch and needs no weight to tune.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dqcore.nn.allocation import allocate, counts_for_ratio, target_shares
+from dqcore.nn.router import Routing
+
+__all__ = ["GainRouter"]
+
+#: One image in so many, and one of its regions in so many, is tried at another granularity in a training step.
+IMAGES_TRIED, REGIONS_TRIED = 4, 4
+
+
+class GainRouter(nn.Module):
+    """Refine the regions with the largest expected gain: squared error saved for each further code.
+
+    Args:
+        dim: Channels of each map.
+        ratio: Share of regions of each granularity above the coarsest, coarse to fine; a number for two granularities.
+        momentum: How fast thresholds and scale follow the batches.
+
+    Attributes:
+        thresholds: Expected gain above which a region is refined, float32, ``(G - 1,)``; a moving average over training
+            batches. NaN before the first; then the target shares hold in each image by itself.
+        scale: Moving average of the size of measured gains; the network foretells gains in this unit.
+    """
+
+    thresholds: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, ratio: float | Sequence[float], momentum: float = 0.02) -> None:
+        super().__init__()
+        finer = len(ratio) if isinstance(ratio, Sequence) else 1
+        self.ratio, self.momentum = target_shares("ratio", ratio, finer + 1), momentum
+        width = 2 * dim * (finer + 1) + 1
+        self.predict = nn.Sequential(
+            nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, finer)
+        )
+        self.register_buffer("thresholds", torch.full((finer,), torch.nan))
+        self.register_buffer("scale", torch.full((), torch.nan))
+
+    def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
+        """Route by the maps and the images' local variance; neither gets a gradient."""
+        with torch.autocast(images.device.type, enabled=False):
+            gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
+        scores = gains.detach().cummin(1).values  # a region cannot be finest without having been refined before
+        if self.training:
+            self._follow(scores)
+        if self.training or self.thresholds.isnan().any():
+            grain = _shares_of_batch(scores, self.ratio)
+        else:
+            grain = (scores > self.thresholds[:, None, None]).sum(1)
+        return Routing(grain, gains=gains)
+
+    def refinement_scores(self, routing: Routing) -> Tensor:
+        """Expected gain above its threshold, float64, ``(B, G - 1, h, w)``."""
+        assert routing.gains is not None
+        scores = routing.gains.detach().double().cummin(1).values
+        return scores - self.thresholds.nan_to_num().double()[:, None, None]
+
+    def loss(
+        self, routing: Routing, images: Tensor, reconstruction: Tensor, reconstruct: Callable[[slice, Tensor], Tensor]
+    ) -> Tensor:
+        """Squared error of the gains foretold, on regions that are tried at a neighbouring granularity.
+
+        Args:
+            routing: What :meth:`forward` returned for the batch.
+            images: The batch, ``(B, 3, H, W)``.
+            reconstruction: Its reconstruction with the grain map of ``routing``.
+            reconstruct: Reconstructs a slice of the batch with another grain map ``(b, h, w)``.
+
+        Returns:
+            Scalar, in units of ``scale``.
+
+        Gradient: to this router's weights alone.
+        """
+        assert routing.gains is not None
+        some = slice(0, max(1, len(images) // IMAGES_TRIED))
+        grain, images, reconstruction = routing.grain[some], images[some], reconstruction[some]
+        tried = torch.rand(grain.shape, device=grain.device) < 1 / REGIONS_TRIED
+        finest = len(self.ratio)
+        up = (grain == 0) | ((grain < finest) & (torch.rand(grain.shape, device=grain.device) < 0.5))
+        other = torch.where(tried, torch.where(up, grain + 1, grain - 1), grain)
+        with torch.no_grad():
+            stride = images.shape[2] // grain.shape[1]
+            before, after = (_error(images, x, stride) for x in (reconstruction, reconstruct(some, other)))
+            lower = torch.minimum(grain, other)
+            gain = torch.where(up, before - after, after - before) / (3 * 4.0**lower)
+            gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
+            weight = tried.float() / tried.sum().clamp_min(1)
+            size = (gain.abs() * weight).sum()
+            self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
+        foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
+        return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
+
+    @torch.no_grad()
+    def _follow(self, scores: Tensor) -> None:
+        """Move the thresholds towards those of this batch."""
+        above = [min(math.fsum(self.ratio[g:]), 1.0) for g in range(len(self.ratio))]
+        now = torch.stack([scores[:, g].flatten().quantile(1 - share) for g, share in enumerate(above)])
+        self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))
+
+
+def _features(images: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """Mean and spread of each map in each region, and the logarithm of the pixels' variance, ``(B, h, w, F)``."""
+    features = []
+    for g, values in enumerate(maps):
+        values = values.detach().float()
+        mean = F.avg_pool2d(values, 2**g)
+        features += [mean, (F.avg_pool2d(values.square(), 2**g) - mean.square()).clamp_min(0).sqrt()]
+    stride = images.shape[2] // maps[0].shape[2]
+    gray = images.detach().float().mean(1, keepdim=True)
+    variance = F.avg_pool2d(gray.square(), stride) - F.avg_pool2d(gray, stride).square()
+    features.append(variance.clamp_min(0).add(1e-4).log())
+    return torch.cat(features, 1).permute(0, 2, 3, 1)
+
+
+def _error(images: Tensor, reconstruction: Tensor, stride: int) -> Tensor:
+    """Squared error of each region, the mean over pixels and channels, ``(B, h, w)``."""
+    return F.avg_pool2d((reconstruction.float() - images.float()).square().mean(1, keepdim=True), stride)[:, 0]
+
+
+def _shares_of_batch(scores: Tensor, shares: Sequence[float]) -> Tensor:
+    """Grain map ``(B, h, w)`` in which the whole batch has these shares."""
+    together = scores.transpose(0, 1).reshape(1, scores.shape[1], -1, 1)
+    counts = torch.tensor([counts_for_ratio(shares, together.shape[2])], device=scores.device)
+    batch, _, height, width = scores.shape
+    return allocate(together, counts).view(batch, height, width)
