@@ -10,12 +10,16 @@ half precision, as the package keeps them. The prior is trained on codes of the 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
 
 import dqcore
+from dqcore.data.images import list_images
+from dqcore.data.provenance import RECORD
 from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train_tokenizer
+from dqcore.training.tokenizer.tables import write_tables
 
 TOKENIZER, PRIOR = "dqvae-dual-small", "dqtransformer-small"
 
@@ -29,11 +33,19 @@ def main() -> None:
     if not (weights / TOKENIZER / "config.json").is_file():
         train_tokenizer(_tokenizer_options(arguments))
         model = dqcore.DQVAE.from_pretrained(arguments.out / "tokenizer" / "model")
-        model.save_pretrained(weights / TOKENIZER, torch.float16)
+        _store(model, arguments, weights / TOKENIZER)
     if arguments.prior_minutes:
         train_prior(_prior_options(arguments, weights / TOKENIZER))
         prior = dqcore.DQTransformer.from_pretrained(arguments.out / "prior" / "model")
         prior.save_pretrained(weights / PRIOR, torch.float16)
+
+
+def _store(model: dqcore.DQVAE, arguments: argparse.Namespace, folder: Path) -> None:
+    """Write the tokenizer as the package keeps it: half precision, code tables, hashes of photographs."""
+    model.save_pretrained(folder, torch.float16)
+    model = dqcore.DQVAE.from_pretrained(folder)  # the codes to count are those of the weights as they are stored
+    write_tables(model, list_images(arguments.photos), folder)
+    shutil.copyfile(arguments.out / "tokenizer" / RECORD, folder / RECORD)
 
 
 def _tokenizer_options(arguments: argparse.Namespace) -> TokenizerTraining:

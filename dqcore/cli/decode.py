@@ -16,6 +16,7 @@ from dqcore.files import write_atomically
 from dqcore.inference.codec import load_codec
 from dqcore.inference.decode import count_items, decode_item, list_codes
 from dqcore.inference.streams import SUFFIX
+from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import progress_bar
 
 __all__ = ["decode"]
@@ -24,7 +25,7 @@ __all__ = ["decode"]
 def decode(
     codes: Annotated[tuple[Path, ...], Positional],
     *,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     out: Annotated[Path, arg(aliases=["-o"])],
     preview: bool = False,
     overwrite: bool = False,
@@ -36,7 +37,8 @@ def decode(
 
     Args:
         codes: .dqc files, folders of them, or folders of shards.
-        checkpoint: Folder of the tokenizer that wrote them, or of its training run.
+        checkpoint: Folder of the tokenizer that wrote them, or of its training run; by default the weights that come
+            with dqcore.
         out: Folder for the pictures; or one .png file.
         preview: Decode the coarse codes alone, which come first in a .dqc file; its beginning will do.
         overwrite: Replace pictures that are there.
@@ -47,7 +49,7 @@ def decode(
     for source in codes:
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
-    codec = load_codec(checkpoint, device)
+    codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
     alone = out.suffix.lower() == ".png"
     if alone and (len(codes) != 1 or not codes[0].is_file()):
         raise InputError(f"out: {out} is one picture, expected one {SUFFIX} file; name a folder")

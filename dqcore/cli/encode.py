@@ -25,6 +25,7 @@ from dqcore.inference.streams import (
     encode_photos,
     write_stream_file,
 )
+from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import progress_bar
 
 __all__ = ["encode"]
@@ -35,7 +36,7 @@ _FEW = 24  # photos that get a line each
 def encode(
     photos: Annotated[tuple[Path, ...], Positional],
     *,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     out: Annotated[Path, arg(aliases=["-o"])],
     format: Literal["auto", "dqc", "shards"] = "auto",
     ratio: float | None = None,
@@ -51,14 +52,14 @@ def encode(
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
 
-    dqcore encode photo.png --checkpoint runs/mine -o photo.dqc --bpp 0.05
+    dqcore encode photo.png -o photo.dqc --bpp 0.05
 
     Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
     are known by name and content.
 
     Args:
         photos: Image files, folders of images, searched recursively, or .txt lists of their paths.
-        checkpoint: Folder of a saved tokenizer or of a training run.
+        checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         out: One photo's .dqc file; or a folder for the .dqc files or shards.
         format: dqc or shards; by default dqc for files and shards for folders.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
@@ -82,7 +83,7 @@ def encode(
         format = "shards" if not alone and any(map(_is_collection, photos)) else "dqc"
     if format == "shards" and (bytes or bpp or per_megapixel or exact):
         raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
-    codec = load_codec(checkpoint, device)
+    codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
     if alone:
         return _one(codec, named[0][1], out, budget, overwrite)
     digests = {name: hash_file(path) for name, path in named}

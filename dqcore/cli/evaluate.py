@@ -12,6 +12,7 @@ from dqcore.files import write_json
 from dqcore.inference.compare import CurvePoint
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
 from dqcore.inference.peers import PeerNumbers
+from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import progress_bar
 
 __all__ = ["evaluate"]
@@ -21,7 +22,7 @@ def evaluate(
     images: Annotated[tuple[Path, ...], Positional],
     options: Annotated[EvaluationOptions, arg(name="")],
     *,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Measure a tokenizer on photos: distortion, rate, use of the codebook; beside it JPEG and WebP at the same bytes.
@@ -32,14 +33,14 @@ def evaluate(
     Args:
         images: Image files, folders that are searched recursively, .txt lists of paths.
         options: The options of dqcore.inference.evaluate.
-        checkpoint: Folder of a saved tokenizer or of a training run.
+        checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         json: Also write the numbers and the protocol to this file.
     """
     with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         found = evaluate_photos(
             images,
-            checkpoint,
+            checkpoint or weights_folder(TOKENIZER),
             options,
             progress=lambda finished, total: bar.update(task, completed=finished, total=total),
         )

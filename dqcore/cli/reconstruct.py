@@ -19,6 +19,7 @@ from dqcore.inference.protocol import NATIVE
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction
 from dqcore.inference.reconstruct import reconstruct as reconstruct_image
+from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.report.pictures import grain_overlay, side_by_side
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = ["reconstruct"]
 def reconstruct(
     images: Annotated[tuple[Path, ...], Positional],
     *,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     out: Path = Path("reconstructions"),
     strip: bool = False,
     ratio: float | None = None,
@@ -44,13 +45,14 @@ def reconstruct(
 
     Args:
         images: Image files, folders that are searched recursively, .txt lists of paths.
-        checkpoint: Folder of a saved tokenizer or of a training run.
+        checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         out: Folder for the pictures; those of a folder keep their place in it.
         strip: Write input, grain map and reconstruction side by side instead.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
         device: auto, cpu, cuda or cuda:N.
     """
+    checkpoint = checkpoint or weights_folder(TOKENIZER)
     targets = _targets(images, out)
     for path, target in targets.items():
         if target.resolve() == path.resolve():

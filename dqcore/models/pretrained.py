@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
+from dqcore.models.weights import weights_folder
 
 __all__ = ["Pretrained", "config_from_dict", "download"]
 
@@ -45,18 +46,24 @@ class Pretrained(nn.Module):
             raise TypeError(f"config: expected a {cls.Config.__name__}, got {type(config).__name__}")
 
     @classmethod
-    def from_preset(cls: type[Model], name: str, **overrides: Any) -> Model:
-        """A new model with random weights.
+    def from_preset(cls: type[Model], name: str, *, pretrained: bool = False, **overrides: Any) -> Model:
+        """A new model with random weights, or one with the weights that come with the package.
 
         Args:
             name: A key of ``PRESETS``.
-            **overrides: Fields of the config that replace the preset's.
+            pretrained: Load the weights that come with the package for this preset, in evaluation mode.
+            **overrides: Fields of the config that replace the preset's; not with ``pretrained``.
 
         Raises:
-            InputError: There is no such preset or field; the message names the most similar one.
+            InputError: There is no such preset or field, and the message names the most similar one; or the preset has
+                no weights.
         """
         if name not in cls.PRESETS:
             raise InputError(f"name: {_unknown('preset', name, cls.PRESETS)}")
+        if pretrained:
+            if overrides:
+                raise InputError(f"{next(iter(overrides))}: expected no change of the config of pretrained weights")
+            return cls.from_pretrained(weights_folder(name))
         fields = {**_fields(cls.PRESETS[name]), **overrides}
         return cls(config_from_dict(cls.Config, fields, f"preset {name}"))
 

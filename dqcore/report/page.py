@@ -39,6 +39,7 @@ class Page:
         intro: A paragraph under it.
         headline: Numbers: ``name``, ``value``, ``unit``, ``remark`` of each.
         note: A sentence under the numbers.
+        opening: Pictures before the photos.
         photos_title: Heading of the photos.
         photos_remark: A sentence about them.
         legend: ``name``, ``colour``, ``codes``, ``share`` of each granularity.
@@ -54,6 +55,7 @@ class Page:
     intro: str
     headline: Sequence[dict[str, str]] = ()
     note: str = ""
+    opening: Sequence[Gallery] = ()
     photos_title: str = ""
     photos_remark: str = ""
     legend: Sequence[dict[str, str]] = ()
@@ -78,6 +80,7 @@ def write_page(path: Path, page: Page) -> Path:
     )
     text = environment.get_template("report.html").render(
         page=page,
+        opening=[_gallery(gallery) for gallery in page.opening],
         galleries=[_gallery(gallery) for gallery in page.galleries],
         error_scale=error_scale(),
         data=_script_data(page.photos),

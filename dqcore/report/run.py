@@ -46,6 +46,7 @@ def report_run(
     protocol: Protocol = NATIVE,
     twin: Path | None = None,
     device: str = "auto",
+    opening: Sequence[Gallery] = (),
     galleries: Sequence[Gallery] = (),
 ) -> tuple[Path, Evaluation]:
     """Measure a tokenizer's run on the images it held out, and write its report.
@@ -61,6 +62,7 @@ def report_run(
         protocol: What of each photo is measured; by default the whole photo at its native size.
         twin: Folder of another tokenizer to put beside it, on the photos shown.
         device: Where to run the model.
+        opening: More pictures, before the photos.
         galleries: More pictures, after the photos.
 
     Returns:
@@ -88,6 +90,7 @@ def report_run(
         note=" ".join(filter(None, [note, _broken(batches.broken)])),
         photos_title=_photos_title(known),
         photos_remark=_photos_remark(len(photos), known),
+        opening=opening,
         galleries=galleries,
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
         settings=_settings(config, found, say_provenance(known)),

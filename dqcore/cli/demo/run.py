@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dqcore.cli.demo.galleries import galleries
+from dqcore.cli.demo.opening import opening
 from dqcore.data.photos import sample_folder
 from dqcore.errors import InputError
 from dqcore.files import write_json
@@ -47,7 +48,7 @@ class DemoResult:
 def run_demo(
     *, steps: int | None = None, out: Path = Path("runs/demo"), seed: int = 0, prior: bool = True
 ) -> DemoResult:
-    """Train a small tokenizer and a prior on the photographs that ship with dqcore, and write a report.
+    """Show the weights that come with dqcore, train a small tokenizer and a prior beside them, and write a report.
 
     Needs neither a GPU nor a network; takes less than five minutes on two cores.
 
@@ -68,6 +69,8 @@ def run_demo(
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
     _clear(out)
+    line, first = opening()
+    print(line, flush=True)
     train, heldout = sample_folder("train"), sample_folder("heldout")
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     with _one_thread(), shown_log():
@@ -84,6 +87,7 @@ def run_demo(
         note=f"Trained for {trained:.0f} seconds on one CPU core. Who took the photographs: "
         "dqcore/data/sample/ATTRIBUTION.md.",
         device="cpu",
+        opening=[first],
         galleries=galleries(out, seed) if prior else [],
     )
     result = DemoResult(page, evaluation, model.config.target_ratio[-1], time.perf_counter() - start)

@@ -33,7 +33,9 @@ class DQTransformerConfig(PriorConfig):
 PRESETS: dict[str, DQTransformerConfig] = {
     "dqtransformer-base": DQTransformerConfig(),
     "dqtransformer-large": DQTransformerConfig(content_layers=42),
-    "dqtransformer-small": DQTransformerConfig(dim=256, num_heads=4, position_layers=2, content_layers=3, max_steps=1028),
+    "dqtransformer-small": DQTransformerConfig(
+        dim=256, num_heads=4, position_layers=2, content_layers=3, max_steps=1028
+    ),
     "dqtransformer-tiny": DQTransformerConfig(
         codebook_size=256,
         region_grid=(8, 8),

@@ -44,7 +44,8 @@ class PriorTraining(Arguments):
     """Folder of images, searched recursively, or a .txt list of their paths; instead of codes."""
     recipe: Literal["small", "photos", "paper"] | None = None
     """Network, crops and schedule. small: a network that a CPU trains in minutes; photos: that of the prior in the
-    package, which a GPU trains in minutes; paper: the paper's, with 300 million parameters. By default paper on a GPU with 12 GiB or more, else small."""
+    package; paper: the paper's, with 300 million parameters. By default paper on a GPU with 12 GiB or more, else
+    small."""
     preset: str | None = None
     """Model preset; codebook, grid and granularities follow the codes."""
     out: Path = Path("runs/prior")

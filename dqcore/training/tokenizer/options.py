@@ -40,8 +40,8 @@ class TokenizerTraining(Arguments):
     """Folder of images, searched recursively, or a .txt list of their paths. Not needed with --resume."""
     recipe: Literal["small", "photos", "ffhq", "imagenet", "released"] | None = None
     """Network, losses, schedule and crops. small: a network that a CPU trains in minutes, for reconstruction alone;
-    photos: the network of the weights in the package, which a GPU trains in minutes, for reconstruction alone; ffhq, imagenet: the paper's; released: the authors' released configuration. By default small without a GPU and
-    imagenet with one."""
+    photos: the network of the weights in the package, for reconstruction alone too; ffhq, imagenet: the paper's;
+    released: the authors' released configuration. By default small without a GPU and imagenet with one."""
     preset: str | None = None
     """Model preset."""
     out: Path = Path("runs/tokenizer")
@@ -65,8 +65,8 @@ class TokenizerTraining(Arguments):
     flip: bool = True
     """Mirror half of the training crops, chosen at random."""
     in_memory: Annotated[bool, arg(aliases=["--packed"])] = False
-    """Read all images once and keep them in memory (small folders); --workers then cut the crops. Where neither this nor --workers
-    is given, the machine decides. Once called --packed."""
+    """Read all images once and keep them in memory (small folders); --workers then cut the crops. Where neither this
+    nor --workers is given, the machine decides. Once called --packed."""
     validation: Path | None = None
     """Folder or .txt list of validation images; by default a share of the training images is held out."""
     validation_share: float = 0.02
