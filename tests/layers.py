@@ -74,6 +74,7 @@ ROOMS = {
     "compat/rebuild": "ours from an instance of theirs",
     "compat/replace": "`replace_quantizers`",
     "quantizer": "`DynamicQuantizer`",
+    "models/weights": "the weights that come with the package",
     "models/pretrained": "saving and loading",
     "models/tape": "every token an image may have, in order",
     "models/tapes": "coarse to fine, and raster",

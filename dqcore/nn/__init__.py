@@ -3,6 +3,7 @@
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.decoder import Decoder
 from dqcore.nn.encoder import Encoder
+from dqcore.nn.gain import GainRouter
 from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter, Routing
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Encoder",
     "EntropyRouter",
     "FeatureRouter",
+    "GainRouter",
     "RandomRouter",
     "ReleasedBudgetLoss",
     "Routing",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["allocate", "counts_for_codes", "counts_for_ratio", "counts_wanted", "target_shares"]
+__all__ = ["allocate", "counts_for_codes", "counts_for_ratio", "counts_wanted", "exact_share", "target_shares"]
 
 
 def allocate(scores: Tensor, counts: Tensor) -> Tensor:
@@ -67,6 +67,12 @@ def counts_for_ratio(shares: Sequence[float], num_regions: int) -> list[int]:
         min(num_regions, math.floor(num_regions * math.fsum(shares[index:]) + 0.5)) for index in range(len(shares))
     ]
     return [more - less for more, less in zip(at_least, [*at_least[1:], 0], strict=True)]
+
+
+def exact_share(scores: Tensor, shares: Sequence[float]) -> Tensor:
+    """Grain map ``(B, h, w)`` in which each image has these shares, for scores ``(B, G - 1, h, w)``."""
+    counts = counts_for_ratio(shares, scores[0, 0].numel())
+    return allocate(scores, torch.tensor([counts], device=scores.device).expand(scores.shape[0], -1))
 
 
 def counts_for_codes(scores: Tensor, num_codes: Tensor) -> Tensor:

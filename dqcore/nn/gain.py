@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqcore.nn.allocation import allocate, counts_for_ratio, target_shares
+from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.router import Routing
 
 __all__ = ["GainRouter"]
@@ -59,8 +59,9 @@ class GainRouter(nn.Module):
         scores = gains.detach().cummin(1).values  # a region cannot be finest without having been refined before
         if self.training:
             self._follow(scores)
-        if self.training or self.thresholds.isnan().any():
             grain = _shares_of_batch(scores, self.ratio)
+        elif self.thresholds.isnan().any():
+            grain = exact_share(scores, self.ratio)
         else:
             grain = (scores > self.thresholds[:, None, None]).sum(1)
         return Routing(grain, gains=gains)
@@ -134,8 +135,7 @@ def _error(images: Tensor, reconstruction: Tensor, stride: int) -> Tensor:
 
 
 def _shares_of_batch(scores: Tensor, shares: Sequence[float]) -> Tensor:
-    """Grain map ``(B, h, w)`` in which the whole batch has these shares."""
-    together = scores.transpose(0, 1).reshape(1, scores.shape[1], -1, 1)
-    counts = torch.tensor([counts_for_ratio(shares, together.shape[2])], device=scores.device)
+    """Grain map ``(B, h, w)`` in which the batch as a whole has these shares."""
     batch, _, height, width = scores.shape
-    return allocate(together, counts).view(batch, height, width)
+    as_one_image = scores.transpose(0, 1).reshape(1, scores.shape[1], batch * height, width)
+    return exact_share(as_one_image, shares).view(batch, height, width)

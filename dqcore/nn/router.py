@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
-from dqcore.nn.allocation import allocate, counts_for_ratio, target_shares
+from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.blocks import group_norm
 from dqcore.ops.patch_entropy import patch_entropy
 
@@ -140,7 +140,7 @@ class EntropyRouter(nn.Module):
         if self.fitted:
             grain = (entropy[..., None] > self.thresholds).sum(-1)
         else:
-            grain = _exact_share(self._above_thresholds(entropy), self.ratio)
+            grain = exact_share(self._above_thresholds(entropy), self.ratio)
         return Routing(grain, entropy=entropy)
 
     def refinement_scores(self, routing: Routing) -> Tensor:
@@ -200,7 +200,7 @@ class RandomRouter(nn.Module):
 
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
         """Route at random; of the maps only the size of the coarsest counts."""
-        return Routing(_exact_share(self._draw(maps[0], self.training), self.ratio))
+        return Routing(exact_share(self._draw(maps[0], self.training), self.ratio))
 
     def refinement_scores(self, routing: Routing) -> Tensor:
         """The fixed pattern of evaluation, float32, ``(B, G - 1, h, w)``."""
@@ -214,12 +214,6 @@ class RandomRouter(nn.Module):
             generator = torch.Generator().manual_seed(0)
             scores = torch.rand(1, 1, height, width, generator=generator).to(like.device)
         return scores.expand(batch, len(self.ratio), height, width)
-
-
-def _exact_share(scores: Tensor, shares: Sequence[float]) -> Tensor:
-    """Grain map in which each image has these shares."""
-    counts = counts_for_ratio(shares, scores[0, 0].numel())
-    return allocate(scores, torch.tensor([counts], device=scores.device).expand(scores.shape[0], -1))
 
 
 def _quantile(ordered: Tensor, share: float) -> float:

@@ -165,3 +165,28 @@ def test_unknown_preset_and_field():
 def test_config_of_another_model():
     with pytest.raises(TypeError, match="config: expected a DQVAEConfig, got VQGANConfig"):
         DQVAE(VQGAN.PRESETS["vqgan-f8"])
+
+
+def test_half_precision_takes_half_the_bytes_and_loads_as_float32(saved, tmp_path):
+    model, path = saved
+    model.save_pretrained(tmp_path / "half", torch.float16)
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.55 * (path / "model.safetensors").stat().st_size
+    loaded = DQVAE.from_pretrained(tmp_path / "half").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def test_what_half_precision_cannot_hold_is_refused(saved, tmp_path):
+    model, _ = saved
+    model.quant_conv.bias.data[0] = 1e5
+    with pytest.raises(ValueError, match=r"dtype: quant_conv.bias has values beyond the range"):
+        model.save_pretrained(tmp_path / "half", torch.float16)
+    assert not (tmp_path / "half").exists()
+
+
+def test_pretrained_takes_no_changes_and_only_presets_with_weights():
+    with pytest.raises(ValueError, match="codebook_size: expected no change"):
+        DQVAE.from_preset("dqvae-dual-small", pretrained=True, codebook_size=64)
+    with pytest.raises(ValueError, match="no weights come with preset 'dqvae-dual'"):
+        DQVAE.from_preset("dqvae-dual", pretrained=True)

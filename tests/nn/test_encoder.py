@@ -37,3 +37,18 @@ def test_decoder_shape_and_gradients():
     assert images.shape == (2, 3, 20, 12)
     images.square().sum().backward()
     assert all(parameter.grad.any() for parameter in decoder.parameters())
+
+
+def test_a_stem_makes_squares_of_pixels_channels():
+    encoder = Encoder((16, 8), 8, (1, 2, 2), 1, (), 6, groups=4, stem=4, middle_attention=False)
+    decoder = Decoder(6, 8, (1, 2), 1, (), groups=4, stem=4, middle_attention=False)
+    assert encoder.conv_in.in_channels == decoder.conv_out.out_channels == 48
+    maps = encoder(torch.randn(1, 3, 32, 48))
+    assert [tuple(values.shape) for values in maps] == [(1, 6, 2, 3), (1, 6, 4, 6)]
+    assert decoder(maps[1]).shape == (1, 3, 32, 48)
+    assert not any("attention" in name for name, _ in (*encoder.named_parameters(), *decoder.named_parameters()))
+
+
+def test_a_stem_moves_attention_with_the_strides():
+    encoder = Encoder((16, 8), 8, (1, 1, 1), 2, (8,), 8, groups=4, stem=4)
+    assert [len(level.attentions) for level in encoder.levels] == [0, 2, 0]

@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+from dqcore.nn.gain import GainRouter
+
+
+def pyramid(granularities, batch=4, dim=6, height=3, width=5):
+    return [torch.randn(batch, dim, height * 2**g, width * 2**g) for g in range(granularities)]
+
+
+def images_for(maps, stride=8):
+    batch, _, height, width = maps[0].shape
+    return torch.randn(batch, 3, height * stride, width * stride)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, (0.3, 0.3), (0.075, 0.625)])
+def test_a_training_batch_has_the_target_shares_as_a_whole(ratio):
+    granularities = len(ratio) + 1 if isinstance(ratio, tuple) else 2
+    router = GainRouter(6, ratio)
+    maps = pyramid(granularities, batch=4, height=10, width=10)
+    grain = router(images_for(maps), maps).grain
+    for g, share in enumerate(router.ratio, start=1):
+        assert abs((grain == g).double().mean() - share) <= 1 / grain.numel()
+
+
+def test_images_share_a_batch_by_their_needs():
+    router = GainRouter(6, 0.5)
+    maps = pyramid(2, batch=2, height=8, width=8)
+    maps[1][0] = 0  # nothing to refine here, much there
+    images = images_for(maps)
+    optimizer = torch.optim.Adam(router.parameters(), 1e-2)
+    for _ in range(60):
+        routing = router(images, maps)
+        loss = (routing.gains[0] + 1).square().mean() + (routing.gains[1] - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert router(images, maps).grain.flatten(1).sum(1).tolist() == [0, 64]
+
+
+@pytest.mark.parametrize("ratio", [0.3, (0.3, 0.3)])
+def test_evaluation_goes_by_the_thresholds_of_training(ratio):
+    granularities = len(ratio) + 1 if isinstance(ratio, tuple) else 2
+    router = GainRouter(6, ratio, momentum=0.2)
+    for _ in range(40):
+        maps = pyramid(granularities, batch=8, height=8, width=8)
+        router(images_for(maps), maps)
+    router.eval()
+    maps = pyramid(granularities, batch=32, height=8, width=8)
+    images = images_for(maps)
+    routing = router(images, maps)
+    assert torch.equal(router(images[:1], [values[:1] for values in maps]).grain, routing.grain[:1])
+    assert abs((routing.grain > 0).double().mean() - sum(router.ratio)) < 0.05
+    scores = router.refinement_scores(routing)
+    assert torch.equal((scores > 0).sum(1), routing.grain)
+    assert (scores[:, 1:] + router.thresholds.double()[1:, None, None] <= scores[:, :1] + router.thresholds[0]).all()
+
+
+def test_before_training_each_image_has_the_target_share():
+    router = GainRouter(6, 0.25).eval()
+    maps = pyramid(2, height=4, width=4)
+    assert router(images_for(maps), maps).grain.flatten(1).sum(1).tolist() == [4] * 4
+
+
+def test_only_the_router_learns_from_its_loss():
+    router = GainRouter(6, 0.5)
+    maps = [values.requires_grad_() for values in pyramid(2)]
+    images = images_for(maps).requires_grad_()
+    routing = router(images, maps)
+    decoded = images + torch.randn_like(images, requires_grad=True)
+    router.loss(routing, images, decoded, lambda some, grain: decoded[some] * 0.5).backward()
+    assert all(values.grad is None for values in (*maps, images))
+    assert all(parameter.grad.any() for parameter in router.parameters())
+
+
+@pytest.mark.parametrize("ratio", [0.5, (0.3, 0.3)])
+def test_it_learns_what_a_finer_region_gains(ratio):
+    """The error of a region is its spread at granularity 0, a quarter at 1, a sixteenth at 2: all there is to know."""
+    torch.manual_seed(0)
+    granularities = len(ratio) + 1 if isinstance(ratio, tuple) else 2
+    router = GainRouter(6, ratio)
+    optimizer = torch.optim.Adam(router.parameters(), 3e-3)
+    for _ in range(250):
+        maps, images, spread = task(granularities)
+        routing = router(images, maps)
+
+        def reconstruct(some, grain, images=images, spread=spread):
+            error = (spread[some] / 4.0**grain).repeat_interleave(8, 1).repeat_interleave(8, 2)
+            return images[some] + error.sqrt()[:, None]
+
+        loss = router.loss(routing, images, reconstruct(slice(None), routing.grain), reconstruct)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    maps, images, spread = task(granularities)
+    gains = router.eval()(images, maps).gains
+    for g in range(granularities - 1):
+        foretold, true = gains[:, g].flatten(), spread.flatten()
+        ranks = [values.argsort().argsort().double() for values in (foretold, true)]
+        assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.9
+
+
+def task(granularities):
+    spread = torch.rand(16, 4, 4)
+    maps = [torch.randn(16, 6, 4 * 2**g, 4 * 2**g) for g in range(granularities)]
+    last = spread.repeat_interleave(2 ** (granularities - 1), 1).repeat_interleave(2 ** (granularities - 1), 2)
+    maps[-1] = maps[-1] * last[:, None]
+    return maps, torch.randn(16, 3, 32, 32), spread
