@@ -149,10 +149,17 @@ def choose_device(device: str, index: int | None = None) -> torch.device:
 
 
 def choose_autocast(precision: Precision, device: torch.device) -> bool:
-    """Whether networks run in bfloat16: if asked for, and by default on a GPU that has it."""
+    """Whether networks run in bfloat16: if asked for, and by default where the hardware multiplies matrices in it."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return has_amx() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bfloat16"
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether this CPU has AMX, with which a small network trains about twice as fast in bfloat16."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported is not None and supported())
 
 
 @dataclass(frozen=True)

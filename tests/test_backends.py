@@ -48,7 +48,15 @@ def test_the_old_name_stays():
 
 def test_bfloat16_is_chosen_where_a_gpu_has_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert choose_autocast("auto", torch.device("cuda")) and not choose_autocast("auto", CPU)
+    assert choose_autocast("auto", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert not choose_autocast("auto", torch.device("cuda"))
     assert choose_autocast("bfloat16", CPU) and not choose_autocast("float32", torch.device("cuda"))
+
+
+def test_bfloat16_is_chosen_on_a_cpu_that_multiplies_in_it(monkeypatch):
+    for has_it in (True, False):
+        monkeypatch.setattr("dqcore.backends.has_amx", lambda has_it=has_it: has_it)
+        assert choose_autocast("auto", CPU) == has_it
+        assert choose_autocast("bfloat16", CPU) and not choose_autocast("float32", CPU)
+    assert not choose_autocast("auto", torch.device("meta"))

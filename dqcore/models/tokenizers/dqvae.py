@@ -76,22 +76,6 @@ _TINY = DQVAEConfig(
     restart=True,
     convolutions="variance",
 )
-#: Narrower than tiny, and without positions, so that it learns from crops and is used on whole photographs: what a CPU
-#: trains in minutes. Its router goes by entropy, because a learned one needs many more steps to follow detail.
-_SMALL = replace(
-    _TINY,
-    router="entropy",
-    dim=32,
-    latent_channels=32,
-    encoder_multipliers=(1, 1, 2, 2, 2),
-    decoder_multipliers=(1, 1, 2, 2),
-    encoder_attention=(16,),
-    decoder_attention=(),
-    groups=4,
-    position="none",
-    initialisation="kmeans",
-    decay=0.98,  # runs are short, so the codebook must follow the encoder quickly
-)
 #: What the weights in the package were trained for: no layer above stride 4 and no attention, so that a CPU codes a
 #: photograph in a second and any size is like the crops of training.
 _DUAL_SMALL = DQVAEConfig(
@@ -112,6 +96,15 @@ _DUAL_SMALL = DQVAEConfig(
     initialisation="kmeans",
     restart=True,
     convolutions="variance",
+)
+#: Narrower still, and a codebook that follows the encoder quickly: what a CPU trains in minutes.
+_SMALL = replace(
+    _DUAL_SMALL,
+    codebook_size=512,
+    encoder_multipliers=(3, 4, 6),
+    decoder_multipliers=(4, 8),
+    num_blocks=1,
+    decay=0.95,
 )
 _TRIPLE = DQVAEConfig(
     strides=(32, 16, 8),

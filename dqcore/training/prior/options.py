@@ -94,7 +94,7 @@ class PriorTraining(Arguments):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Auto is bfloat16 on a GPU that has it; losses are always float32."""
+    """Auto is bfloat16 on a GPU or CPU that multiplies in it; losses are always float32."""
     compile: bool = False
     """Compile the transformers' blocks with torch.compile."""
     checkpoint_activations: bool = False

@@ -126,7 +126,8 @@ class TokenizerTraining(Arguments):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the networks; auto is bfloat16 on a GPU that has it. Losses and the codebook are always float32."""
+    """Precision of the networks; auto is bfloat16 on a GPU or CPU that multiplies in it. Losses and the codebook are
+    always float32."""
     workers: int | None = None
     """Processes that read images; 0 reads them between the steps. By default as many as there are cores to spare."""
     compile: bool = False

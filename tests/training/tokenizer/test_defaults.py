@@ -26,7 +26,7 @@ def test_a_cpu_gets_the_small_recipe():
     assert (options.recipe, options.preset, options.perceptual, options.discriminator) == (
         *("small", "dqvae-small", "none", False),
     )
-    assert options.image_size == 64 and options.steps == 2000 and options.epochs is None
+    assert options.image_size == 96 and options.steps == 2000 and options.epochs is None
     assert options == TokenizerTraining.small("x").resolved(LARGE_GPU)
     assert _resolved(CPU, minutes=4).steps is None
     assert _resolved(CPU, learning_rate=1.0).base_learning_rate is None
