@@ -56,21 +56,21 @@ class GainRouter(nn.Module):
         """Route by the maps and the images' local variance; neither gets a gradient."""
         with torch.autocast(images.device.type, enabled=False):
             gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
-        scores = gains.detach().cummin(1).values  # a region cannot be finest without having been refined before
         if self.training:
-            self._follow(scores)
-            grain = _shares_of_batch(scores, self.ratio)
+            grain = _grain(gains, self._follow(gains.detach()))
         elif self.thresholds.isnan().any():
-            grain = exact_share(scores, self.ratio)
+            grain = exact_share(gains.detach().cummin(1).values, self.ratio)
         else:
-            grain = (scores > self.thresholds[:, None, None]).sum(1)
+            grain = _grain(gains, self.thresholds)
         return Routing(grain, gains=gains)
 
     def refinement_scores(self, routing: Routing) -> Tensor:
-        """Expected gain above its threshold, float64, ``(B, G - 1, h, w)``."""
+        """How far the expected gain lies above its threshold, and those of the refinements before it; float64.
+
+        ``(B, G - 1, h, w)``; never rising with g.
+        """
         assert routing.gains is not None
-        scores = routing.gains.detach().double().cummin(1).values
-        return scores - self.thresholds.nan_to_num().double()[:, None, None]
+        return _above(routing.gains.detach().double(), self.thresholds.nan_to_num().double())
 
     def loss(
         self, routing: Routing, images: Tensor, reconstruction: Tensor, reconstruct: Callable[[slice, Tensor], Tensor]
@@ -108,11 +108,50 @@ class GainRouter(nn.Module):
         return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
 
     @torch.no_grad()
-    def _follow(self, scores: Tensor) -> None:
-        """Move the thresholds towards those of this batch."""
-        above = [min(math.fsum(self.ratio[g:]), 1.0) for g in range(len(self.ratio))]
-        now = torch.stack([scores[:, g].flatten().quantile(1 - share) for g, share in enumerate(above)])
+    def fit(self, gains: Sequence[Tensor]) -> Tensor:
+        """Set and return the thresholds at which images with these gains get the target shares on average.
+
+        Args:
+            gains: Of batches of any sizes, each ``(B, G - 1, h, w)``, as in :class:`dqcore.nn.Routing`.
+        """
+        together = torch.cat([values.transpose(0, 1).flatten(1) for values in gains], 1)
+        self.thresholds.copy_(self._thresholds_of(together))
+        return self.thresholds
+
+    @torch.no_grad()
+    def _follow(self, gains: Tensor) -> Tensor:
+        """The thresholds of this batch; the stored ones move towards them."""
+        now = self._thresholds_of(gains.transpose(0, 1).flatten(1))
         self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))
+        return now
+
+    def _thresholds_of(self, gains: Tensor) -> Tensor:
+        """Thresholds ``(G - 1,)`` that give the target shares of gains ``(G - 1, N)``: a region is refined in turn."""
+        refined, thresholds = torch.ones_like(gains[0], dtype=torch.bool), []
+        for g, values in enumerate(gains):
+            number = round(min(math.fsum(self.ratio[g:]), 1.0) * len(values))
+            thresholds.append(_with_above(values[refined], number))
+            refined = refined & (values > thresholds[-1])
+        return torch.stack(thresholds)
+
+
+def _above(gains: Tensor, thresholds: Tensor) -> Tensor:
+    """Gains ``(B, G - 1, h, w)`` less their thresholds; a refinement is worth no more than those before it."""
+    return (gains - thresholds[:, None, None]).cummin(1).values
+
+
+def _grain(gains: Tensor, thresholds: Tensor) -> Tensor:
+    return (_above(gains.detach(), thresholds) > 0).sum(1)
+
+
+def _with_above(values: Tensor, number: int) -> Tensor:
+    """A threshold with this many of the values above it."""
+    ordered = values.sort(descending=True).values
+    if not len(ordered):
+        return values.new_zeros(())
+    if number == 0 or number >= len(ordered):
+        return ordered[0] if number == 0 else ordered[-1] - 1
+    return (ordered[number - 1] + ordered[number]) / 2
 
 
 def _features(images: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -132,10 +171,3 @@ def _features(images: Tensor, maps: Sequence[Tensor]) -> Tensor:
 def _error(images: Tensor, reconstruction: Tensor, stride: int) -> Tensor:
     """Squared error of each region, the mean over pixels and channels, ``(B, h, w)``."""
     return F.avg_pool2d((reconstruction.float() - images.float()).square().mean(1, keepdim=True), stride)[:, 0]
-
-
-def _shares_of_batch(scores: Tensor, shares: Sequence[float]) -> Tensor:
-    """Grain map ``(B, h, w)`` in which the batch as a whole has these shares."""
-    batch, _, height, width = scores.shape
-    as_one_image = scores.transpose(0, 1).reshape(1, scores.shape[1], batch * height, width)
-    return exact_share(as_one_image, shares).view(batch, height, width)

@@ -13,7 +13,7 @@ def images_for(maps, stride=8):
     return torch.randn(batch, 3, height * stride, width * stride)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, (0.3, 0.3), (0.075, 0.625)])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, (0.3, 0.3), (0.075, 0.625), (0.0, 0.0), (0.0, 1.0)])
 def test_a_training_batch_has_the_target_shares_as_a_whole(ratio):
     granularities = len(ratio) + 1 if isinstance(ratio, tuple) else 2
     router = GainRouter(6, ratio)
@@ -54,6 +54,18 @@ def test_evaluation_goes_by_the_thresholds_of_training(ratio):
     scores = router.refinement_scores(routing)
     assert torch.equal((scores > 0).sum(1), routing.grain)
     assert (scores[:, 1:] + router.thresholds.double()[1:, None, None] <= scores[:, :1] + router.thresholds[0]).all()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, (0.3, 0.3), (0.0, 0.0), (0.5, 0.0)])
+def test_fitted_thresholds_give_the_target_shares(ratio):
+    granularities = len(ratio) + 1 if isinstance(ratio, tuple) else 2
+    router = GainRouter(6, ratio).eval()
+    batches = [pyramid(granularities, batch=2, height=height, width=9) for height in (5, 8, 13)]
+    images = [images_for(maps) for maps in batches]
+    router.fit([router(x, maps).gains for x, maps in zip(images, batches, strict=True)])
+    grains = torch.cat([router(x, maps).grain.flatten() for x, maps in zip(images, batches, strict=True)])
+    for g in range(1, granularities):
+        assert abs((grains >= g).double().mean() - sum(router.ratio[g - 1 :])) <= 1 / len(grains)
 
 
 def test_before_training_each_image_has_the_target_share():

@@ -24,7 +24,7 @@ from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train
 
 __all__ = ["STEPS", "DemoResult", "run_demo"]
 
-#: Steps of the tokenizer, about two minutes; the prior takes at most its recipe's.
+#: Steps of the tokenizer, about 100 seconds; the prior takes at most its recipe's.
 STEPS, PRIOR_STEPS = 1000, 250
 
 
@@ -75,7 +75,8 @@ def run_demo(
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     with _one_thread(), shown_log():
         print(f"training a tokenizer on sample photographs for {steps} steps", flush=True)
-        options = TokenizerTraining.small(train, out, validation=heldout, resize=128, steps=steps, **common)
+        sizes = {"image_size": 64, "resize": 128}  # of crops and photographs
+        options = TokenizerTraining.small(train, out, validation=heldout, steps=steps, **sizes, **common)
         model = train_tokenizer(options).model
         trained = time.perf_counter() - start
         if prior:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
-from dqcore.training.tokenizer.tables import write_tables
+from dqcore.training.tokenizer.tables import calibrate, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def train_tokenizer(
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
             if world.is_main:
-                write_tables(step.model_to_use, images.training.paths, options.out / "model")
+                _finish(step.model_to_use, images.training.paths, options.out / "model")
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
@@ -129,6 +129,13 @@ def _run(
     finally:
         if loop.total is None:
             dataclasses.replace(record, total=loop.completed).write(out)
+
+
+def _finish(model: Any, paths: Sequence[Path], folder: Path) -> None:
+    """Settle what hangs on the final weights: a gain router's thresholds, and the tables for streams."""
+    if calibrate(model, paths):
+        model.save_pretrained(folder)
+    write_tables(model, paths, folder)
 
 
 def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTraining:

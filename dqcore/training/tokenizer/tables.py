@@ -1,4 +1,4 @@
-"""The last act of a tokenizer's training: its code tables, so that it writes short ``.dqc`` files."""
+"""The last acts of a tokenizer's training: its router's thresholds, and its code tables for short ``.dqc`` files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,36 @@ from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, readable_images
 from dqcore.models.tokenizers.base import Tokenizer
+from dqcore.nn.gain import GainRouter
 from dqcore.stream import fit_tables, save_code_tables
 
-__all__ = ["write_tables"]
+__all__ = ["calibrate", "write_tables"]
 
 _SIDE = 512  # pixels of a photo that are counted, at most, in each direction
 _PHOTOS = {"cpu": 16, "cuda": 256}
+
+
+@torch.no_grad()
+def calibrate(model: Any, paths: Sequence[Path]) -> bool:
+    """Set a gain router's thresholds so that training images, at their own size, get the target shares on average.
+
+    In training they follow crops and weights that move.
+
+    Args:
+        model: The trained model; put into evaluation mode.
+        paths: Its training images.
+
+    Returns:
+        Whether there was anything to set.
+    """
+    if not isinstance(getattr(model, "router", None), GainRouter):
+        return False
+    model.eval()
+    device = model.quantizer.codebook.weight.device
+    gains = [model.scan(image.to(device))[1].gains for image in _some(model, paths)]
+    if gains:
+        model.router.fit(gains)
+    return bool(gains)
 
 
 def write_tables(model: Any, paths: Sequence[Path], folder: Path) -> None:
@@ -32,11 +56,15 @@ def write_tables(model: Any, paths: Sequence[Path], folder: Path) -> None:
     if not isinstance(model, Tokenizer):
         return
     model.eval()
-    number = _PHOTOS.get(model.quantizer.codebook.weight.device.type, 16)
-    chosen = paths[:: max(1, len(paths) // number)][:number]
-    images = list(_images(chosen, model.config.strides[0]))
+    images = list(_some(model, paths))
     if images:
         save_code_tables(fit_tables(model, images), folder, keep=False)
+
+
+def _some(model: Any, paths: Sequence[Path]) -> Iterator[Tensor]:
+    """Some training images, spread over all; the same ones every time."""
+    number = _PHOTOS.get(model.quantizer.codebook.weight.device.type, 16)
+    return _images(paths[:: max(1, len(paths) // number)][:number], model.config.strides[0])
 
 
 def _images(paths: Sequence[Path], stride: int) -> Iterator[Tensor]:
