@@ -14,7 +14,7 @@ from dqcore.inference.complete import complete as complete_photo
 from dqcore.inference.complete import kept_part
 from dqcore.inference.load import pick_device
 from dqcore.inference.pictures import check_targets, write_picture
-from dqcore.inference.sample import load_pair, pair_to_use
+from dqcore.inference.sample import load_pair
 from dqcore.models.auto import model_folder
 from dqcore.models.sampling.settings import Sampling
 
@@ -24,7 +24,7 @@ __all__ = ["complete"]
 def complete(
     photo: Annotated[Path, Positional],
     *,
-    prior: Path | None = None,
+    prior: Path,
     keep: str = "upper",
     out: Path = Path("completions"),
     count: int = 4,
@@ -42,7 +42,7 @@ def complete(
 
     Args:
         photo: Image file.
-        prior: Folder of a saved prior or of a training run; by default the one that comes with dqcore.
+        prior: Folder of a saved prior or of a training run.
         keep: What is kept: upper or left (half), x,y,w,h of a rectangle in pixels of the photo, or the file of a mask
             of the photo's size, white where the photo is kept.
         out: Folder for the pictures.
@@ -62,7 +62,6 @@ def complete(
     check_targets([kept, *targets])
     image = read_image(photo)
     kept_part(keep, image.size)  # refuse what cannot be read before the models are loaded
-    prior, tokenizer = pair_to_use(prior, tokenizer)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     if label == "all":
         raise InputError("label: expected one class, got all")

@@ -20,7 +20,7 @@ __all__ = ["class_labels", "sample"]
 
 
 def sample(
-    prior: Annotated[Path | None, Positional] = None,
+    prior: Annotated[Path, Positional],
     *,
     out: Path = Path("samples"),
     count: int = 64,
@@ -43,7 +43,7 @@ def sample(
     Sample i depends on the seed and i alone.
 
     Args:
-        prior: Folder of a saved prior or of a training run; by default the one that comes with dqcore.
+        prior: Folder of a saved prior or of a training run.
         out: Folder for the images; samples of an earlier call are replaced or removed, other files stay.
         count: Number of images.
         label: Class of all images, by name or number; "all" takes the classes in turn and names each file by its class,
@@ -63,14 +63,13 @@ def sample(
         device: auto, cpu, cuda or cuda:N.
     """
     from dqcore.inference.load import pick_device
-    from dqcore.inference.sample import load_pair, pair_to_use, write_samples
+    from dqcore.inference.sample import load_pair, write_samples
     from dqcore.models.auto import model_folder
     from dqcore.models.sampling.settings import Sampling
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
     sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
-    prior, tokenizer = pair_to_use(prior, tokenizer)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
     rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names}

@@ -17,7 +17,6 @@ from dqcore.inference.pictures import check_targets, is_ours, write_picture
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
-from dqcore.models.weights import PRIOR, TOKENIZER, weights_folder
 from dqcore.ops.unpack_codes import unpack_codes
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "decode_sequence",
     "image_grid",
     "load_pair",
-    "pair_to_use",
     "preview_maps",
     "write_samples",
 ]
@@ -67,13 +65,6 @@ def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device |
     decoder = load_saved(where, TOKENIZERS)
     check_belongs(model, decoder, fingerprint(where))
     return model.to(device), decoder.to(device)
-
-
-def pair_to_use(prior: Path | None, tokenizer: Path | None) -> tuple[Path, Path | None]:
-    """The prior and the tokenizer that a user named; without a prior, the two that come with the package."""
-    if prior is not None:
-        return prior, tokenizer
-    return weights_folder(PRIOR), tokenizer or weights_folder(TOKENIZER)
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from dqcore.errors import InputError
 
-__all__ = ["PRIOR", "TOKENIZER", "weights_folder"]
+__all__ = ["TOKENIZER", "weights_folder"]
 
-#: The presets whose weights a verb takes where the user names no checkpoint.
-TOKENIZER, PRIOR = "dqvae-dual-small", "dqtransformer-small"
+#: The preset whose weights a verb takes where the user names no tokenizer.
+TOKENIZER = "dqvae-dual-small"
 
 _FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
