@@ -19,15 +19,7 @@ from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
 from dqcore.ops.unpack_codes import unpack_codes
 
-__all__ = [
-    "Samples",
-    "decode_preview",
-    "decode_sequence",
-    "image_grid",
-    "load_pair",
-    "preview_maps",
-    "write_samples",
-]
+__all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
 #: Samples drawn before they are decoded and written. Slots are idle only while the last of them are drawn.
 CHUNK = 8192
