@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dqcore.distributed import from_all_processes, num_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.router import Routing
 
@@ -102,7 +103,7 @@ class GainRouter(nn.Module):
             gain = torch.where(up, before - after, after - before) / (3 * 4.0**lower)
             gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
             weight = tried.float() / tried.sum().clamp_min(1)
-            size = (gain.abs() * weight).sum()
+            size = sum_over_processes((gain.abs() * weight).sum()) / num_processes()
             self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
         foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
         return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
@@ -120,8 +121,8 @@ class GainRouter(nn.Module):
 
     @torch.no_grad()
     def _follow(self, gains: Tensor) -> Tensor:
-        """The thresholds of this batch; the stored ones move towards them."""
-        now = self._thresholds_of(gains.transpose(0, 1).flatten(1))
+        """The thresholds of this batch, which all processes share; the stored ones move towards them."""
+        now = self._thresholds_of(from_all_processes(gains).flatten(0, 1).transpose(0, 1).flatten(1))
         self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))
         return now
 

@@ -21,7 +21,8 @@ torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
-for name, discriminator, router in (("plain", False, "entropy"), ("adversarial", True, "feature")):
+runs = (("plain", False, "entropy"), ("adversarial", True, "feature"), ("gain", False, "gain"))
+for name, discriminator, router in runs:
     torch.manual_seed(7)
     model = DQVAE(dataclasses.replace(shared.CONFIG, router=router, initialisation="uniform", restart=False))
     options = TokenizerTraining(
@@ -92,7 +93,7 @@ def two_processes(pictures, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "adversarial"])
+@pytest.mark.parametrize("name", ["plain", "adversarial", "gain"])
 def test_processes_hold_the_same_weights(two_processes, name):
     first, second = (torch.load(two_processes / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(value, second[key]) for key, value in first.items())

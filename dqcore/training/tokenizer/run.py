@@ -113,8 +113,7 @@ def train_tokenizer(
                 compile_networks(model)
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
-            if world.is_main:
-                _finish(step.model_to_use, images.training.paths, options.out / "model")
+            _finish(step.model_to_use, images.training.paths, options.out / "model", world)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
@@ -131,11 +130,13 @@ def _run(
             dataclasses.replace(record, total=loop.completed).write(out)
 
 
-def _finish(model: Any, paths: Sequence[Path], folder: Path) -> None:
+def _finish(model: Any, paths: Sequence[Path], folder: Path, world: World) -> None:
     """Settle what hangs on the final weights: a gain router's thresholds, and the tables for streams."""
-    if calibrate(model, paths):
-        model.save_pretrained(folder)
-    write_tables(model, paths, folder)
+    changed = calibrate(model, paths)  # in every process, so that all go on with the same model
+    if world.is_main:
+        if changed:
+            model.save_pretrained(folder)
+        write_tables(model, paths, folder)
 
 
 def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTraining:
