@@ -1,6 +1,7 @@
 """Fixtures for every test: a seed, and the routes an op can take on this machine."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -27,6 +28,39 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if whole and getattr(option, "numprocesses", 0) is None and not (option.usepdb or option.collectonly):
         option.numprocesses = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
         option.dist = "worksteal"
+
+
+#: What the quick run, of under four minutes on two cores, leaves out beside tests of over five seconds: cases that say
+#: nearly the same as others of their test.
+_REST = re.compile(
+    "|".join(
+        (
+            r"ops/test_varlen_attention.py::test_matches_reference\[cpu-interpreter-(whole|left|both|right|prefix|scale)-self",
+            r"ops/test_varlen_attention.py::test_matches_reference\[cpu-interpreter-causal-cross",
+            r"ops/test_patch_entropy.py::test_matches_recording\[cpu-interpreter",
+            r"ops/test_patch_entropy.py::test_matches_reference\[cpu-interpreter-.*float16",
+            r"ops/test_pack_features.py::test_gradcheck\[sum",
+            r"ops/test_registry.py::test_autocast_does_not_reach_inside\[cpu-interpreter-torch.float16",
+            r"sampling/test_naive.py::test_previews_and_what_follows_them\[[12]",
+            r"sampling/test_naive.py::test_orders\[region-first",
+            r"sampling/test_naive.py::test_the_sampler_draws.*global-local-3-sampling[12]",
+            r"sampling/test_sampler.py::test_samples_are_valid.*-3\]",
+            r"sampling/test_sampler.py::test_cached_logits.*-3\]",
+            r"kernels/test_nearest_code.py::test_tiles_and_stretches_change_nothing\[(gaussian|near_duplicates)-\(16",
+            r"kernels/test_nearest_code.py::test_what_the_scan_leaves_open_is_settled.*float16",
+            r"kernels/test_capture.py::test_a_training_step_is_one_graph\[(cosine|projected)",
+            r"test_dqvae.py::test_compiles_whole",
+            r"(test_patch_entropy|test_dq_transformer).py::test_compiles",
+        )
+    )
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what the quick run leaves out."""
+    for item in items:
+        if _REST.search(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
