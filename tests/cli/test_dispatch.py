@@ -54,7 +54,7 @@ assert not heavy, heavy
     ("args", "message"),
     [
         (["train", "tokeniser"], "there is no verb 'train tokeniser', did you mean 'train tokenizer'"),
-        (["encode", "x"], "--checkpoint"),
+        (["encode", "x"], "--out"),
         (["encode", "x", "--checkpoint", "y", "--out", "z", "--colour", "3"], "Unrecognized options: --colour"),
         (["evaluate", "x", "--checkpoint", "y", "--limit", "many"], "--limit"),
         (["evaluate", "missing", "--checkpoint", "y"], "missing: no such folder"),
