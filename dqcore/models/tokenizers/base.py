@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform
 from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
+from dqcore.models.tokenizers.checks import check_codes, check_images, check_quantized
 from dqcore.nn.decoder import Decoder
 from dqcore.nn.encoder import Encoder
 from dqcore.nn.position import Position
@@ -182,37 +183,14 @@ class Tokenizer(Pretrained):
         Returns:
             Images, ``(B, 3, H * stride, W * stride)`` with the finest stride, about [-1, 1] but not clamped.
         """
-        self._check_codes(codes, grain)
+        scale = self.config.strides[0] // self.config.strides[-1]
+        check_codes(codes, grain, scale, self.config.codebook_size, self.post_quant_conv.weight)
         return self.decode_quantized(self.quantizer.embed(codes))
 
     def decode_quantized(self, quantized: Tensor) -> Tensor:
         """Images from a quantized map ``(B, dim, H, W)``, such as :attr:`Encoding.quantized`; not clamped."""
+        check_quantized(quantized, self.config.dim)
         return self.decoder(self.post_quant_conv(quantized))
 
     def _check_images(self, images: Tensor) -> None:
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images: expected a floating tensor with values in [-1, 1], got {kind}")
-        stride = self.config.strides[0]
-        if images.dim() != 4 or images.shape[1] != 3:
-            raise InputError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-        if min(images.shape) == 0 or images.shape[2] % stride or images.shape[3] % stride:
-            raise InputError(
-                f"images: expected height and width to be multiples of {stride}, got {tuple(images.shape)}"
-            )
-
-    def _check_codes(self, codes: Tensor, grain: Tensor | None) -> None:
-        scale = self.config.strides[0] // self.config.strides[-1]
-        if not isinstance(codes, Tensor) or codes.dim() != 3 or codes.dtype != torch.int64:
-            got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
-            raise InputError(f"codes: expected a (B, H, W) int64 code map, got {got}")
-        batch, height, width = codes.shape
-        if codes.numel() == 0 or height % scale or width % scale:
-            raise InputError(f"codes: expected height and width to be multiples of {scale}, got {tuple(codes.shape)}")
-        if grain is not None and grain.shape != (batch, height // scale, width // scale):
-            expected = (batch, height // scale, width // scale)
-            raise InputError(f"grain: expected shape {expected} for this code map, got {tuple(grain.shape)}")
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = int(codes.min()), int(codes.max())
-            if low < 0 or high > self.config.codebook_size:
-                raise InputError(f"codes: expected values in [0, {self.config.codebook_size}], got [{low}, {high}]")
+        check_images(images, self.config.strides[0], self.quant_conv.weight)
