@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
+from dqcore.models.summary import html_of, line_of, table_of
 from dqcore.models.weights import weights_folder
 
 __all__ = ["Pretrained", "config_from_dict", "download"]
@@ -44,6 +45,28 @@ class Pretrained(nn.Module):
         """Raise TypeError unless ``config`` is of this class's ``Config``."""
         if not isinstance(config, cls.Config):
             raise TypeError(f"config: expected a {cls.Config.__name__}, got {type(config).__name__}")
+
+    def facts(self) -> dict[str, str]:
+        """What tells this model from others of its class, a few words by name; :meth:`summary` adds the sizes."""
+        return {}
+
+    def summary(self) -> str:
+        """A table of the model: its preset, what is special about it, and the parameters of its parts."""
+        return table_of(self)
+
+    def extra_repr(self) -> str:
+        """The first line of PyTorch's tree of modules: the facts."""
+        return ", ".join(self.facts().values())
+
+    def __repr__(self) -> str:
+        """One line; ``print(model)`` shows PyTorch's tree of modules, :meth:`summary` a table."""
+        return line_of(self)
+
+    def __str__(self) -> str:
+        return super().__repr__()
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     @classmethod
     def from_preset(cls: type[Model], name: str, *, pretrained: bool = False, **overrides: Any) -> Model:

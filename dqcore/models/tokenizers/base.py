@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform
+from dqcore.drawing import as_html, code_figures, different, line, percentages, photo, readable
 from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
 from dqcore.models.tokenizers.checks import check_codes, check_images, check_quantized
@@ -38,6 +39,14 @@ class Encoding(NamedTuple):
     gate_logits: Tensor | None = None
     entropy: Tensor | None = None
 
+    def __repr__(self) -> str:
+        fields = {"quantized": self.quantized, "gate_logits": self.gate_logits, "entropy": self.entropy}
+        return line("Encoding", *_counted(self.grain), codes=different(self.codes), grain=self.grain, **fields)
+
+    def _repr_html_(self) -> str | None:
+        figures = _figures(self.codes, self.grain)
+        return as_html(repr(self), figures) if figures else None
+
 
 class TokenizerOutput(NamedTuple):
     """What a tokenizer's forward pass returns.
@@ -55,6 +64,36 @@ class TokenizerOutput(NamedTuple):
     budget_loss: Tensor
     codes: Tensor
     grain: Tensor
+
+    def __repr__(self) -> str:
+        fields = {**self._asdict(), "codes": different(self.codes)}
+        return line("TokenizerOutput", *_counted(self.grain), **fields)
+
+    def _repr_html_(self) -> str | None:
+        figures = _figures(self.codes[:1], self.grain[:1])
+        if not figures or (pixels := photo(self.reconstruction[0])) is None:
+            return None
+        return as_html(repr(self), [("reconstruction of image 0", pixels), *figures])
+
+
+def _counted(grain: Any) -> list[str]:
+    """How many codes a grain map has, in how many images, and the shares of its granularities."""
+    grains = readable(grain)
+    if grains is None or grains.ndim != 3 or not grains.size:
+        return []
+    counts = [int((grains == g).sum()) for g in range(max(2, int(grains.max()) + 1))]
+    codes = sum(count * 4**g for g, count in enumerate(counts))
+    shares = f", regions by granularity {percentages(counts, grains.size)}" if grains.any() else ""
+    return [f"{codes} codes in {len(grains)} image{'s' if len(grains) > 1 else ''}{shares}"]
+
+
+def _figures(codes: Any, grain: Any) -> list[tuple[str, Any]]:
+    """Pictures of a code map ``(B, H, W)`` and its grain map; none if they cannot be read."""
+    cells, grains = readable(codes), readable(grain)
+    if cells is None or grains is None or cells.ndim != 3 or grains.ndim != 3 or not cells.size:
+        return []
+    scale = cells.shape[1] // grains.shape[1]
+    return code_figures(cells, grains.repeat(scale, 1).repeat(scale, 2), scale.bit_length())
 
 
 @dataclass(frozen=True)
@@ -171,6 +210,15 @@ class Tokenizer(Pretrained):
         )
         if config.convolutions == "variance":
             self.apply(keep_variance)
+
+    def facts(self) -> dict[str, str]:
+        """Strides, codes, and the router if there is one."""
+        config = self.config
+        named = {"router": f"{config.router} router"} if hasattr(config, "router") else {}
+        strides = " and ".join(map(str, config.strides))
+        plural = "s" if len(config.strides) > 1 else ""
+        codes = f"{config.codebook_size} codes of {config.dim} channels"
+        return {"strides": f"stride{plural} {strides}", "codes": codes, **named}
 
     def decode(self, codes: Tensor, grain: Tensor | None = None) -> Tensor:
         """Images from a code map.
