@@ -192,7 +192,9 @@ class CodeSequence:
         if grains is None or regions == 0:
             return ""
         counts = [int((grains == g).sum()) / 4**g for g in range(self.num_granularities)]
-        open_regions = f", {percentages([regions - sum(counts)], regions)} without codes" if sum(counts) < regions else ""
+        open_regions = (
+            f", {percentages([regions - sum(counts)], regions)} without codes" if sum(counts) < regions else ""
+        )
         return f", regions by granularity {percentages(counts, regions)}{open_regions}"
 
     def _repr_html_(self) -> str | None:

@@ -15,7 +15,7 @@ from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.recompute import in_backward, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
-from dqcore.nn.arranged import Arranged, arrange
+from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.finite import holes_of, not_finite, uncount, without
 from dqcore.nn.layouts import layout_of
 from dqcore.nn.quantized import Quantized
@@ -23,8 +23,6 @@ from dqcore.ops import CodeSums, Lookup, dynamic_lookup
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 
 __all__ = ["DynamicQuantizer", "Quantized"]
-
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class DynamicQuantizer(CodebookLayer):
@@ -80,7 +78,7 @@ class DynamicQuantizer(CodebookLayer):
     ) -> None:
         for name, value in {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}.items():
             if not isinstance(value, Integral) or value < 1:
-                raise InputError(f"{name}: expected a whole number, at least 1, got {value}")
+                raise InputError(f"{name}: expected at least 1 and whole, got {value}")
         if nonfinite not in (None, "raise", "mask"):
             raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
@@ -155,16 +153,8 @@ class DynamicQuantizer(CodebookLayer):
         Raises:
             InputError: Another dtype, or on the CPU a value out of range; or the codebook waits for its first batch.
         """
-        if not isinstance(codes, Tensor) or codes.dim() < 1 or codes.dtype not in INTEGERS:
-            got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
-            raise InputError(f"codes: expected a (B, H, W) integer code map, or (B, *grid), got {got}")
+        check_code_map(codes, self)
         self._check_started()
-        if codes.device != self.codebook.weight.device:
-            raise InputError(f"codes: expected device {self.codebook.weight.device}, as the codebook, got {codes.device}")
-        if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
-            low, high = int(codes.min()), int(codes.max())
-            if low < -1 or high > self.codebook_size:
-                raise InputError(f"codes: expected values in [-1, {self.codebook_size}], got [{low}, {high}]")
         layout = layout_of(codes.dim() + 1, self.channel_last)
         grid = layout.to_grid(codes).long()
         vectors = F.embedding(grid.clamp_min(0), self.metric(self.codebook.weight, 1)).to(self._dtype)

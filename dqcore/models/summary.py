@@ -26,7 +26,8 @@ def line_of(model: Any) -> str:
     named = [preset_of(model)] if preset_of(model) else []
     weight = next(model.parameters(), None)
     where = [] if weight is None or weight.device.type == "cpu" else [f"on {weight.device}"]
-    return f"{type(model).__name__}({', '.join([*named, _millions(count_numbers(model)[0]), *model.facts().values(), *where])})"
+    parts = [*named, _millions(count_numbers(model)[0]), *model.facts().values(), *where]
+    return f"{type(model).__name__}({', '.join(parts)})"
 
 
 def table_of(model: Any) -> str:

@@ -12,7 +12,9 @@ from dqcore.errors import InputError
 from dqcore.nn.layouts import MAP, Layout, layout_of, memory_format_of, pyramid
 from dqcore.ops.checks import check_tensor
 
-__all__ = ["Arranged", "arrange"]
+__all__ = ["Arranged", "arrange", "check_code_map"]
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Arranged(NamedTuple):
@@ -51,6 +53,7 @@ class Takes(Protocol):
     num_granularities: int
     channel_last: bool
     codebook: Any
+    codebook_size: int
 
 
 def arrange(
@@ -163,3 +166,17 @@ def _with_lengths(mask: Tensor | None, lengths: Tensor, line: Tensor, layout: La
         raise InputError(f"lengths: expected {line.shape[0]} integers, got {tuple(lengths.shape)} {lengths.dtype}")
     within = torch.arange(line.shape[3], device=line.device) < lengths.to(line.device)[:, None]
     return (within if mask is None else within & mask)[:, None]
+
+
+def check_code_map(codes: Any, layer: Takes) -> None:
+    """Raise unless a quantizer can embed these codes; the range is checked on the CPU only."""
+    if not isinstance(codes, Tensor) or codes.dim() < 1 or codes.dtype not in INTEGERS:
+        got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
+        raise InputError(f"codes: expected a (B, H, W) integer code map, or (B, *grid), got {got}")
+    device = layer.codebook.weight.device
+    if codes.device != device:
+        raise InputError(f"codes: expected device {device}, as the codebook, got {codes.device}")
+    if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
+        low, high = int(codes.min()), int(codes.max())
+        if low < -1 or high > layer.codebook_size:
+            raise InputError(f"codes: expected values in [-1, {layer.codebook_size}], got [{low}, {high}]")

@@ -89,7 +89,7 @@ def labels_to_sample(
         InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size: expected a whole number, at least 1, got {batch_size}")
+        raise InputError(f"batch_size: expected at least 1 and whole, got {batch_size}")
     if sampling.copies > 1 and not config.label_dropout:
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
     labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels

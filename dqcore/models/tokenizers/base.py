@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform

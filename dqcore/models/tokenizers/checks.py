@@ -1,4 +1,4 @@
-"""Checks of what users give to a tokenizer: images and code maps. A message says what was expected and how to get it."""
+"""Checks of what users give to a tokenizer. A message says what was expected, and how to get it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def check_codes(codes: Tensor, grain: Tensor | None, scale: int, codebook_size: 
     expected = (batch, height // scale, width // scale)
     if grain is not None and (not isinstance(grain, Tensor) or grain.shape != expected):
         got = str(tuple(grain.shape)) if isinstance(grain, Tensor) else type(grain).__name__
-        raise InputError(f"grain: expected a grain map of shape {expected} for this code map, got {got}")
+        raise InputError(f"grain: expected shape {expected} for this code map, got {got}")
     if torch.compiler.is_compiling():
         return
     _check_place("codes", codes, weight)
@@ -130,27 +130,31 @@ def _layout_hint(images: Tensor) -> str:
 
 def _warn_of_range(images: Tensor) -> None:
     """Warn once in a process. The host waits for a GPU's numbers, so only the first images there are looked at."""
-    if "range" in _once or type(images) is not Tensor or images.is_meta or _captured_or_transformed(images):
+    if _once & {"range", images.device.type} or _unreadable(images):
         return
     if images.device.type != "cpu":
-        if images.device.type in _once:
-            return
         _once.add(images.device.type)
     low, high = (float(value) for value in images.detach().aminmax())
-    if low >= 0 and 1.5 < high:
-        advice = f"for 8-bit values pass images / 127.5 - 1, these lie in [{low:.0f}, {high:.0f}]"
-    elif low >= 0 and 0.3 < high - low <= 1 and not _bright_photo(images):
-        advice = f"for values in [0, 1] pass 2 * images - 1, these lie in [{low:.2f}, {high:.2f}]"
-    elif low < -1.5 or high > 1.5:
-        advice = f"these lie in [{low:.2f}, {high:.2f}]; mean and deviation are not to be taken out"
-    else:
-        return
-    warnings.warn(f"images: expected values in [-1, 1]; {advice}", stacklevel=_outside())
-    _once.add("range")
+    if (advice := _advice(images, low, high)) is not None:
+        warnings.warn(f"images: expected values in [-1, 1]; {advice}", stacklevel=_outside())
+        _once.add("range")
 
 
-def _captured_or_transformed(images: Tensor) -> bool:
-    """Whether values cannot be read now: a CUDA graph is recorded, or vmap or grad of functorch is at work."""
+def _advice(images: Tensor, low: float, high: float) -> str | None:
+    """What to do with images of this range; None if nothing. Resizing may overshoot a range a little."""
+    if low >= -0.1 * high and high > 1.5:
+        return f"for 8-bit values pass images / 127.5 - 1, these lie in [{low:.0f}, {high:.0f}]"
+    if low < -1.5 or high > 1.5:
+        return f"these lie in [{low:.2f}, {high:.2f}]; they are not normalised by mean and deviation"
+    if low >= -0.05 and 0.3 < high - low <= 1.1 and not _bright_photo(images):
+        return f"for values in [0, 1] pass 2 * images - 1, these lie in [{low:.2f}, {high:.2f}]"
+    return None
+
+
+def _unreadable(images: Tensor) -> bool:
+    """Whether values cannot be read now: fake ones, a CUDA graph or a trace is recorded, functorch is at work."""
+    if type(images) is not Tensor or images.is_meta or torch.jit.is_tracing():
+        return True
     capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
     return capturing or torch._C._are_functorch_transforms_active()
 
