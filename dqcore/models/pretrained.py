@@ -177,7 +177,7 @@ class Pretrained(nn.Module):
             folder, source = Path(temporary) / "model", self._folder
             if source is not None and same_as_saved(self, source / CONFIG, source / WEIGHTS):
                 for pattern in (CONFIG, WEIGHTS, CARD, *COMPANIONS):
-                    for file in source.glob(pattern):
+                    for file in filter(Path.is_file, source.glob(pattern)):
                         (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(file, folder / file.relative_to(source))
                 write_card(
@@ -226,7 +226,7 @@ class Pretrained(nn.Module):
                 reached.
             InputError: It holds another model, a config with unknown fields, or weights that do not fit the config.
         """
-        options = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
         options |= {"local_files_only": local_files_only, "force_download": force_download}
         folder = Path(path) if os.path.exists(path) else download(os.fspath(path), **options)
         for name in (CONFIG, WEIGHTS):

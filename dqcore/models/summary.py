@@ -23,7 +23,8 @@ def preset_of(model: Any) -> str | None:
 
 def line_of(model: Any) -> str:
     """Such as ``DQVAE(dqvae-dual-tiny, 1.07 M parameters, strides 16 and 8, ..)``."""
-    named = [preset_of(model)] if preset_of(model) else []
+    preset = preset_of(model)
+    named = [preset] if preset else []
     weight = next(model.parameters(), None)
     where = [] if weight is None or weight.device.type == "cpu" else [f"on {weight.device}"]
     parts = [*named, _millions(count_numbers(model)[0]), *model.facts().values(), *where]

@@ -53,7 +53,7 @@ def about_run(record: RunRecord, rows: Sequence[Row]) -> dict[str, Any]:
     recipe = f"recipe {options['recipe']}, " if options.get("recipe") else ""
     return {
         "data": f"{images}{folder}",
-        "training": f"{recipe}preset {options.get('preset')}, {steps:,} steps, seed {options.get('seed')}",
+        "training": f"{recipe}{steps:,} steps, seed {options.get('seed')}",
         "protocol": _PROTOCOLS[record.data_name] if last else "nothing was held out",
         "numbers": {name: last[key] for key, name in _NAMES.items() if key in last},
     }

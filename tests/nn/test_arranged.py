@@ -18,7 +18,7 @@ DYNAMIC = {
     "grain int32": (([COARSE, FINE], GRAIN.int()), WANTED + "torch.int32"),
     "grain elsewhere": (([COARSE, FINE], GRAIN.to("meta")), "grain: expected device cpu, as features, got meta"),
     "grain range": (([COARSE, FINE], GRAIN + 2), r"grain: expected values in \[0, 2\), got values in \[2, 2\]"),
-    "maps not in a list": ((COARSE, FINE), "feature maps go into one list"),
+    "maps not in a list": ((FINE, FINE), "feature maps go into one list"),
     "one map in a list": (([FINE], GRAIN), "features: expected a list of 2 feature maps .*coarse to fine"),
     "None in the list": (([COARSE, None], GRAIN), "features: expected a list of 2 feature maps .*NoneType"),
     "fine to coarse": (([FINE, COARSE], GRAIN), r"features\[1\]: expected shape \(2, 8, 8, 12\), got \(2, 8, 2, 3\)"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -167,10 +169,8 @@ def _bright_photo(images: Tensor) -> bool:
 
 def _outside() -> int:
     """The ``stacklevel`` of the first frame outside dqcore and torch: the user's line."""
-    import sys
-
-    inside = (str(Path(__file__).parents[2]), str(Path(torch.__file__).parent))
+    inside = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[2], Path(torch.__file__).parent))
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame, depth = frame.f_back, depth + 1
-    return depth - 1
+    return depth

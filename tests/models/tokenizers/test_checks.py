@@ -93,12 +93,14 @@ def test_values_are_read_neither_while_compiling_nor_under_functorch(model, monk
 
 
 def test_on_a_gpu_only_the_first_images_are_looked_at(monkeypatch):
-    monkeypatch.setattr(checks, "_once", {"meta"})
+    """The meta device stands for one."""
     looked = []
-    monkeypatch.setattr(torch.Tensor, "aminmax", lambda self: looked.append(1) or (self.min(), self.max()))
+    monkeypatch.setattr(checks, "_once", set())
     monkeypatch.setattr(checks, "_unreadable", lambda images: False)
-    checks._warn_of_range(torch.zeros(1, 3, 2, 2, device="meta"))
-    assert looked == []
+    monkeypatch.setattr(torch.Tensor, "aminmax", lambda self: looked.append(1) or torch.tensor([-1.0, 1.0]))
+    for device in ("meta", "meta", "cpu", "cpu"):
+        checks._warn_of_range(torch.zeros(1, 3, 2, 2, device=device))
+    assert len(looked) == 3
 
 
 @pytest.mark.parametrize(
