@@ -29,7 +29,7 @@ _PROTOCOLS = {
 
 
 def write_run_card(model: Any, record: RunRecord, rows: Sequence[Row]) -> None:
-    """Write the card into the folder ``model`` of a run; a model of the user's own gets none.
+    """Write the card into the folder ``model`` of a run; a model of another kind gets none.
 
     Args:
         model: The weights to use.
