@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from dqcore.drawing import as_html, code_figures, percentages, readable
 from dqcore.errors import InputError
 
 __all__ = ["CodeSequence", "Order", "check_order"]
@@ -178,10 +179,47 @@ class CodeSequence:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
+        sizes = f"region_grid={self.region_grid}, num_granularities={self.num_granularities}, order={self.order!r}"
         return (
-            f"CodeSequence({len(self.codes)} codes of {len(self)} images, region_grid={self.region_grid}, "
-            f"num_granularities={self.num_granularities}, order={self.order!r}, device={str(self.device)!r})"
+            f"CodeSequence({len(self.codes)} codes of {len(self)} images{self._shares()}, {sizes}, "
+            f"device={str(self.device)!r})"
         )
+
+    def _shares(self) -> str:
+        """Shares of regions by granularity, in words; empty if they cannot be read."""
+        grains = readable(self.grains)
+        regions = len(self) * self.region_grid[0] * self.region_grid[1]
+        if grains is None or regions == 0:
+            return ""
+        counts = [int((grains == g).sum()) / 4**g for g in range(self.num_granularities)]
+        open_regions = (
+            f", {percentages([regions - sum(counts)], regions)} without codes" if sum(counts) < regions else ""
+        )
+        return f", regions by granularity {percentages(counts, regions)}{open_regions}"
+
+    def _repr_html_(self) -> str | None:
+        fields = [readable(tensor) for tensor in (self.codes, self.positions, self.grains, self.cu_seqlens)]
+        if any(values is None for values in fields) or len(self) == 0:
+            return None
+        codes, grains = self._painted(*fields)
+        return as_html(repr(self), code_figures(codes, grains, self.num_granularities))
+
+    def _painted(self, codes: Any, positions: Any, grains: Any, ends: Any) -> tuple[Any, Any]:
+        """Code map and granularity of each cell of the first images, ``(B, H, W)``; -1 where there is no code."""
+        import numpy as np
+
+        (rows, columns), finest = self.region_grid, self.num_granularities - 1
+        count = min(len(self), 4)
+        painted = np.full((2, count, rows << finest, columns << finest), -1)
+        image = np.repeat(np.arange(len(self)), np.diff(ends))
+        for g in range(finest + 1):
+            here = (grains == g) & (image < count)
+            cells = np.full((count, (rows << g) * (columns << g)), -1)
+            cells[image[here], positions[here]] = codes[here]
+            side = 1 << (finest - g)
+            blocks = cells.reshape(count, rows << g, columns << g).repeat(side, 1).repeat(side, 2)
+            painted = np.where(blocks >= 0, np.stack([blocks, np.full_like(blocks, g)]), painted)
+        return painted[0], painted[1]
 
 
 def check_order(order: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -14,15 +15,14 @@ from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.recompute import in_backward, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
+from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.finite import holes_of, not_finite, uncount, without
-from dqcore.nn.layouts import Arranged, arrange, layout_of
+from dqcore.nn.layouts import layout_of
 from dqcore.nn.quantized import Quantized
 from dqcore.ops import CodeSums, Lookup, dynamic_lookup
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 
 __all__ = ["DynamicQuantizer", "Quantized"]
-
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class DynamicQuantizer(CodebookLayer):
@@ -77,8 +77,8 @@ class DynamicQuantizer(CodebookLayer):
         eval_loss: bool = True,
     ) -> None:
         for name, value in {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}.items():
-            if value < 1:
-                raise InputError(f"{name}: expected at least 1, got {value}")
+            if not isinstance(value, Integral) or value < 1:
+                raise InputError(f"{name}: expected at least 1 and whole, got {value}")
         if nonfinite not in (None, "raise", "mask"):
             raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
@@ -125,7 +125,7 @@ class DynamicQuantizer(CodebookLayer):
             InputError: Shapes that do not fit, a grain out of range, vectors that are not finite (see ``nonfinite``),
                 or a codebook that waits for its first training batch.
         """
-        given = arrange(features, grain, mask, lengths, self.dim, self.num_granularities, self.channel_last)
+        given = arrange(features, grain, mask, lengths, self)
         maps, hole, dtype = self._vectors(given)
         codes, learn, again = self._codes_for(maps, given, hole, learn)
         lookup = self._lookup(maps, given, codes.detach(), learn, hole)
@@ -153,14 +153,8 @@ class DynamicQuantizer(CodebookLayer):
         Raises:
             InputError: Another dtype, or on the CPU a value out of range; or the codebook waits for its first batch.
         """
-        if not isinstance(codes, Tensor) or codes.dim() < 1 or codes.dtype not in INTEGERS:
-            got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
-            raise InputError(f"codes: expected a (B, H, W) integer code map, or (B, *grid), got {got}")
+        check_code_map(codes, self)
         self._check_started()
-        if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
-            low, high = int(codes.min()), int(codes.max())
-            if low < -1 or high > self.codebook_size:
-                raise InputError(f"codes: expected values in [-1, {self.codebook_size}], got [{low}, {high}]")
         layout = layout_of(codes.dim() + 1, self.channel_last)
         grid = layout.to_grid(codes).long()
         vectors = F.embedding(grid.clamp_min(0), self.metric(self.codebook.weight, 1)).to(self._dtype)
@@ -169,7 +163,7 @@ class DynamicQuantizer(CodebookLayer):
 
     def initialise(self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None) -> None:
         """Start a data-dependent codebook from these features, as the first forward pass in training does."""
-        given = arrange(features, grain, None, None, self.dim, self.num_granularities, self.channel_last)
+        given = arrange(features, grain, None, None, self)
         with torch.no_grad():
             maps, hole, _ = self._vectors(given)
             self._initialise(maps, given.selected, hole, force=True)

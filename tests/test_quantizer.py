@@ -209,10 +209,10 @@ def test_memory_stays_flat():
     ("call", "message"),
     [
         (lambda q, m, g: q(m), "grain: expected a grain map"),
-        (lambda q, m, g: q(m[:1], g), "features: expected 2 maps"),
+        (lambda q, m, g: q(m[:1], g), "features: expected a list of 2 feature maps"),
         (lambda q, m, g: q(torch.zeros(2, 7, 4, 4), g), "features: expected"),
         (lambda q, m, g: q(m, g + 5), "grain: expected values"),
-        (lambda q, m, g: q(m, g[:, :2]), r"maps\[0\]: expected shape"),
+        (lambda q, m, g: q(m, g[:, :2]), r"grain: expected a grain map \(2, 3, 4\)"),
         (lambda q, m, g: q(m, g, g), "mask: expected bool"),
         (lambda q, m, g: q.embed(g.float()), "codes: expected"),
         (lambda q, m, g: DynamicQuantizer(8, 0), "codebook_size: expected at least 1"),

@@ -14,6 +14,7 @@ from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes
 from dqcore.codebook.modules import Codebook
 from dqcore.codebook.recompute import FirstPasses
 from dqcore.distributed import num_processes
+from dqcore.drawing import as_html, bars, readable
 from dqcore.errors import InputError
 from dqcore.metrics.coding import perplexity
 from dqcore.ops import Lookup
@@ -115,6 +116,16 @@ class CodebookLayer(nn.Module):
         """:func:`dqcore.metrics.perplexity` of the moving averages of code frequencies, in [1, K]."""
         return perplexity(self.codebook.cluster_size)
 
+    def _repr_html_(self) -> str | None:
+        """How often the codes are chosen, the most frequent one first, as bars; many codes share a bar."""
+        frequency = readable(self.codebook.cluster_size)
+        if frequency is None:
+            return None
+        groups = _groups(sorted(frequency.tolist(), reverse=True), 64)
+        chart = bars([sum(part) / len(part) for part in groups])
+        about = f"{100 * self.usage:.0f} % of the codes chosen in the last {USAGE_WINDOW} training batches"
+        return as_html(repr(self), extra=f"{chart}<br>{about}; bars: how often, the most frequent codes first")
+
     def _check_started(self) -> None:
         if not self._ready and not torch.compiler.is_compiling():
             self._ready = bool(self.initialised)
@@ -185,3 +196,9 @@ class CodebookLayer(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         # A module registers every parameter that is assigned to it; codes are copied.
         super().__setattr__(name, value.detach() if name == "codes" and isinstance(value, Tensor) else value)
+
+
+def _groups(values: list[float], count: int) -> list[list[float]]:
+    """At most ``count`` runs of neighbours, about equally long."""
+    length = -(-len(values) // count)
+    return [values[start : start + length] for start in range(0, len(values), length)]

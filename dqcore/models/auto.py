@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.errors import InputError
-from dqcore.models.pretrained import download
+from dqcore.models.hub import download
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.models.priors.global_local import GlobalLocal
 from dqcore.models.priors.raster import Raster, RasterDynamic

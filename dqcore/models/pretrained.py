@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
+from dqcore.models.card import write_card
+from dqcore.models.hub import CARD, COMPANIONS, CONFIG, WEIGHTS, download, upload
+from dqcore.models.saved import config_from_dict, fields_of, load_weights, read_config, same_as_saved, stored, unknown
+from dqcore.models.summary import html_of, line_of, table_of
 from dqcore.models.weights import weights_folder
 
-__all__ = ["Pretrained", "config_from_dict", "download"]
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+__all__ = ["Pretrained"]
 
 Model = TypeVar("Model", bound="Pretrained")
-Config = TypeVar("Config")
 
 
 class Pretrained(nn.Module):
@@ -38,12 +38,35 @@ class Pretrained(nn.Module):
         super().__init__()
         self.check_config(config)
         self.config = config
+        self._folder: Path | None = None  # where it was loaded from
 
     @classmethod
     def check_config(cls, config: Any) -> None:
         """Raise TypeError unless ``config`` is of this class's ``Config``."""
         if not isinstance(config, cls.Config):
             raise TypeError(f"config: expected a {cls.Config.__name__}, got {type(config).__name__}")
+
+    def facts(self) -> dict[str, str]:
+        """What tells this model from others of its class, a few words by name; :meth:`summary` adds the sizes."""
+        return {}
+
+    def summary(self) -> str:
+        """A table of the model: its preset, what is special about it, and the parameters of its parts."""
+        return table_of(self)
+
+    def extra_repr(self) -> str:
+        """The first line of PyTorch's tree of modules: the facts."""
+        return ", ".join(self.facts().values())
+
+    def __repr__(self) -> str:
+        """One line; ``print(model)`` shows PyTorch's tree of modules, :meth:`summary` a table."""
+        return line_of(self)
+
+    def __str__(self) -> str:
+        return super().__repr__()
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     @classmethod
     def from_preset(cls: type[Model], name: str, *, pretrained: bool = False, **overrides: Any) -> Model:
@@ -59,137 +82,157 @@ class Pretrained(nn.Module):
                 no weights.
         """
         if name not in cls.PRESETS:
-            raise InputError(f"name: {_unknown('preset', name, cls.PRESETS)}")
+            raise InputError(f"name: {unknown('preset', name, cls.PRESETS)}")
         if pretrained:
             if overrides:
                 raise InputError(f"{next(iter(overrides))}: expected no change of the config of pretrained weights")
             return cls.from_pretrained(weights_folder(name))
-        fields = {**_fields(cls.PRESETS[name]), **overrides}
+        fields = {**fields_of(cls.PRESETS[name]), **overrides}
         return cls(config_from_dict(cls.Config, fields, f"preset {name}"))
 
-    def save_pretrained(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into the folder ``path``, which is made if it is missing.
+    def save_pretrained(
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | None = None,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write ``model.safetensors``, ``config.json`` and ``README.md`` into a folder, which is made if it is missing.
 
         Each file is written under another name, flushed to disk and renamed, so that a killed run never leaves half a
-        file.
+        file. A README.md that a person wrote or changed is left alone.
 
         Args:
             path: The folder.
             dtype: What floating-point weights are stored in, such as ``torch.float16`` for half the size; None: as they
                 are. :meth:`from_pretrained` gives float32 again.
+            push_to_hub: Upload it too.
+            repo_id: The repository to upload to; by default the folder's name, among the user's own.
+            model_card_kwargs: What the model card says of the model, see :func:`dqcore.models.card.card_text`.
+            **push_to_hub_kwargs: See :meth:`push_to_hub`.
+
+        Returns:
+            The address of the commit if it was uploaded, else None.
 
         Raises:
             InputError: A finite weight is beyond the range of ``dtype``.
+            DqcoreError: The Hub cannot be reached, or refuses.
         """
         from safetensors.torch import save
 
         folder = Path(path)
-        state = {name: _stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
-        config = {"model": type(self).__name__, **_fields(self.config)}
+        state = {name: stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
+        config = {"model": type(self).__name__, **fields_of(self.config)}
         write_atomically(folder / WEIGHTS, lambda file: file.write(save(state, metadata={"format": "pt"})))
         write_json(folder / CONFIG, config)
+        write_card(self, folder, model_card_kwargs or {})
+        if not push_to_hub:
+            return None
+        self._folder = folder.resolve()
+        return self.push_to_hub(repo_id or self._folder.name, dtype=dtype, **push_to_hub_kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dtype: torch.dtype | None = None,
+        commit_message: str = "Upload a model of dqcore",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        allow_patterns: Sequence[str] | str | None = None,
+        ignore_patterns: Sequence[str] | str | None = None,
+        delete_patterns: Sequence[str] | str | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face Hub, into a repository that is made if it is missing.
+
+        A model that has not changed since it was loaded is uploaded as the files it came from, with what belongs to it:
+        its card, code tables, classes, the tokenizer of a prior.
+
+        Args:
+            repo_id: ``"user/name"``, or a name among the user's own.
+            dtype: As in :meth:`save_pretrained`, for a model that has changed.
+            commit_message: Of the commit.
+            private: Whether a new repository is private; None: as the account has it.
+            token: Of the account; None: the one that ``hf auth login`` stored.
+            branch: To upload to; None: main.
+            create_pr: Open a pull request instead.
+            allow_patterns: Only such files are uploaded.
+            ignore_patterns: Such files are not.
+            delete_patterns: Such files are deleted in the repository.
+            model_card_kwargs: As in :meth:`save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            DqcoreError: The Hub cannot be reached, or refuses.
+        """
+        with TemporaryDirectory() as temporary:
+            folder, source = Path(temporary) / "model", self._folder
+            if source is not None and same_as_saved(self, source / CONFIG, source / WEIGHTS):
+                for pattern in (CONFIG, WEIGHTS, CARD, *COMPANIONS):
+                    for file in filter(Path.is_file, source.glob(pattern)):
+                        (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(file, folder / file.relative_to(source))
+                write_card(
+                    self, folder, {"repo_id": repo_id, **(model_card_kwargs or {})}, renew=bool(model_card_kwargs)
+                )
+            else:
+                about = {"repo_id": repo_id, **(model_card_kwargs or {})}
+                self.save_pretrained(folder, dtype, model_card_kwargs=about)
+            return upload(
+                folder,
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+                delete_patterns=delete_patterns,
+            )
 
     @classmethod
-    def from_pretrained(cls: type[Model], path: str | os.PathLike[str]) -> Model:
+    def from_pretrained(
+        cls: type[Model],
+        path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Model:
         """Load a model in evaluation mode, on the CPU.
 
         Args:
             path: A folder that :meth:`save_pretrained` wrote, or the id of such a repository on the Hugging Face Hub.
+                The other arguments are for the latter.
+            revision: Branch, tag or commit; None: main.
+            cache_dir: Folder to keep downloads in; None: the one of ``huggingface_hub``.
+            token: For private repositories; None: the one that ``hf auth login`` stored.
+            local_files_only: Take what is in the cache, and do not ask the Hub.
+            force_download: Download again what is in the cache.
 
         Raises:
-            FileNotFoundError: There is no such folder or repository, or a file is missing in it.
+            FileNotFoundError: There is no such folder or repository, or a file is missing in it, or the Hub cannot be
+                reached.
             InputError: It holds another model, a config with unknown fields, or weights that do not fit the config.
         """
-        folder = Path(path) if os.path.exists(path) else download(os.fspath(path))
+        options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        options |= {"local_files_only": local_files_only, "force_download": force_download}
+        folder = Path(path) if os.path.exists(path) else download(os.fspath(path), **options)
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, {name} is missing")
-        model = cls(_read_config(folder / CONFIG, cls))
-        _load(model, folder / WEIGHTS)
+        model = cls(read_config(folder / CONFIG, cls))
+        load_weights(model, folder / WEIGHTS)
+        model._folder = folder.resolve()
         return model.eval()
-
-
-def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str) -> Config:
-    """A config from the fields of a JSON object (lists become tuples); an unknown field is an error."""
-    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
-    for name in fields:
-        if name not in known:
-            raise InputError(f"{where}: {_unknown('field', name, known)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    try:
-        return config(**values)
-    except TypeError as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().cpu().contiguous()
-    if dtype is None or not tensor.is_floating_point():
-        return tensor
-    if not (tensor.to(dtype).isfinite() | ~tensor.isfinite()).all():
-        raise InputError(f"dtype: {name} has values beyond the range of {dtype}")
-    return tensor.to(dtype)
-
-
-def _fields(config: Any) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-    hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-    return f"there is no {kind} {name!r}{hint}"
-
-
-def _read_config(path: Path, cls: type[Pretrained]) -> Any:
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: expected a JSON object ({error})") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
-    if (model := fields.pop("model", None)) != cls.__name__:
-        raise InputError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
-    return config_from_dict(cls.Config, fields, str(path))
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from error
-    own = model.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        if name not in state:
-            raise InputError(f"{path}: the weights lack {name}")
-        if name not in own:
-            raise InputError(f"{path}: the config has no place for {name}")
-        if state[name].shape != own[name].shape:
-            expected, got = tuple(own[name].shape), tuple(state[name].shape)
-            raise InputError(f"{path}: {name} has shape {got}, the config expects {expected}")
-    model.load_state_dict(state)
-
-
-def download(repository: str) -> Path:
-    """Download a model from the Hugging Face Hub; for a prior, also the tokenizer that was saved with it.
-
-    Returns:
-        The folder with its files.
-
-    Raises:
-        FileNotFoundError: There is no such repository, or it cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    missing = f"{repository}: no such folder, and no such repository on the Hugging Face Hub"
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise FileNotFoundError(missing)
-    try:
-        wanted = [CONFIG, WEIGHTS, "classes.json", "code_tables*.safetensors", "tokenizer/*"]
-        return Path(snapshot_download(repository, allow_patterns=wanted))
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error

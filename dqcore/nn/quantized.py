@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from dqcore.drawing import as_html, code_figures, different, line, readable
+
 __all__ = ["Quantized"]
 
 
@@ -45,3 +47,12 @@ class Quantized(_Three):
         self = super().__new__(cls, map, codes, loss)
         self.commitment_loss, self.codebook_loss = commitment_loss, codebook_loss
         return self
+
+    def __repr__(self) -> str:
+        return line("Quantized", map=self.map, codes=different(self.codes), loss=self.loss)
+
+    def _repr_html_(self) -> str | None:
+        codes = readable(self.codes)
+        if codes is None or codes.ndim not in (2, 3) or codes.size == 0:
+            return None
+        return as_html(repr(self), code_figures(codes if codes.ndim == 3 else codes[:, None]))

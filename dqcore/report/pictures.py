@@ -8,30 +8,16 @@ import numpy as np
 from torch import Tensor
 
 from dqcore.data.images import tensor_to_image
+from dqcore.drawing import granularity_colour
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["error_map", "error_scale", "grain_layer", "grain_overlay", "granularity_colour", "side_by_side"]
 
-RGB = tuple[int, int, int]
-
-#: Colours of three granularities, coarse to fine; two granularities take the first and the last.
-_COLOURS: tuple[RGB, ...] = ((58, 110, 196), (38, 166, 140), (240, 138, 36))
 #: Black, purple, orange, pale yellow: ever brighter, so that the map can also be read in grey.
 _HEAT = np.array([(8, 6, 20), (84, 24, 110), (200, 60, 70), (250, 150, 50), (252, 246, 190)], dtype=np.float64)
 _TINT = 0.4
-
-
-def granularity_colour(granularity: int, num_granularities: int) -> RGB:
-    """Accent colour of a granularity: blue for the coarsest, amber for the finest, blends between them."""
-    last = len(_COLOURS) - 1
-    place = last if num_granularities == 1 else granularity * last / (num_granularities - 1)
-    low = min(int(place), last - 1)
-    share = place - low
-    a, b = _COLOURS[low], _COLOURS[low + 1]
-    red, green, blue = (round(x + share * (y - x)) for x, y in zip(a, b, strict=True))
-    return red, green, blue
 
 
 def grain_overlay(image: Tensor, grain: Tensor, num_granularities: int, *, scale: int = 1) -> Image:

@@ -48,10 +48,10 @@ def test_perceptual_distance_is_averaged(model, images):
 
 def test_a_fixed_length_tokenizer():
     model = dqcore.VQGAN.from_preset("vqgan-f16-tiny").eval()
-    found = evaluate_tokenizer(model, [torch.rand(1, 3, 32, 32)])
+    found = evaluate_tokenizer(model, [2 * torch.rand(1, 3, 32, 32) - 1])
     assert (found.codes_per_image, found.ratios, found.rank_correlation) == (4, (1.0,), None)
     with pytest.raises(ValueError, match="ratio: this tokenizer has one granularity"):
-        evaluate_tokenizer(model, [torch.rand(1, 3, 32, 32)], ratio=0.5)
+        evaluate_tokenizer(model, [2 * torch.rand(1, 3, 32, 32) - 1], ratio=0.5)
 
 
 def test_no_images(model):

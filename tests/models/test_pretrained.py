@@ -27,7 +27,7 @@ def test_round_trip(saved):
     loaded = DQVAE.from_pretrained(path)
     assert loaded.config == model.config
     assert not loaded.training
-    assert sorted(os.listdir(path)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(path)) == ["README.md", "config.json", "model.safetensors"]
     state = loaded.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     images = 2 * torch.rand(1, 3, 32, 32) - 1
@@ -65,7 +65,8 @@ def test_files_are_on_disk_before_they_take_their_place(saved, monkeypatch):
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(os, "replace", move)
     model.save_pretrained(path)
-    assert events == ["flush", "model.safetensors", "flush", "flush", "config.json", "flush"]
+    files = ("model.safetensors", "config.json", "README.md")
+    assert events == [event for name in files for event in ("flush", name, "flush")]
 
 
 def test_wrong_class(saved):
@@ -90,14 +91,18 @@ def test_hub_ids_are_downloaded(saved, monkeypatch):
 
     asked = {}
 
-    def snapshot(repository, allow_patterns):
-        asked.update({repository: allow_patterns})
+    def snapshot(repository, **options):
+        asked.update(options | {"repository": repository})
         return str(saved[1])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert DQVAE.from_pretrained("someone/photos").config == saved[0].config
-    files = ["config.json", "model.safetensors", "classes.json", "code_tables*.safetensors", "tokenizer/*"]
-    assert asked == {"someone/photos": files}
+    assert asked.pop("repository") == "someone/photos"
+    assert asked.pop("allow_patterns")[:3] == ["config.json", "model.safetensors", "README.md"]
+    assert set(asked.values()) == {None, False}
+    kept = {"revision": "v2", "cache_dir": "c", "token": "t", "local_files_only": True, "force_download": True}
+    DQVAE.from_pretrained("someone/photos", **kept)
+    assert kept.items() <= asked.items()
     assert load_saved(Path("someone/photos"), TOKENIZERS).config == saved[0].config
 
 
@@ -108,7 +113,7 @@ def test_hub_failure_is_one_clear_error(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(FileNotFoundError, match=r"someone/photos: .*Hub \(no route to host\)"):
+    with pytest.raises(FileNotFoundError, match=r"someone/photos: .*Hub cannot be reached \(no route to host\)"):
         DQVAE.from_pretrained("someone/photos")
 
 

@@ -25,6 +25,18 @@ class Prior(Pretrained):
 
     config: Any
 
+    def facts(self) -> dict[str, str]:
+        """The codes that it predicts, its layers, and its classes if there are some."""
+        config = self.config
+        rows, columns = config.region_grid
+        grains = f", {config.num_granularities} granularities" if config.num_granularities > 1 else ""
+        layers = sum(len(part.blocks) for part in self.children() if isinstance(part, Transformer))
+        found = {
+            "codes": f"{config.codebook_size} codes in {rows} x {columns} regions{grains}",
+            "layers": f"{layers} layers of {config.dim} channels",
+        }
+        return {**found, "classes": f"{config.num_classes} classes"} if config.num_classes else found
+
     def forward(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput:
         """Predict every token of a batch from those before it in its image; images do not see one another.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.drawing import line
 from dqcore.errors import InputError
 
 __all__ = ["PriorConfig", "PriorOutput", "Targets", "cross_entropies"]
@@ -84,6 +85,11 @@ class PriorOutput(NamedTuple):
     targets: Targets
     content_losses: Tensor
     position_losses: Tensor | None
+
+    def __repr__(self) -> str:
+        logits = {"content_logits": self.content_logits, "position_logits": self.position_logits}
+        losses = {"content_loss": self.content_loss, "position_loss": self.position_loss}
+        return line("PriorOutput", loss=self.loss, **losses, **logits)
 
 
 def cross_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

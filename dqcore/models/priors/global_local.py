@@ -91,7 +91,7 @@ class GlobalLocal(Prior):
 
         Cost: grows with the places, placeholders included.
         """
-        check_sequence(sequence, self.config)
+        check_sequence(sequence, self.config, self.region_embedding.device)
         chosen = class_labels(labels, len(sequence), self.config.num_classes, sequence.device)
         if self.training and self.config.label_dropout:
             chosen = drop_labels(chosen, self.config.label_dropout)

@@ -15,10 +15,19 @@ from dqcore.models.tape import BANNED, NULL, Tape
 __all__ = ["check_given", "check_sequence", "class_labels", "drop_labels", "given_contents", "labels_to_sample"]
 
 
-def check_sequence(sequence: CodeSequence, config: Any) -> None:
-    """Raise unless a prior with this config can read ``sequence``; the codes' range is checked on the CPU only."""
+def check_sequence(sequence: CodeSequence, config: Any, device: torch.device | None = None) -> None:
+    """Raise unless a prior with this config can read ``sequence``; the codes' range is checked on the CPU only.
+
+    Args:
+        sequence: What the user gave.
+        config: The prior's config.
+        device: The prior's device, which the sequence must have too; None where it is moved.
+    """
     if not isinstance(sequence, CodeSequence):
-        raise TypeError(f"sequence: expected a CodeSequence, got {type(sequence).__name__}")
+        hint = ": pass dqcore.pack_codes(codes, grain)"
+        raise TypeError(f"sequence: expected a CodeSequence, got {type(sequence).__name__}{hint}")
+    if device is not None and sequence.device != device:
+        raise InputError(f"sequence: expected device {device}, as the model, got {sequence.device}: sequence.to(..)")
     if len(sequence) == 0:
         raise InputError("sequence: expected at least one image")
     for name in ("region_grid", "num_granularities"):
@@ -79,8 +88,8 @@ def labels_to_sample(
     Raises:
         InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size: expected at least 1 and whole, got {batch_size}")
     if sampling.copies > 1 and not config.label_dropout:
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
     labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels

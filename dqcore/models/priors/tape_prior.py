@@ -139,7 +139,7 @@ class TapePrior(Prior):
 
     def forward(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput:
         """Predict the position and the content of every token; see :meth:`Prior.forward`."""
-        check_sequence(sequence, self.config)
+        check_sequence(sequence, self.config, self.step_embedding.device)
         chosen = class_labels(labels, len(sequence), self.config.num_classes, sequence.device)
         if self.training and self.config.label_dropout:
             chosen = drop_labels(chosen, self.config.label_dropout)

@@ -6,12 +6,13 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform
+from dqcore.drawing import as_html, code_figures, different, line, percentages, photo, readable
 from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
+from dqcore.models.tokenizers.checks import check_codes, check_images, check_quantized
 from dqcore.nn.decoder import Decoder
 from dqcore.nn.encoder import Encoder
 from dqcore.nn.position import Position
@@ -37,6 +38,14 @@ class Encoding(NamedTuple):
     gate_logits: Tensor | None = None
     entropy: Tensor | None = None
 
+    def __repr__(self) -> str:
+        fields = {"quantized": self.quantized, "gate_logits": self.gate_logits, "entropy": self.entropy}
+        return line("Encoding", *_counted(self.grain), codes=different(self.codes), grain=self.grain, **fields)
+
+    def _repr_html_(self) -> str | None:
+        figures = _figures(self.codes, self.grain)
+        return as_html(repr(self), figures) if figures else None
+
 
 class TokenizerOutput(NamedTuple):
     """What a tokenizer's forward pass returns.
@@ -54,6 +63,36 @@ class TokenizerOutput(NamedTuple):
     budget_loss: Tensor
     codes: Tensor
     grain: Tensor
+
+    def __repr__(self) -> str:
+        fields = {**self._asdict(), "codes": different(self.codes)}
+        return line("TokenizerOutput", *_counted(self.grain), **fields)
+
+    def _repr_html_(self) -> str | None:
+        figures = _figures(self.codes[:1], self.grain[:1])
+        if not figures or (pixels := photo(self.reconstruction[0])) is None:
+            return None
+        return as_html(repr(self), [("reconstruction of image 0", pixels), *figures])
+
+
+def _counted(grain: Any) -> list[str]:
+    """How many codes a grain map has, in how many images, and the shares of its granularities."""
+    grains = readable(grain)
+    if grains is None or grains.ndim != 3 or not grains.size:
+        return []
+    counts = [int((grains == g).sum()) for g in range(max(2, int(grains.max()) + 1))]
+    codes = sum(count * 4**g for g, count in enumerate(counts))
+    shares = f", regions by granularity {percentages(counts, grains.size)}" if grains.any() else ""
+    return [f"{codes} codes in {len(grains)} image{'s' if len(grains) > 1 else ''}{shares}"]
+
+
+def _figures(codes: Any, grain: Any) -> list[tuple[str, Any]]:
+    """Pictures of a code map ``(B, H, W)`` and its grain map; none if they cannot be read."""
+    cells, grains = readable(codes), readable(grain)
+    if cells is None or grains is None or cells.ndim != 3 or grains.ndim != 3 or not cells.size:
+        return []
+    scale = cells.shape[1] // grains.shape[1]
+    return code_figures(cells, grains.repeat(scale, 1).repeat(scale, 2), scale.bit_length())
 
 
 @dataclass(frozen=True)
@@ -171,6 +210,15 @@ class Tokenizer(Pretrained):
         if config.convolutions == "variance":
             self.apply(keep_variance)
 
+    def facts(self) -> dict[str, str]:
+        """Strides, codes, and the router if there is one."""
+        config = self.config
+        named = {"router": f"{config.router} router"} if hasattr(config, "router") else {}
+        strides = " and ".join(map(str, config.strides))
+        plural = "s" if len(config.strides) > 1 else ""
+        codes = f"{config.codebook_size} codes of {config.dim} channels"
+        return {"strides": f"stride{plural} {strides}", "codes": codes, **named}
+
     def decode(self, codes: Tensor, grain: Tensor | None = None) -> Tensor:
         """Images from a code map.
 
@@ -182,37 +230,14 @@ class Tokenizer(Pretrained):
         Returns:
             Images, ``(B, 3, H * stride, W * stride)`` with the finest stride, about [-1, 1] but not clamped.
         """
-        self._check_codes(codes, grain)
+        scale = self.config.strides[0] // self.config.strides[-1]
+        check_codes(codes, grain, scale, self.config.codebook_size, self.post_quant_conv.weight)
         return self.decode_quantized(self.quantizer.embed(codes))
 
     def decode_quantized(self, quantized: Tensor) -> Tensor:
         """Images from a quantized map ``(B, dim, H, W)``, such as :attr:`Encoding.quantized`; not clamped."""
+        check_quantized(quantized, self.config.dim)
         return self.decoder(self.post_quant_conv(quantized))
 
     def _check_images(self, images: Tensor) -> None:
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images: expected a floating tensor with values in [-1, 1], got {kind}")
-        stride = self.config.strides[0]
-        if images.dim() != 4 or images.shape[1] != 3:
-            raise InputError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-        if min(images.shape) == 0 or images.shape[2] % stride or images.shape[3] % stride:
-            raise InputError(
-                f"images: expected height and width to be multiples of {stride}, got {tuple(images.shape)}"
-            )
-
-    def _check_codes(self, codes: Tensor, grain: Tensor | None) -> None:
-        scale = self.config.strides[0] // self.config.strides[-1]
-        if not isinstance(codes, Tensor) or codes.dim() != 3 or codes.dtype != torch.int64:
-            got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__
-            raise InputError(f"codes: expected a (B, H, W) int64 code map, got {got}")
-        batch, height, width = codes.shape
-        if codes.numel() == 0 or height % scale or width % scale:
-            raise InputError(f"codes: expected height and width to be multiples of {scale}, got {tuple(codes.shape)}")
-        if grain is not None and grain.shape != (batch, height // scale, width // scale):
-            expected = (batch, height // scale, width // scale)
-            raise InputError(f"grain: expected shape {expected} for this code map, got {tuple(grain.shape)}")
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = int(codes.min()), int(codes.max())
-            if low < 0 or high > self.config.codebook_size:
-                raise InputError(f"codes: expected values in [0, {self.config.codebook_size}], got [{low}, {high}]")
+        check_images(images, self.config.strides[0], self.quant_conv.weight)

@@ -15,6 +15,7 @@ import torch
 from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import join_world
+from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
@@ -103,4 +104,6 @@ def train_prior(
         finally:
             if loop.total is None:
                 dataclasses.replace(record, total=loop.completed).write(options.out)
+        if world.is_main:
+            write_run_card(stage.step.model_to_use, record, rows)
         return PriorRun(options.out, stage.step.model_to_use.eval(), rows, codes.classes)

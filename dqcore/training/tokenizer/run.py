@@ -18,6 +18,7 @@ from dqcore.codebook.modules import count_numbers
 from dqcore.data.provenance import record_images
 from dqcore.distributed import World, join_world
 from dqcore.nn.perceptual import missing_for_perceptual
+from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
@@ -114,6 +115,8 @@ def train_tokenizer(
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
             _finish(step.model_to_use, images.training.paths, options.out / "model", world)
+            if world.is_main:
+                write_run_card(step.model_to_use, record, rows)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 

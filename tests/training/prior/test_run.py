@@ -81,6 +81,8 @@ def test_resumed_runs_reach_the_same_numbers(folder, tmp_path):
     assert json.loads((whole.path / "model" / "classes.json").read_text()) == ["bright", "dark"]
     assert {"content_loss_0", "position_loss_1", "bits_per_image", "gradient_norm"} <= whole.metrics[0].keys()
     assert whole.metrics[-1]["val_bits_per_image"] > 0
+    bits = f"{whole.metrics[-1]['val_bits_per_image']:.4g}"
+    assert f"| bits per held-out image | {bits} |" in (whole.path / "model" / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -59,6 +59,9 @@ def test_run_folder(tiny, options):
     config = json.loads((run.path / "config.json").read_text())
     assert config["data"]["training"] == 22 and config["data"]["validation"] == 2 and config["steps"] == 8
     assert config["options"]["warmup_steps"] == 2 and config["versions"]["torch"] == torch.__version__
+    card = (run.path / "model" / "README.md").read_text()
+    assert f"| PSNR of held-out images, dB | {rows[-1]['val_psnr']:.4g} |" in card
+    assert "- Data: 22 images to train on, 2 held out, folder `" in card and "8 steps, seed" in card
     state = read_state(run.path / "checkpoint.pt")
     assert state["step"] == 8 and {"model", "optimizer", "discriminator", "adversary", "average"} <= set(state)
     loaded = DQVAE.from_pretrained(run.path / "model")

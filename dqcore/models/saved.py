@@ -1,0 +1,107 @@
+"""The files of a saved model: its config as JSON, its weights as safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.errors import InputError
+
+__all__ = ["config_from_dict", "fields_of", "load_weights", "read_config", "same_as_saved", "stored", "unknown"]
+
+Config = TypeVar("Config")
+
+
+def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str) -> Config:
+    """A config from the fields of a JSON object (lists become tuples); an unknown field is an error."""
+    known = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    for name in fields:
+        if name not in known:
+            raise InputError(f"{where}: {unknown('field', name, known)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    try:
+        return config(**values)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor as it is written, in another dtype if that holds its finite values."""
+    tensor = tensor.detach().cpu().contiguous()
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    if not (tensor.to(dtype).isfinite() | ~tensor.isfinite()).all():
+        raise InputError(f"dtype: {name} has values beyond the range of {dtype}")
+    return tensor.to(dtype)
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """The fields of a config by name."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def unknown(kind: str, name: str, known: Any) -> str:
+    """That there is no such thing, and what comes near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+    return f"there is no {kind} {name!r}{hint}"
+
+
+def read_config(path: Path, cls: Any) -> Any:
+    """The config of a saved model of this class."""
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: expected a JSON object ({error})") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+    if (model := fields.pop("model", None)) != cls.__name__:
+        raise InputError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
+    return config_from_dict(cls.Config, fields, str(path))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the weights of a file that has them all, and no others."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from error
+    own = model.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise InputError(f"{path}: the weights lack {name}")
+        if name not in own:
+            raise InputError(f"{path}: the config has no place for {name}")
+        if state[name].shape != own[name].shape:
+            expected, got = tuple(own[name].shape), tuple(state[name].shape)
+            raise InputError(f"{path}: {name} has shape {got}, the config expects {expected}")
+    model.load_state_dict(state)
+
+
+def same_as_saved(model: Any, config: Path, weights: Path) -> bool:
+    """Whether a model is, value for value, what these files hold."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(weights)
+        if read_config(config, type(model)) != model.config:
+            return False
+    except (OSError, SafetensorError, InputError):
+        return False
+    own = model.state_dict()
+    return state.keys() == own.keys() and all(
+        tensor.shape == state[name].shape
+        and torch.allclose(tensor.cpu().double(), state[name].double(), rtol=0, atol=0, equal_nan=True)
+        for name, tensor in own.items()
+    )
