@@ -20,6 +20,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
+#: Through ``src``, which holds a link to the package and nothing else, an editable install is a line in a .pth file,
+#: and type checkers find the package; any other layout makes setuptools write an import hook, which they cannot follow.
+#: In a checkout without symbolic links the kernels are mapped into the package instead.
+PACKAGE_DIR = {"": "src"} if (ROOT / "src" / "dqcore").is_dir() else {"dqcore.kernels": "kernels"}
 #: The first releases that pyproject.toml allows: a build without isolation does not read them there.
 PYBIND11, SETUPTOOLS = "2.13", "77"
 #: The first nvcc that knows every architecture that CMakeLists.txt names.
@@ -245,4 +249,8 @@ def _ending(code: int, lines: list[str]) -> str:
 if __name__ == "__main__":  # as pip runs it, too; tests import the functions above
     if version(found := setuptools.__version__) < version(SETUPTOOLS):
         sys.exit(f"dqcore needs setuptools {SETUPTOOLS} or newer, found {found}; pip install -U setuptools")
-    setup(ext_modules=[Extension("dqcore._C", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})
+    setup(
+        package_dir=PACKAGE_DIR,
+        ext_modules=[Extension("dqcore._C", sources=[], optional=True)],
+        cmdclass={"build_ext": CMakeBuild},
+    )

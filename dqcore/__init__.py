@@ -51,3 +51,8 @@ __all__ = [
     "unpack_codes",
     "warmup",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; what is imported to make them stays out of sight."""
+    return [*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,9 @@ class DynamicQuantizer(CodebookLayer):
         if hole is not None or (given.mask is not None and self._projected):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
         return Quantized(*given.restore(quantized, lookup.codes), commitment + rest, commitment, rest)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # a module's own gives Any
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors of a code map: what ``forward`` returned as ``map`` for its ``codes``.

@@ -33,8 +33,6 @@ def decode(
 ) -> None:
     """Decode .dqc files, folders of them, or the shards of dqcore encode, to PNG pictures of the photos' own size.
 
-    dqcore decode photo.dqc --checkpoint runs/mine --out pictures/
-
     Args:
         codes: .dqc files, folders of them, or folders of shards.
         checkpoint: Folder of the tokenizer that wrote them, or of its training run; by default the weights that come

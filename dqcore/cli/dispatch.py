@@ -9,50 +9,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import importlib
 import io
 import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dqcore.cli.given import naming
+from dqcore.cli.verbs import VERBS
 from dqcore.errors import DqcoreError, InputError
 
-__all__ = ["VERBS", "main"]
-
-
-class Verb(NamedTuple):
-    """A verb of the command line.
-
-    Attributes:
-        function: The function that does it, as ``"module:function"``. Its arguments and docstring become the verb's
-            options and help. The module is imported when the verb is used, so ``dqcore --help`` imports none of them.
-        summary: The verb's line in the overview.
-    """
-
-    function: str
-    summary: str
-
-
-VERBS = {
-    "demo": Verb(
-        "dqcore.cli.demo.run:run_demo", "train a small tokenizer and prior on sample photographs, and write a report"
-    ),
-    "train tokenizer": Verb("dqcore.cli.train:train_tokenizer", "train a tokenizer on a folder of images"),
-    "train prior": Verb("dqcore.cli.train:train_prior", "train a prior on a tokenizer's codes"),
-    "sample": Verb("dqcore.cli.sample:sample", "draw images from a prior"),
-    "complete": Verb("dqcore.cli.complete:complete", "keep a part of a photo, and let a prior draw the rest"),
-    "encode": Verb("dqcore.cli.encode:encode", "encode photos to .dqc files, or a folder of images to codes"),
-    "decode": Verb("dqcore.cli.decode:decode", "decode .dqc files or codes to pictures"),
-    "fit-tables": Verb("dqcore.cli.fit_tables:fit_tables", "count a tokenizer's codes, for shorter .dqc files"),
-    "reconstruct": Verb("dqcore.cli.reconstruct:reconstruct", "encode and decode images, and write what came back"),
-    "evaluate": Verb("dqcore.cli.evaluate:evaluate", "measure a tokenizer on photos, beside JPEG and WebP"),
-    "report": Verb("dqcore.cli.report:report", "write the report of a training run"),
-    "convert": Verb("dqcore.cli.convert:convert", "convert a checkpoint of the paper's authors"),
-    "info": Verb("dqcore.cli.info:info", "show versions, devices, kernels and presets"),
-}
+__all__ = ["VERBS", "main", "read_arguments", "split_verb"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -80,16 +48,20 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_overview(), file=sys.stdout if words else sys.stderr)
+        from dqcore.cli.help import overview
+
+        print(overview(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     if words[0] == "--version":
         from dqcore import __version__
 
         print(f"dqcore {__version__}")
         return 0
-    verb, rest = _split_verb(words)
-    if verb is None:
-        print(_overview(words[0]))
+    verb, rest = split_verb(words)
+    if verb is None or "-h" in rest or "--help" in rest:
+        from dqcore.cli.help import overview, verb_help
+
+        print(overview(words[0]) if verb is None else verb_help(verb))
         return 0
     _run(verb, rest)
     return 0
@@ -97,22 +69,31 @@ def _dispatch(words: list[str]) -> int:
 
 def _run(verb: str, words: list[str]) -> None:
     """Read the words as arguments of the verb's function, and call it."""
+    call = read_arguments(verb, words)
+    with naming(words):
+        call()
+
+
+def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
+    """The verb's function with the words as its arguments, not called yet.
+
+    Raises:
+        InputError: The words are no arguments of this verb.
+    """
     import tyro
 
-    module, _, name = VERBS[verb].function.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    from dqcore.cli.near import check_options
+    from dqcore.cli.options import function_of
+
+    check_options(verb, words)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            call = tyro.cli(_postponed(function), prog=f"dqcore {verb}", args=words)
+            return tyro.cli(_postponed(function_of(verb)), prog=f"dqcore {verb}", args=list(words))
     except SystemExit as stop:
         if stop.code != 2:
             raise
-        call = None
-    if call is None:
-        raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
-    with naming(words):
-        call()
+    raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
 
 
 def _postponed(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:
@@ -136,15 +117,7 @@ def _first_paragraph(text: str) -> str:
     return " ".join(paragraph) or "the arguments cannot be read"
 
 
-def _overview(group: str = "") -> str:
-    shown = {name: verb.summary for name, verb in VERBS.items() if name.startswith(group)}
-    width = max(map(len, shown)) + 3
-    lines = [f"  {name:<{width}}{summary}" for name, summary in shown.items()]
-    head = "usage: dqcore [--help | --version] VERB ...\n\nImage tokenizers whose code length follows the image.\n"
-    return "\n".join([head, *lines, "", "dqcore VERB --help lists a verb's options."])
-
-
-def _split_verb(words: list[str]) -> tuple[str | None, list[str]]:
+def split_verb(words: list[str]) -> tuple[str | None, list[str]]:
     """The verb, of one or two words, and the rest; None where help on a group of verbs is asked for."""
     pair = " ".join(words[:2])
     if pair in VERBS:

@@ -52,8 +52,6 @@ def encode(
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
 
-    dqcore encode photo.png -o photo.dqc --bpp 0.05
-
     Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
     are known by name and content.
 

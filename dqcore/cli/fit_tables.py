@@ -31,8 +31,6 @@ def fit_tables(
 ) -> None:
     """Count a tokenizer's codes on photos, so that its .dqc files become shorter.
 
-    dqcore fit-tables runs/mine --data photos/
-
     Training does this at its end; a model from elsewhere needs it once. Older tables stay beside the new ones, so .dqc
     files that were written with them can still be read.
 

@@ -24,8 +24,8 @@ Options = TypeVar("Options", bound=Arguments)
 def train_tokenizer(options: Annotated[TokenizerTraining, arg(name="")]) -> None:
     """Train a tokenizer on a folder of images.
 
-    Where a default is None, the recipe's value is used, or one that suits the machine. Ctrl-C saves and stops; ``dqcore
-    train tokenizer --resume --out RUN`` goes on.
+    What is not given comes from the recipe, or is chosen for this machine, and is printed. Ctrl-C saves and stops;
+    ``dqcore train tokenizer --resume --out RUN`` goes on.
     """
     with shown_log(), _resumable("tokenizer"):
         run = training.train_tokenizer(_of_run(options), confirm=ask)
@@ -37,8 +37,8 @@ def train_tokenizer(options: Annotated[TokenizerTraining, arg(name="")]) -> None
 def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
     """Train a prior on a tokenizer's codes.
 
-    Where a default is None, the recipe's value is used. Ctrl-C saves and stops; ``dqcore train prior --resume --out
-    RUN`` goes on.
+    What is not given comes from the recipe, and is printed. Ctrl-C saves and stops; ``dqcore train prior --resume
+    --out RUN`` goes on.
     """
     with shown_log(), _resumable("prior"):
         run = training.train_prior(_of_run(options), confirm=ask)

@@ -22,11 +22,10 @@ def test_overview_lists_the_verbs(run):
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_has_help(capsys, verb):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([*verb.split(), "--help"])
-    assert stop.value.code == 0
-    assert f"usage: dqcore {verb}" in capsys.readouterr().out
+def test_every_verb_has_help(run, verb):
+    code, out, _ = run(*verb.split(), "--help")
+    assert code == 0
+    assert out.startswith(f"usage: dqcore {verb}")
 
 
 def test_a_process_of_its_own(run, tmp_path):
@@ -55,7 +54,10 @@ assert not heavy, heavy
     [
         (["train", "tokeniser"], "there is no verb 'train tokeniser', did you mean 'train tokenizer'"),
         (["encode", "x"], "--out"),
-        (["encode", "x", "--checkpoint", "y", "--out", "z", "--colour", "3"], "Unrecognized options: --colour"),
+        (
+            ["encode", "x", "--checkpoint", "y", "--out", "z", "--colour", "3"],
+            "encode has no option --colour (see",
+        ),
         (["evaluate", "x", "--checkpoint", "y", "--limit", "many"], "--limit"),
         (["evaluate", "missing", "--checkpoint", "y"], "missing: no such folder"),
         (["reconstruct", "--checkpoint", "y"], "images: expected at least one file"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -56,6 +56,9 @@ class Prior(Pretrained):
         Cost: grows with the codes of the batch; nothing is padded.
         """
         raise NotImplementedError
+
+    if TYPE_CHECKING:
+        __call__ = forward  # a module's own gives Any
 
     def sample(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -230,6 +230,9 @@ class DQVAE(Tokenizer):
 
             budget_loss = self.router.loss(routing, images, reconstruction, reconstruct)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # a module's own gives Any
 
     def _encode(
         self, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -89,6 +90,9 @@ class VQGAN(Tokenizer):
         reconstruction = self.decode_quantized(encoding.quantized)
         budget_loss = torch.zeros_like(commitment_loss)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
+
+    if TYPE_CHECKING:
+        __call__ = forward  # a module's own gives Any
 
     def _encode(self, images: Tensor) -> tuple[Encoding, Tensor]:
         self._check_images(images)

@@ -79,9 +79,9 @@ class PriorTraining(Arguments):
     weight_decay: float = 0.01
     """Weight decay of linear layers' weights; biases, normalizations and embeddings have none."""
     gradient_clip: float | None = None
-    """Largest norm of the gradient; None leaves it alone, as in the paper."""
+    """Largest norm of the gradient; where the recipe has none either, the gradient is left alone."""
     average_decay: float | None = None
-    """Decay of a moving average of the weights, such as 0.999; the average is then what is saved. None: no average."""
+    """Decay of a moving average of the weights, such as 0.999; the average is then what is saved."""
     dropout: float | None = None
     """Share of activations that dropout hides; by default the recipe's or the preset's, 0.1."""
     label_dropout: float = 0.0

@@ -83,9 +83,9 @@ class TokenizerTraining(Arguments):
     warmup_steps: int | None = None
     """Steps over which the learning rate rises linearly; instead of warmup_epochs."""
     gradient_clip: float | None = None
-    """Largest norm of the tokenizer's gradient; None leaves it alone, as in the paper."""
+    """Largest norm of the tokenizer's gradient; where the recipe has none either, the gradient is left alone."""
     average_decay: float | None = None
-    """Decay of a moving average of the weights, such as 0.999; the average is then what is saved. None: no average."""
+    """Decay of a moving average of the weights, such as 0.999; the average is then what is saved."""
 
     reconstruction: Literal["l1", "l2", "colour"] | None = None
     """Loss of pixels: l1, the paper's absolute error; l2, squared error; colour, squared error of luma and of colour

@@ -1,0 +1,65 @@
+"""The site: it builds, its Python blocks run, its commands are read by the verbs' own parsers."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dqcore.cli.dispatch import read_arguments, split_verb
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page, language):
+    return [code for name, code in BLOCK.findall(page.read_text()) if name == language]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    """One after the other in one namespace; a page that shows other libraries needs those that it imports."""
+    for name in re.findall(r"^(?:from|import) (accelerate|lightning_fabric)", page.read_text(), re.MULTILINE):
+        pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {"__name__": "page"}
+    for code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), namespace)
+
+
+COMMANDS = [line for page in PAGES for code in blocks(page, "bash") for line in code.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(COMMANDS))
+def test_commands_parse(command):
+    program, *words = shlex.split(command)
+    assert program == "dqcore"
+    verb, rest = split_verb(words)
+    assert callable(read_arguments(verb, rest))
+
+
+def test_every_page_is_in_the_contents():
+    contents = re.findall(r"^  - [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(contents) == [page.name for page in PAGES]
+
+
+def test_citation_is_of_this_version():
+    import dqcore
+
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {dqcore.__version__}\n" in text
+    assert "Mengqi" in text
+
+
+@pytest.mark.slow
+def test_site_builds(tmp_path):
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed: pip install -e '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DynamicQuantizer" in (tmp_path / "site" / "api" / "index.html").read_text()
