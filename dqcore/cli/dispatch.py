@@ -50,6 +50,7 @@ VERBS = {
     "reconstruct": Verb("dqcore.cli.reconstruct:reconstruct", "encode and decode images, and write what came back"),
     "evaluate": Verb("dqcore.cli.evaluate:evaluate", "measure a tokenizer on photos, beside JPEG and WebP"),
     "report": Verb("dqcore.cli.report:report", "write the report of a training run"),
+    "reproduce": Verb("dqcore.cli.reproduce:reproduce", "measure the paper's tables and figures, and say what holds"),
     "convert": Verb("dqcore.cli.convert:convert", "convert a checkpoint of the paper's authors"),
     "info": Verb("dqcore.cli.info:info", "show versions, devices, kernels and presets"),
 }
