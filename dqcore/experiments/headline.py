@@ -102,9 +102,10 @@ def summarise() -> dict[str, Any]:
     columns = ("data", "FID of the paper", "images", "tokenizer", "prior", "hours, tokenizer", "hours, prior")
     notes = [
         "Computed, not measured: hours on one H100 = images x epochs / images a second / 3600. The rates were "
-        f"measured: {TOKENIZER_RATE} images a second in the training of dqvae-dual at 256 x 256, on a busy machine; {PRIOR_RATE} "
-        f"in that of dqtransformer-base, in bfloat16; {SAMPLE_RATE} in its sampling. The large prior's rates are the base "
-        f"one's, divided by its {LARGE:.2f} times as many parameters. Priors train for {PRIOR_EPOCHS} epochs.",
+        f"measured: {TOKENIZER_RATE} images a second in the training of dqvae-dual at 256 x 256, on a busy machine; "
+        f"{PRIOR_RATE} in that of dqtransformer-base, in bfloat16; {SAMPLE_RATE} in its sampling. The large prior's "
+        f"rates are the base one's, divided by its {LARGE:.2f} times as many parameters. Priors train for "
+        f"{PRIOR_EPOCHS} epochs.",
         "FID is measured by a package of your choice on the folder of samples: its Inception network is a download.",
         *(f"{row.data}: `{'`, `'.join(commands(row))}`" for row in ROWS),
     ]

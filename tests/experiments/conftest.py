@@ -24,7 +24,7 @@ TINY = Scale(
     test_photos=2,
     samples=2,
     seconds={"tokenizer": 1, "prior": 1, "measure": 1},
-    model={"codebook_size": 16, "dim": 8, "latent_channels": 32, "channels": 8, "initialisation": "uniform"},
+    model={"codebook_size": 16, "dim": 8, "latent_channels": 64, "channels": 8, "initialisation": "uniform"},
 )
 
 
