@@ -47,7 +47,6 @@ def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
         "target": list(target),
         "fine_ratio": last_tenth(rows, "fine_ratio"),
         "off_target": last_tenth(rows, "fine_ratio") - target[-1],
-        "free": measure_tokenizer(arm, setting, model=model),
         "equal": measure_tokenizer(arm, setting, ratio, model),
     }
 

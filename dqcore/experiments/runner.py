@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from dqcore.errors import DqcoreError
 from dqcore.experiments.arms import Arm, with_needs
 from dqcore.experiments.plan import Experiment
 from dqcore.experiments.setting import Setting
 from dqcore.experiments.train import check_same, is_trained, train_arm
 from dqcore.files import write_json
 from dqcore.progress import duration
+from dqcore.training import NonFiniteLossError, StoppedError
 
 __all__ = ["is_measured", "measure_arm", "run_experiments"]
 
@@ -41,7 +43,8 @@ def run_experiments(
 
     Raises:
         InputError: The folder holds results with other options or photos.
-        StoppedError: A signal came; what was under way can be resumed.
+        KeyboardInterrupt: A signal came; what was under way can be resumed.
+        DqcoreError: A loss became infinite or NaN.
     """
     arms = {experiment.name: experiment.arms(setting.scale, seeds) for experiment in experiments}
     wanted = [arm for each in arms.values() for arm in each]
@@ -113,9 +116,19 @@ def _work(tasks: Sequence[Task], jobs: int, say: Say) -> None:
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        running = {pool.submit(function, *arguments): text for function, arguments, text in tasks}
+        running = {pool.submit(_in_process, function, arguments): text for function, arguments, text in tasks}
         for done, future in enumerate(concurrent.futures.as_completed(running), 1):
             future.result()
             told(done, running[future])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_process(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """Do a task in a process of the pool; what it raises must be readable on the other side."""
+    try:
+        function(*arguments)
+    except StoppedError as stop:
+        raise KeyboardInterrupt(str(stop)) from None
+    except NonFiniteLossError as error:
+        raise DqcoreError(str(error)) from None
