@@ -39,7 +39,8 @@ def say_plan(experiments: Sequence[Experiment], setting: Setting, seeds: int, jo
     A run that two experiments share is counted for the first. The times are those of the scale, or the minutes that
     were asked for; the lines while it runs tell those of this machine.
     """
-    seconds, counted, lines = dict(setting.scale.seconds), set[str](), []
+    seconds, counted = dict(setting.scale.seconds), set[str]()
+    lines: list[str] = []
     if setting.minutes is not None:
         seconds |= {"tokenizer": 60 * setting.minutes, "prior": 60 * setting.minutes}
     whole = 0.0

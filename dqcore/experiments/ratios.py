@@ -156,8 +156,13 @@ def _rate_chart(results: Results) -> dict[str, Any]:
         series("random routing", _points(results, _dual(results, "random")), "second", dots=True),
         series("VQGAN f16, f8", _points(results, [COARSE, FINE]), "third", dots=True),
     ]
-    labels = {"x_label": "bits per pixel, as written", "y_label": "PSNR, dB"}
-    return chart("rate-distortion", "Rate and distortion, each point trained for its ratio", lines, **labels)
+    return chart(
+        "rate-distortion",
+        "Rate and distortion, each point trained for its ratio",
+        lines,
+        x_label="bits per pixel, as written",
+        y_label="PSNR, dB",
+    )
 
 
 def _points(results: Results, names: list[str]) -> list[tuple[float, float]]:

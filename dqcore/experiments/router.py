@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dqcore.experiments.arms import Arm, dual
-from dqcore.experiments.claims import Claim, judge, judge_within, together
+from dqcore.experiments.claims import Claim, Verdict, judge, judge_within, together
 from dqcore.experiments.measure import load_arm, measure_tokenizer
 from dqcore.experiments.results import Results
 from dqcore.experiments.scales import Scale
@@ -55,8 +55,13 @@ def summarise(results: Results) -> dict[str, Any]:
     lines = [
         series(router, _points(results, f"{router}-r0.5", keys), style, dots=True) for router, style in ROUTERS.items()
     ]
-    labels = {"x_label": "bits per pixel, as written", "y_label": "PSNR, dB"}
-    picture = chart("routers", "Routers trained for 0.5, used at other ratios", lines, **labels)
+    picture = chart(
+        "routers",
+        "Routers trained for 0.5, used at other ratios",
+        lines,
+        x_label="bits per pixel, as written",
+        y_label="PSNR, dB",
+    )
     notes = ["The name of an arm says which ratio it was trained for; every photo is encoded at each ratio exactly."]
     return summary(TITLE, _claims(results), [table("Equal codes", columns, rows)], [picture], notes)
 
@@ -79,7 +84,7 @@ def _claims(results: Results) -> list[Claim]:
     return claims
 
 
-def _cheap(cost: Interval) -> Any:
+def _cheap(cost: Interval) -> Verdict:
     return judge_within(cost, -100.0, ALIKE)
 
 

@@ -35,14 +35,23 @@ def train_arm(arm: Arm, setting: Setting) -> Path:
     if is_trained(arm, setting):
         return folder
     start, resumed = time.perf_counter(), (folder / "checkpoint.pt").is_file()
-    options = dict(arm.options) | {"seed": arm.seed, "out": folder, "device": setting.scale.device, "resume": True}
+    options: dict[str, Any] = dict(arm.options) | {
+        "seed": arm.seed,
+        "out": folder,
+        "device": setting.scale.device,
+        "resume": True,
+    }
     if setting.minutes is not None:
         options = options | {"steps": None, "epochs": None, "minutes": setting.minutes}
     if arm.kind == "tokenizer":
         _train_tokenizer(arm, setting, options)
     else:
         (tokenizer,) = arm.needs
-        data = {"data": setting.photos.train, "tokenizer": setting.run_folder(tokenizer), "preset": arm.preset}
+        data: dict[str, Any] = {
+            "data": setting.photos.train,
+            "tokenizer": setting.run_folder(tokenizer),
+            "preset": arm.preset,
+        }
         train_prior(PriorTraining(**options, **data), progress=_quiet)
     seconds = {"seconds": time.perf_counter() - start, "resumed": resumed}
     write_json(folder / FINISHED, {"arm": setting.described(arm), "made_by": setting.made_by, **seconds})
@@ -83,7 +92,7 @@ def new_tokenizer(arm: Arm, device: str = "cpu") -> Any:
 
 
 def _train_tokenizer(arm: Arm, setting: Setting, options: dict[str, Any]) -> None:
-    data = {"data": setting.photos.train, "validation": setting.validation_list(), "preset": arm.preset}
+    data: dict[str, Any] = {"data": setting.photos.train, "validation": setting.validation_list(), "preset": arm.preset}
     model = new_tokenizer(arm, setting.scale.device)
     train_tokenizer(TokenizerTraining(**options, **data), model=model, progress=_quiet)
 

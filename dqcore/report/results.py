@@ -51,9 +51,8 @@ def write_results(summaries: Sequence[dict[str, Any]], page: Path) -> Path:
     parts += [_section(each, page) for each in summaries]
     for each in summaries:
         for chart in each["charts"]:
-            text = _svg(chart)
-            write_atomically(_file(page, chart), lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
-    write_atomically(page, lambda file: file.write(("\n".join(parts).rstrip() + "\n").encode()))
+            _write(_file(page, chart), _svg(chart))
+    _write(page, "\n".join(parts).rstrip() + "\n")
     return page
 
 
@@ -111,6 +110,10 @@ def _svg(chart: dict[str, Any]) -> str:
     svg = line_chart(lines, label=chart["title"], **labels)
     head, _, rest = svg.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg" width="640">{_STYLE}{rest}\n'
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _cell(text: str) -> str:
