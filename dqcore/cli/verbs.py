@@ -72,6 +72,11 @@ VERBS = {
     "report": Verb(
         "dqcore.cli.report:report", "write the report of a training run", "dqcore report runs/mine --images photos/"
     ),
+    "reproduce": Verb(
+        "dqcore.cli.reproduce:reproduce",
+        "measure the paper's tables and figures, and say what holds",
+        "dqcore reproduce router --data photos/",
+    ),
     "convert": Verb(
         "dqcore.cli.convert:convert",
         "convert a checkpoint of the paper's authors",

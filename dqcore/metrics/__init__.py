@@ -1,7 +1,8 @@
-"""Measures of distortion, of rate and use of the codebook, and of rank correlation."""
+"""Measures of distortion, of rate and use of the codebook, of rank correlation and of sets of images."""
 
 from dqcore.metrics.coding import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
 from dqcore.metrics.distortion import ms_ssim, psnr, round_to_8bit, ssim
+from dqcore.metrics.frechet import frechet_distance
 from dqcore.metrics.rank import spearman
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "code_usage",
     "codes_per_image",
     "entropy_bits_per_pixel",
+    "frechet_distance",
     "ms_ssim",
     "perplexity",
     "psnr",

@@ -36,6 +36,7 @@ class GlobalLocalConfig(PriorConfig):
 
 PRESETS: dict[str, GlobalLocalConfig] = {
     "global-local-base": GlobalLocalConfig(),
+    "global-local-small": GlobalLocalConfig(dim=256, num_heads=4, global_layers=3, local_layers=2),
     "global-local-tiny": GlobalLocalConfig(
         codebook_size=256, region_grid=(8, 8), dim=128, num_heads=4, global_layers=3, local_layers=2
     ),

@@ -44,6 +44,9 @@ class RasterConfig(PriorConfig):
 
 RASTER_DYNAMIC_PRESETS: dict[str, RasterDynamicConfig] = {
     "raster-dynamic-base": RasterDynamicConfig(),
+    "raster-dynamic-small": RasterDynamicConfig(
+        dim=256, num_heads=4, position_layers=2, content_layers=3, max_steps=1028
+    ),
     "raster-dynamic-tiny": RasterDynamicConfig(
         codebook_size=256,
         region_grid=(8, 8),
@@ -56,6 +59,7 @@ RASTER_DYNAMIC_PRESETS: dict[str, RasterDynamicConfig] = {
 }
 RASTER_PRESETS: dict[str, RasterConfig] = {
     "raster-base": RasterConfig(),
+    "raster-small": RasterConfig(dim=256, num_heads=4, num_layers=5, max_steps=1028),
     "raster-tiny": RasterConfig(
         codebook_size=256, region_grid=(8, 8), dim=128, num_heads=4, num_layers=5, max_steps=320
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,9 +32,31 @@ _F8 = VQGANConfig(
     decoder_attention=(8,),
 )
 
+#: The fixed-length twin of ``dqvae-small``, with its widths.
+_F16_SMALL = VQGANConfig(
+    codebook_size=512,
+    dim=32,
+    latent_channels=64,
+    stem=4,
+    channels=16,
+    encoder_multipliers=(3, 4, 6),
+    decoder_multipliers=(4, 8, 8),
+    encoder_attention=(),
+    decoder_attention=(),
+    middle_attention=False,
+    num_blocks=1,
+    groups=8,
+    decay=0.95,
+    initialisation="kmeans",
+    restart=True,
+    convolutions="variance",
+)
+
 PRESETS: dict[str, VQGANConfig] = {
     "vqgan-f16": VQGANConfig(),
     "vqgan-f8": _F8,
+    "vqgan-f16-small": _F16_SMALL,
+    "vqgan-f8-small": replace(_F16_SMALL, strides=(8,), encoder_multipliers=(3, 4), decoder_multipliers=(4, 8)),
     "vqgan-f16-tiny": VQGANConfig(
         codebook_size=256,
         dim=64,

@@ -26,7 +26,7 @@ def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
     """A prior of the preset for these codes, with new weights.
 
     Raises:
-        ValueError: There is no such preset.
+        ValueError: There is no such preset, or it has no layers of a kind that was asked for.
     """
     assert options.preset is not None
     kind = kind_of_preset(options.preset, PRIORS, "prior")
@@ -41,8 +41,11 @@ def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
         "max_steps": max(longest, kind.PRESETS[options.preset].max_steps),
         "tokenizer": codes.tokenizer,
     }
-    if options.dropout is not None:
-        changes["dropout"] = options.dropout
+    for name in ("dropout", "position_layers", "content_layers"):
+        if (value := getattr(options, name)) is not None:
+            if not hasattr(kind.PRESETS[options.preset], name):
+                raise InputError(f"{name}: preset {options.preset} has no such thing")
+            changes[name] = value
     model = kind.from_preset(options.preset, **changes)
     model.checkpoint_activations(options.checkpoint_activations)
     return model

@@ -84,6 +84,10 @@ class PriorTraining(Arguments):
     """Decay of a moving average of the weights, such as 0.999; the average is then what is saved."""
     dropout: float | None = None
     """Share of activations that dropout hides; by default the recipe's or the preset's, 0.1."""
+    position_layers: int | None = None
+    """Layers that positions are predicted with; by default the preset's."""
+    content_layers: int | None = None
+    """Layers that contents are predicted with; by default the preset's."""
     label_dropout: float = 0.0
     """With classes: share of labels hidden in training, which guidance in sampling needs; 0.1 is usual."""
     validation_share: float = 0.02
@@ -121,7 +125,7 @@ class PriorTraining(Arguments):
         if self.data is not None and self.tokenizer is None:
             raise InputError("tokenizer: expected one to encode data with")
         self._only_one("steps", "epochs", "minutes")
-        self._at_least(1, "image_size", "views", "encode_batch", "token_budget")
+        self._at_least(1, "image_size", "views", "encode_batch", "token_budget", "position_layers", "content_layers")
         self._at_least(1, "log_every", "validate_every", "checkpoint_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")

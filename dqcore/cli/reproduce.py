@@ -1,0 +1,111 @@
+"""``dqcore reproduce``: measure the paper's tables and figures, and write the page of results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from tyro.conf import Positional
+
+from dqcore.errors import InputError
+from dqcore.experiments import (
+    EXPERIMENTS,
+    SCALES,
+    Setting,
+    find_photos,
+    headline,
+    read_summaries,
+    run_experiments,
+    say_plan,
+    versions,
+    write_summary,
+)
+from dqcore.files import write_json
+from dqcore.report.results import write_results
+
+__all__ = ["reproduce"]
+
+Name = Literal["all", "budget", "ratios", "maps", "router", "priors", "layers", "headline", "report"]
+
+
+def reproduce(
+    name: Annotated[Name, Positional],
+    *,
+    scale: Literal["cpu", "gpu"] = "cpu",
+    out: Path = Path("runs/reproduce"),
+    data: Path | None = None,
+    test: Path | None = None,
+    seeds: int = 3,
+    minutes_per_run: float | None = None,
+    jobs: int | None = None,
+    page: Path = Path("docs/results.md"),
+) -> None:
+    """Measure what the paper claims, and say of each claim whether it holds.
+
+    An experiment trains small networks and measures them on photos at their native size. It may be stopped at any time
+    and goes on when the command is given again; a finished arm is not run again. ``report`` writes the page of results
+    from what is stored in ``out``, ``headline`` prints what the paper's own results would take, and trains nothing.
+
+    Args:
+        name: The experiment, all of them, or report.
+        scale: cpu: all in 90 minutes on two cores; gpu: larger networks, each run below nine minutes.
+        out: Folder of the results: a JSON for each arm and seed, and the trained models.
+        data: Folder of photos with train/ and val/; by default those that come with the package.
+        test: Folder or .txt list of photos that everything is measured on; by default those of val/.
+        seeds: Seeds of each arm; below 3 nothing is said about claims.
+        minutes_per_run: Train each arm this long by the clock, instead of the scale's number of steps.
+        jobs: Arms at once, in processes of their own; by default one for each core, and one on a GPU.
+        page: With report: the Markdown file, whose charts lie in a folder of its name.
+    """
+    if name == "report":
+        print(write_results(read_summaries(EXPERIMENTS, out), page))
+        return
+    if name == "headline":
+        _print_headline(out)
+        return
+    _check(scale, seeds, minutes_per_run, jobs)
+    chosen = list(EXPERIMENTS.values()) if name == "all" else [EXPERIMENTS[name]]
+    photos = find_photos(data, test, SCALES[scale])
+    setting = Setting(SCALES[scale], photos, out, minutes_per_run, versions())
+    at_once = jobs or (1 if scale == "gpu" else _cores())
+    _say(say_plan(chosen, setting, seeds, at_once))
+    run_experiments(chosen, setting, seeds, jobs=at_once, say=lambda line: print(line, flush=True))
+    for experiment in chosen:
+        summary = write_summary(experiment, out)
+        if summary is not None:
+            _say(["", summary["title"], *(claim["sentence"] for claim in summary["claims"])])
+    if name == "all":
+        _print_headline(out)
+    print(f"\nresults in {out}; dqcore reproduce report --out {out} writes the page")
+
+
+def _print_headline(out: Path) -> None:
+    found = headline.summarise()
+    write_json(out / "headline" / "summary.json", found)
+    (hours,) = found["tables"]
+    _say([found["title"], *found["notes"], ""])
+    for row in (hours["columns"], *hours["rows"]):
+        print("  ".join(f"{cell:<22}" for cell in row).rstrip())
+
+
+def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> None:
+    """Refuse what cannot run, before anything is read."""
+    if seeds < 1:
+        raise InputError(f"seeds: expected at least 1, got {seeds}")
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"minutes_per_run: expected more than 0, got {minutes}")
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs: expected at least 1, got {jobs}")
+    if scale == "gpu" and not torch.cuda.is_available():
+        raise InputError("scale: gpu needs a CUDA device, and there is none; expected cpu")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say(lines: Sequence[Any]) -> None:
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,112 @@
+"""The headline results: presets, exact commands, and the GPU hours that they should take. Nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dqcore.experiments.summary import summary, table
+
+__all__ = ["ROWS", "Headline", "commands", "summarise"]
+
+TITLE = "Headline results: commands and GPU hours"
+#: Images a second on one H100: training of ``dqvae-dual`` at 256 x 256 and of ``dqtransformer-base``, and sampling.
+TOKENIZER_RATE, PRIOR_RATE, SAMPLE_RATE = 76, 218, 66
+#: Parameters of the large prior over those of the base one: its rates are not measured, they are divided by this.
+LARGE = 611.2 / 308.9
+SAMPLES = 50_000
+PRIOR_EPOCHS = 100
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A result of the paper.
+
+    Attributes:
+        data: The data set.
+        folder: What its folder is called in the commands.
+        fid: The paper's Frechet inception distance.
+        images: Training images.
+        recipe: Of the tokenizer.
+        epochs: Of the tokenizer.
+        preset: Of the prior.
+        classes: Whether the prior is class-conditional.
+    """
+
+    data: str
+    folder: str
+    fid: float
+    images: int
+    recipe: str
+    epochs: int
+    preset: str = "dqtransformer-base"
+    classes: bool = False
+
+    @property
+    def tokenizer_hours(self) -> float:
+        """GPU hours of the tokenizer."""
+        return self.images * self.epochs / TOKENIZER_RATE / 3600
+
+    @property
+    def prior_hours(self) -> float:
+        """GPU hours of the prior."""
+        return self.images * PRIOR_EPOCHS / self._slower(PRIOR_RATE) / 3600
+
+    @property
+    def sample_hours(self) -> float:
+        """GPU hours of 50,000 samples."""
+        return SAMPLES / self._slower(SAMPLE_RATE) / 3600
+
+    def _slower(self, rate: float) -> float:
+        return rate / LARGE if self.preset == "dqtransformer-large" else rate
+
+
+#: The epochs of CelebA-HQ and LSUN church are FFHQ's: neither paper nor supplement names others.
+ROWS = (
+    Headline("FFHQ", "ffhq", 4.91, 60_000, "ffhq", 150),
+    Headline("CelebA-HQ", "celebahq", 6.54, 27_000, "ffhq", 150),
+    Headline("LSUN church", "church", 6.21, 126_227, "ffhq", 150),
+    Headline("ImageNet, base", "imagenet", 7.34, 1_281_167, "imagenet", 50, classes=True),
+    Headline("ImageNet, large", "imagenet", 5.11, 1_281_167, "imagenet", 50, "dqtransformer-large", True),
+)
+
+
+def commands(row: Headline) -> list[str]:
+    """The three commands of a result, in their order."""
+    run, classes = f"runs/{row.folder}", " --classes" if row.classes else ""
+    model = f"{run}-{row.preset.partition('-')[2]}"
+    return [
+        f"dqcore train tokenizer --recipe {row.recipe} --preset dqvae-dual --data {row.folder}/train "
+        f"--validation {row.folder}/val --perceptual lpips --out {run}",
+        f"dqcore train prior --recipe paper --preset {row.preset}{classes} --tokenizer {run} --data {row.folder}/train "
+        f"--epochs {PRIOR_EPOCHS} --out {model}",
+        f"dqcore sample {model} --count {SAMPLES} --out {model}/samples",
+    ]
+
+
+def summarise() -> dict[str, Any]:
+    """The table of hours, and how they were computed."""
+    rows = [
+        (
+            row.data,
+            f"{row.fid:.2f}",
+            f"{row.images:,}",
+            f"dqvae-dual, {row.epochs} epochs",
+            row.preset,
+            f"{row.tokenizer_hours:.0f}",
+            f"{row.prior_hours:.0f}",
+            f"{row.sample_hours:.1f}",
+        )
+        for row in ROWS
+    ]
+    columns = ("data", "FID of the paper", "images", "tokenizer", "prior", "hours, tokenizer", "hours, prior")
+    notes = [
+        "Computed, not measured: hours on one H100 = images x epochs / images a second / 3600. The rates were "
+        f"measured: {TOKENIZER_RATE} images a second in the training of dqvae-dual at 256 x 256, on a busy machine; "
+        f"{PRIOR_RATE} in that of dqtransformer-base, in bfloat16; {SAMPLE_RATE} in its sampling. The large prior's "
+        f"rates are the base one's, divided by its {LARGE:.2f} times as many parameters. Priors train for "
+        f"{PRIOR_EPOCHS} epochs.",
+        "FID is measured by a package of your choice on the folder of samples: its Inception network is a download.",
+        *(f"{row.data}: `{'`, `'.join(commands(row))}`" for row in ROWS),
+    ]
+    return summary(TITLE, [], [table("One H100", (*columns, f"hours, {SAMPLES:,} samples"), rows)], notes=notes)

@@ -1,0 +1,149 @@
+"""Where the experiments run: the scale, the photos, the folder of the results, and what is noted beside each number."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dqcore.data.images import list_images
+from dqcore.data.photos import sample_folder
+from dqcore.data.provenance import hash_file
+from dqcore.errors import InputError
+from dqcore.experiments.arms import Arm
+from dqcore.experiments.scales import Scale
+from dqcore.files import write_atomically
+
+__all__ = ["Photos", "Setting", "find_photos", "versions"]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of the experiments.
+
+    Attributes:
+        name: What they are called in the report.
+        train: Folder to train on.
+        validation: Photos of the validation curves.
+        test: Photos that everything is measured on.
+        hash: Of all files, by :func:`dqcore.data.provenance.hash_file`.
+    """
+
+    name: str
+    train: Path
+    validation: tuple[Path, ...]
+    test: tuple[Path, ...]
+    hash: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms have in common.
+
+    Attributes:
+        scale: Networks and steps.
+        photos: What they are trained and measured on.
+        out: Folder of the results; the trained models lie in ``out/runs``.
+        minutes: Minutes of each run by the clock, instead of the scale's steps.
+        made_by: Versions and commit, see :func:`versions`.
+    """
+
+    scale: Scale
+    photos: Photos
+    out: Path
+    minutes: float | None
+    made_by: dict[str, Any]
+
+    def run_folder(self, arm: Arm) -> Path:
+        """Folder of an arm's training run."""
+        return self.out / "runs" / arm.key
+
+    def result_file(self, experiment: str, arm: Arm) -> Path:
+        """The JSON of an arm in an experiment."""
+        return self.out / experiment / f"{arm.key}.json"
+
+    def described(self, arm: Arm) -> dict[str, Any]:
+        """What a stored result must have in common with an arm to stand for it."""
+        length = {} if self.minutes is None else {"minutes": self.minutes}
+        about = arm.as_json()
+        if length:
+            about["options"] = {name: value for name, value in about["options"].items() if name != "steps"} | length
+        return {"scale": self.scale.name, "data": self.photos.hash, **about}
+
+    def validation_list(self) -> Path:
+        """A ``.txt`` list of the validation photos, in ``out``; it is written if it is not there."""
+        path = self.out / "validation.txt"
+        text = "".join(f"{photo.resolve()}\n" for photo in self.photos.validation)
+        if not path.is_file() or path.read_text() != text:
+            write_atomically(path, lambda file: file.write(text.encode()))
+        return path
+
+
+def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
+    """The photos of a folder, or those that come with the package.
+
+    Args:
+        data: Folder with ``train`` and ``val``; None for the packaged sample.
+        test: Folder or ``.txt`` list of photos to measure on; None for those of ``val``.
+        scale: Says how many are validated and measured on.
+
+    Raises:
+        InputError: The folder has no ``train`` or ``val``.
+        FileNotFoundError: A folder does not exist.
+    """
+    train, val = sample_folder("train"), sample_folder("heldout")
+    name = "the packaged sample"
+    if data is not None:
+        train, val, name = data / "train", data / "val", data.resolve().name
+        if not train.is_dir() or not val.is_dir():
+            raise InputError(f"data: expected a folder with train/ and val/, got {data}")
+    held_out = list_images(val)
+    measured = held_out if test is None else list_images(test)
+    if test is not None:
+        name += f", measured on {test.resolve().name}"
+    chosen = _spread(held_out, scale.validation_photos), _spread(measured, scale.test_photos)
+    digest = hashlib.sha256()
+    for path in (*list_images(train), *chosen[0], *chosen[1]):
+        digest.update(hash_file(path).encode())
+    return Photos(name, train, *chosen, digest.hexdigest()[:16])
+
+
+def versions() -> dict[str, Any]:
+    """What makes the numbers: versions, the commit of a source tree (``+``: it was changed), the machine."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "dqcore": importlib.metadata.version("dqcore"),
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": gpu or platform.machine(),
+    }
+
+
+def _spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
+    """At most so many paths, evenly spread over all."""
+    if len(paths) <= most:
+        return tuple(paths)
+    return tuple(paths[index * len(paths) // most] for index in range(most))
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dqcore", "kernels", "csrc")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,33 @@
+"""Frechet distance of two sets of features: how alike two sets of images are, to a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dqcore.errors import InputError
+
+__all__ = ["frechet_distance"]
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """Squared Frechet distance of two normal distributions fitted to features.
+
+    ``|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))``. The trace of the root is the sum of the singular values of
+    the product of the centred features, so no matrix of the features' dimension is made, and fewer samples than
+    dimensions will do. The distance of few samples is too large; compare sets of equal numbers only.
+
+    Args:
+        x: ``(N, D)``, any dtype, at least 2 samples.
+        y: ``(M, D)``, at least 2 samples.
+
+    Returns:
+        At least 0, up to rounding in float64.
+    """
+    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise InputError(f"y: expected (M, D) features, M at least 2, like x {tuple(x.shape)}, got {tuple(y.shape)}")
+    a, b = x.double(), y.double()
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    a, b = (a - a.mean(0)) / (len(a) - 1) ** 0.5, (b - b.mean(0)) / (len(b) - 1) ** 0.5
+    root = torch.linalg.svdvals(a @ b.T).sum()
+    return float(means + a.square().sum() + b.square().sum() - 2 * root)

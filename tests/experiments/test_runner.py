@@ -1,0 +1,104 @@
+"""Results are resumable: what was killed goes on from its checkpoint, what is finished stays, others are refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from dqcore.errors import InputError
+from dqcore.experiments import EXPERIMENTS, SCALES, Experiment, Setting, find_photos, run_experiments, say_plan, train
+from dqcore.experiments.arms import dual
+from dqcore.experiments.measure import metrics_of
+
+
+def one_arm(scale, seeds):
+    """An experiment of one arm, which measures how many rows its training logged."""
+    options = {**scale.tokenizer, "steps": 4, "checkpoint_every": 1}
+    return [dataclasses.replace(dual(scale, seed, "gain"), options=options) for seed in range(seeds)]
+
+
+ONE = Experiment("one", one_arm, lambda arm, setting: {"rows": len(metrics_of(arm, setting))}, lambda results: {})
+
+
+def comparable(rows):
+    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def test_a_killed_arm_goes_on_to_the_same_numbers(setting_in, tmp_path, monkeypatch):
+    whole = setting_in(tmp_path / "whole")
+    run_experiments([ONE], whole, 1)
+    (arm,) = one_arm(whole.scale, 1)
+
+    broken = setting_in(tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_quiet", lambda row: 1 / (row["step"] < 3))
+        with pytest.raises(ZeroDivisionError):
+            run_experiments([ONE], broken, 1)
+    assert (broken.run_folder(arm) / "checkpoint.pt").is_file()
+    assert not train.is_trained(arm, broken) and not broken.result_file("one", arm).exists()
+
+    run_experiments([ONE], broken, 1)
+    assert comparable(metrics_of(arm, broken)) == comparable(metrics_of(arm, whole))
+    weights = [(setting.run_folder(arm) / "model" / "model.safetensors").read_bytes() for setting in (whole, broken)]
+    assert weights[0] == weights[1]
+    results = [json.loads(setting.result_file("one", arm).read_text()) for setting in (whole, broken)]
+    assert [result["resumed"] for result in results] == [False, True]
+    assert results[0]["arm"] == results[1]["arm"] and results[0]["measured"] == results[1]["measured"]
+
+    scale = dataclasses.replace(broken.scale, tokenizer={**broken.scale.tokenizer, "batch_size": 3})
+    with pytest.raises(InputError, match=r"finished\.json was made with batch_size 2, now it is 3"):
+        run_experiments([ONE], dataclasses.replace(broken, scale=scale), 1)
+    photos = dataclasses.replace(broken.photos, hash="other")
+    with pytest.raises(InputError, match=f"made with data {broken.photos.hash}, now it is other"):
+        run_experiments([ONE], dataclasses.replace(broken, photos=photos), 1)
+
+
+def test_minutes_stand_for_steps(setting_in, tmp_path):
+    setting = setting_in(tmp_path, minutes=1e-6)
+    run_experiments([ONE], setting, 1)
+    (arm,) = one_arm(setting.scale, 1)
+    stored = json.loads(setting.result_file("one", arm).read_text())["arm"]["options"]
+    assert stored["minutes"] == 1e-6 and "steps" not in stored
+    assert metrics_of(arm, setting)[-1]["step"] == 1
+
+
+@pytest.mark.slow
+def test_processes_do_what_one_does(setting_in, tmp_path):
+    budget = EXPERIMENTS["budget"]
+    alone, together = setting_in(tmp_path / "alone"), setting_in(tmp_path / "together")
+    run_experiments([budget], alone, 1)
+    run_experiments([budget], together, 1, jobs=2)
+    for arm in budget.arms(alone.scale, 1):
+        rows = [comparable(metrics_of(arm, setting)) for setting in (alone, together)]
+        assert rows[0] == rows[1]
+        assert together.result_file("budget", arm).is_file()
+
+
+def test_the_plan_fits_the_promise():
+    scale = SCALES["cpu"]
+    found = say_plan(list(EXPERIMENTS.values()), setting_of(scale), 3, 2)
+    assert len(found) == len(EXPERIMENTS) + 1
+    assert "36 of 36 arms to measure" in found[0] and "the packaged sample" in found[-1]
+    minutes = sum(_minutes(line) for line in found[:-1])
+    assert 30 < minutes <= 90
+    assert all(SCALES["gpu"].seconds[kind] < 9 * 60 for kind in ("tokenizer", "prior"))
+
+
+def setting_of(scale):
+    return Setting(scale, find_photos(None, None, scale), Path("nowhere"), None, {})
+
+
+def _minutes(line):
+    words = line.partition("about ")[2].split()
+    values = {unit: int(value) for value, unit in zip(words[::2], words[1::2], strict=True)}
+    return 60 * values.get("h", 0) + values.get("min", 0) + values.get("s", 0) / 60
+
+
+def test_photos_that_are_not_there(tmp_path, photos):
+    with pytest.raises(InputError, match="data: expected a folder with train/ and val/"):
+        find_photos(tmp_path, None, SCALES["cpu"])
+    with pytest.raises(FileNotFoundError):
+        find_photos(photos, tmp_path / "none", SCALES["cpu"])
+    found = find_photos(photos, photos / "train", SCALES["cpu"])
+    assert len(found.test) == 8 and len(found.validation) == 2 and "measured on train" in found.name

@@ -1,0 +1,79 @@
+"""Each experiment's sentences for results as the paper has them, and for their opposite."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from dqcore.errors import InputError
+from dqcore.experiments import EXPERIMENTS, headline, read_results, read_summaries, write_summary
+from dqcore.experiments.budget import settled
+from dqcore.experiments.ratios import at_codes
+from dqcore.experiments.results import Results
+
+spec = importlib.util.spec_from_file_location("made_up", Path(__file__).with_name("made_up.py"))
+made_up = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(made_up)
+MADE_UP, rows = made_up.MADE_UP, made_up.rows
+
+
+def claims_of(name, good, seeds=3):
+    kept = [row for row in rows(name, MADE_UP[name](good)) if row["arm"]["seed"] < seeds]
+    return EXPERIMENTS[name].summarise(Results(kept))["claims"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_both_outcomes(name):
+    good, bad = claims_of(name, True), claims_of(name, False)
+    assert len(good) == len(bad) >= 2
+    assert {claim["verdict"] for claim in good} == {"holds"}, good
+    assert {claim["verdict"] for claim in bad} == {"does not hold"}, bad
+    for claim in (*good, *bad):
+        assert claim["sentence"] == f"{claim['claim']}: {claim['measured']}; {claim['verdict']}."
+        assert "±" in claim["measured"] and "nan" not in claim["measured"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_two_seeds_say_nothing(name):
+    assert {claim["verdict"] for claim in claims_of(name, True, seeds=2)} == {"cannot be said at this scale"}
+
+
+def test_fixed_lengths_at_equal_codes_lie_between_the_strides():
+    results = Results(rows("ratios", MADE_UP["ratios"](True)))
+    assert at_codes(results, 100, "psnr")[1] == pytest.approx(21.5)
+    assert at_codes(results, 200, "psnr")[1] == pytest.approx(22.0)  # half of the way from 100 to 400 codes
+    assert at_codes(results, 90, "psnr") == {} == at_codes(results, 500, "psnr")
+
+
+def test_a_share_has_settled_after_it_was_far_off_for_the_last_time():
+    curve = [[step, 0.9 if step in (1, 2, 6) else 0.5] for step in range(1, 11)]
+    assert settled(curve, window=1) == 0.6
+    assert settled([[1, 0.5], [2, 0.52]]) == 0 and settled([[1, 0.5], [2, 0.9]], 1) == 1
+
+
+def test_summaries_are_made_from_the_stored_files(tmp_path):
+    with pytest.raises(InputError, match="holds no results"):
+        read_summaries(EXPERIMENTS, tmp_path)
+    for row in rows("router", MADE_UP["router"](True)):
+        path = tmp_path / "router" / f"{row['arm']['name']}-seed{row['arm']['seed']}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(row))
+    found = read_summaries(EXPERIMENTS, tmp_path)
+    assert [summary["name"] for summary in found] == ["router", "headline"]
+    protocol = json.loads((tmp_path / "router" / "summary.json").read_text())["protocol"]
+    assert protocol["seeds"] == [0, 1, 2] and protocol["photos"] == ["discs"] and protocol["commit"] == ["abc"]
+    assert protocol["steps"] == ["2 steps"] and protocol["minutes of training"] == 18.0
+    assert write_summary(EXPERIMENTS["maps"], tmp_path) is None
+    (tmp_path / "router" / "broken-seed0.json").write_text("{}")
+    with pytest.raises(InputError, match=r"broken-seed0\.json is no result"):
+        read_results(tmp_path / "router")
+
+
+def test_hours_are_images_over_rates():
+    ffhq = next(row for row in headline.ROWS if row.data == "FFHQ")
+    assert ffhq.tokenizer_hours == pytest.approx(60_000 * 150 / 76 / 3600)
+    assert ffhq.prior_hours == pytest.approx(60_000 * 100 / 218 / 3600)
+    large, base = (next(r for r in headline.ROWS if r.data == f"ImageNet, {size}") for size in ("large", "base"))
+    assert large.prior_hours == pytest.approx(base.prior_hours * 611.2 / 308.9)
+    assert {row.fid for row in headline.ROWS} >= {4.91, 6.54, 6.21}
