@@ -108,7 +108,7 @@ class GainRouter(nn.Module):
         return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
 
     @torch.no_grad()
-    def fit(self, gains: Sequence[Tensor]) -> Tensor:
+    def settle(self, gains: Sequence[Tensor]) -> Tensor:
         """Set and return the thresholds at which images with these gains get the target shares on average.
 
         Args:

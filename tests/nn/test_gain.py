@@ -57,12 +57,12 @@ def test_evaluation_goes_by_the_thresholds_of_training(ratio):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0, (0.3, 0.3), (0.0, 0.0), (0.5, 0.0)])
-def test_fitted_thresholds_give_the_target_shares(ratio):
+def test_settled_thresholds_give_the_target_shares(ratio):
     granularities = len(ratio) + 1 if isinstance(ratio, tuple) else 2
     router = GainRouter(6, ratio).eval()
     batches = [pyramid(granularities, batch=2, height=height, width=9) for height in (5, 8, 13)]
     images = [images_for(maps) for maps in batches]
-    router.fit([router(x, maps).gains for x, maps in zip(images, batches, strict=True)])
+    router.settle([router(x, maps).gains for x, maps in zip(images, batches, strict=True)])
     grains = torch.cat([router(x, maps).grain.flatten() for x, maps in zip(images, batches, strict=True)])
     for g in range(1, granularities):
         assert abs((grains >= g).double().mean() - sum(router.ratio[g - 1 :])) <= 1 / len(grains)

@@ -39,7 +39,7 @@ def calibrate(model: Any, paths: Sequence[Path]) -> bool:
     device = model.quantizer.codebook.weight.device
     gains = [model.scan(image.to(device))[1].gains for image in _some(model, paths)]
     if gains:
-        model.router.fit(gains)
+        model.router.settle(gains)
     return bool(gains)
 
 

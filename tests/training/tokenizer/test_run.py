@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from dqcore.data.photos import sample_folder
+from dqcore.distributed import World
 from dqcore.models.tokenizers.dqvae import DQVAE
 from dqcore.training import NonFiniteLossError, TokenizerTraining, train_tokenizer
 from dqcore.training.state import read_state
+from dqcore.training.tokenizer.images import find_images
+from dqcore.training.tokenizer.tables import _some
 
 
 def _quiet(row):
@@ -157,3 +161,18 @@ def test_a_finished_run_is_not_overwritten(tiny, options):
     with pytest.raises(ValueError, match="holds a run already; resume it"):
         train_tokenizer(options(steps=1), model=tiny(), progress=_quiet)
     assert isinstance(options(), TokenizerTraining)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_a_gain_router_meets_its_share_on_the_training_images(tmp_path, ratio):
+    photos, out = sample_folder("train"), tmp_path / "run"
+    sizes = {"image_size": 32, "resize": 128, "batch_size": 4}
+    options = TokenizerTraining.small(photos, out, steps=4, target_ratio=(ratio,), device="cpu", **sizes)
+    model = train_tokenizer(options, progress=_quiet).model
+    paths = find_images(options.resolved(), World(0, 1, torch.device("cpu"))).training.paths
+    assert model.config.router == "gain" and model.config.target_ratio == (ratio,)
+    with torch.no_grad():
+        grains = [model.encode(image).grain.flatten() for image in _some(model, paths)]
+    assert torch.cat(grains).double().mean() == pytest.approx(ratio, abs=0.02)
+    saved = DQVAE.from_pretrained(out / "model")
+    assert torch.equal(saved.router.thresholds, model.router.thresholds)
