@@ -14,7 +14,16 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 
-__all__ = ["INDEX", "ShardWriter", "count_known", "hash_file", "open_index", "read_index", "read_shards"]
+__all__ = [
+    "INDEX",
+    "ShardWriter",
+    "count_known",
+    "forget_broken",
+    "hash_file",
+    "open_index",
+    "read_index",
+    "read_shards",
+]
 
 INDEX = "index.json"
 
@@ -39,14 +48,16 @@ class ShardWriter:
         self.index = open_index(folder, description)
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
+        if not (folder / INDEX).is_file():
+            self.flush()  # says whose folder this is, so that a run that is killed in its first shard can go on
 
     @property
     def done(self) -> set[str]:
-        """Names of the images that are in a shard on disk, or were found broken."""
-        return {entry["name"] for entry in self.index["images"]} | {entry["name"] for entry in self.index["broken"]}
+        """Names of the images that are in a shard on disk; those that were found broken are tried again."""
+        return {entry["name"] for entry in self.index["images"]}
 
     def add(self, name: str, size: Sequence[int], codes: Tensor, grain: Tensor, digest: str = "") -> None:
-        """Add an image; a full shard is written at once.
+        """Add an image; a full shard is written at once. If it was listed as broken, it no longer is.
 
         Args:
             name: Its name in the index.
@@ -55,6 +66,7 @@ class ShardWriter:
             grain: Grain map ``(h, w)``.
             digest: Its :func:`hash_file`, by which a later run knows it.
         """
+        forget_broken(self.index, name)
         number = len(self.index["images"]) + len(self._entries)
         self._tensors[f"{number}.codes"] = codes.to("cpu", torch.int32).contiguous()
         self._tensors[f"{number}.grain"] = grain.to("cpu", torch.uint8).contiguous()
@@ -74,6 +86,7 @@ class ShardWriter:
 
     def skip(self, name: str, reason: str, digest: str = "") -> None:
         """List a broken file in the index."""
+        forget_broken(self.index, name)
         self.index["broken"].append({"name": name, "reason": reason, **_known_by(digest)})
 
     def flush(self) -> None:
@@ -118,7 +131,7 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path)
     Raises:
         InputError: A name in the index belongs to another file.
     """
-    known = {entry["name"]: entry.get("sha256", "") for entry in (*index["images"], *index["broken"])}
+    known = {entry["name"]: entry.get("sha256", "") for entry in index["images"]}
     shared = [name for name in digests if name in known]
     others = [name for name in shared if known[name] and known[name] != digests[name]]
     if others:
@@ -130,13 +143,20 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path)
     return len(shared)
 
 
+def forget_broken(index: dict[str, Any], name: str) -> None:
+    """Take a file off the list of broken ones: it is tried again."""
+    index["broken"] = [entry for entry in index["broken"] if entry["name"] != name]
+
+
 def _known_by(digest: str) -> dict[str, str]:
     return {"sha256": digest} if digest else {}
 
 
 def hash_file(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read."""
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read, or is a pipe."""
     try:
+        if not path.is_file():
+            return ""
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
         return ""

@@ -92,6 +92,8 @@ class Loop(Generic[Batch]):
         estimate = Estimate(self.learning_rate, self.completed)
         moment = Moment(self.clock.before, 0)
         if self._share(moment) >= 1:
+            if self.world.is_main:
+                self.stage.save_model()  # it may be older than the checkpoint, if the run was killed between the two
             return
         if self.total is None:
             moment = self.clock.agree(0)
@@ -165,8 +167,8 @@ class Loop(Generic[Batch]):
     def _save(self) -> None:
         state = self._state()
         if self.world.is_main:
+            write_state(self.checkpoint, state)  # first: a model without a checkpoint could not be resumed
             self.stage.save_model()
-            write_state(self.checkpoint, state)
         self.world.barrier()
 
     def _state(self) -> Row:

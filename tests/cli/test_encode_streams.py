@@ -94,7 +94,7 @@ def test_a_folder_to_files_and_back(run, fails, checkpoint, pictures, tmp_path):
     total = sum(path.stat().st_size for path in out.rglob("*.dqc"))
     pixels = 4 * 64 * 48 + 50 * 30
     assert f"5 photos, {total} bytes, {8 * total / pixels:.4f} bits per pixel as written" in text
-    assert "6 of these 6 files were there already" in run(*args)[1]
+    assert "5 of these 6 files were there already" in run(*args)[1]
     assert "codes of another ratio" in fails(*args, "--ratio", 0.5)
     (out / "2.dqc").write_bytes((out / "2.dqc").read_bytes()[:-1])
     assert "1 of 5 were not decoded, the first:" in (

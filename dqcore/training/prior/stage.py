@@ -13,7 +13,6 @@ from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.files import write_json
 from dqcore.training.log import Row
-from dqcore.training.prior.codes import keep_tokenizer
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.step import PriorStep
 
@@ -76,10 +75,9 @@ class PriorStage:
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
     def save_model(self) -> None:
-        """Write ``model/``, with the tokenizer and the names of the classes."""
+        """Write ``model/`` with the names of the classes; the tokenizer lies there since the start of the run."""
         folder = self.options.out / "model"
         self.step.model_to_use.save_pretrained(folder)
-        keep_tokenizer(self.options)
         if self.codes.classes:
             write_json(folder / "classes.json", list(self.codes.classes))
 
