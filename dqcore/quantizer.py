@@ -76,12 +76,15 @@ class DynamicQuantizer(CodebookLayer):
         nonfinite: Literal["raise", "mask"] | None = None,
         eval_loss: bool = True,
     ) -> None:
-        for name, value in {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}.items():
-            if value < 1:
+        sizes = {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}
+        for name, value in {**sizes, "codebook_dim": codebook_dim}.items():
+            if value is not None and value < 1:
                 raise InputError(f"{name}: expected at least 1, got {value}")
         if nonfinite not in (None, "raise", "mask"):
             raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
-        super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
+        super().__init__(
+            learning.build(codebook_size, dim if codebook_dim is None else codebook_dim), initialisation, restart
+        )
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last = commitment, channel_last
         self.nonfinite, self.eval_loss = nonfinite, eval_loss

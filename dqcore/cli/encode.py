@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from dqcore.cli.stopping import stoppable
 from dqcore.data.images import list_images
+from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known, hash_file
 from dqcore.errors import InputError
 from dqcore.files import remove_leftovers, sole_owner
@@ -50,6 +51,7 @@ def encode(
     overwrite: bool = False,
     shard_size: int = 1000,
     batch_size: int = 8,
+    max_pixels: int | None = None,
     device: str = "auto",
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
@@ -73,6 +75,7 @@ def encode(
         overwrite: Let the .dqc file of one photo replace another stream. Other files are never replaced.
         shard_size: Images in a shard.
         batch_size: Images of one size that go through the model together, at most; for shards.
+        max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
         device: auto, cpu, cuda or cuda:N.
     """
     if min(shard_size, batch_size) < 1:
@@ -87,10 +90,11 @@ def encode(
         raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
     codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
     if alone:
-        return _one(codec, named[0][1], out, budget, overwrite)
+        with allow_pixels(max_pixels):
+            return _one(codec, named[0][1], out, budget, overwrite)
     digests = {name: hash_file(path) for name, path in named}
     about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
-    with sole_owner(out, "encoding"):
+    with allow_pixels(max_pixels), sole_owner(out, "encoding"):
         if format == "shards":
             _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
         else:

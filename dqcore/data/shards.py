@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_json
+from dqcore.tensor_files import load_tensors, save_tensors
 
 __all__ = [
     "INDEX",
@@ -92,10 +93,7 @@ class ShardWriter:
     def flush(self) -> None:
         """Write the images added since the last shard as a shard, then the index."""
         if self._entries:
-            from safetensors.torch import save
-
-            data = save(self._tensors)
-            write_atomically(self.folder / self._shard_name(), lambda file: file.write(data))
+            save_tensors(self.folder / self._shard_name(), self._tensors)
             self.index["images"] += self._entries
             self._tensors, self._entries = {}, []
         write_json(self.folder / INDEX, self.index)
@@ -174,10 +172,14 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; dqcore encode writes one")
     try:
         index = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected an index of codes ({error!r})") from error
     if not isinstance(index, dict):
         raise InputError(f"{path}: expected an index of codes (got a JSON {type(index).__name__})")
+    for name in ("images", "broken"):
+        entries = index.get(name, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
+            raise InputError(f"{path}: expected an index of codes (its {name} are no list of files)")
     return index
 
 
@@ -190,12 +192,21 @@ def read_shards(folder: Path, index: dict[str, Any] | None = None) -> Iterator[t
 
     Yields:
         The image's entry in the index, its code map ``(H, W)`` int64 and its grain map ``(h, w)`` int64.
-    """
-    from safetensors.torch import load_file
 
+    Raises:
+        FileNotFoundError: A shard is missing.
+        InputError: A shard or the index is damaged, or the one does not belong to the other.
+    """
     shard, tensors = "", {}
     for number, entry in enumerate((index or read_index(folder))["images"]):
-        if entry["shard"] != shard:
-            shard = entry["shard"]
-            tensors = load_file(folder / shard)
-        yield entry, tensors[f"{number}.codes"].long(), tensors[f"{number}.grain"].long()
+        try:
+            if entry["shard"] != shard:
+                shard = entry["shard"]
+                tensors = load_tensors(folder / shard)
+            codes, grain = (tensors[f"{number}.{kind}"].long() for kind in ("codes", "grain"))
+            fits = codes.dim() == grain.dim() == 2 and list(codes.shape) == entry["codes_shape"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder}: its index does not belong to its shards ({error!r})") from error
+        if not fits:
+            raise InputError(f"{folder / shard}: image {number} is not the one of the index")
+        yield entry, codes, grain

@@ -14,12 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_json
+from dqcore.models.checks import build, check_finite, check_shapes, check_types
 from dqcore.models.weights import weights_folder
+from dqcore.tensor_files import load_tensors, save_tensors, tensor_shapes
 
 __all__ = ["Pretrained", "config_from_dict", "download"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+#: What a repository on the Hugging Face Hub is named by, before its owner and name.
+HUB = "hf:"
 
 Model = TypeVar("Model", bound="Pretrained")
 Config = TypeVar("Config")
@@ -79,14 +83,13 @@ class Pretrained(nn.Module):
                 are. :meth:`from_pretrained` gives float32 again.
 
         Raises:
-            InputError: A finite weight is beyond the range of ``dtype``.
+            InputError: A weight is not finite, or beyond the range of ``dtype``.
         """
-        from safetensors.torch import save
-
         folder = Path(path)
         state = {name: _stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
+        check_finite(state, f"{folder}: not saved")
         config = {"model": type(self).__name__, **_fields(self.config)}
-        write_atomically(folder / WEIGHTS, lambda file: file.write(save(state, metadata={"format": "pt"})))
+        save_tensors(folder / WEIGHTS, state)
         write_json(folder / CONFIG, config)
 
     @classmethod
@@ -94,18 +97,24 @@ class Pretrained(nn.Module):
         """Load a model in evaluation mode, on the CPU.
 
         Args:
-            path: A folder that :meth:`save_pretrained` wrote, or the id of such a repository on the Hugging Face Hub.
+            path: A folder that :meth:`save_pretrained` wrote, or ``hf:owner/name`` of such a repository on the Hugging
+                Face Hub.
 
         Raises:
             FileNotFoundError: There is no such folder or repository, or a file is missing in it.
-            InputError: It holds another model, a config with unknown fields, or weights that do not fit the config.
+            InputError: It holds another model, a config with unknown fields, or weights that are damaged, not finite
+                or do not fit the config.
         """
         folder = Path(path) if os.path.exists(path) else download(os.fspath(path))
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, {name} is missing")
-        model = cls(_read_config(folder / CONFIG, cls))
-        _load(model, folder / WEIGHTS)
+        weights, config = folder / WEIGHTS, _read_config(folder / CONFIG, cls)
+        model = build(cls, config, tensor_shapes(weights), str(weights))
+        state = load_tensors(weights)
+        check_shapes(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, str(weights))
+        check_finite(state, str(weights))
+        model.load_state_dict(state)
         return model.eval()
 
 
@@ -144,37 +153,21 @@ def _unknown(kind: str, name: str, known: Any) -> str:
 def _read_config(path: Path, cls: type[Pretrained]) -> Any:
     try:
         fields = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON object ({error})") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
     if (model := fields.pop("model", None)) != cls.__name__:
         raise InputError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
+    check_types(cls.Config, fields, str(path))
     return config_from_dict(cls.Config, fields, str(path))
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from error
-    own = model.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        if name not in state:
-            raise InputError(f"{path}: the weights lack {name}")
-        if name not in own:
-            raise InputError(f"{path}: the config has no place for {name}")
-        if state[name].shape != own[name].shape:
-            expected, got = tuple(own[name].shape), tuple(state[name].shape)
-            raise InputError(f"{path}: {name} has shape {got}, the config expects {expected}")
-    model.load_state_dict(state)
 
 
 def download(repository: str) -> Path:
     """Download a model from the Hugging Face Hub; for a prior, also the tokenizer that was saved with it.
+
+    Args:
+        repository: ``hf:owner/name``. Anything else is no name of a repository: a mistyped path asks nobody.
 
     Returns:
         The folder with its files.
@@ -182,14 +175,19 @@ def download(repository: str) -> Path:
     Raises:
         FileNotFoundError: There is no such repository, or it cannot be reached.
     """
+    if not repository.startswith(HUB):
+        raise FileNotFoundError(
+            f"{repository}: no such folder; a model on the Hugging Face Hub is named {HUB}owner/name"
+        )
+    missing = f"{repository}: no such repository on the Hugging Face Hub"
+    name = repository.removeprefix(HUB)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{repository}: expected {HUB}owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    missing = f"{repository}: no such folder, and no such repository on the Hugging Face Hub"
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise FileNotFoundError(missing)
     try:
         wanted = [CONFIG, WEIGHTS, "classes.json", "code_tables*.safetensors", "tokenizer/*"]
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error

@@ -196,6 +196,8 @@ class Tokenizer(Pretrained):
         stride = self.config.strides[0]
         if images.dim() != 4 or images.shape[1] != 3:
             raise InputError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+        if len(images) == 0:
+            raise InputError(f"images: expected at least one, got an empty batch {tuple(images.shape)}")
         if min(images.shape) == 0 or images.shape[2] % stride or images.shape[3] % stride:
             raise InputError(
                 f"images: expected height and width to be multiples of {stride}, got {tuple(images.shape)}"
