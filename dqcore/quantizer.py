@@ -82,9 +82,7 @@ class DynamicQuantizer(CodebookLayer):
                 raise InputError(f"{name}: expected at least 1, got {value}")
         if nonfinite not in (None, "raise", "mask"):
             raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
-        super().__init__(
-            learning.build(codebook_size, dim if codebook_dim is None else codebook_dim), initialisation, restart
-        )
+        super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last = commitment, channel_last
         self.nonfinite, self.eval_loss = nonfinite, eval_loss

@@ -124,3 +124,12 @@ def test_interruption(run, monkeypatch):
 
     monkeypatch.setattr("dqcore.cli.info.info", interrupt)
     assert run("info") == (130, "", "dqcore: interrupted\n")
+
+
+def test_an_interruption_while_the_program_starts_is_silent(tmp_path):
+    """PyTorch takes seconds to import; this one interrupts the program meanwhile."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(dqcore.__file__).parents[1])])
+    command = [sys.executable, "-m", "dqcore", "info"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
