@@ -65,22 +65,47 @@ def build(make: Callable[[Any], Model], config: Any, shapes: Mapping[str, tuple[
     Raises:
         InputError: A size is beyond what the weights have, the weights do not fit, or no model can be built.
     """
-    numbers = sum(map(math.prod, shapes.values()))
-    for name, value in vars(config).items():
-        deep = name.endswith(("layers", "blocks"))
-        for size in value if isinstance(value, tuple) else (value,):
-            limit = len(shapes) if deep else max(numbers, _SMALL)
-            if type(size) is int and abs(size) > limit:
-                raise InputError(f"{name}: {size} is too large for the {numbers} numbers of {path}")
+    _check_sizes(config, shapes, path)
     try:
         with torch.device("meta"):
-            check_shapes(make(config), shapes, path)
+            probe = make(config)
+    except InputError:
+        raise
+    except Exception:  # the tables of a prior need values; its sizes are checked above
+        pass
+    else:
+        check_shapes(probe, shapes, path)
+    try:
         return make(config)
     except InputError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: no model can be built from its config ({type(error).__name__}: {reason})") from error
+
+
+def _check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], path: str) -> None:
+    """Raise if a number in a config asks for more than the weights have."""
+    numbers = sum(map(math.prod, shapes.values()))
+    sizes = [
+        (name, size, len(shapes) if name.endswith(("layers", "blocks")) else max(numbers, _SMALL))
+        for name, value in vars(config).items()
+        for size in (value if isinstance(value, tuple) else (value,))
+        if type(size) is int
+    ]
+    dim = getattr(config, "dim", 1)
+    sizes += [
+        (name, getattr(config, name) * dim, numbers)
+        for name in ("codebook_size", "num_classes")
+        if hasattr(config, name)
+    ]
+    if hasattr(config, "region_grid"):
+        sizes += [("dim", dim**2, numbers), ("num_granularities", config.num_granularities, 15)]
+        cells = math.prod(config.region_grid) << 2 * (min(config.num_granularities, 15) - 1)
+        sizes.append(("region_grid", cells, max(numbers, _SMALL)))
+    for name, size, limit in sizes:
+        if abs(size) > limit:
+            raise InputError(f"{name}: {getattr(config, name)} is too much for the {numbers} numbers of {path}")
 
 
 def check_shapes(model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]], path: str) -> None:

@@ -127,7 +127,9 @@ def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
         return config(**values)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{where}: {error}") from error
 
 
