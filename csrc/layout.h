@@ -61,7 +61,7 @@ struct Layout {
   }
 };
 
-// Element types of features, numbered by their place in _DTYPES of dqcore/ops/extension.py.
+// Element types of features, numbered by their place in FEATURES of dqcore/ops/extension.py.
 enum DType { kFloat16 = 0, kBFloat16 = 1, kFloat32 = 2 };
 
 // A feature map (images, channels, height, width), dense, with cells or channels innermost.

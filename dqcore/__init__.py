@@ -15,7 +15,16 @@ From the ground up; each layer imports only those before it:
 :func:`warmup` compiles what a step launches before the step is captured or timed. Importing dqcore needs only PyTorch.
 """
 
+import signal as _signal
+import sys as _sys
 from importlib.metadata import version as _version
+
+#: Whether this is the command line, which imports everything here first. Ctrl-C ends it then without a traceback.
+_starting = ("-m", "dqcore") in zip(_sys.orig_argv, _sys.orig_argv[1:], strict=False) or _sys.argv[0].endswith(
+    "/dqcore"
+)
+if _starting and (_starting := _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler):
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 from dqcore import convert, ops
 from dqcore.backends import backend
@@ -32,6 +41,8 @@ from dqcore.quantizer import DynamicQuantizer, Quantized
 
 __version__ = _version("dqcore")
 _keep_old_paths()
+if _starting:
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 __all__ = [
     "DQVAE",

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import types
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,11 +26,13 @@ Backend = Literal["auto", "reference", "interpreter"]
 Kernel = Literal["torch", "triton", "extension"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-_backend: Backend = "auto"
+_backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 
 
 class backend:
     """Choose how ops run from here on; as a context manager, until its end.
+
+    The choice is one of this thread (or asynchronous task), and of those that copy its context; others keep theirs.
 
     Args:
         name: ``"auto"``, the fastest kernel available for each tensor's device; ``"reference"``, plain PyTorch;
@@ -41,18 +44,16 @@ class backend:
     """
 
     def __init__(self, name: Backend) -> None:
-        global _backend
         if name not in ("auto", "reference", "interpreter"):
             raise InputError(f"backend: expected 'auto', 'reference' or 'interpreter', got {name!r}")
-        self._previous = _backend
-        _backend = name
+        self._previous = _backend.get()
+        _backend.set(name)
 
     def __enter__(self) -> backend:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        global _backend
-        _backend = self._previous
+        _backend.set(self._previous)
 
 
 def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
@@ -62,9 +63,10 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
         ``"reference"``; ``"cpu"``; or ``"gpu"``, the implementation that is written for GPUs. ``"interpreter"`` runs
         that one on CPU tensors too.
     """
-    if _backend == "reference":
+    chosen = _backend.get()
+    if chosen == "reference":
         return "reference"
-    if _backend == "interpreter" and device.type == "cpu":
+    if chosen == "interpreter" and device.type == "cpu":
         return "gpu"
     routes: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
     return routes.get(device.type, "reference")
@@ -75,7 +77,7 @@ def available(kernel: Kernel, device: torch.device) -> bool:
     if kernel == "torch":
         return True
     if kernel == "triton":
-        return has_triton() and (device.type == "cuda" or _backend == "interpreter")
+        return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
     module = extension()
     return module is not None and (device.type == "cpu" or module.has_cuda)
 
@@ -186,11 +188,16 @@ class Machine:
 def this_machine(device: torch.device) -> Machine:
     """The machine that this process runs on, with the GPU that ``device`` names."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        memory = 4 << 30
     if device.type != "cuda":
-        return Machine(cores, memory)
+        return Machine(cores, main_memory())
     about = torch.cuda.get_device_properties(device)
-    return Machine(cores, memory, about.total_memory, about.name)
+    return Machine(cores, main_memory(), about.total_memory, about.name)
+
+
+@functools.cache
+def main_memory() -> int:
+    """Bytes of this machine's main memory; 4 GiB where nobody says."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 4 << 30

@@ -1,14 +1,30 @@
-"""Writing files so that they are whole or absent: written under another name, flushed to disk, then renamed."""
+"""Writing files so that they are whole or absent, and folders that one process writes to at a time."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-__all__ = ["write_atomically", "write_json"]
+from dqcore.errors import InputError
+
+__all__ = ["remove_leftovers", "sole_owner", "write_atomically", "write_json"]
+
+#: Seconds to wait for a lock: a process that was just killed may need a moment to end.
+PATIENCE = 2.0
+
+_numbers = itertools.count()
+_TEMPORARY = re.compile(r"\.(.+)\.(\d+)(?:-\d+)?\.tmp", re.DOTALL)
+#: Folders, by device and inode, that this thread of execution has locked already.
+_owned: ContextVar[frozenset[tuple[int, int]]] = ContextVar("owned", default=frozenset())
+_descriptors: set[int] = set()
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -17,25 +33,143 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Args:
         path: The file; its folder is made if it is missing.
         write: Called with a binary file to write the contents to.
+
+    Raises:
+        OSError: It cannot be written, as on a full disk; the error names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"cannot be written ({os.strerror(error.errno)})", str(path)) from error
 
 
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, with :func:`write_atomically`."""
     text = json.dumps(value, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def remove_leftovers(folder: Path, target: str = "") -> None:
+    """Remove the temporary files of dead processes from a folder and those in it.
+
+    Args:
+        folder: The folder.
+        target: Only those of a file of this name, right in the folder.
+    """
+    places = [(str(folder), [], os.listdir(folder))] if target else os.walk(folder)
+    for base, _, names in places:
+        for name in names:
+            match = _TEMPORARY.fullmatch(name)
+            if match and target in ("", match[1]) and not _alive(int(match[2])):
+                Path(base, name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sole_owner(folder: Path, doing: str = "writing") -> Iterator[None]:
+    """Lock a folder, so that no second process writes into it; what dead processes left half written is removed.
+
+    The folder is made if it is missing, and removed again if nothing came into it. The lock ends with the process;
+    processes that were forked meanwhile do not hold it. Where this is open already it may be opened again.
+
+    Args:
+        folder: Folder of the output.
+        doing: What is done in it, for the message to others.
+
+    Raises:
+        InputError: Another process has the lock, or the name is that of a file.
+    """
+    new = not folder.exists()
+    descriptor = _locked_descriptor(folder, doing)
+    if descriptor is None:
+        yield
+        return
+    about = os.fstat(descriptor)
+    token = _owned.set(_owned.get() | {(about.st_dev, about.st_ino)})
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        _owned.reset(token)
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+
+
+def _locked_descriptor(folder: Path, doing: str) -> int | None:
+    """A descriptor of the folder that holds its lock; None where this thread of execution has it already."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out: {folder} is a file, expected a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        about = os.fstat(descriptor)
+        owned = (about.st_dev, about.st_ino) in _owned.get()
+        # Who had the lock before may have removed the folder, and then this is the lock of nothing.
+        if not owned and _locked(descriptor) and _is_still(folder, about):
+            _descriptors.add(descriptor)
+            return descriptor
+        os.close(descriptor)
+        if owned:
+            return None
+        if time.monotonic() > deadline:
+            raise InputError(f"out: another process is {doing} in {folder}")
+        time.sleep(0.05)
+
+
+def _is_still(folder: Path, about: os.stat_result) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(folder.stat(), about)
+    return False
+
+
+def _locked(descriptor: int) -> bool:
+    import fcntl  # of POSIX alone
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    return True
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _forget_locks() -> None:
+    """A forked process, such as a loader, gives no lock away and holds none."""
+    for descriptor in _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+    _owned.set(frozenset())
+
+
+os.register_at_fork(after_in_child=_forget_locks)

@@ -76,8 +76,9 @@ class DynamicQuantizer(CodebookLayer):
         nonfinite: Literal["raise", "mask"] | None = None,
         eval_loss: bool = True,
     ) -> None:
-        for name, value in {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}.items():
-            if not isinstance(value, Integral) or value < 1:
+        sizes = {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}
+        for name, value in {**sizes, "codebook_dim": codebook_dim}.items():
+            if value is not None and (not isinstance(value, Integral) or value < 1):
                 raise InputError(f"{name}: expected at least 1 and whole, got {value}")
         if nonfinite not in (None, "raise", "mask"):
             raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")

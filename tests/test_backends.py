@@ -1,7 +1,10 @@
+import threading
+
 import pytest
 import torch
 
 import dqcore
+from dqcore import backends
 from dqcore.backends import choose_autocast, choose_device, route
 from dqcore.inference.load import pick_device
 
@@ -60,3 +63,25 @@ def test_bfloat16_is_chosen_on_a_cpu_that_multiplies_in_it(monkeypatch):
         assert choose_autocast("auto", CPU) == has_it
         assert choose_autocast("bfloat16", CPU) and not choose_autocast("float32", CPU)
     assert not choose_autocast("auto", torch.device("meta"))
+
+
+def test_a_choice_is_one_of_its_thread():
+    """Two threads that choose and end in turn used to leave the process on the reference."""
+    chosen, ended = threading.Event(), threading.Event()
+    seen = []
+
+    def other():
+        seen.append(backends.route(torch.device("cpu")))
+        with dqcore.backend("reference"):
+            chosen.set()
+            ended.wait()
+            seen.append(backends.route(torch.device("cpu")))
+
+    with dqcore.backend("reference"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        chosen.wait()
+    assert backends.route(torch.device("cpu")) == "cpu"
+    ended.set()
+    thread.join()
+    assert seen == ["cpu", "reference"] and backends.route(torch.device("cpu")) == "cpu"

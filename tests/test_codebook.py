@@ -122,3 +122,16 @@ def test_restart_revives_unused_codes():
     assert quantizer.codebook.codes.abs().max() < 10
     ratio = quantizer.codebook.embed_sum / quantizer.codebook.cluster_size[:, None]
     torch.testing.assert_close(ratio, quantizer.codebook.codes, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("decay", [float("nan"), -0.1, 1.5, float("inf")])
+def test_decays_that_are_none(decay):
+    for learning in (EMA, Gradient):
+        with pytest.raises(ValueError, match="decay: expected a number in"):
+            learning(decay=decay)
+
+
+def test_a_codebook_without_dimensions():
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"codebook_dim: expected at least 1, got {size}"):
+            DynamicQuantizer(8, 16, codebook_dim=size)

@@ -1,9 +1,15 @@
+import errno
 import json
 import os
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dqcore.files import write_atomically, write_json
+from dqcore import files
+from dqcore.files import sole_owner, write_atomically, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -27,3 +33,67 @@ def test_data_is_flushed_before_the_rename(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", {"x": [1, 2]})
     assert order == ["fsync", "rename", "fsync"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
+
+
+def _dead_process():
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def test_one_owner_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    out = tmp_path / "out"
+    (tmp_path / "file").touch()
+
+    def enter(folder):
+        with sole_owner(folder, "writing codes"):
+            return folder.is_dir()
+
+    with ThreadPoolExecutor() as other:
+        with sole_owner(out):
+            assert enter(out)  # again, by the same one
+            with pytest.raises(ValueError, match="another process is writing codes in"):
+                other.submit(enter, out).result()
+        assert not out.exists()  # nothing came into it
+        assert other.submit(enter, out).result()
+    with pytest.raises(ValueError, match="is a file"):
+        enter(tmp_path / "file")
+
+
+def test_forked_processes_hold_no_lock(tmp_path):
+    with sole_owner(tmp_path):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent closes its end
+            os._exit(0)
+    try:
+        with sole_owner(tmp_path):
+            pass
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+
+
+def test_leftovers_of_dead_processes_are_removed(tmp_path):
+    dead, alive = _dead_process(), os.getppid()
+    (tmp_path / "model").mkdir()
+    left = [tmp_path / f".a.json.{dead}-0.tmp", tmp_path / "model" / f".b.{dead}.tmp"]
+    kept = [tmp_path / f".a.json.{alive}-3.tmp", tmp_path / "notes.tmp", tmp_path / f"a.{dead}.tmp"]
+    for path in (*left, *kept):
+        path.touch()
+    with sole_owner(tmp_path):
+        assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+
+
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written.*big\.bin") as error:
+            write_atomically(tmp_path / "big.bin", lambda file: file.write(bytes(5000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.errno == errno.EFBIG and list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from dqcore.cli.sample import class_labels
 from dqcore.data.images import read_image, tensor_to_image
 from dqcore.errors import InputError
+from dqcore.files import sole_owner
 from dqcore.inference.complete import complete as complete_photo
 from dqcore.inference.complete import kept_part
 from dqcore.inference.load import pick_device
@@ -70,8 +71,9 @@ def complete(
         labels = class_labels(model_folder(prior), model.config.num_classes, label, count)[0]
     sampling = Sampling(temperature, top_k, top_p)
     found = complete_photo(model, decoder, image, keep, count, labels=labels, sampling=sampling, seed=seed)
-    write_picture(kept, tensor_to_image(found.given))
-    for target, completed in zip(targets, found.images, strict=True):
-        write_picture(target, tensor_to_image(completed))
+    with sole_owner(out, "writing pictures"):
+        write_picture(kept, tensor_to_image(found.given))
+        for target, completed in zip(targets, found.images, strict=True):
+            write_picture(target, tensor_to_image(completed))
     regions = f"{int(found.mask.sum())} of {found.mask.numel()} regions kept, {found.num_given} codes"
     print(f"{regions}; {count} completions in {out}, what was kept: {kept}")

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from dqcore.codebook.modules import count_numbers
 from dqcore.convert import dqtransformer_from_official, dqvae_from_official, load_official
 from dqcore.errors import InputError
+from dqcore.files import sole_owner
 
 __all__ = ["convert"]
 
@@ -24,6 +25,9 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
             DQ-Transformer. The docstring of dqcore.convert lists the keys of both.
         out: Folder for the model.
     """
+    for name in ("config.json", "model.safetensors"):
+        if (out / name).exists():
+            raise InputError(f"out: {out} holds a {name} already; choose another folder")
     state = load_official(checkpoint)
     try:
         settings = json.loads(config.read_text())
@@ -33,6 +37,7 @@ def convert(checkpoint: Annotated[Path, Positional], *, config: Path, out: Path)
         raise InputError(f"{config}: expected a JSON object, got {type(settings).__name__}")
     read = dqtransformer_from_official if "content_layers" in settings else dqvae_from_official
     model = read(state, settings)
-    model.save_pretrained(out)
+    with sole_owner(out):
+        model.save_pretrained(out)
     parameters, codebook = count_numbers(model)
     print(f"{parameters:,} parameters{f' and a codebook of {codebook:,} numbers' if codebook else ''} in {out}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import Annotated
 from torch import Tensor
 from tyro.conf import Positional, arg
 
+from dqcore.cli.stopping import stoppable
 from dqcore.data.images import tensor_to_image
 from dqcore.errors import InputError
-from dqcore.files import write_atomically
-from dqcore.inference.codec import load_codec
+from dqcore.files import sole_owner, write_atomically
+from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.decode import count_items, decode_item, list_codes
 from dqcore.inference.streams import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
@@ -51,11 +54,16 @@ def decode(
     alone = out.suffix.lower() == ".png"
     if alone and (len(codes) != 1 or not codes[0].is_file()):
         raise InputError(f"out: {out} is one picture, expected one {SUFFIX} file; name a folder")
+    with contextlib.nullcontext() if alone else sole_owner(out, "writing pictures"):
+        _decode(codec, codes, out, alone, preview, overwrite)
+
+
+def _decode(codec: Codec, codes: Sequence[Path], out: Path, alone: bool, preview: bool, overwrite: bool) -> None:
     targets: set[Path] = set()
     failures: list[str] = []
     number = 0
     total = sum(count_items(source) for source in codes)
-    with progress_bar() as bar:
+    with progress_bar() as bar, stoppable("decode", "picture") as check:
         task = bar.add_task("decode", total=total)
         for source in codes:
             for item in list_codes(source, codec):
@@ -63,14 +71,15 @@ def decode(
                 target = out if alone else folder / f"{item.name}.png"
                 number += 1
                 try:
-                    _check_target(target, out, targets, overwrite)
-                    _write(decode_item(codec, item, preview=preview), target)
+                    _check_target(target, out, targets)
+                    _write(decode_item(codec, item, preview=preview), target, overwrite)
                 except InputError as error:
                     if total == 1:
                         raise
                     failures.append(str(error))
                     print(f"not decoded: {error}", file=sys.stderr)
                 bar.advance(task)
+                check(number, total)
     _finish(number, failures, out)
 
 
@@ -81,15 +90,23 @@ def _finish(number: int, failures: Sequence[str], out: Path) -> None:
         raise InputError(f"{len(failures)} of {number} were not decoded, the first: {failures[0]}")
 
 
-def _check_target(target: Path, out: Path, targets: set[Path], overwrite: bool) -> None:
-    """Raise if a picture would lie elsewhere, or replace one of this run or one that was there."""
+def _check_target(target: Path, out: Path, targets: set[Path]) -> None:
+    """Raise if a picture would lie elsewhere, or replace one of this run."""
     if ".." in target.relative_to(out).parts or target in targets:
         raise InputError(f"out: {target} is no place for another picture")
     targets.add(target)
+
+
+def _write(image: Tensor, target: Path, overwrite: bool) -> None:
+    """Write a picture, unless that very picture is there, as one of a run that was stopped.
+
+    Raises:
+        InputError: Another one is there.
+    """
+    data = io.BytesIO()
+    tensor_to_image(image).save(data, format="PNG")
     if target.exists() and not overwrite:
+        if target.is_file() and target.read_bytes() == data.getvalue():
+            return
         raise InputError(f"out: {target} is there already; choose another folder, or allow it with --overwrite")
-
-
-def _write(image: Tensor, target: Path) -> None:
-    picture = tensor_to_image(image)
-    write_atomically(target, lambda file: picture.save(file, format="PNG"))
+    write_atomically(target, lambda file: file.write(data.getvalue()))

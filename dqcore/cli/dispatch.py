@@ -1,7 +1,7 @@
 """The command line, ``dqcore VERB``.
 
-A mistake of the user (an argument, a file, a checkpoint) gets one line on stderr and exit code 2; a bug keeps its
-traceback.
+A mistake of the user (an argument, a file, a checkpoint) gets one line on stderr and exit code 2. So does a bug, with
+exit code 1: the line says which file has its traceback.
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ import functools
 import io
 import itertools
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dqcore.cli.given import naming
@@ -30,11 +35,15 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after ``dqcore``; by default those that the program was started with.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user, 130 for an interruption, 143 for a termination.
+        The exit code: 0, 1 for a bug, 2 for a mistake of the user, 130 for an interruption, 143 for a termination.
     """
     words = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     try:
-        return _dispatch(words)
+        with _terminable():
+            return _dispatch(words)
     except KeyboardInterrupt as stop:  # a training run that was stopped says more
         print(f"dqcore: {str(stop) or 'interrupted'}", file=sys.stderr)
         return int(getattr(stop, "exit_code", 130))
@@ -44,6 +53,45 @@ def main(args: Sequence[str] | None = None) -> int:
     except (DqcoreError, OSError) as error:
         print(f"dqcore: error: {' '.join(str(error).split()) or 'unknown error'}", file=sys.stderr)
         return 2
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"dqcore: error: unexpected {reason[:300]} (traceback: {_keep_traceback()})", file=sys.stderr)
+        return 1
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM came while no verb was waiting for it."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a verb as Ctrl-C does: temporary files are removed, what is open is closed."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise _TerminatedError("terminated")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _keep_traceback() -> str:
+    """Write the traceback of the present exception to a file, and return its name."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="dqcore-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
+            traceback.print_exc(file=file)
+            return file.name
+    except OSError as error:  # as on a full disk
+        return f"none, {error}"
 
 
 def _dispatch(words: list[str]) -> int:
@@ -85,6 +133,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     from dqcore.cli.near import check_options
     from dqcore.cli.options import function_of
 
+    _check_words(words)
     check_options(verb, words)
     complaint = io.StringIO()
     try:
@@ -94,6 +143,17 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
         if stop.code != 2:
             raise
     raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse what would be read as something else: an empty path as the present folder, a number beyond 64 bits."""
+    for before, word in zip(["", *words], words, strict=False):
+        name = before if before.startswith("--") else "argument"
+        option, _, value = word.partition("=") if word.startswith("--") else (name, "", word)
+        if not value and (not word or word.endswith("=")):
+            raise InputError(f"{option.lstrip('-')}: expected something, got an empty text")
+        if re.fullmatch(r"[+-]?\d{19,}", value) and abs(int(value[:400])) >= 2**63:
+            raise InputError(f"{option.lstrip('-')}: expected a number below 2**63, got {value[:40]}")
 
 
 def _postponed(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:

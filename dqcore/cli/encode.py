@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from dqcore.cli.stopping import stoppable
 from dqcore.data.images import list_images
+from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known, hash_file
 from dqcore.errors import InputError
+from dqcore.files import remove_leftovers, sole_owner
 from dqcore.inference.budget import Budget, budget_of
 from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.encode import encode_images
@@ -48,6 +51,7 @@ def encode(
     overwrite: bool = False,
     shard_size: int = 1000,
     batch_size: int = 8,
+    max_pixels: int | None = None,
     device: str = "auto",
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
@@ -69,6 +73,7 @@ def encode(
         overwrite: Let the .dqc file of one photo replace another stream. Other files are never replaced.
         shard_size: Images in a shard.
         batch_size: Images of one size that go through the model together, at most; for shards.
+        max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
         device: auto, cpu, cuda or cuda:N.
     """
     if min(shard_size, batch_size) < 1:
@@ -83,14 +88,16 @@ def encode(
         raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
     codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
     if alone:
-        return _one(codec, named[0][1], out, budget, overwrite)
+        with allow_pixels(max_pixels):
+            return _one(codec, named[0][1], out, budget, overwrite)
     digests = {name: hash_file(path) for name, path in named}
     about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
-    if format == "shards":
-        _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
-    else:
-        about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
-        _streams(_Job(codec, named, digests, out, about), budget)
+    with allow_pixels(max_pixels), sole_owner(out, "encoding"):
+        if format == "shards":
+            _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
+        else:
+            about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
+            _streams(_Job(codec, named, digests, out, about), budget)
 
 
 def _is_collection(path: Path) -> bool:
@@ -111,6 +118,8 @@ class _Job:
 
 def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -> None:
     result = encode_photo(codec, path, budget)
+    if out.parent.is_dir():
+        remove_leftovers(out.parent, out.name)
     new = write_stream_file(out, result.data, overwrite=overwrite)
     print(f"{path}: {_numbers(result)}: {out}{'' if new else ' (was there already, the same bytes)'}")
 
@@ -120,12 +129,13 @@ def _streams(job: _Job, budget: Budget) -> None:
     before = count_known(folder.index, job.digests, job.out)
     results: list[tuple[str, Written]] = []
     failures: list[str] = []
-    with progress_bar() as bar:
+    with progress_bar() as bar, stoppable("encode", "photo") as check:
         task = bar.add_task("encode", total=len(job.named), completed=before)
 
         def written(name: str, result: Written) -> None:
             results.append((name, result))
             bar.advance(task)
+            check(before + len(results), len(job.named))
 
         encode_photos(job.codec, job.named, folder, budget, job.digests, written=written, failed=failures.append)
     for reason in failures:
@@ -154,8 +164,13 @@ def _print_written(results: Sequence[tuple[str, Written]]) -> None:
 def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:
     writer = ShardWriter(job.out, job.description, shard_size=shard_size)
     before = count_known(writer.index, job.digests, job.out)
-    with progress_bar() as bar:
+    with progress_bar() as bar, stoppable("encode", "batch") as check:
         task = bar.add_task("encode", total=len(job.named))
+
+        def progress(finished: int) -> None:
+            bar.update(task, completed=finished)
+            check(finished, len(job.named))
+
         encode_images(
             job.codec.model,
             job.named,
@@ -164,7 +179,7 @@ def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, nu
             ratio=ratio,
             num_codes=num_codes,
             batch_size=batch_size,
-            progress=lambda finished: bar.update(task, completed=finished),
+            progress=progress,
         )
     _print_result(writer.index, job, before)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from json import loads
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.inference.compare import CurvePoint
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
@@ -36,6 +38,8 @@ def evaluate(
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         json: Also write the numbers and the protocol to this file.
     """
+    if json is not None:
+        _check_target(json)
     with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         found = evaluate_photos(
@@ -49,6 +53,18 @@ def evaluate(
     if json is not None:
         write_json(json, found.as_json())
     _print(found)
+
+
+def _check_target(path: Path) -> None:
+    """Raise if a file would be replaced that holds no numbers of this verb."""
+    if not path.exists():
+        return
+    try:
+        before = loads(path.read_text())
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict) or "protocol" not in before:
+        raise InputError(f"json: {path} is there already and holds no numbers of dqcore evaluate; choose another name")
 
 
 def _print(found: PhotoEvaluation) -> None:

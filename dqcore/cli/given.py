@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
-__all__ = ["named_options", "naming"]
+__all__ = ["given_line", "named_options", "naming"]
 
 _words: ContextVar[tuple[str, ...]] = ContextVar("words", default=())
 
@@ -19,6 +20,11 @@ def naming(words: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         _words.reset(token)
+
+
+def given_line(verb: str) -> str:
+    """The command that was given, as it is typed into a shell."""
+    return f"dqcore {verb} {shlex.join(_words.get())}"
 
 
 def named_options(known: Sequence[str], renamed: dict[str, str] | None = None) -> list[str]:

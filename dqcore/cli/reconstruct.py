@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
+from dqcore.cli.stopping import stoppable
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
+from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
+from dqcore.files import sole_owner
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.photos import list_photos
 from dqcore.inference.pictures import check_targets, write_picture
@@ -36,6 +39,7 @@ def reconstruct(
     strip: bool = False,
     ratio: float | None = None,
     num_codes: int | None = None,
+    max_pixels: int | None = None,
     device: str = "auto",
 ) -> None:
     """Encode and decode images of any size, and write what came back as PNG files.
@@ -50,6 +54,7 @@ def reconstruct(
         strip: Write input, grain map and reconstruction side by side instead.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
+        max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
         device: auto, cpu, cuda or cuda:N.
     """
     checkpoint = checkpoint or weights_folder(TOKENIZER)
@@ -61,16 +66,19 @@ def reconstruct(
     model = load_tokenizer(checkpoint, device)
     cost = StreamCost.of_checkpoint(checkpoint, model.config)
     done: list[float] = []
-    for path, target in targets.items():
-        try:
-            pixels = image_to_tensor(read_image(path))
-        except BrokenImageError as error:
-            print(f"broken: {error}", file=sys.stderr)
-            continue
-        result = reconstruct_image(model, pixels, ratio=ratio, num_codes=num_codes, cost=cost)
-        write_picture(target, _strip(result, model.config) if strip else tensor_to_image(result.reconstruction))
-        print(f"{path}: {_numbers(result)}: {target}")
-        done.append(result.psnr)
+    with sole_owner(out, "writing pictures"), stoppable("reconstruct", "picture", "the same line does all") as check:
+        for number, (path, target) in enumerate(targets.items()):
+            check(number, len(targets))
+            try:
+                with allow_pixels(max_pixels):
+                    pixels = image_to_tensor(read_image(path))
+            except BrokenImageError as error:
+                print(f"broken: {error}", file=sys.stderr)
+                continue
+            result = reconstruct_image(model, pixels, ratio=ratio, num_codes=num_codes, cost=cost)
+            write_picture(target, _strip(result, model.config) if strip else tensor_to_image(result.reconstruction))
+            print(f"{path}: {_numbers(result)}: {target}")
+            done.append(result.psnr)
     if len(done) > 1:
         print(f"{len(done)} images, {sum(done) / len(done):.2f} dB ({NATIVE})")
     if len(done) < len(targets):

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from dqcore.errors import InputError
 from dqcore.inference.protocol import Protocol
+from dqcore.report.page import check_page
 from dqcore.report.prior import is_prior, report_prior
 from dqcore.report.run import read_config, report_run
 
@@ -42,6 +43,7 @@ def report(
     """
     if photos < 1:
         raise InputError(f"photos: expected at least 1, got {photos}")
+    check_page(out)
     config = read_config(run)
     if is_prior(config):
         from dqcore.inference.load import pick_device

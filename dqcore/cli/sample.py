@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from dqcore.errors import InputError
+from dqcore.files import sole_owner
 from dqcore.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def sample(
         seed: Fixes the samples.
         device: auto, cpu, cuda or cuda:N.
     """
+    from dqcore.cli.stopping import stoppable
     from dqcore.inference.load import pick_device
     from dqcore.inference.sample import load_pair, write_samples
     from dqcore.models.auto import model_folder
@@ -73,8 +75,9 @@ def sample(
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
     rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names}
-    with progress_bar() as bar:
-        rest["progress"] = _report_to(bar, count)
+    again = "the same line draws them all again"
+    with sole_owner(out, "writing pictures"), progress_bar() as bar, stoppable("sample", "sample", again) as check:
+        rest |= {"progress": _report_to(bar, count), "written": lambda written: check(written, count)}
         samples = write_samples(model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, **rest)
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
     if samples.removed:

@@ -25,6 +25,11 @@ class Learning(Protocol):
         """An uninitialised codebook that learns this way."""
 
 
+def _check_decay(decay: float) -> None:
+    if not 0 <= decay <= 1:  # NaN is none of these
+        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
+
+
 @dataclass(frozen=True)
 class EMA:
     """Learn by exponential moving averages.
@@ -44,6 +49,9 @@ class EMA:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError(f"every: expected at least 1, got {self.every}")
+        _check_decay(self.decay)
+        if not 0 <= self.eps < float("inf"):
+            raise InputError(f"eps: expected a number from 0 up, got {self.eps}")
 
     def build(self, size: int, dim: int) -> Codebook:
         """An :class:`EMACodebook`."""
@@ -59,6 +67,9 @@ class Gradient:
     """
 
     decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        _check_decay(self.decay)
 
     def build(self, size: int, dim: int) -> Codebook:
         """A :class:`GradientCodebook`."""

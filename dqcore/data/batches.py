@@ -76,11 +76,12 @@ class Crops(Dataset[Sample]):
         self, paths: Sequence[Path], crop: Crop, *, seed: int = 0, in_memory: bool = False, keep: int = 0
     ) -> None:
         self.paths, self.crop, self.seed = list(paths), crop, seed
-        self._read: Callable[[Path], Image.Image] = self._from_disk
+        #: The prepared image of a file, or a :class:`BrokenImageError`.
+        self.read: Callable[[Path], Image.Image] = self._from_disk
         if keep:
-            self._read = _Kept(self._from_disk, keep).read
+            self.read = _Kept(self._from_disk, keep).read
         if in_memory:
-            self._read = _InMemory(self.paths, self._from_disk).read
+            self.read = _InMemory(self.paths, self._from_disk).read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,7 +95,7 @@ class Crops(Dataset[Sample]):
         epoch, index = key
         broken: list[str] = []
         candidates = (self.paths[(index + offset) % len(self)] for offset in range(min(len(self), BROKEN_LIMIT)))
-        for path, image in readable_images(candidates, lambda _, reason: broken.append(reason), read=self._read):
+        for path, image in readable_images(candidates, lambda _, reason: broken.append(reason), read=self.read):
             rng = random.Random(f"{self.seed}/{epoch}/{index}")
             return Sample(image_to_uint8(self.crop.cut(image, rng)), str(path), tuple(broken))
         raise BrokenImageError(f"{len(broken)} files in a row cannot be read, the first: {broken[0]}")
@@ -104,13 +105,13 @@ class Crops(Dataset[Sample]):
 
 
 class _InMemory:
-    """Images that are read once and kept; of a broken file the reason is kept."""
+    """Images that are read once and kept; a file that could not be read is tried again each time."""
 
     def __init__(self, paths: Iterable[Path], read: Callable[[Path], Image.Image]) -> None:
         self._images: dict[Path, Image.Image] = {}
-        self._reasons: dict[Path, str] = {}
+        self._from_disk = read
         size = 0
-        for path, image in readable_images(paths, self._reasons.__setitem__, read=read):
+        for path, image in readable_images(paths, lambda path, reason: None, read=read):
             size += 3 * image.width * image.height
             if size > MEMORY_LIMIT:
                 raise InputError(
@@ -119,9 +120,7 @@ class _InMemory:
             self._images[path] = image
 
     def read(self, path: Path) -> Image.Image:
-        if path in self._reasons:
-            raise BrokenImageError(self._reasons[path])
-        return self._images[path]
+        return self._images[path] if path in self._images else self._from_disk(path)
 
 
 class _Kept:

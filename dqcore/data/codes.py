@@ -34,6 +34,7 @@ class CachedCodes:
         codebook_size: ``K``.
         tokenizer: Fingerprint of the tokenizer that made the codes.
         classes: Names of the classes, by label.
+        names: File of each image, in its first view; empty if they are not known.
     """
 
     codes: Tensor
@@ -46,6 +47,7 @@ class CachedCodes:
     codebook_size: int
     tokenizer: str = ""
     classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of_maps(cls, maps: Iterable[tuple[Tensor, Tensor]], labels: Sequence[int], **about: Any) -> CachedCodes:
@@ -99,7 +101,8 @@ class CachedCodes:
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> CachedCodes:
         """The codes that :meth:`to_state` was called on."""
-        fields: dict[str, Any] = {n: tuple(v) if isinstance(v := state[n], list) else v for n in _FIELDS}
+        known = [name for name in _FIELDS if name in state]
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v := state[n], list) else v for n in known}
         return cls(**fields)
 
 
@@ -125,7 +128,7 @@ def read_codes(folder: Path, *, classes: bool = False) -> CachedCodes:
         raise InputError(f"{folder / INDEX}: expected an index of codes ({error!r})") from error
     labels, class_names = folder_labels(names, classes)
     maps = ((codes[None], grain[None]) for _, codes, grain in read_shards(folder, index))
-    return CachedCodes.of_maps(maps, labels, tokenizer=identity, classes=class_names, **about)
+    return CachedCodes.of_maps(maps, labels, tokenizer=identity, classes=class_names, names=tuple(names), **about)
 
 
 def folder_labels(names: Sequence[str], classes: bool) -> tuple[list[int], tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.data.reading import open_rgb
 from dqcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ def list_images(source: str | Path) -> list[Path]:
     """Images of a folder, searched recursively, or the lines of a ``.txt`` list.
 
     Args:
-        source: A folder (hidden files and folders are passed over), or a ``.txt`` file with one path a line, relative
-            to the list's own folder.
+        source: A folder (hidden files and folders are passed over, links to folders followed), or a ``.txt`` file with
+            one path a line, relative to the list's own folder.
 
     Returns:
         Paths. Those from a folder are sorted; those from a list are in the list's order.
@@ -46,8 +48,7 @@ def list_images(source: str | Path) -> list[Path]:
     if source.is_dir():
         paths = sorted(_walk(source), key=lambda path: path.relative_to(source).as_posix())
     elif source.suffix == ".txt":
-        lines = (line.strip() for line in source.read_text(encoding="utf-8").splitlines())
-        paths = [source.parent / line for line in lines if line]
+        paths = _read_list(source)
     else:
         raise InputError(f"{source}: expected a folder of images or a .txt list of their paths")
     if not paths:
@@ -82,7 +83,7 @@ def split_images(
         raise InputError(f"share: holding out {count} of {len(paths)} images leaves none to train on")
 
     def fingerprint(path: Path) -> bytes:
-        return hashlib.sha256(Path(os.path.relpath(path, root)).as_posix().encode()).digest()
+        return hashlib.sha256(os.fsencode(Path(os.path.relpath(path, root)).as_posix())).digest()
 
     held_out = set(sorted(paths, key=fingerprint)[:count])
     return [path for path in paths if path not in held_out], [path for path in paths if path in held_out]
@@ -92,17 +93,16 @@ def read_image(path: str | Path) -> Image:
     """Read an image as 8-bit RGB, upright.
 
     EXIF rotation is applied, transparent pixels are laid over white, 16-bit grey keeps its upper 8 bits, and of an
-    animation the first frame is read. Pillow's limit on decompression bombs stays on.
+    animation the first frame is read. BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, whatever a file is called.
+    Pillow's limit on decompression bombs stays on, and the pixels may take a fortieth of the memory;
+    :func:`dqcore.data.reading.allow_pixels` or the environment variable ``DQCORE_MAX_PIXELS`` name another limit.
 
     Raises:
-        BrokenImageError: the file is missing, damaged, too large, or holds floating-point pixels.
+        BrokenImageError: the file is missing, no regular file, damaged, too large, or holds floating-point or 32-bit
+            pixels.
     """
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        return open_rgb(path)
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise BrokenImageError(f"{path}: {str(error) or type(error).__name__}") from error
 
@@ -156,31 +156,39 @@ def tensor_to_image(pixels: Tensor) -> Image:
 
 
 def _walk(folder: Path) -> list[Path]:
+    """Images below a folder. Links to folders are followed, but each folder is searched once, by its own path first."""
     found: list[Path] = []
-    for base, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(
-            Path(base, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        )
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for base, folders, names in os.walk(waiting.pop(0), onerror=_raise):
+            about = os.stat(base)
+            if (about.st_dev, about.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            links += [path for name in folders if (path := Path(base, name)).is_symlink()]
+            found.extend(
+                Path(base, name)
+                for name in names
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+            )
+        waiting += sorted(links)
     return found
+
+
+def _read_list(source: Path) -> list[Path]:
+    """The paths in a list; names that are not UTF-8 keep their bytes."""
+    if not source.is_file():
+        raise InputError(f"{source}: expected a file with a path on each line")
+    data = source.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if b"\0" in data:
+        raise InputError(f"{source}: expected a list in UTF-8, it holds bytes of 0 (is it UTF-16?)")
+    lines = (os.fsdecode(line).strip() for line in data.splitlines())
+    return [source.parent / line for line in lines if line]
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _to_rgb(image: Image) -> Image:
-    from PIL import Image as pil
-
-    if image.mode == "F":
-        raise InputError("floating-point pixels have no fixed range")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        image = pil.fromarray(values.astype(np.uint8))
-    if image.has_transparency_data:
-        foreground = image.convert("RGBA")
-        white = pil.new("RGBA", foreground.size, "white")
-        image = pil.alpha_composite(white, foreground)
-    return image.convert("RGB")

@@ -29,7 +29,13 @@ Provenance = Literal["trained on", "held out", "unknown"]
 
 
 def hash_file(path: Path) -> str:
-    """A hash of a file's length and its first and last 64 KiB: 20 hexadecimal digits."""
+    """A hash of a file's length and its first and last 64 KiB: 20 hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file, such as a pipe.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: not a regular file")
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
         digest = hashlib.sha256(length.to_bytes(8, "little"))

@@ -12,9 +12,19 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_json
+from dqcore.tensor_files import load_tensors, save_tensors
 
-__all__ = ["INDEX", "ShardWriter", "count_known", "hash_file", "open_index", "read_index", "read_shards"]
+__all__ = [
+    "INDEX",
+    "ShardWriter",
+    "count_known",
+    "forget_broken",
+    "hash_file",
+    "open_index",
+    "read_index",
+    "read_shards",
+]
 
 INDEX = "index.json"
 
@@ -39,14 +49,16 @@ class ShardWriter:
         self.index = open_index(folder, description)
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
+        if not (folder / INDEX).is_file():
+            self.flush()  # says whose folder this is, so that a run that is killed in its first shard can go on
 
     @property
     def done(self) -> set[str]:
-        """Names of the images that are in a shard on disk, or were found broken."""
-        return {entry["name"] for entry in self.index["images"]} | {entry["name"] for entry in self.index["broken"]}
+        """Names of the images that are in a shard on disk; those that were found broken are tried again."""
+        return {entry["name"] for entry in self.index["images"]}
 
     def add(self, name: str, size: Sequence[int], codes: Tensor, grain: Tensor, digest: str = "") -> None:
-        """Add an image; a full shard is written at once.
+        """Add an image; a full shard is written at once. If it was listed as broken, it no longer is.
 
         Args:
             name: Its name in the index.
@@ -55,6 +67,7 @@ class ShardWriter:
             grain: Grain map ``(h, w)``.
             digest: Its :func:`hash_file`, by which a later run knows it.
         """
+        forget_broken(self.index, name)
         number = len(self.index["images"]) + len(self._entries)
         self._tensors[f"{number}.codes"] = codes.to("cpu", torch.int32).contiguous()
         self._tensors[f"{number}.grain"] = grain.to("cpu", torch.uint8).contiguous()
@@ -74,15 +87,13 @@ class ShardWriter:
 
     def skip(self, name: str, reason: str, digest: str = "") -> None:
         """List a broken file in the index."""
+        forget_broken(self.index, name)
         self.index["broken"].append({"name": name, "reason": reason, **_known_by(digest)})
 
     def flush(self) -> None:
         """Write the images added since the last shard as a shard, then the index."""
         if self._entries:
-            from safetensors.torch import save
-
-            data = save(self._tensors)
-            write_atomically(self.folder / self._shard_name(), lambda file: file.write(data))
+            save_tensors(self.folder / self._shard_name(), self._tensors)
             self.index["images"] += self._entries
             self._tensors, self._entries = {}, []
         write_json(self.folder / INDEX, self.index)
@@ -118,7 +129,7 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path)
     Raises:
         InputError: A name in the index belongs to another file.
     """
-    known = {entry["name"]: entry.get("sha256", "") for entry in (*index["images"], *index["broken"])}
+    known = {entry["name"]: entry.get("sha256", "") for entry in index["images"]}
     shared = [name for name in digests if name in known]
     others = [name for name in shared if known[name] and known[name] != digests[name]]
     if others:
@@ -130,13 +141,20 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path)
     return len(shared)
 
 
+def forget_broken(index: dict[str, Any], name: str) -> None:
+    """Take a file off the list of broken ones: it is tried again."""
+    index["broken"] = [entry for entry in index["broken"] if entry["name"] != name]
+
+
 def _known_by(digest: str) -> dict[str, str]:
     return {"sha256": digest} if digest else {}
 
 
 def hash_file(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read."""
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read, or is a pipe."""
     try:
+        if not path.is_file():
+            return ""
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:
         return ""
@@ -154,10 +172,14 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; dqcore encode writes one")
     try:
         index = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected an index of codes ({error!r})") from error
     if not isinstance(index, dict):
         raise InputError(f"{path}: expected an index of codes (got a JSON {type(index).__name__})")
+    for name in ("images", "broken"):
+        entries = index.get(name, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
+            raise InputError(f"{path}: expected an index of codes (its {name} are no list of files)")
     return index
 
 
@@ -170,12 +192,21 @@ def read_shards(folder: Path, index: dict[str, Any] | None = None) -> Iterator[t
 
     Yields:
         The image's entry in the index, its code map ``(H, W)`` int64 and its grain map ``(h, w)`` int64.
-    """
-    from safetensors.torch import load_file
 
+    Raises:
+        FileNotFoundError: A shard is missing.
+        InputError: A shard or the index is damaged, or the one does not belong to the other.
+    """
     shard, tensors = "", {}
     for number, entry in enumerate((index or read_index(folder))["images"]):
-        if entry["shard"] != shard:
-            shard = entry["shard"]
-            tensors = load_file(folder / shard)
-        yield entry, tensors[f"{number}.codes"].long(), tensors[f"{number}.grain"].long()
+        try:
+            if entry["shard"] != shard:
+                shard = entry["shard"]
+                tensors = load_tensors(folder / shard)
+            codes, grain = (tensors[f"{number}.{kind}"].long() for kind in ("codes", "grain"))
+            fits = codes.dim() == grain.dim() == 2 and list(codes.shape) == entry["codes_shape"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder}: its index does not belong to its shards ({error!r})") from error
+        if not fits:
+            raise InputError(f"{folder / shard}: image {number} is not the one of the index")
+        yield entry, codes, grain

@@ -42,20 +42,23 @@ def encode_images(
         ratio: Share of fine regions.
         num_codes: Codes of each image; not together with ``ratio``.
         batch_size: Images that go through the model together, at most.
-        progress: Called after each batch with the number of files that are done.
+        progress: Called after each batch with the number of files that are done. What it raises ends the work, and
+            what was encoded so far is written.
     """
     device = model.quantizer.codebook.weight.device
     done = writer.done
     todo = [(name, path) for name, path in paths if name not in done]
     finished = len(paths) - len(todo)
-    for names, sizes, images in _batches(todo, writer, digests, model.config.strides[0], batch_size):
-        encoding = encode(model, images.to(device), ratio, num_codes)
-        for name, size, codes, grain in zip(names, sizes, encoding.codes, encoding.grain, strict=True):
-            writer.add(name, size, codes, grain, digests.get(name, ""))
-        finished += len(names)
-        if progress is not None:
-            progress(finished)
-    writer.flush()
+    try:
+        for names, sizes, images in _batches(todo, writer, digests, model.config.strides[0], batch_size):
+            encoding = encode(model, images.to(device), ratio, num_codes)
+            for name, size, codes, grain in zip(names, sizes, encoding.codes, encoding.grain, strict=True):
+                writer.add(name, size, codes, grain, digests.get(name, ""))
+            finished += len(names)
+            if progress is not None:
+                progress(finished)
+    finally:
+        writer.flush()  # whatever ends this, what was encoded is kept
 
 
 def _batches(

@@ -120,6 +120,7 @@ def write_samples(
     batch_size: int = 16,
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    written: Callable[[int], object] | None = None,
     **settings: Any,
 ) -> Samples:
     """Draw, decode and write images: ``out/00000.png``, ... and ``out/grid.png`` with the first 64.
@@ -138,6 +139,8 @@ def write_samples(
         batch_size: Images decoded together.
         names: What the file of each sample is to be called before its number, such as its class: ``cat-00007.png``.
         progress: Called with the number of drawn samples and the number of all.
+        written: Called with the number of images written so far, after each batch of them; what it raises ends the
+            work.
         **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
 
     Raises:
@@ -146,7 +149,7 @@ def write_samples(
     sampling = replace(sampling or Sampling(), **settings)
     paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
     check_targets([*paths, out / "grid.png"])
-    written = 0
+    number = 0
     shown: list[Tensor] = []
     seconds = 0.0
     for first in range(0, count, CHUNK):
@@ -159,9 +162,11 @@ def write_samples(
             images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
             seconds += time.perf_counter() - start
             for image in images:
-                write_picture(paths[written], tensor_to_image(image), "sample")
-                written += 1
+                write_picture(paths[number], tensor_to_image(image), "sample")
+                number += 1
             shown += images[: max(0, 64 - len(shown))]
+            if written is not None and number < count:
+                written(number)
             start = time.perf_counter()
     write_picture(out / "grid.png", tensor_to_image(image_grid(torch.stack(shown))), "sample")
     return Samples(paths, out / "grid.png", count / seconds, _remove_stale(out, {*paths, out / "grid.png"}))

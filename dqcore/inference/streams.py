@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
-from dqcore.data.shards import INDEX, open_index
+from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 from dqcore.inference.budget import Budget
 from dqcore.inference.codec import Codec
 from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.metrics.coding import bits_per_pixel
+from dqcore.stream import read_header
 
 __all__ = ["SUFFIX", "StreamFolder", "Written", "encode_photo", "encode_photos", "write_stream_file"]
 
@@ -101,21 +102,35 @@ class StreamFolder:
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder, self.index = folder, open_index(folder, {"format": "dqc", **description})
         self._files = {entry["file"] for entry in self.index["images"]}
+        self._tokenizer = str(description.get("tokenizer", ""))
+        if not (folder / INDEX).is_file():
+            self.flush()  # says whose folder this is, so that a run that is killed at once can go on
 
     def add(self, name: str, digest: str, written: Written) -> None:
         """Write a photo's stream; it is named after the photo, with its ending where two are else called the same."""
         file = str(PurePosixPath(name).with_suffix(SUFFIX))
         if file in self._files:
             file = name + SUFFIX
-        write_stream_file(self.folder / file, written.data)
+        path = self.folder / file
+        write_stream_file(path, written.data, overwrite=file not in self._files and self._is_ours(path))
         self._files.add(file)
+        forget_broken(self.index, name)
         about = {"size": list(written.size), "bytes": len(written.data), "num_codes": written.num_codes}
         self.index["images"].append({"name": name, "file": file, "sha256": digest, **about})
         if len(self.index["images"]) % _EVERY == 0:
             self.flush()
 
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a stream that the index lacks is of this tokenizer: that of a run that was killed."""
+        try:
+            header = read_header(path.read_bytes(), str(path))
+        except (OSError, InputError):
+            return False
+        return self._tokenizer.startswith(header.model)
+
     def skip(self, name: str, reason: str, digest: str) -> None:
         """List a broken file in the index."""
+        forget_broken(self.index, name)
         self.index["broken"].append({"name": name, "reason": reason, "sha256": digest})
 
     def flush(self) -> None:
@@ -133,7 +148,7 @@ def encode_photos(
     written: Callable[[str, Written], object],
     failed: Callable[[str], object],
 ) -> None:
-    """Encode photos to a folder; those that its index has are left as they are.
+    """Encode photos to a folder; those that its index has are left as they are, broken ones are tried again.
 
     Args:
         codec: The tokenizer.
@@ -144,7 +159,7 @@ def encode_photos(
         written: Called after each photo with its name and what was written.
         failed: Called with the reason for each photo that could not be had within the budget; a later run tries again.
     """
-    known = {entry["name"] for entry in (*folder.index["images"], *folder.index["broken"])}
+    known = {entry["name"] for entry in folder.index["images"]}
     try:
         for name, path in paths:
             if name in known:

@@ -37,7 +37,7 @@ def model_folder(path: Path) -> Path:
     """The folder of a saved model.
 
     Args:
-        path: That folder, the folder of a training run, or the id of a repository on the Hugging Face Hub.
+        path: That folder, the folder of a training run, or ``hf:owner/name`` of a repository on the Hugging Face Hub.
 
     Raises:
         FileNotFoundError: There is nothing of that name.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.files import write_atomically
-from dqcore.models.hub import CARD
+from dqcore.models.hub import CARD, HUB
 from dqcore.models.summary import line_of
 
 __all__ = ["card_text", "write_card"]
@@ -27,7 +27,7 @@ def card_text(model: Any, about: Mapping[str, Any]) -> str:
         about: What is known of it: ``data``, ``training``, ``protocol`` and ``license``, texts of which those that are
             missing are "not stated"; ``numbers``, a mapping of names to values; ``repo_id``, to load it from.
     """
-    kind, name = type(model).__name__, str(about.get("repo_id") or "FOLDER_OR_REPOSITORY")
+    kind, name = type(model).__name__, f"{HUB}{about['repo_id']}" if about.get("repo_id") else "FOLDER"
     source = "dqcore" if kind in ("DQVAE", "VQGAN", "DQTransformer") else type(model).__module__
     stage = "image-tokenizer" if hasattr(model, "decode") else "image-prior"
     metadata = ["library_name: dqcore", "tags:", "- dqcore", f"- {stage}", "- vector-quantization"]

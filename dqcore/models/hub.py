@@ -13,8 +13,10 @@ from pathlib import Path
 
 from dqcore.errors import DqcoreError
 
-__all__ = ["CARD", "COMPANIONS", "CONFIG", "WEIGHTS", "download", "upload"]
+__all__ = ["CARD", "COMPANIONS", "CONFIG", "HUB", "WEIGHTS", "download", "upload"]
 
+#: What a repository is named by, before its owner and name.
+HUB = "hf:"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 #: What may stand beside a saved model and belongs to it: classes and tokenizer of a prior, code tables of a tokenizer.
 COMPANIONS = ("classes.json", "code_tables*.safetensors", "tokenizer/*")
@@ -31,21 +33,33 @@ def download(
 ) -> Path:
     """Download a model, and what belongs to it, from the Hugging Face Hub; see :meth:`Pretrained.from_pretrained`.
 
+    Args:
+        repository: ``hf:owner/name``. Anything else is no name of a repository: a mistyped path asks nobody.
+        revision: Branch, tag or commit; None: main.
+        cache_dir: Folder to keep downloads in.
+        token: For private repositories.
+        local_files_only: Take what is in the cache, and do not ask the Hub.
+        force_download: Download again what is in the cache.
+
     Returns:
         The folder with its files.
 
     Raises:
         FileNotFoundError: There is no such repository or revision, or it cannot be reached and is not in the cache.
     """
-    missing = f"{repository}: no such folder"
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{missing}, and no such repository on the Hugging Face Hub")
+    if not repository.startswith(HUB):
+        raise FileNotFoundError(
+            f"{repository}: no such folder; a model on the Hugging Face Hub is named {HUB}owner/name"
+        )
+    name = repository.removeprefix(HUB)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{repository}: expected {HUB}owner/name")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                repository,
+                name,
                 allow_patterns=[CONFIG, WEIGHTS, CARD, *COMPANIONS],
                 revision=revision,
                 cache_dir=cache_dir,
@@ -57,7 +71,7 @@ def download(
     except Exception as error:
         if (reason := _reason(error, revision)) is None:
             raise
-        raise FileNotFoundError(f"{missing}, and {reason}") from error
+        raise FileNotFoundError(f"{repository}: {reason}") from error
 
 
 def upload(

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_json
 from dqcore.models.card import write_card
+from dqcore.models.checks import build, check_finite, check_shapes
 from dqcore.models.hub import CARD, COMPANIONS, CONFIG, WEIGHTS, download, upload
-from dqcore.models.saved import config_from_dict, fields_of, load_weights, read_config, same_as_saved, stored, unknown
+from dqcore.models.saved import config_from_dict, fields_of, read_config, same_as_saved, stored, unknown
 from dqcore.models.summary import html_of, line_of, table_of
 from dqcore.models.weights import weights_folder
+from dqcore.tensor_files import load_tensors, save_tensors, tensor_shapes
 
 __all__ = ["Pretrained"]
 
@@ -118,15 +120,14 @@ class Pretrained(nn.Module):
             The address of the commit if it was uploaded, else None.
 
         Raises:
-            InputError: A finite weight is beyond the range of ``dtype``.
+            InputError: A weight is not finite, or beyond the range of ``dtype``.
             DqcoreError: The Hub cannot be reached, or refuses.
         """
-        from safetensors.torch import save
-
         folder = Path(path)
         state = {name: stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
+        check_finite(state, f"{folder}: not saved")
         config = {"model": type(self).__name__, **fields_of(self.config)}
-        write_atomically(folder / WEIGHTS, lambda file: file.write(save(state, metadata={"format": "pt"})))
+        save_tensors(folder / WEIGHTS, state)
         write_json(folder / CONFIG, config)
         write_card(self, folder, model_card_kwargs or {})
         if not push_to_hub:
@@ -213,8 +214,8 @@ class Pretrained(nn.Module):
         """Load a model in evaluation mode, on the CPU.
 
         Args:
-            path: A folder that :meth:`save_pretrained` wrote, or the id of such a repository on the Hugging Face Hub.
-                The other arguments are for the latter.
+            path: A folder that :meth:`save_pretrained` wrote, or ``hf:owner/name`` of such a repository on the Hugging
+                Face Hub. The other arguments are for the latter.
             revision: Branch, tag or commit; None: main.
             cache_dir: Folder to keep downloads in; None: the one of ``huggingface_hub``.
             token: For private repositories; None: the one that ``hf auth login`` stored.
@@ -224,7 +225,8 @@ class Pretrained(nn.Module):
         Raises:
             FileNotFoundError: There is no such folder or repository, or a file is missing in it, or the Hub cannot be
                 reached.
-            InputError: It holds another model, a config with unknown fields, or weights that do not fit the config.
+            InputError: It holds another model, a config with unknown fields, or weights that are damaged, not finite
+                or do not fit the config.
         """
         options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
         options |= {"local_files_only": local_files_only, "force_download": force_download}
@@ -232,7 +234,11 @@ class Pretrained(nn.Module):
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path}: expected a folder with {CONFIG} and {WEIGHTS}, {name} is missing")
-        model = cls(read_config(folder / CONFIG, cls))
-        load_weights(model, folder / WEIGHTS)
+        weights, config = folder / WEIGHTS, read_config(folder / CONFIG, cls)
+        model = build(cls, config, tensor_shapes(weights), str(weights))
+        state = load_tensors(weights)
+        check_shapes(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, str(weights))
+        check_finite(state, str(weights))
+        model.load_state_dict(state)
         model._folder = folder.resolve()
         return model.eval()

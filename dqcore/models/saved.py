@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqcore.errors import InputError
+from dqcore.models.checks import check_types
 
-__all__ = ["config_from_dict", "fields_of", "load_weights", "read_config", "same_as_saved", "stored", "unknown"]
+__all__ = ["config_from_dict", "fields_of", "read_config", "same_as_saved", "stored", "unknown"]
 
 Config = TypeVar("Config")
 
@@ -28,7 +29,9 @@ def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
         return config(**values)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{where}: {error}") from error
 
 
@@ -58,34 +61,14 @@ def read_config(path: Path, cls: Any) -> Any:
     """The config of a saved model of this class."""
     try:
         fields = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON object ({error})") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(fields).__name__}")
     if (model := fields.pop("model", None)) != cls.__name__:
         raise InputError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
+    check_types(cls.Config, fields, str(path))
     return config_from_dict(cls.Config, fields, str(path))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load the weights of a file that has them all, and no others."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file ({error})") from error
-    own = model.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        if name not in state:
-            raise InputError(f"{path}: the weights lack {name}")
-        if name not in own:
-            raise InputError(f"{path}: the config has no place for {name}")
-        if state[name].shape != own[name].shape:
-            expected, got = tuple(own[name].shape), tuple(state[name].shape)
-            raise InputError(f"{path}: {name} has shape {got}, the config expects {expected}")
-    model.load_state_dict(state)
 
 
 def same_as_saved(model: Any, config: Path, weights: Path) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
-from dqcore.ops.extension import call, features_argument, lay_out, native
+from dqcore.ops.extension import FEATURES, call, features_argument, lay_out, native
 from dqcore.ops.layout import check_layout
 from dqcore.ops.reference.expand_features import expand_features_reference
 from dqcore.ops.registry import Implementation, register
@@ -70,6 +70,8 @@ def _fake(
 def _extension(
     packed: Tensor, grain: Tensor, order: str, num_granularities: int, divide: bool, channels_last: bool
 ) -> Tensor:
+    check_tensor("packed", packed, dim=2, dtypes=FEATURES)
+    check_same_device(packed=packed, grain=grain)
     layout = lay_out(grain, order, num_granularities, "packed", packed.shape[0])
     packed = packed.contiguous()
     features = _fake(packed, grain, order, num_granularities, divide, channels_last)

@@ -9,12 +9,25 @@ import torch
 from torch import Tensor
 
 from dqcore import backends
+from dqcore.codes import check_order
+from dqcore.errors import InputError
+from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.layout import check_total
 
-__all__ = ["Layout", "call", "codes_argument", "features_argument", "lay_out", "native"]
+__all__ = [
+    "FEATURES",
+    "Layout",
+    "call",
+    "check_grid",
+    "check_sizes",
+    "codes_argument",
+    "features_argument",
+    "lay_out",
+    "native",
+]
 
 #: The dtypes of features, by the number that ``DType`` in csrc/layout.h gives them.
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+FEATURES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,39 @@ def call(stem: str, device: torch.device, *arguments: Any) -> Any:
     return None
 
 
+def check_sizes(
+    grain: Tensor, order: str, num_granularities: int, cells: tuple[str, Tensor, int] | None = None
+) -> None:
+    """Raise unless csrc may follow its pointers: an op can be called without its public function and its checks.
+
+    Args:
+        grain: Grain map ``(B, h, w)`` int64; csrc keeps its values within range.
+        order: Order of the sequence.
+        num_granularities: ``G``.
+        cells: Name, value and number of dimensions of a tensor ``(B, .., H, W)`` on the finest grid.
+    """
+    check_order(order)  # type: ignore[arg-type]
+    check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
+    check_grid(grain.shape[0], *grain.shape[1:], num_granularities)
+    if cells is not None:
+        name, tensor, dim = cells
+        shift = num_granularities - 1
+        expected = (grain.shape[0], grain.shape[1] << shift, grain.shape[2] << shift)
+        if tensor.dim() != dim or (tensor.shape[0], *tensor.shape[-2:]) != expected:
+            raise InputError(f"{name}: expected {expected} images and cells, got shape {tuple(tensor.shape)}")
+        check_same_device(**{name: tensor, "grain": grain})
+
+
+def check_grid(images: int, rows: int, columns: int, num_granularities: int) -> None:
+    """Raise unless there are cells, and their number fits 31 bits."""
+    if not 1 <= num_granularities <= 15 or min(rows, columns) < 1:
+        raise InputError(
+            f"grain: expected regions and 1 to 15 granularities, got {rows}x{columns}, {num_granularities}"
+        )
+    if max(1, images) * rows * columns << 2 * (num_granularities - 1) >= 2**31:
+        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
+
+
 def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total: int) -> Layout:
     """Find where the codes of a grain map ``(B, h, w)`` lie in the packed sequence, by one prefix scan of each image.
 
@@ -65,6 +111,7 @@ def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total:
         name: The argument that an error names if ``total`` is wrong.
         total: The number of codes; checked on the CPU only.
     """
+    check_sizes(grain, order, num_granularities)
     grain = grain.contiguous()
     images, rows, columns = grain.shape
     starts = grain.new_empty(grain.shape, dtype=torch.int32)
@@ -86,4 +133,4 @@ def codes_argument(codes: Tensor, positions: Tensor, grains: Tensor) -> Any:
 def features_argument(features: Tensor) -> Any:
     """The ``Features`` of csrc over a dense map ``(B, D, H, W)``, contiguous or channels-last."""
     last = not features.is_contiguous()
-    return native().Features(features.data_ptr(), features.shape[1], last, _DTYPES.index(features.dtype))
+    return native().Features(features.data_ptr(), features.shape[1], last, FEATURES.index(features.dtype))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dqcore.codes import CodeSequence, Order
 from dqcore.ops.checks import check_same_device, check_tensor
-from dqcore.ops.extension import call, codes_argument, lay_out
+from dqcore.ops.extension import call, check_sizes, codes_argument, lay_out
 from dqcore.ops.layout import check_layout, count_codes
 from dqcore.ops.reference.pack_codes import pack_codes_reference
 from dqcore.ops.registry import Implementation, register
@@ -59,6 +59,8 @@ def _fake(
 def _extension(
     codes: Tensor, grain: Tensor, order: str, num_granularities: int, total: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_tensor("codes", codes, dim=3, dtypes=(torch.int64,))
+    check_sizes(grain, order, num_granularities, ("codes", codes, 3))
     layout = lay_out(grain, order, num_granularities, "total", total)
     codes = codes.contiguous()
     packed, positions, grains = (codes.new_empty(total) for _ in range(3))

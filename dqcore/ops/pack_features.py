@@ -10,7 +10,7 @@ from torch import Tensor
 from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
-from dqcore.ops.extension import call, features_argument, lay_out, native
+from dqcore.ops.extension import FEATURES, call, check_sizes, features_argument, lay_out, native
 from dqcore.ops.layout import check_layout, count_codes
 from dqcore.ops.reference.pack_features import pack_features_reference
 from dqcore.ops.registry import Implementation, register
@@ -70,6 +70,8 @@ def _fake(features: Tensor, grain: Tensor, order: str, num_granularities: int, m
 
 
 def _extension(features: Tensor, grain: Tensor, order: str, num_granularities: int, mean: bool, total: int) -> Tensor:
+    check_tensor("features", features, dim=4, dtypes=FEATURES)
+    check_sizes(grain, order, num_granularities, ("features", features, 4))
     layout = lay_out(grain, order, num_granularities, "total", total)
     features = features.contiguous(memory_format=memory_format(features))
     packed = features.new_empty(total, features.shape[1])

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
-from dqcore.ops.extension import call, codes_argument, native
+from dqcore.errors import InputError
+from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.extension import call, check_grid, codes_argument, native
 from dqcore.ops.reference.unpack_codes import unpack_codes_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -68,6 +70,15 @@ def _extension(
     columns: int,
     num_granularities: int,
 ) -> tuple[Tensor, Tensor]:
+    for name, tensor in (("codes", codes), ("positions", positions), ("grains", grains)):
+        check_tensor(name, tensor, dim=1, dtypes=(torch.int64,))
+        if len(tensor) != len(codes):
+            raise InputError(f"{name}: expected {len(codes)} of them, as codes has, got {len(tensor)}")
+    check_tensor("cu_seqlens", cu_seqlens, dim=1, dtypes=(torch.int32,))
+    if len(cu_seqlens) == 0:
+        raise InputError("cu_seqlens: expected at least one number, got none")
+    check_same_device(codes=codes, positions=positions, grains=grains, cu_seqlens=cu_seqlens)
+    check_grid(len(cu_seqlens) - 1, rows, columns, num_granularities)
     kept = codes.contiguous(), positions.contiguous(), grains.contiguous(), cu_seqlens.contiguous()
     code_map, grain_map = _fake(*kept, rows, columns, num_granularities)
     if codes.device.type != "cpu":

@@ -11,12 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from dqcore.data.images import tensor_to_image
+from dqcore.errors import InputError
 from dqcore.files import write_atomically
 from dqcore.report.photos import inline
 from dqcore.report.pictures import error_scale
 
-__all__ = ["Gallery", "Page", "write_page"]
+__all__ = ["Gallery", "Page", "check_page", "write_page"]
 
+#: What the head of a page says.
+_MARK = b'name="generator" content="dqcore"'
 #: Small pictures of a gallery are enlarged by a whole factor, so that their longer side has about this many pixels.
 GALLERY_SIZE = 192
 
@@ -67,6 +70,21 @@ class Page:
     settings: dict[str, object] = field(default_factory=dict)
 
 
+def check_page(out: Path | None) -> None:
+    """Raise if a page would replace a file that is none of ours; None is the report in a run's own folder.
+
+    Raises:
+        InputError: The message names the file.
+    """
+    if out is None or not out.exists():
+        return
+    if out.is_dir():
+        raise InputError(f"out: {out} is a folder, expected the name of an HTML file")
+    with open(out, "rb") as file:
+        if _MARK not in file.read(1000):
+            raise InputError(f"out: {out} is there already and is no report of dqcore; choose another name")
+
+
 def write_page(path: Path, page: Page) -> Path:
     """Write the HTML file, and return its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -85,7 +103,7 @@ def write_page(path: Path, page: Page) -> Path:
         error_scale=error_scale(),
         data=_script_data(page.photos),
     )
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
     return path
 
 

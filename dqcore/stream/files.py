@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from dqcore.errors import InputError
-from dqcore.files import write_atomically
 from dqcore.stream.tables import CodeTables
+from dqcore.tensor_files import load_tensors, save_tensors
 
 __all__ = ["TABLES", "load_code_tables", "save_code_tables"]
 
@@ -63,18 +63,12 @@ def load_code_tables(folder: Path, codebook_size: int, num_granularities: int) -
 
 
 def _write(tables: CodeTables, path: Path) -> None:
-    from safetensors.torch import save
-
-    data = save({field.name: getattr(tables, field.name).to(torch.int32) for field in fields(tables)})
-    write_atomically(path, lambda file: file.write(data))
+    save_tensors(path, {field.name: getattr(tables, field.name).to(torch.int32) for field in fields(tables)})
 
 
 def _read(path: Path) -> CodeTables:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        state = load_file(path)
+        state = load_tensors(path)
         return CodeTables(**{field.name: state[field.name].long() for field in fields(CodeTables)})
-    except (SafetensorError, KeyError, InputError) as error:
+    except (KeyError, InputError) as error:
         raise InputError(f"{path}: not the tables of a model ({error})") from error

@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from dqcore.errors import InputError
+from dqcore.models.checks import check_finite
 from dqcore.training.arguments import Arguments
 from dqcore.training.checkpoint import capture, restore
 from dqcore.training.clock import Clock, Moment
 from dqcore.training.estimate import Estimate
 from dqcore.training.log import MetricsLog, Row
 from dqcore.training.schedule import LearningRate, TimedLearningRate
-from dqcore.training.stage import NonFiniteLossError, Stage
+from dqcore.training.stage import NonFiniteLossError, NonFiniteWeightsError, Stage
 from dqcore.training.state import write_state
 from dqcore.training.stop import StoppedError, StopSignals
 
-__all__ = ["Loop", "NonFiniteLossError"]
+__all__ = ["Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
 
 Batch = TypeVar("Batch")
 
@@ -92,6 +94,8 @@ class Loop(Generic[Batch]):
         estimate = Estimate(self.learning_rate, self.completed)
         moment = Moment(self.clock.before, 0)
         if self._share(moment) >= 1:
+            if self.world.is_main:
+                self.stage.save_model()  # it may be older than the checkpoint, if the run was killed between the two
             return
         if self.total is None:
             moment = self.clock.agree(0)
@@ -154,20 +158,35 @@ class Loop(Generic[Batch]):
         try:
             return self.stage.train(batch, self.completed, rate)
         except NonFiniteLossError as error:
-            state = self._state()
-            contents = self.stage.contents_of(batch)
-            path = self.options.out / "nonfinite.pt"
-            if self.world.is_main:
-                write_state(path, state | {"term": error.term} | contents)
-            error.args = (f"{error.args[0]}; the batch and the state are in {path}",)
+            self._explain(error, batch)
             raise
 
+    def _explain(self, error: NonFiniteLossError, batch: Batch) -> None:
+        """Keep the batch and the state, and let the error say which images may be to blame."""
+        state = self._state()
+        contents = self.stage.contents_of(batch)
+        path = self.options.out / "nonfinite.pt"
+        if self.world.is_main:
+            write_state(path, state | {"term": error.term} | contents)
+        error.args = (f"{error.args[0]}; {self.stage.blame(batch)}; the batch and the state are in {path}",)
+
     def _save(self) -> None:
+        self._check_weights()
         state = self._state()
         if self.world.is_main:
+            write_state(self.checkpoint, state)  # first: a model without a checkpoint could not be resumed
             self.stage.save_model()
-            write_state(self.checkpoint, state)
         self.world.barrier()
+
+    def _check_weights(self) -> None:
+        """Raise rather than replace a good checkpoint by one with weights that nobody can use."""
+        for model in {self.stage.step.model, self.stage.step.model_to_use}:
+            try:
+                check_finite(model.state_dict(), "not saved")
+            except InputError as error:
+                raise NonFiniteWeightsError(
+                    f"{error} after step {self.completed}; try a lower learning rate"
+                ) from error
 
     def _state(self) -> Row:
         seconds = self.clock.seconds if self.total is None else None  # of a run of steps, time is no part of the state

@@ -94,6 +94,23 @@ class RunRecord:
 
 
 def check_unused(out: Path, *, resume: bool) -> None:
-    """Raise if a folder holds a run already that is not to be resumed."""
-    if not resume and (out / "checkpoint.pt").is_file():
-        raise InputError(f"out: {out} holds a run already; resume it or choose another folder")
+    """Raise if a run in this folder would overwrite another one, or files that no run made.
+
+    A run that ended before its first checkpoint may be begun again: nothing of it is lost.
+    """
+    if (out / "checkpoint.pt").is_file():
+        if not resume:
+            raise InputError(f"out: {out} holds a run already; resume it or choose another folder")
+    elif (out / "model" / "model.safetensors").is_file():
+        raise InputError(f"out: {out} holds a trained model without a checkpoint to resume; choose another folder")
+    path = out / "config.json"
+    if path.is_file() and not _is_record(path):
+        raise InputError(f"out: {path} was not made by dqcore; choose another folder")
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("options"), dict)

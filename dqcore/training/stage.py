@@ -13,7 +13,7 @@ from dqcore.errors import DqcoreError, InputError
 from dqcore.training.average import WeightAverage
 from dqcore.training.log import Row
 
-__all__ = ["NonFiniteLossError", "Stage", "TrainingStep"]
+__all__ = ["NonFiniteLossError", "NonFiniteWeightsError", "Stage", "TrainingStep"]
 
 Batch = TypeVar("Batch")
 
@@ -29,6 +29,10 @@ class NonFiniteLossError(DqcoreError, FloatingPointError):
     def __init__(self, term: str, step: int, value: float) -> None:
         super().__init__(f"{term} is {value} in step {step}")
         self.term, self.step = term, step
+
+
+class NonFiniteWeightsError(DqcoreError, FloatingPointError):
+    """An update made weights infinite or NaN. They were not saved; the last checkpoint is still there."""
 
 
 class TrainingStep:
@@ -111,4 +115,8 @@ class Stage(Protocol[Batch]):
 
     def contents_of(self, batch: Batch) -> Row:
         """The batch, as ``nonfinite.pt`` keeps it if its loss is not finite. Every process calls this."""
+        ...
+
+    def blame(self, batch: Batch) -> str:
+        """Which images of a batch give results that are not finite, in words. Every process calls this."""
         ...

@@ -10,23 +10,34 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopSignals", "StoppedError"]
+__all__ = ["StopSignals", "StoppedError", "StoppedWorkError"]
 
 
-class StoppedError(KeyboardInterrupt):
-    """A run was stopped by a signal, or by an answer to a question. Its model and its checkpoint were saved.
+class StoppedWorkError(KeyboardInterrupt):
+    """Work was stopped by a signal; what was done so far was saved.
 
     A ``KeyboardInterrupt``, so that no ``except Exception`` goes on after it.
 
     Attributes:
-        folder: The run's folder.
-        step: Steps done.
         exit_code: What a program that was stopped this way returns: 128 and the signal's number.
     """
 
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class StoppedError(StoppedWorkError):
+    """A run was stopped by a signal, or by an answer to a question. Its model and its checkpoint were saved.
+
+    Attributes:
+        folder: The run's folder.
+        step: Steps done.
+    """
+
     def __init__(self, folder: Path, step: int, number: int) -> None:
-        super().__init__(f"stopped after step {step}; model and checkpoint are in {folder}")
-        self.folder, self.step, self.exit_code = folder, step, 128 + number
+        super().__init__(f"stopped after step {step}; model and checkpoint are in {folder}", number)
+        self.folder, self.step = folder, step
 
 
 class StopSignals:
@@ -34,12 +45,15 @@ class StopSignals:
 
     In threads other than the main one, where Python allows no handlers, signals do what they did before.
 
+    Args:
+        unit: What is finished first, for the message.
+
     Attributes:
         received: Number of the signal; 0 for none.
     """
 
-    def __init__(self) -> None:
-        self.received = 0
+    def __init__(self, unit: str = "step") -> None:
+        self.received, self._unit = 0, unit
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -61,4 +75,4 @@ class StopSignals:
             os.kill(os.getpid(), number)
             return
         self.received = int(number)
-        print("finishing this step, then saving; once more ends at once", file=sys.stderr, flush=True)
+        print(f"finishing this {self._unit}, then saving; once more ends at once", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ def test_convert_refuses(fails, tmp_path):
     assert not os.path.exists(tmp_path / "o")
 
 
-def test_convert(run, tmp_path):
+def test_convert(run, fails, tmp_path):
     """A model written in the authors' layout comes back the same."""
     torch.manual_seed(0)
     sizes = {"channels": 32, "latent_channels": 32, "dim": 32, "codebook_size": 40, "resolution": 32, "num_blocks": 1}
@@ -40,5 +40,6 @@ def test_convert(run, tmp_path):
     image = torch.rand(1, 3, 32, 48) * 2 - 1
     with torch.no_grad():
         found, expected = dqcore.DQVAE.from_pretrained(tmp_path / "ours")(image), model(image)
+    assert "holds a config.json already" in fails(*args)
     assert torch.equal(found.codes, expected.codes)
     torch.testing.assert_close(found.reconstruction, expected.reconstruction, rtol=0, atol=1e-5)

@@ -1,8 +1,11 @@
 """The command line itself: its overview, its verbs, and what it makes of mistakes, bugs and interruptions."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 import dqcore
 import dqcore.cli.info
 from dqcore import cli
+from dqcore.files import write_atomically
 
 
 def test_overview_lists_the_verbs(run):
@@ -76,13 +80,44 @@ def test_mistakes_get_one_line(fails, tmp_path, monkeypatch, args, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bugs_keep_their_traceback(monkeypatch):
+def test_a_bug_is_one_line_that_names_its_traceback(monkeypatch, run):
     def bug():
         return np.zeros(3).reshape(2, 2)  # a ValueError, but not one of ours
 
     monkeypatch.setattr("dqcore.cli.info.info", bug)
-    with pytest.raises(ValueError, match="reshape"):
-        cli.main(["info"])
+    code, _, err = run("info")
+    line = re.fullmatch(r"dqcore: error: unexpected ValueError: .*reshape.* \(traceback: (.+)\)\n", err)
+    assert code == 1 and line
+    kept = Path(line[1])
+    assert "in bug" in kept.read_text()
+    kept.unlink()
+
+
+def test_termination_is_one_line_and_closes_what_is_open(run, monkeypatch, tmp_path):
+    def ended():
+        write_atomically(tmp_path / "file", lambda file: os.kill(os.getpid(), signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("dqcore.cli.info.info", ended)
+    assert run("info") == (143, "", "dqcore: terminated\n")
+    assert signal.getsignal(signal.SIGTERM) is before and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["encode", "x.png", "--out", ""], "out: expected something"),
+        (["encode", "x.png", "--out="], "out: expected something"),
+        (["sample", ""], "argument: expected something"),
+        (["sample", "--seed", "99999999999999999999"], r"seed: expected a number below 2**63"),
+        (["demo", "--steps=99999999999999999999"], r"steps: expected a number below 2**63"),
+    ],
+    ids=str,
+)
+def test_empty_texts_and_huge_numbers(fails, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(*args)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interruption(run, monkeypatch):
@@ -91,3 +126,12 @@ def test_interruption(run, monkeypatch):
 
     monkeypatch.setattr("dqcore.cli.info.info", interrupt)
     assert run("info") == (130, "", "dqcore: interrupted\n")
+
+
+def test_an_interruption_while_the_program_starts_is_silent(tmp_path):
+    """PyTorch takes seconds to import; this one interrupts the program meanwhile."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(dqcore.__file__).parents[1])])
+    command = [sys.executable, "-m", "dqcore", "info"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

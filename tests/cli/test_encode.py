@@ -1,13 +1,20 @@
 """``dqcore encode``."""
 
 import json
+import os
+import shlex
+import signal
+import threading
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import dqcore
-from dqcore.data.shards import read_shards
+from dqcore import files
+from dqcore.data.shards import ShardWriter, read_shards
+from dqcore.inference.streams import StreamFolder
 
 
 def test_encode(run, checkpoint, pictures, tmp_path):
@@ -50,3 +57,78 @@ def test_encode_goes_on_and_refuses(run, fails, checkpoint, pictures, tmp_path):
     assert (out / "codes-00000.safetensors").stat().st_mtime_ns == untouched
     assert "codes of another ratio" in fails(*args, "--ratio", 0.5)
     assert "is not empty" in fails("encode", pictures, "--checkpoint", checkpoint, "--out", pictures)
+
+
+def test_a_run_killed_in_its_first_shard_goes_on(run, checkpoint, pictures, tmp_path, monkeypatch):
+    out = tmp_path / "codes"
+    args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add", killed)
+        with pytest.raises(Killed):
+            run(*args)
+    (out / "codes-00000.safetensors").write_bytes(b"half")  # as if it were renamed, but not in the index yet
+    assert run(*args)[0] == 0
+    assert len(list(read_shards(out))) == 4
+
+
+def test_a_concurrent_run_is_refused(fails, checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    out = tmp_path / "codes"
+    held, done = threading.Event(), threading.Event()
+
+    def other():
+        with files.sole_owner(out):
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait()
+    try:
+        for form in ("shards", "dqc"):
+            args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", form)
+            assert "another process is encoding in" in fails(*args)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_broken_file_is_tried_again(run, checkpoint, pictures, tmp_path):
+    photo = pictures / "1.png"
+    whole = photo.read_bytes()
+    for form in ("shards", "dqc"):
+        out = tmp_path / form
+        args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", form)
+        photo.write_bytes(b"no image")
+        assert "1 broken" in run(*args)[1]
+        photo.write_bytes(whole)
+        code, text, _ = run(*args)
+        assert code == 0 and "4 images" in text and "0 broken" in text
+        index = json.loads((out / "index.json").read_text())
+        assert index["broken"] == [] and len(index["images"]) == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("form", ["shards", "dqc"])
+def test_a_signal_keeps_what_is_encoded_and_names_the_line(
+    run, checkpoint, pictures, tmp_path, monkeypatch, form, number, code
+):
+    out = tmp_path / "codes"
+    args = ["encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", form, "--batch-size", 1]
+    writer = ShardWriter if form == "shards" else StreamFolder
+    add = writer.add
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "add", lambda *about: (add(*about), os.kill(os.getpid(), number))[0])
+        found, _, err = run(*args)
+    assert found == code and "stopped after 1 of 4; the same line goes on: dqcore encode" in err
+    assert len(json.loads((out / "index.json").read_text())["images"]) == 1
+    line = shlex.split(err.partition("goes on: dqcore ")[2])
+    found, text, _ = run(*line)
+    assert found == 0 and "4 images" in text and "1 of these 4 files were there already" in text

@@ -1,7 +1,9 @@
 """``dqcore encode`` and ``dqcore decode`` with ``.dqc`` files."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 import dqcore
+from dqcore.cli import decode
 from dqcore.inference.codec import load_codec
 from dqcore.stream import TABLES, read_header
 
@@ -94,7 +97,7 @@ def test_a_folder_to_files_and_back(run, fails, checkpoint, pictures, tmp_path):
     total = sum(path.stat().st_size for path in out.rglob("*.dqc"))
     pixels = 4 * 64 * 48 + 50 * 30
     assert f"5 photos, {total} bytes, {8 * total / pixels:.4f} bits per pixel as written" in text
-    assert "6 of these 6 files were there already" in run(*args)[1]
+    assert "5 of these 6 files were there already" in run(*args)[1]
     assert "codes of another ratio" in fails(*args, "--ratio", 0.5)
     (out / "2.dqc").write_bytes((out / "2.dqc").read_bytes()[:-1])
     assert "1 of 5 were not decoded, the first:" in (
@@ -157,3 +160,18 @@ def test_fit_tables(run, fails, checkpoint, pictures, tmp_path):
     codec = load_codec(model, "cpu")
     assert torch.equal(codec.read(old.read_bytes()).codes, codec.read(new.read_bytes()).codes)
     assert "no such folder" in fails("fit-tables", tmp_path / "none", "--data", pictures)
+
+
+def test_decoding_goes_on_after_a_signal(run, checkpoint, pictures, tmp_path, monkeypatch):
+    out, back = tmp_path / "streams", tmp_path / "back"
+    assert run("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", "dqc")[0] == 0
+    decode_item = decode.decode_item
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            decode, "decode_item", lambda *a, **k: (os.kill(os.getpid(), signal.SIGTERM), decode_item(*a, **k))[1]
+        )
+        code, _, err = run("decode", out, "--checkpoint", checkpoint, "--out", back)
+    assert code == 143 and "stopped after 1 of 4; the same line goes on: dqcore decode" in err
+    assert len(list(back.rglob("*.png"))) == 1
+    assert run("decode", out, "--checkpoint", checkpoint, "--out", back)[0] == 0
+    assert len(list(back.rglob("*.png"))) == 4

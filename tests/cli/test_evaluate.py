@@ -48,3 +48,9 @@ def test_single_files_peers_and_a_curve(run, checkpoint):
 @pytest.mark.parametrize("flag", ["--vgg-weights", "--perceptual-weights"])
 def test_the_file_of_weights_keeps_its_old_flag(fails, checkpoint, pictures, flag):
     assert "missing.pth" in fails("evaluate", pictures, "--checkpoint", checkpoint, flag, "missing.pth")
+
+
+def test_other_files_are_left_alone(fails, checkpoint, pictures, tmp_path):
+    (tmp_path / "mine.json").write_text('{"mine": 1}')
+    message = fails("evaluate", pictures, "--checkpoint", checkpoint, "--json", tmp_path / "mine.json")
+    assert "holds no numbers of dqcore evaluate" in message and (tmp_path / "mine.json").read_text() == '{"mine": 1}'

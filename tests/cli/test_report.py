@@ -11,6 +11,9 @@ def test_train_then_report(run, fails, tmp_path):
     assert code == 0
     assert "dB on held-out images" in text
     assert "holds a run already" in fails(*args)
+    (tmp_path / "thesis.html").write_text("mine")
+    assert "is no report of dqcore" in fails("report", out, "--out", tmp_path / "thesis.html")
+    assert (tmp_path / "thesis.html").read_text() == "mine"
     code, text, _ = run("report", out, "--photos", 2)
     assert (code, text) == (0, f"{out / 'report.html'}\n")
     assert (out / "report.html").read_text().count("<img ") == 2 * 5

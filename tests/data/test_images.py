@@ -1,8 +1,12 @@
+import os
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dqcore.data import provenance, reading
 from dqcore.data.images import (
     BrokenImageError,
     image_to_tensor,
@@ -12,6 +16,7 @@ from dqcore.data.images import (
     split_images,
     tensor_to_image,
 )
+from dqcore.data.shards import hash_file
 
 
 def _save(path, image, **options):
@@ -148,3 +153,91 @@ def test_tensors_and_images_are_inverse():
     assert tensor.min() == -1 and tensor.max() == 1
     assert np.array_equal(np.asarray(tensor_to_image(tensor)), np.asarray(image))
     assert tensor_to_image(torch.full((3, 2, 2), 7.0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_only_the_formats_that_are_meant(tmp_path):
+    """PostScript would run Ghostscript, whatever the file is called."""
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    Image.new("RGB", (4, 4)).save(tmp_path / "y.png", format="TGA")
+    for name in ("x.png", "y.png"):
+        with pytest.raises(BrokenImageError, match=f"{name}: cannot identify"):
+            read_image(tmp_path / name)
+    assert read_image(_save(tmp_path / "z.png", Image.new("RGB", (4, 4)), format="WEBP")).size == (4, 4)
+
+
+def test_the_limit_of_pixels(tmp_path, monkeypatch):
+    path = _save(tmp_path / "a.png", Image.new("RGB", (60, 50)))
+    monkeypatch.setattr(reading, "main_memory", lambda: 40 * 3 * 2999)
+    with pytest.raises(BrokenImageError, match=r"a\.png: 60x50 pixels are more than the limit of 2999; --max-pixels"):
+        read_image(path)
+    with reading.allow_pixels(3000):
+        assert read_image(path).size == (60, 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own gives way to the one that was named
+    monkeypatch.setenv(reading.LIMIT_VARIABLE, "3000")
+    assert read_image(path).size == (60, 50) and Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setenv(reading.LIMIT_VARIABLE, "many")
+    with pytest.raises(BrokenImageError, match="DQCORE_MAX_PIXELS: expected a number of pixels, got 'many'"):
+        read_image(path)
+    with pytest.raises(ValueError, match="max_pixels: expected at least 1"), reading.allow_pixels(0):
+        pass
+
+
+def test_pipes_and_devices_do_not_block(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(BrokenImageError, match=f"{name}: not a regular file"):
+            read_image(tmp_path / name)
+        assert hash_file(tmp_path / name) == ""
+        with pytest.raises(OSError, match="not a regular file"):
+            provenance.hash_file(tmp_path / name)
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(ValueError, match="expected a file with a path on each line"):
+        list_images(tmp_path / "list.txt")
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    for name in ("photos/b/x.png", "elsewhere/y.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    photos = tmp_path / "photos"
+    (photos / "a").symlink_to(photos / "b")  # sorts before the folder itself
+    (photos / "b" / "loop").symlink_to(photos)
+    (photos / "far").symlink_to(tmp_path / "elsewhere")
+    (photos / "gone").symlink_to(tmp_path / "nowhere")
+    assert [path.relative_to(photos).as_posix() for path in list_images(photos)] == ["b/x.png", "far/y.png"]
+
+
+def test_sixteen_bits_with_a_transparent_value(tmp_path):
+    ramp = np.array([[0, 1000], [1001, 65535]], np.uint16)
+    path = tmp_path / "deep.png"
+    Image.fromarray(ramp).save(path)
+    data = path.read_bytes()
+    chunk = b"tRNS" + (1000).to_bytes(2, "big")
+    chunk = (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    place = data.index(b"IDAT") - 4
+    path.write_bytes(data[:place] + chunk + data[place:])
+    assert np.asarray(read_image(path))[..., 0].tolist() == [[0, 255], [3, 255]]
+    image = Image.new("RGB", (2, 2))
+    image.info["transparency"] = (1000, 0, 0)
+    with pytest.raises(ValueError, match="16-bit colour"):
+        reading._to_rgb(image, "PNG")
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "deep.tiff")
+    with pytest.raises(BrokenImageError, match=r"deep\.tiff: 32-bit pixels have no fixed range"):
+        read_image(tmp_path / "deep.tiff")
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    _save(tmp_path / name, Image.new("RGB", (4, 4)))
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9.png\r\n")
+    for source in (tmp_path, tmp_path / "list.txt"):
+        assert list_images(source) == [tmp_path / name]
+    assert read_image(list_images(tmp_path)[0]).size == (4, 4)
+    assert split_images([tmp_path / name, tmp_path / "b.png"], 0.5, root=tmp_path)
+    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="expected a list in UTF-8"):
+        list_images(tmp_path / "list.txt")

@@ -80,3 +80,27 @@ def test_other_folders_are_refused(tmp_path):
         _write(tmp_path / "codes", [0])
     with pytest.raises(FileNotFoundError, match="dqcore encode writes one"):
         next(read_shards(tmp_path / "codes"))
+
+
+def test_damaged_shards_and_indexes_are_one_clear_error(tmp_path):
+    _write(tmp_path, range(3)).flush()
+    shard, index = tmp_path / "codes-00000.safetensors", tmp_path / "index.json"
+    data, text = shard.read_bytes(), index.read_text()
+    for place in (3, 30, len(data) // 2, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[place] ^= 4
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"codes-00000\.safetensors"):
+            list(read_shards(tmp_path))
+    shard.write_bytes((tmp_path / "codes-00001.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="does not belong to its shards"):
+        list(read_shards(tmp_path))
+    shard.write_bytes(data)
+    for old, new in (('"codes_shape"', '"cod_shape"'), ('"shard"', '"hard"'), ('"0.png"', "[1]"), ("4,", "5,")):
+        index.write_text(text.replace(old, new))
+        if old != '"0.png"':
+            with pytest.raises(ValueError, match=r"index"):
+                list(read_shards(tmp_path))
+    index.write_text('{"images": [3], "broken": []}')
+    with pytest.raises(ValueError, match="no list of files"):
+        list(read_shards(tmp_path))

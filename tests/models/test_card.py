@@ -25,7 +25,7 @@ def test_it_says_what_is_known_and_what_is_not(model):
     for line in ("- Data: 20 images", "- Training: not stated", "- Protocol: native size", "- Licence: not stated"):
         assert f"\n{line}\n" in text
     assert "| PSNR, dB | 21.23 |\n| codes | 300 |" in text
-    assert 'from dqcore import DQVAE\n\nmodel = DQVAE.from_pretrained("me/photos")' in text
+    assert 'from dqcore import DQVAE\n\nmodel = DQVAE.from_pretrained("hf:me/photos")' in text
 
 
 def test_the_hub_reads_it(model, tmp_path):

@@ -76,7 +76,7 @@ def test_a_changed_model_is_pushed_without_the_old_tables(hub, saved, tmp_path):
     (tmp_path / "pushed").write_bytes(hub.files["model.safetensors"])
     bias = load_file(tmp_path / "pushed")["quant_conv.bias"]
     assert bias.dtype == torch.float16 and bias.tolist() == [0.5] * 8
-    assert b'DQVAE.from_pretrained("me/x")' in hub.files["README.md"]
+    assert b'DQVAE.from_pretrained("hf:me/x")' in hub.files["README.md"]
 
 
 def test_a_prior_takes_its_tokenizer_along(hub, saved):

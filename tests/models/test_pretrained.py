@@ -1,5 +1,6 @@
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dqcore import DQVAE, VQGAN
 from dqcore.models.auto import TOKENIZERS, load_saved
+from dqcore.tensor_files import save_tensors
 
 
 @pytest.fixture
@@ -96,14 +98,27 @@ def test_hub_ids_are_downloaded(saved, monkeypatch):
         return str(saved[1])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert DQVAE.from_pretrained("someone/photos").config == saved[0].config
+    assert DQVAE.from_pretrained("hf:someone/photos").config == saved[0].config
     assert asked.pop("repository") == "someone/photos"
     assert asked.pop("allow_patterns")[:3] == ["config.json", "model.safetensors", "README.md"]
     assert set(asked.values()) == {None, False}
     kept = {"revision": "v2", "cache_dir": "c", "token": "t", "local_files_only": True, "force_download": True}
-    DQVAE.from_pretrained("someone/photos", **kept)
+    DQVAE.from_pretrained("hf:someone/photos", **kept)
     assert kept.items() <= asked.items()
-    assert load_saved(Path("someone/photos"), TOKENIZERS).config == saved[0].config
+    assert load_saved(Path("hf:someone/photos"), TOKENIZERS).config == saved[0].config
+
+
+@pytest.mark.parametrize("name", ["runs/mine", "someone/photos", "hf:photos", "hf:../photos", "~/x", "mine"])
+def test_a_mistyped_path_asks_nobody(name, monkeypatch):
+    import huggingface_hub
+
+    def asked(*_, **__):
+        raise AssertionError("asked the Hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    for load in (DQVAE.from_pretrained, lambda path: load_saved(Path(path), TOKENIZERS)):
+        with pytest.raises(FileNotFoundError, match="hf:owner/name"):
+            load(name)
 
 
 def test_hub_failure_is_one_clear_error(monkeypatch):
@@ -114,7 +129,7 @@ def test_hub_failure_is_one_clear_error(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(FileNotFoundError, match=r"someone/photos: .*Hub cannot be reached \(no route to host\)"):
-        DQVAE.from_pretrained("someone/photos")
+        DQVAE.from_pretrained("hf:someone/photos")
 
 
 def test_unknown_config_key(saved):
@@ -195,3 +210,60 @@ def test_pretrained_takes_no_changes_and_only_presets_with_weights():
         DQVAE.from_preset("dqvae-dual-small", pretrained=True, codebook_size=64)
     with pytest.raises(ValueError, match="no weights come with preset 'dqvae-dual'"):
         DQVAE.from_preset("dqvae-dual", pretrained=True)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(saved, tmp_path, value):
+    model, path = saved
+    before = (path / "model.safetensors").read_bytes()
+    model.quant_conv.bias.data[0] = value
+    with pytest.raises(ValueError, match=r"quant_conv\.bias holds NaN or infinite"):
+        model.save_pretrained(path)
+    assert (path / "model.safetensors").read_bytes() == before
+    save_tensors(path / "model.safetensors", model.state_dict())
+    with pytest.raises(ValueError, match=r"model\.safetensors: quant_conv\.bias holds NaN or infinite"):
+        DQVAE.from_pretrained(path)
+
+
+def test_the_thresholds_of_a_router_that_is_not_fitted_may_be_nan(tmp_path):
+    DQVAE.from_preset("dqvae-dual-entropy-tiny").save_pretrained(tmp_path)
+    assert DQVAE.from_pretrained(tmp_path).router.thresholds.isnan().all()
+
+
+def test_every_damaged_bit_of_the_weights_is_noticed(saved):
+    path = saved[1] / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    rng = random.Random(0)
+    for place in [3, 9, 40, *(rng.randrange(len(data)) for _ in range(20))]:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model\.safetensors"):
+            DQVAE.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"codebook_size": 10**13},
+        {"dim": 2**40},
+        {"channels": 10**8},
+        {"num_blocks": 10**9},
+        {"encoder_multipliers": [1] * 1000},
+        {"encoder_multipliers": [10**12, 1, 1]},
+        {"strides": "16"},
+        {"strides": [16.5, 8]},
+        {"codebook_size": "many"},
+        {"codebook_size": None},
+        {"codebook_size": True},
+        {"decay": "0.9"},
+        {"decay": float("nan")},
+        {"position": 3},
+        {"groups": 0},
+    ],
+    ids=str,
+)
+def test_damaged_configs_are_one_clear_error(saved, fields):
+    edit(saved[1] / "config.json", **fields)
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        DQVAE.from_pretrained(saved[1])

@@ -200,3 +200,19 @@ def test_caches_whose_heads_come_first(dim):
         assert torch.equal(caches[:, slot, length], torch.stack([k_new[slot, 0], v_new[slot, 0]]))
         before[:, slot, length] = caches[:, slot, length]
     assert torch.equal(before, caches)
+
+
+def test_a_neighbour_with_nan_changes_no_bit():
+    """On the CPU, where one product takes all slots: nor does a NaN that an earlier sample left behind a slot's end."""
+    gen = torch.Generator().manual_seed(0)
+    q, k_new, v_new = (torch.randn(3, 4, 16, generator=gen) for _ in range(3))
+    lengths = torch.tensor([40, 7, 33], dtype=torch.int32)
+    # Heads before tokens in memory: the layout of one batched product.
+    caches = [torch.randn(3, 4, 96, 16, generator=gen).transpose(1, 2) for _ in range(2)]
+    whole = decode_attention(q, k_new, v_new, *(x.clone() for x in caches), lengths)
+    for place in (3, 60):  # seen by slot 1 or not
+        spoiled = [x.clone() for x in caches]
+        spoiled[0][1, place], spoiled[1][1, place] = torch.nan, torch.nan
+        out = decode_attention(q, k_new, v_new, *spoiled, lengths)
+        assert torch.equal(out[[0, 2]], whole[[0, 2]])
+        assert out[1].isnan().all() if place == 3 else torch.equal(out[1], whole[1])

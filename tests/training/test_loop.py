@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dqcore.distributed import World
+from dqcore.training import train_tokenizer
 from dqcore.training.clock import Clock
-from dqcore.training.loop import Loop, NonFiniteLossError
+from dqcore.training.loop import Loop, NonFiniteLossError, NonFiniteWeightsError
 from dqcore.training.schedule import LearningRate
 from dqcore.training.stage import TrainingStep
 from dqcore.training.state import read_state
@@ -49,6 +50,9 @@ class _Counting:
 
     def contents_of(self, batch):
         return {"number": batch}
+
+    def blame(self, batch):
+        return "nobody"
 
 
 def _loop(out, total, **changes):
@@ -89,8 +93,37 @@ def test_a_resumed_loop_continues(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_kept(tmp_path):
-    with pytest.raises(NonFiniteLossError, match=r"loss is nan in step 7; the batch and the state are in .*nonfinite"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is nan in step 7; nobody; the batch and the state are in .*nonfinite"
+    ):
         _loop(tmp_path, 9, fails_in=6).run(lambda row: None)
     state = read_state(tmp_path / "nonfinite.pt")
     assert (state["step"], state["number"], state["term"], state["model"]["bias"].item()) == (6, 6, "loss", 15)
     assert read_state(tmp_path / "checkpoint.pt")["step"] == 5
+
+
+def test_a_loss_that_is_not_finite_names_the_image(tiny, options, pictures, monkeypatch):
+    """The model gives NaN for the first crop that it ever sees."""
+    model = tiny()
+    forward, bad = model.forward, []
+
+    def spoiled(images):
+        output = forward(images)
+        bad.append(images[:1]) if not bad else None
+        same = (images == bad[0]).flatten(1).all(1)[:, None, None, None]
+        return output._replace(reconstruction=output.reconstruction.masked_fill(same, torch.nan))
+
+    monkeypatch.setattr(model, "forward", spoiled)
+    with pytest.raises(NonFiniteLossError, match=r"_loss is nan in step 1; it comes of \S+\.png; the batch"):
+        train_tokenizer(options(steps=2, flip=False), model=model, progress=lambda row: None)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny, options):
+    def spoil(row):
+        if row["step"] == 3 and "loss" in row:
+            model.quant_conv.bias.data[0] = torch.inf
+
+    model = tiny()
+    with pytest.raises(NonFiniteWeightsError, match=r"quant_conv\.bias holds NaN or infinite numbers after step 3"):
+        train_tokenizer(options(checkpoint_every=3), model=model, progress=spoil)
+    assert not (options().out / "checkpoint.pt").exists()

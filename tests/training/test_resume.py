@@ -3,13 +3,18 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from dqcore.training import state, train_tokenizer
-from dqcore.training.state import read_state, sole_owner
+from dqcore import files
+from dqcore.files import sole_owner
+from dqcore.training import train_tokenizer
+from dqcore.training.record import check_unused
+from dqcore.training.state import read_state
+from dqcore.training.tokenizer import run as run_module
 
 SCRIPT = """
 import importlib.util, os, signal, sys
@@ -101,7 +106,7 @@ def test_a_checkpoint_written_halfway_is_never_seen(tiny, options, monkeypatch):
 
     def torn(state, file):
         save(state, file)
-        file.truncate(1000)
+        file._file.truncate(1000)
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", torn)
@@ -138,7 +143,42 @@ def test_another_run_is_not_resumed(tiny, options, pictures, tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tiny, options, monkeypatch):
-    monkeypatch.setattr(state, "PATIENCE", 0.0)
-    with sole_owner(options().out), pytest.raises(ValueError, match="out: another process is training in"):
-        train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet)
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    with sole_owner(options().out), ThreadPoolExecutor() as other:
+        run = other.submit(train_tokenizer, options(steps=1, resume=True), model=tiny(), progress=_quiet)
+        with pytest.raises(ValueError, match="out: another process is training in"):
+            run.result()
     assert train_tokenizer(options(steps=1, resume=True), model=tiny(), progress=_quiet).metrics
+
+
+def test_a_second_run_that_waited_for_the_first_overwrites_nothing(tiny, options, monkeypatch):
+    """It found an empty folder; when its turn comes, there is a run in it."""
+    check = "dqcore.training.tokenizer.run.check_unused"
+    calls = []
+    monkeypatch.setattr(check, lambda out, *, resume: calls.append(out) or check_unused(out, resume=resume))
+    fit = "dqcore.training.tokenizer.run.new_schedule"
+    real = run_module.new_schedule
+
+    def meanwhile(*args):
+        if not (options().out / "checkpoint.pt").exists():
+            monkeypatch.setattr(fit, real)
+            train_tokenizer(options(steps=1), model=tiny(), progress=_quiet)
+        return real(*args)
+
+    monkeypatch.setattr(fit, meanwhile)
+    with pytest.raises(ValueError, match="holds a run already"):
+        train_tokenizer(options(steps=2), model=tiny(), progress=_quiet)
+    assert read_state(options().out / "checkpoint.pt")["step"] == 1 and len(calls) >= 3
+
+
+def test_a_model_without_its_checkpoint_and_foreign_files_are_left_alone(tiny, options):
+    out = train_tokenizer(options(steps=1), model=tiny(), progress=_quiet).path
+    (out / "checkpoint.pt").unlink()
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="trained model without a checkpoint"):
+            train_tokenizer(options(steps=1, resume=resume), model=tiny(), progress=_quiet)
+    (out / "model" / "model.safetensors").unlink()
+    (out / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match=r"config\.json was not made by dqcore"):
+        train_tokenizer(options(steps=1), model=tiny(), progress=_quiet)
+    assert (out / "config.json").read_text() == '{"mine": 1}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from dqcore.cli.demo.galleries import galleries
 from dqcore.cli.demo.opening import opening
 from dqcore.data.photos import sample_folder
 from dqcore.errors import InputError
-from dqcore.files import write_json
+from dqcore.files import sole_owner, write_json
 from dqcore.inference.measure import Evaluation
 from dqcore.progress import shown_log
 from dqcore.report.run import report_run
@@ -26,6 +26,13 @@ __all__ = ["STEPS", "DemoResult", "run_demo"]
 
 #: Steps of the tokenizer, about 100 seconds; the prior takes at most its recipe's.
 STEPS, PRIOR_STEPS = 1000, 250
+#: The file that says that a folder is a demo's.
+MARK = "demo.json"
+#: What a demo leaves in its folder, and in that of its prior.
+_MADE = (
+    *("model/*", "model/tokenizer/*", "checkpoint.pt", "codes.pt", "nonfinite.pt", "metrics.jsonl", "config.json"),
+    *("seen_images.json", "broken_images.txt", "evaluation.json", "report.html"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,13 @@ def run_demo(
     steps = STEPS if steps is None else steps
     if steps < 1:
         raise InputError(f"steps: expected at least 1, got {steps}")
-    _clear(out)
+    with sole_owner(out, "running a demo or a training"):
+        _clear(out)
+        write_json(out / MARK, {"steps": steps, "seed": seed})
+        return _run(steps, out, seed, prior, start)
+
+
+def _run(steps: int, out: Path, seed: int, prior: bool, start: float) -> DemoResult:
     line, first = opening()
     print(line, flush=True)
     train, heldout = sample_folder("train"), sample_folder("heldout")
@@ -106,13 +119,26 @@ def _write_and_print(result: DemoResult, out: Path) -> None:
 
 def _clear(out: Path) -> None:
     """Remove an earlier demo; refuse to touch anything else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not any(out.iterdir()):
         return
-    if not out.is_dir() or not (out / "config.json").is_file() or not (out / "metrics.jsonl").is_file():
-        raise InputError(f"out: {out} is there already and is no run of dqcore; choose another folder")
-    for name in ("model", "prior", "metrics.jsonl", "config.json", "checkpoint.pt", "evaluation.json", "report.html"):
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    mark = _read(out / MARK)
+    if not mark:
+        raise InputError(f"out: {out} is there already and was not made by dqcore demo; choose another folder")
+    options = _read(out / "config.json").get("options")
+    if options is not None and any(options.get(name) != value for name, value in mark.items()):
+        raise InputError(f"out: the demo in {out} was trained further since; choose another folder")
+    for folder in (out / "prior", out):
+        for path in (path for pattern in _MADE for path in folder.glob(pattern)):
+            if not path.is_dir():
+                path.unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextmanager

@@ -139,7 +139,7 @@ class TokenizerConfig:
                 )
         widths = [self.channels * m for m in (*self.encoder_multipliers, *self.decoder_multipliers)]
         for width in widths:
-            if width < 1 or width % self.groups:
+            if width < 1 or self.groups < 1 or width % self.groups:
                 raise InputError(f"groups: expected a divisor of every width {sorted(set(widths))}, got {self.groups}")
         if self.position not in ("none", "fourier", "learned", "fourier+learned"):
             raise InputError(f"position: expected none, fourier, learned or fourier+learned, got {self.position!r}")

@@ -34,6 +34,8 @@ def check_images(images: Tensor, stride: int, weight: Tensor) -> None:
         raise TypeError(f"images: expected a floating tensor (B, 3, H, W) with values in [-1, 1], {_got(images)}")
     if images.dim() != 4 or images.shape[1] != 3:
         raise InputError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}{_layout_hint(images)}")
+    if len(images) == 0:
+        raise InputError(f"images: expected at least one, got an empty batch {tuple(images.shape)}")
     if min(images.shape) == 0 or images.shape[2] % stride or images.shape[3] % stride:
         raise InputError(
             f"images: expected height and width to be multiples of {stride}, got {tuple(images.shape)}; "

@@ -37,9 +37,11 @@ def decode_attention_cpu(
 ) -> Tensor:
     """:func:`dqcore.ops.decode_attention` for float16, bfloat16 and float32 on the CPU."""
     if q.shape[1] == 1 and q.shape[2] == k_new.shape[2] and len(q) > 1:
-        out = _all_slots(q, k_new, v_new, k_cache, v_cache, _places(cache_lengths, active, k_cache), scale)
-        if not math.isnan(out.sum()):  # a masked key has weight 0, but 0 times a NaN that lies there is NaN
-            return out
+        places = _places(cache_lengths, active, k_cache)
+        out = _all_slots(q, k_new, v_new, k_cache, v_cache, places, scale)
+        if math.isnan(out.sum()):  # a masked key has weight 0, but 0 times a NaN that lies there is NaN
+            out = _all_slots(q, k_new, v_new, k_cache, v_cache, places, scale, blank=True)
+        return out
     out = torch.zeros(q.shape, dtype=q.dtype)
     new = q.shape[1]
     for slot, length in active_slots(cache_lengths, active):
@@ -86,9 +88,21 @@ def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, cap
 
 
 def _all_slots(
-    q: Tensor, k_new: Tensor, v_new: Tensor, k_cache: Tensor, v_cache: Tensor, places: _Places, scale: float
+    q: Tensor,
+    k_new: Tensor,
+    v_new: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    places: _Places,
+    scale: float,
+    *,
+    blank: bool = False,
 ) -> Tensor:
-    """One new token of each slot: one call for all slots, with a mask that hides what lies after each slot's length."""
+    """One new token of each slot: one call for all slots, with a mask that hides what lies after each slot's length.
+
+    With ``blank`` it works on a copy with zeros in the hidden places, in the same order: no bit of a slot changes for
+    what lies there, or because another slot holds a NaN.
+    """
     slots, ends, bias, resting = places
     if resting is not None:
         k_new, v_new = k_new[slots], v_new[slots]
@@ -96,6 +110,9 @@ def _all_slots(
     longest = bias.shape[2]
     keys, values = k_cache[:, :longest].transpose(1, 2), v_cache[:, :longest].transpose(1, 2)
     batched = _one_stride(keys) and _one_stride(values) and BLOCK * q.shape[3] >= SMALLEST_PRODUCT
+    if blank:
+        hidden = bias.view(len(q), -1, longest, 1)[:, :1] < 0
+        keys, values = keys.masked_fill(hidden, 0), values.masked_fill(hidden, 0)
     out = (_attend_batched if batched and q.dtype == torch.float32 else _attend_flash)(q, keys, values, bias, scale)
     return out if resting is None else out.masked_fill_(resting, 0.0)
 

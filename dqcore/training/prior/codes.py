@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,34 @@ from torch import Tensor
 from dqcore.data.batches import MEMORY_LIMIT, Crops
 from dqcore.data.codes import CachedCodes, folder_labels, read_codes
 from dqcore.data.crops import CenterCrop, RandomCrop
-from dqcore.data.images import list_images, uint8_to_float
+from dqcore.data.images import BrokenImageError, image_to_uint8, list_images, readable_images, uint8_to_float
+from dqcore.data.provenance import LIMIT, hash_file
 from dqcore.distributed import World
 from dqcore.errors import InputError
-from dqcore.models.auto import TOKENIZERS, check_identity, fingerprint, load_saved, saved_files
+from dqcore.files import write_atomically
+from dqcore.models.auto import TOKENIZERS, check_identity, fingerprint, load_saved, model_folder, saved_files
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
 
-__all__ = ["keep_tokenizer", "training_codes"]
+__all__ = ["keep_tokenizer", "kept_tokenizer", "training_codes"]
 
 log = logging.getLogger(__name__)
 
 CACHE = "codes.pt"
+_NEEDED = ("config.json", "model.safetensors")
 
 
 def training_codes(options: PriorTraining, world: World) -> CachedCodes:
     """The codes that the options ask for. Every process calls this; the main one makes them, the others wait for it.
 
+    The tokenizer is the one beside the prior, where :func:`keep_tokenizer` has put it.
+
     Raises:
         FileNotFoundError: A folder is missing.
         ValueError: Images differ in size, or codes were made by another tokenizer than the one given.
     """
-    identity = "" if options.tokenizer is None else fingerprint(options.tokenizer)
+    tokenizer = None if options.tokenizer is None else kept_tokenizer(options)
+    identity = "" if tokenizer is None else fingerprint(tokenizer)
     if options.codes is not None:
         codes = read_codes(options.codes, classes=options.classes)
         made_by = codes.tokenizer or "unknown"
@@ -45,71 +51,130 @@ def training_codes(options: PriorTraining, world: World) -> CachedCodes:
         return codes
     if not world.is_main:
         world.barrier()
-    codes = _kept_or_made(options, world, identity)
+    codes = _kept_or_made(options, world, tokenizer, identity)
     if world.is_main:
         world.barrier()
     return codes
 
 
+def kept_tokenizer(options: PriorTraining) -> Path:
+    """Where the copy of the tokenizer lies."""
+    return options.out / "model" / "tokenizer"
+
+
 def keep_tokenizer(options: PriorTraining) -> None:
-    """Copy the tokenizer's files beside the prior. Their bytes stay the same, and so does its fingerprint."""
-    if options.tokenizer is None:
+    """Copy the tokenizer's files beside the prior, at the start of a run: it may be saved anew or deleted meanwhile.
+
+    Their bytes stay the same, and so does its fingerprint. A resumed run goes on with the copy that it has.
+    """
+    folder = kept_tokenizer(options)
+    if options.tokenizer is None or (options.resume and all((folder / name).is_file() for name in _NEEDED)):
         return
-    folder = options.out / "model" / "tokenizer"
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in saved_files(options.tokenizer):
-        temporary = folder / f".{file.name}.tmp"
-        shutil.copyfile(file, temporary)
-        os.replace(temporary, folder / file.name)
+    for file in (*saved_files(options.tokenizer), *model_folder(options.tokenizer).glob("code_tables*.safetensors")):
+        data = file.read_bytes()
+        write_atomically(folder / file.name, lambda copy, data=data: copy.write(data))
 
 
-def _kept_or_made(options: PriorTraining, world: World, identity: str) -> CachedCodes:
-    """The codes in the run's folder, if they were made from the same images in the same way; else new ones."""
-    assert options.data is not None and options.tokenizer is not None and options.views is not None
+def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, identity: str) -> CachedCodes:
+    """The codes in the run's folder, if they were made from the same images in the same way; else new ones.
+
+    Codes that were made while some files could not be read are made again, except for a run that goes on with them.
+    """
+    assert options.data is not None and tokenizer is not None and options.views is not None
     paths = list_images(options.data)
     root = options.data if options.data.is_dir() else options.data.parent
     names = [os.path.relpath(path, root) for path in paths]
-    labels, classes = folder_labels(names, options.classes)
     what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
-    made_of = hashlib.sha256(repr(what).encode()).hexdigest()
+    made_of = hashlib.sha256(repr((what, _hashes(paths))).encode()).hexdigest()
     cache = options.out / CACHE
     if cache.is_file():
         state = read_state(cache)
-        if state.pop("made_of", None) == made_of:
+        again = bool(state.pop("broken", [])) and world.is_main and not options.resume
+        if state.pop("made_of", None) == made_of and not again:
             return CachedCodes.of_state(state)
     log.info("encoding %d crops of %d images", options.views * len(paths), len(paths))
-    tokenizer = load_saved(options.tokenizer, TOKENIZERS).to(world.device)
+    encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), world.device)
+    maps = list(encoded.maps(paths))
+    name_of = dict(zip(paths, names, strict=True))
+    labels, classes = folder_labels(names, options.classes)
+    label_of = dict(zip(names, labels, strict=True))
+    good = [name_of[path] for path in encoded.good]
+    for reason in encoded.broken:
+        log.warning("left out: %s", reason)
     codes = CachedCodes.of_maps(
-        _encode(options, tokenizer, paths, world.device),
-        labels * options.views,
-        num_granularities=tokenizer.config.num_granularities,
-        codebook_size=tokenizer.config.codebook_size,
+        maps,
+        [label_of[name] for name in good] * options.views,
+        num_granularities=encoded.tokenizer.config.num_granularities,
+        codebook_size=encoded.tokenizer.config.codebook_size,
         tokenizer=identity,
         classes=classes,
+        names=tuple(good),
     )
     if world.is_main:
-        write_state(cache, codes.to_state() | {"made_of": made_of})
+        write_state(cache, codes.to_state() | {"made_of": made_of, "broken": encoded.broken})
     return codes
 
 
-@torch.no_grad()
-def _encode(
-    options: PriorTraining, tokenizer: Any, paths: list[Path], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Code maps ``(B, H, W)`` and grain maps ``(B, h, w)``: of all images in their first view, then in the next."""
-    assert options.image_size is not None and options.views is not None
-    resize = options.resize or options.image_size
-    stride = tokenizer.config.strides[0]
-    if options.image_size % stride:
-        raise InputError(
-            f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {options.image_size}"
-        )
-    tokenizer.eval()
-    central = Crops(paths, CenterCrop(options.image_size, resize), seed=options.seed)
-    random = Crops(paths, RandomCrop(options.image_size, resize), seed=options.seed, keep=MEMORY_LIMIT // 4)
-    for view in range(options.views):
-        crops = random if view else central
-        for first in range(0, len(paths), options.encode_batch):
-            images = [crops[view, i].image for i in range(first, min(first + options.encode_batch, len(paths)))]
-            encoding = tokenizer.encode(uint8_to_float(torch.stack(images).to(device)))
+class _Encoder:
+    """Encodes the crops of images, and knows which files they came from.
+
+    Attributes:
+        good: The files that could be read, in their order.
+        broken: Why each of the others could not.
+    """
+
+    def __init__(self, options: PriorTraining, tokenizer: Any, device: torch.device) -> None:
+        self.options, self.tokenizer, self.device = options, tokenizer.eval(), device
+        self.good: list[Path] = []
+        self.broken: list[str] = []
+
+    @torch.no_grad()
+    def maps(self, paths: Sequence[Path]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Code maps ``(B, H, W)`` and grain maps ``(B, h, w)``: of all images in their first view, then in the next.
+
+        Raises:
+            InputError: No file can be read, or one could be for its first view and cannot be any more.
+        """
+        options = self.options
+        assert options.image_size is not None and options.views is not None
+        resize, stride = options.resize or options.image_size, self.tokenizer.config.strides[0]
+        if options.image_size % stride:
+            raise InputError(
+                f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {options.image_size}"
+            )
+        central = Crops(paths, CenterCrop(options.image_size, resize), seed=options.seed)
+        yield from self._batches(self._first_view(central))
+        if not self.good:
+            raise InputError(f"data: none of its {len(paths)} images can be read, the first: {self.broken[0]}")
+        random = Crops(self.good, RandomCrop(options.image_size, resize), seed=options.seed, keep=MEMORY_LIMIT // 4)
+        for view in range(1, options.views):
+            yield from self._batches(self._later_view(random, view))
+
+    def _first_view(self, crops: Crops) -> Iterator[Tensor]:
+        for path, image in readable_images(crops.paths, lambda _, reason: self.broken.append(reason), read=crops.read):
+            self.good.append(path)
+            yield image_to_uint8(image)
+
+    def _later_view(self, crops: Crops, view: int) -> Iterator[Tensor]:
+        """Random crops of the good images; another in the place of one would have its label and its place."""
+        for index, path in enumerate(crops.paths):
+            sample = crops[view, index]
+            if sample.broken:
+                raise BrokenImageError(f"{path}: could be read before, and now: {sample.broken[0]}")
+            yield sample.image
+
+    def _batches(self, images: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        while batch := list(itertools.islice(images, self.options.encode_batch)):
+            encoding = self.tokenizer.encode(uint8_to_float(torch.stack(batch).to(self.device)))
             yield encoding.codes, encoding.grain
+
+
+def _hashes(paths: Sequence[Path]) -> list[str]:
+    """What each file holds, as far as it can be read; of very many files their sizes."""
+    found = []
+    for path in paths:
+        try:
+            found.append(hash_file(path) if len(paths) <= LIMIT else str(path.stat().st_size))
+        except OSError:
+            found.append("")
+    return found

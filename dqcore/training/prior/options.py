@@ -125,7 +125,8 @@ class PriorTraining(Arguments):
         if self.data is not None and self.tokenizer is None:
             raise InputError("tokenizer: expected one to encode data with")
         self._only_one("steps", "epochs", "minutes")
-        self._at_least(1, "image_size", "views", "encode_batch", "token_budget", "position_layers", "content_layers")
+        self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget")
+        self._at_least(1, "position_layers", "content_layers")
         self._at_least(1, "log_every", "validate_every", "checkpoint_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")

@@ -15,15 +15,15 @@ import torch
 from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import join_world
+from dqcore.files import sole_owner
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage
-from dqcore.training.prior.codes import training_codes
+from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.record import RunRecord, check_unused
-from dqcore.training.state import sole_owner
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,11 @@ def train_prior(
     world = join_world(options.device)
     clock, machine = Clock(world), this_machine(world.device)
     options = options.resolved(machine)
-    with world.fork_rng(), sole_owner(options.out) if world.is_main else contextlib.nullcontext():
+    with world.fork_rng(), sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext():
         if world.is_main:
             check_unused(options.out, resume=options.resume)
+            keep_tokenizer(options)
+        world.barrier()
         codes = training_codes(options, world)
         torch.manual_seed(options.seed)
         model = new_prior(options, codes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
@@ -13,7 +14,6 @@ from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.files import write_json
 from dqcore.training.log import Row
-from dqcore.training.prior.codes import keep_tokenizer
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.step import PriorStep
 
@@ -76,16 +76,31 @@ class PriorStage:
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
     def save_model(self) -> None:
-        """Write ``model/``, with the tokenizer and the names of the classes."""
+        """Write ``model/`` with the names of the classes; the tokenizer lies there since the start of the run."""
         folder = self.options.out / "model"
         self.step.model_to_use.save_pretrained(folder)
-        keep_tokenizer(self.options)
         if self.codes.classes:
             write_json(folder / "classes.json", list(self.codes.classes))
 
     def contents_of(self, batch: Tensor) -> Row:
-        """The numbers of the images of a batch."""
-        return {"images": batch}
+        """The numbers of the images of a batch, and their files."""
+        return {"images": batch, "files": self._files(batch)}
+
+    @torch.no_grad()
+    def blame(self, batch: Tensor) -> str:
+        """The files of the batch whose codes alone give a loss that is not finite, or that all do."""
+        model = self.step.model.eval()
+        bad = [image for image in batch if not bool(model(*self._codes_of(image[None])).loss.isfinite())]
+        found = self.world.gather((self._files(bad), len(batch)))
+        files = [path for some, _ in found for path in some]
+        if len(files) == sum(count for _, count in found):
+            return "every image gives that, so the weights are to blame"
+        return f"it comes of {', '.join(files[:8])}" if files else "no image by itself gives that"
+
+    def _files(self, images: Iterable[Tensor]) -> list[str]:
+        """The files of some images, given by their numbers; the numbers, where the files are not known."""
+        names = self.codes.names
+        return [names[int(image) % len(names)] if names else f"image {int(image)}" for image in images]
 
     def _codes_of(self, images: Tensor) -> tuple[CodeSequence, Tensor | None]:
         """The codes of some images, and their labels if there are classes, on the run's device."""

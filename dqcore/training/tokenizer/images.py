@@ -107,7 +107,7 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
         (validation, root if options.validation is None else _root(options.validation)),
     ):
         for path in paths:
-            digest.update(os.path.relpath(path, base).encode() + b"\n")
+            digest.update(os.fsencode(os.path.relpath(path, base)) + b"\n")
         digest.update(b"\n")
     cut: Crop = RandomCrop(options.image_size, options.resize, options.flip)
     if options.crop == "random-resized":

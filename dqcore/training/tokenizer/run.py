@@ -17,13 +17,13 @@ from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
 from dqcore.data.provenance import record_images
 from dqcore.distributed import World, join_world
+from dqcore.files import sole_owner
 from dqcore.nn.perceptual import missing_for_perceptual
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.record import RunRecord, check_unused
-from dqcore.training.state import sole_owner
 from dqcore.training.tokenizer.build import (
     check_image_size,
     compile_networks,
@@ -103,7 +103,8 @@ def train_tokenizer(
         record = RunRecord(options, _about(model, images), model, images.description, "data", loop.total or 0, world)
         if world.is_main:
             log.info("%s", _summary(images, model))
-        with sole_owner(options.out) if world.is_main else contextlib.nullcontext():
+        with sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext():
+            check_unused(options.out, resume=options.resume)  # again: another run may have ended meanwhile
             if options.resume and loop.checkpoint.is_file():
                 record.check_same(options.out, free=FREE_ON_RESUME)
                 loop.resume()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from dqcore.data.batches import Batch
 from dqcore.data.images import uint8_to_float
@@ -54,7 +57,7 @@ class TokenizerStage:
         everyone = sorted(set().union(*self.world.gather(sorted(self.broken))))
         if everyone and self.world.is_main:
             text = "".join(f"{reason}\n" for reason in everyone)
-            write_atomically(self.options.out / "broken_images.txt", lambda file: file.write(text.encode()))
+            write_atomically(self.options.out / "broken_images.txt", lambda file: file.write(os.fsencode(text)))
         usage, perplexity = float(quantizer.usage), float(quantizer.perplexity)
         return {"usage": usage, "perplexity": perplexity, "broken_images": len(everyone)}
 
@@ -71,3 +74,21 @@ class TokenizerStage:
     def contents_of(self, batch: Batch) -> Row:
         """The pixels of a batch, and the files of every process."""
         return {"files": self.world.gather(batch.paths), "images": batch.images}
+
+    @torch.no_grad()
+    def blame(self, batch: Batch) -> str:
+        """The files of the batch whose crops alone give something that is not finite, or that all do."""
+        model = self.step.model.eval()
+        images = uint8_to_float(batch.images.to(self.world.device))
+        bad = [
+            path
+            for path, image in zip(batch.paths, images, strict=True)
+            if not bool(model(image[None]).reconstruction.isfinite().all())
+        ]
+        found = self.world.gather((bad, len(batch.paths)))
+        files = [path for some, _ in found for path in some]
+        if len(files) == sum(count for _, count in found):
+            return "every image gives that, so the weights are to blame"
+        if not files:
+            return f"no image by itself gives that; the batch was {', '.join(batch.paths[:8])}"
+        return f"it comes of {', '.join(files[:8])}"

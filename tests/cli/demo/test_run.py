@@ -36,9 +36,31 @@ def test_it_goes_on_to_a_prior(tmp_path):
 
 def test_other_peoples_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match="is no run of dqcore"):
+    with pytest.raises(ValueError, match="was not made by dqcore demo"):
         run_demo(out=tmp_path, steps=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_training_run_is_left_alone(tmp_path):
+    """It looks like a demo's, but for the mark."""
+    for name in ("config.json", "metrics.jsonl", "checkpoint.pt", "model/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"options": {"steps": 3, "seed": 0}}')
+    with pytest.raises(ValueError, match="was not made by dqcore demo"):
+        run_demo(out=tmp_path, steps=1)
+    assert (tmp_path / "model" / "model.safetensors").is_file() and (tmp_path / "checkpoint.pt").is_file()
+    (tmp_path / demo.MARK).write_text('{"steps": 2, "seed": 0}')  # a demo that train --resume has gone on with
+    with pytest.raises(ValueError, match="was trained further since"):
+        run_demo(out=tmp_path, steps=1)
+    assert (tmp_path / "checkpoint.pt").is_file()
+
+
+def test_an_earlier_demo_is_removed_and_nothing_else(tmp_path):
+    for name in (demo.MARK, "config.json", "model/model.safetensors", "prior/model/tokenizer/config.json", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"steps": 2}' if name == demo.MARK else '{"options": {"steps": 2}}')
+    demo._clear(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {demo.MARK, "notes.txt"}
 
 
 @pytest.mark.slow

@@ -1,18 +1,27 @@
 """Training of priors on cached codes: learning, exact resumption, and what belongs together."""
 
 import json
+import logging
+import shutil
 
 import pytest
 import torch
 from PIL import Image
 
 import dqcore
+from dqcore.data.codes import CachedCodes
+from dqcore.data.crops import CenterCrop
+from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.shards import ShardWriter
 from dqcore.distributed import World
 from dqcore.inference.sample import decode_sequence, load_pair, write_samples
+from dqcore.models.auto import fingerprint
 from dqcore.models.priors.dq_transformer import DQTransformer
+from dqcore.stream import CodeTables, load_code_tables, save_code_tables
+from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.run import PriorTraining, train_prior
 from dqcore.training.prior.step import PriorStep
+from dqcore.training.state import read_state
 
 TINY = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "router_groups": 4, "codebook_size": 16}
 
@@ -126,7 +135,8 @@ def test_codes_are_made_once_and_again_when_anything_changed(folder, tmp_path, m
     assert sum(calls) == 24
     train_prior(options(folder, tmp_path, steps=2, resume=True), progress=quiet)
     assert sum(calls) == 24
-    (tmp_path / "checkpoint.pt").unlink()
+    for name in ("checkpoint.pt", "model/model.safetensors"):
+        (tmp_path / name).unlink()
     train_prior(options(folder, tmp_path, steps=1, image_size=48), progress=quiet)
     assert sum(calls) == 48
 
@@ -177,6 +187,7 @@ def test_only_linear_weights_decay():
         ({"epochs": 1.0}, "steps"),
         ({"label_dropout": 0.1}, "label_dropout"),
         ({"token_budget": 0}, "token_budget"),
+        ({"resize": -1}, "resize: expected at least 1, got -1"),
         ({"preset": "dqtransformer-tyni"}, "the nearest is 'dqtransformer-tiny'"),
         ({"image_size": 40}, "image_size: expected a multiple of 16"),
     ],
@@ -192,3 +203,54 @@ def test_a_folder_holds_one_run(folder, tmp_path):
         train_prior(options(folder, tmp_path, steps=1), progress=quiet)
     with pytest.raises(ValueError, match="learning_rate: the run was started with"):
         train_prior(options(folder, tmp_path, steps=2, resume=True, learning_rate=1.0), progress=quiet)
+
+
+def test_a_broken_file_moves_no_code_and_no_label(folder, tmp_path, caplog):
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    for name in ("bright/03.png", "dark/04.png"):
+        (images / name).write_bytes(b"no image")
+    fields = {"data": images, "classes": True, "views": 2, "steps": 1}
+    with caplog.at_level(logging.WARNING):
+        train_prior(options(folder, tmp_path / "run", **fields), progress=quiet)
+    assert "bright/03.png" in caplog.text and "dark/04.png" in caplog.text
+    codes = CachedCodes.of_state(read_state(tmp_path / "run" / "codes.pt"))
+    assert len(codes) == 2 * len(codes.names) == 44
+    assert [codes.classes[label] for label in codes.labels] == 2 * [name.split("/")[0] for name in codes.names]
+    tokenizer = dqcore.DQVAE.from_pretrained(folder / "tokenizer")
+    for number, name in enumerate(codes.names):
+        crop = CenterCrop(32, 32).prepare(read_image(images / name))
+        encoding = tokenizer.encode(image_to_tensor(crop)[None])
+        expected = dqcore.pack_codes(encoding.codes, encoding.grain, num_granularities=2)
+        assert torch.equal(codes.batch(torch.tensor([number]))[0].codes, expected.codes), name
+
+
+def test_codes_are_made_again_when_a_broken_file_can_be_read(folder, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    (images / "bright" / "03.png").write_bytes(b"no image")
+    world = World(0, 1, torch.device("cpu"))
+    asked = options(folder, tmp_path, data=images)
+    keep_tokenizer(asked)
+    assert len(training_codes(asked, world)) == 23
+    shutil.copy(folder / "images" / "bright" / "03.png", images / "bright" / "03.png")
+    assert len(training_codes(asked, world)) == 24
+
+
+def test_the_tokenizer_is_copied_before_anything_is_trained(folder, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(folder / "tokenizer", tokenizer)
+    uniform = CodeTables.uniform(16, 2)
+    save_code_tables(uniform, tokenizer)
+    identity = fingerprint(tokenizer)
+
+    def saved_anew(row):
+        shutil.rmtree(tokenizer, ignore_errors=True)
+
+    run = train_prior(options(folder, tmp_path / "run", tokenizer=tokenizer, steps=2), progress=saved_anew)
+    assert not tokenizer.exists()
+    load_pair(run.path)
+    assert fingerprint(run.path / "model" / "tokenizer") == identity == run.model.config.tokenizer
+    assert load_code_tables(run.path / "model" / "tokenizer", 16, 2)[0] == uniform
+    again = train_prior(options(folder, run.path, tokenizer=tokenizer, steps=3, resume=True), progress=quiet)
+    assert again.metrics[-1]["step"] == 3

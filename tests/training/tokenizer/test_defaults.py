@@ -79,7 +79,7 @@ def test_a_small_folder_is_read_once(pictures, monkeypatch):
     first = [batch.images for batch in images.batches(0, 10)]
     assert len(count) == len(set(count)) == len(images.training)
     fresh = find_images(options, World(0, 1, torch.device("cpu")))
-    fresh.training._read = fresh.training._from_disk
+    fresh.training.read = fresh.training._from_disk
     assert all(torch.equal(a, b.images) for a, b in zip(first, fresh.batches(0, 10), strict=True))
     by_workers = TokenizerTraining.small(pictures, workers=3, batch_size=4, device="cpu").resolved()
     assert find_images(by_workers, World(0, 1, torch.device("cpu"))).reading == "3 processes read images"

@@ -1,0 +1,122 @@
+"""From one file to the pixels of an 8-bit RGB image: which files are read at all, and what becomes of every mode."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dqcore.backends import main_memory
+from dqcore.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["FORMATS", "LIMIT_VARIABLE", "allow_pixels", "open_rgb", "pixel_limit"]
+
+#: Pillow's names of the formats that are read, whatever a file is called. Others, such as EPS, run other programs.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: An image may take this part of the memory, at 3 bytes a pixel: a model needs many more of them.
+_SHARE = 1 / 40
+#: The environment variable that replaces that limit: a number of pixels.
+LIMIT_VARIABLE = "DQCORE_MAX_PIXELS"
+
+_named: ContextVar[int | None] = ContextVar("max_pixels", default=None)
+
+
+@contextlib.contextmanager
+def allow_pixels(number: int | None) -> Iterator[None]:
+    """While this is open, images of up to this many pixels are read; None leaves the limit as it is.
+
+    Raises:
+        InputError: ``number`` is below 1.
+    """
+    if number is not None and number < 1:
+        raise InputError(f"max_pixels: expected at least 1, got {number}")
+    token = _named.set(_named.get() if number is None else number)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+def pixel_limit() -> tuple[int, bool]:
+    """How many pixels an image may have, and whether the user named that number.
+
+    Raises:
+        InputError: The environment variable ``DQCORE_MAX_PIXELS`` is no number.
+    """
+    named = _named.get()
+    if named is not None:
+        return named, True
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    if text:
+        if not text.isdecimal() or int(text) < 1:
+            raise InputError(f"{LIMIT_VARIABLE}: expected a number of pixels, got {text!r}")
+        return int(text), True
+    return int(main_memory() * _SHARE / 3), False
+
+
+def open_rgb(path: str | Path) -> Image:
+    """The image of a file; see :func:`dqcore.data.images.read_image`, which turns every error into one."""
+    from PIL import Image, ImageOps
+
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block, a device may have no end
+        raise InputError("not a regular file")
+    limit, named = pixel_limit()
+    with _pillow_limit(off=named), Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > limit:
+            size = f"{image.width}x{image.height} pixels"
+            raise InputError(f"{size} are more than the limit of {limit}; --max-pixels or {LIMIT_VARIABLE} sets it")
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), image.format or "")
+
+
+@contextlib.contextmanager
+def _pillow_limit(*, off: bool) -> Iterator[None]:
+    """Switch off Pillow's own limit, where the user named one."""
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    if off:
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _to_rgb(image: Image, kind: str) -> Image:
+    from PIL import Image as pil
+
+    if image.mode == "F":
+        raise InputError("floating-point pixels have no fixed range")
+    if image.mode == "I" and kind == "TIFF":
+        raise InputError("32-bit pixels have no fixed range")
+    if image.mode.startswith("I"):
+        return _from_16_bits(image).convert("RGB")
+    key = image.info.get("transparency")
+    if isinstance(key, tuple) and max(key) > 255:
+        raise InputError("16-bit colour with a transparent one: Pillow reads 8 bits alone")
+    if image.has_transparency_data:
+        foreground = image.convert("RGBA")
+        white = pil.new("RGBA", foreground.size, "white")
+        image = pil.alpha_composite(white, foreground)
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image) -> Image:
+    """The upper 8 bits; pixels of the transparent value are white."""
+    from PIL import Image as pil
+
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    grey = (values >> 8).astype(np.uint8)
+    if isinstance(key := image.info.get("transparency"), int):
+        grey[values == key] = 255
+    return pil.fromarray(grey)
