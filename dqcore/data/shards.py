@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.files import write_json
-from dqcore.tensor_files import load_tensors, save_tensors
+from dqcore.files.tensors import load_tensors, save_tensors
 
 __all__ = [
     "INDEX",

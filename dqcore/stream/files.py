@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from dqcore.errors import InputError
+from dqcore.files.tensors import load_tensors, save_tensors
 from dqcore.stream.tables import CodeTables
-from dqcore.tensor_files import load_tensors, save_tensors
 
 __all__ = ["TABLES", "load_code_tables", "save_code_tables"]
 

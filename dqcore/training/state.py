@@ -1,5 +1,5 @@
-"""The state files of training runs; see :mod:`dqcore.tensor_files`."""
+"""The state files of training runs; see :mod:`dqcore.files.tensors`."""
 
-from dqcore.tensor_files import read_state, write_state
+from dqcore.files.tensors import read_state, write_state
 
 __all__ = ["read_state", "write_state"]

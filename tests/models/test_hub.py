@@ -131,8 +131,8 @@ def test_failure_is_one_clear_line(monkeypatch, hub, saved, error, said):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     monkeypatch.setattr(Api, "create_repo", fail)
-    with pytest.raises(FileNotFoundError, match=f"^me/x: no such folder, and .*{said}") as found:
-        download("me/x", revision="v9")
+    with pytest.raises(FileNotFoundError, match=f"^hf:me/x: .*{said}") as found:
+        download("hf:me/x", revision="v9")
     assert "\n" not in str(found.value)
     with pytest.raises(DqcoreError, match=f"^repo_id: me/x was not pushed, .*{said}"):
         dqcore.DQVAE.from_pretrained(saved).push_to_hub("me/x", branch="v9")
@@ -141,7 +141,7 @@ def test_failure_is_one_clear_line(monkeypatch, hub, saved, error, said):
 def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: {}["key"])
     with pytest.raises(KeyError):
-        download("me/x")
+        download("hf:me/x")
 
 
 def test_a_folder_asks_no_hub(monkeypatch, saved):

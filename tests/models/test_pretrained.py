@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dqcore import DQVAE, VQGAN
+from dqcore.files.tensors import save_tensors
 from dqcore.models.auto import TOKENIZERS, load_saved
-from dqcore.tensor_files import save_tensors
 
 
 @pytest.fixture

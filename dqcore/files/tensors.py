@@ -22,6 +22,7 @@ from dqcore.files import write_atomically
 __all__ = ["load_tensors", "read_state", "save_tensors", "tensor_shapes", "write_state"]
 
 _KEY = "sha256"
+_HEX = 64  # its digits
 _SEAL = b"dqcore sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
 #: Bytes of the last record of a zip archive without a comment, and what it begins with.
@@ -189,7 +190,10 @@ def _check_tensors(path: Path) -> None:
         if length > min(size - 8, _MOST_HEADER):
             return
         header = json.loads(file.read(length))
-        known = header.get("__metadata__", {}).pop(_KEY, None)
+        metadata = header.get("__metadata__", {})
+        known = metadata.pop(_KEY, None)
+        if known is None and any(len(value) == _HEX for value in metadata.values()):
+            known = ""  # a checksum whose own name is damaged
         if known is not None and known != _digest(header, _blocks(file, size - 8 - length)):
             raise InputError(f"{path}: damaged: its checksum is wrong")
 
