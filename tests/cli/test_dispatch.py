@@ -53,7 +53,7 @@ assert not heavy, heavy
     ("args", "message"),
     [
         (["train", "tokeniser"], "there is no verb 'train tokeniser', did you mean 'train tokenizer'"),
-        (["encode", "x"], "--checkpoint"),
+        (["encode", "x"], "--out"),
         (
             ["encode", "x", "--checkpoint", "y", "--out", "z", "--colour", "3"],
             "encode has no option --colour (see",
