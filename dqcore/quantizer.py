@@ -138,8 +138,17 @@ class DynamicQuantizer(CodebookLayer):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
         return Quantized(*given.restore(quantized, lookup.codes), commitment + rest, commitment, rest)
 
-    if TYPE_CHECKING:
-        __call__ = forward  # a module's own gives Any
+    if TYPE_CHECKING:  # a module's own gives Any
+
+        def __call__(  # noqa: D102
+            self,
+            features: Tensor | Sequence[Tensor],
+            grain: Tensor | None = None,
+            mask: Tensor | None = None,
+            *,
+            lengths: Tensor | None = None,
+            learn: bool = True,
+        ) -> Quantized: ...
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors of a code map: what ``forward`` returned as ``map`` for its ``codes``.

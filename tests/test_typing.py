@@ -43,10 +43,8 @@ def script(tmp_path):
 
 def installed_by_path():
     """Whether the installation is a path that type checkers can follow."""
-    lines = [
-        line for folder in map(Path, sys.path) for pth in folder.glob("__editable__*.pth") for line in [pth.read_text()]
-    ]
-    return any(Path(line.strip()) / "dqcore" in Path(line.strip()).glob("*") for line in lines if "import" not in line)
+    files = [path for folder in map(Path, sys.path) for path in folder.glob("__editable__*.pth")]
+    return any((Path(line) / "dqcore").is_dir() for path in files for line in path.read_text().splitlines())
 
 
 def revealed(command, script):

@@ -57,8 +57,9 @@ class Prior(Pretrained):
         """
         raise NotImplementedError
 
-    if TYPE_CHECKING:
-        __call__ = forward  # a module's own gives Any
+    if TYPE_CHECKING:  # a module's own gives Any
+
+        def __call__(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput: ...  # noqa: D102
 
     def sample(
         self,

@@ -231,8 +231,9 @@ class DQVAE(Tokenizer):
             budget_loss = self.router.loss(routing, images, reconstruction, reconstruct)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
-    if TYPE_CHECKING:
-        __call__ = forward  # a module's own gives Any
+    if TYPE_CHECKING:  # a module's own gives Any
+
+        def __call__(self, images: Tensor) -> TokenizerOutput: ...  # noqa: D102
 
     def _encode(
         self, images: Tensor, ratio: float | Sequence[float] | None = None, num_codes: int | Tensor | None = None

@@ -113,8 +113,9 @@ class VQGAN(Tokenizer):
         budget_loss = torch.zeros_like(commitment_loss)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
-    if TYPE_CHECKING:
-        __call__ = forward  # a module's own gives Any
+    if TYPE_CHECKING:  # a module's own gives Any
+
+        def __call__(self, images: Tensor) -> TokenizerOutput: ...  # noqa: D102
 
     def _encode(self, images: Tensor) -> tuple[Encoding, Tensor]:
         self._check_images(images)
