@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import logging
@@ -94,22 +95,22 @@ def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, 
             return CachedCodes.of_state(state)
     log.info("encoding %d crops of %d images", options.views * len(paths), len(paths))
     encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), world.device)
-    maps = list(encoded.maps(paths))
     name_of = dict(zip(paths, names, strict=True))
     labels, classes = folder_labels(names, options.classes)
     label_of = dict(zip(names, labels, strict=True))
-    good = [name_of[path] for path in encoded.good]
-    for reason in encoded.broken:
-        log.warning("left out: %s", reason)
     codes = CachedCodes.of_maps(
-        maps,
-        [label_of[name] for name in good] * options.views,
+        encoded.maps(paths),
+        [],  # known when it is known which files can be read
         num_granularities=encoded.tokenizer.config.num_granularities,
         codebook_size=encoded.tokenizer.config.codebook_size,
         tokenizer=identity,
         classes=classes,
-        names=tuple(good),
     )
+    for reason in encoded.broken:
+        log.warning("left out: %s", reason)
+    good = [name_of[path] for path in encoded.good]
+    labels_of_good = torch.tensor([label_of[name] for name in good] * options.views, dtype=torch.int64)
+    codes = dataclasses.replace(codes, labels=labels_of_good, names=tuple(good))
     if world.is_main:
         write_state(cache, codes.to_state() | {"made_of": made_of, "broken": encoded.broken})
     return codes
