@@ -204,7 +204,7 @@ def read_shards(folder: Path, index: dict[str, Any] | None = None) -> Iterator[t
                 shard = entry["shard"]
                 tensors = load_tensors(folder / shard)
             codes, grain = (tensors[f"{number}.{kind}"].long() for kind in ("codes", "grain"))
-            fits = codes.dim() == grain.dim() == 2 and list(codes.shape) == entry["codes_shape"]
+            fits = codes.dim() == grain.dim() == 2 and list(codes.shape) == entry.get("codes_shape", list(codes.shape))
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}: its index does not belong to its shards ({error!r})") from error
         if not fits:
