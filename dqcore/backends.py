@@ -32,7 +32,8 @@ _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 class backend:
     """Choose how ops run from here on; as a context manager, until its end.
 
-    The choice is one of this thread (or asynchronous task), and of those that copy its context; others keep theirs.
+    The choice is one of this thread (or asynchronous task), and of those that copy its context; others keep theirs. A
+    backward pass on a GPU runs in threads of PyTorch's own, where it is always ``"auto"``.
 
     Args:
         name: ``"auto"``, the fastest kernel available for each tensor's device; ``"reference"``, plain PyTorch;

@@ -110,7 +110,7 @@ def class_labels(
             raise InputError("label: this prior has no classes")
         return None, None
     path = folder / "classes.json"
-    names = json.loads(path.read_text()) if path.is_file() else []
+    names = _class_names(path, num_classes) if path.is_file() else []
     if label in (None, "all"):
         labels = torch.arange(count) % num_classes
         return labels, [names[index] if names else f"class{index}" for index in labels.tolist()]
@@ -121,3 +121,13 @@ def class_labels(
         return int(label), None
     known = ", ".join(names) if names else f"0 to {num_classes - 1}"
     raise InputError(f"label: there is no class {label!r}, expected one of {known}")
+
+
+def _class_names(path: Path, num_classes: int) -> list[str]:
+    try:
+        names = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: expected a list of the classes' names ({error})") from error
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: expected a list of {num_classes} names")
+    return names

@@ -176,10 +176,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected an index of codes ({error!r})") from error
     if not isinstance(index, dict):
         raise InputError(f"{path}: expected an index of codes (got a JSON {type(index).__name__})")
-    for name in ("images", "broken"):
-        entries = index.get(name, [])
+    for name, default in (("images", None), ("broken", [])):
+        entries = index.get(name, default)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
             raise InputError(f"{path}: expected an index of codes (its {name} are no list of files)")
+    index.setdefault("broken", [])
     return index
 
 
@@ -204,7 +205,7 @@ def read_shards(folder: Path, index: dict[str, Any] | None = None) -> Iterator[t
                 shard = entry["shard"]
                 tensors = load_tensors(folder / shard)
             codes, grain = (tensors[f"{number}.{kind}"].long() for kind in ("codes", "grain"))
-            fits = codes.dim() == grain.dim() == 2 and list(codes.shape) == entry["codes_shape"]
+            fits = codes.dim() == grain.dim() == 2 and list(codes.shape) == entry.get("codes_shape", list(codes.shape))
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}: its index does not belong to its shards ({error!r})") from error
         if not fits:

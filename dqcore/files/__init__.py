@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
@@ -72,6 +72,7 @@ def remove_leftovers(folder: Path, target: str = "") -> None:
         folder: The folder.
         target: Only those of a file of this name, right in the folder.
     """
+    places: Iterable[tuple[str, list[str], list[str]]]
     places = [(str(folder), [], os.listdir(folder))] if target else os.walk(folder)
     for base, _, names in places:
         for name in names:

@@ -79,7 +79,7 @@ def check_sizes(
         num_granularities: ``G``.
         cells: Name, value and number of dimensions of a tensor ``(B, .., H, W)`` on the finest grid.
     """
-    check_order(order)  # type: ignore[arg-type]
+    check_order(order)
     check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
     check_grid(grain.shape[0], *grain.shape[1:], num_granularities)
     if cells is not None:

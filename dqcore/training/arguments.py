@@ -76,7 +76,10 @@ class Arguments:
         for name, value in changes.items():
             if name not in ("out", "resume") and stored.get(name) != value:
                 log.info("%s: the run had %s, now %s", name, stored.get(name), value)
-        return cls(**{**stored, **changes, "out": Path(out), "resume": True})
+        try:
+            return cls(**{**stored, **changes, "out": Path(out), "resume": True})
+        except TypeError as error:  # a value of another type
+            raise InputError(f"resume: {Path(out) / 'config.json'} cannot be read ({error})") from error
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain values: a path becomes its text, a tuple a list."""
@@ -150,6 +153,8 @@ def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
     types = typing.get_type_hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     stored = dict(cls.ADDED)
+    if not isinstance(options, dict):
+        raise InputError(f"resume: {path} cannot be read (its options are a {type(options).__name__})")
     for name, value in options.items():
         name = cls.RENAMED.get(name, name)
         if name not in fields:

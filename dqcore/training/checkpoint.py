@@ -57,6 +57,8 @@ def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str
     state = read_state(path)
     if state.get("format") != FORMAT:
         raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, got {state.get('format')}")
+    if lacking := {"random", "step", "broken"} - state.keys():
+        raise InputError(f"{path}: not a checkpoint of a training run (it lacks {', '.join(sorted(lacking))})")
     if len(state["random"]) != world.size:
         raise InputError(f"{path}: written by {len(state['random'])} processes, cannot be resumed by {world.size}")
     step.load_state_dict(state)

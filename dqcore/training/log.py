@@ -23,15 +23,20 @@ def read_metrics(path: Path, *, last_step: int | None = None) -> list[Row]:
     Args:
         path: The file; if it is missing, there are no rows.
         last_step: Leave out the rows of later steps.
+
+    Raises:
+        InputError: A line is no row of metrics.
     """
     if not path.is_file():
         return []
     rows: list[Row] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise InputError(f"{path}: damaged, expected rows with a step, got {line[:60]!r}")
         if last_step is None or row["step"] <= last_step:
             rows.append(row)
     return rows

@@ -82,13 +82,14 @@ class RunRecord:
         path = folder / "config.json"
         try:
             before = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"resume: {path} cannot be read ({error})") from error
-        started = {**self.options.ADDED, **before["options"]}
+            started = {**self.options.ADDED, **before["options"]}
+            data = before[self.data_name]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"resume: {path} cannot be read ({error!r})") from error
         for name, value in self.options.as_json().items():
             if name not in free and started.get(name) != value:
                 raise InputError(f"{name}: the run was started with {started.get(name)}, got {value}")
-        if before[self.data_name] != self.data:
+        if data != self.data:
             what = "the folder's files are not those" if self.data_name == "data" else "they are not those"
             raise InputError(f"{self.data_name}: {what} that the run was started with")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from dqcore.errors import DqcoreError, InputError
 from dqcore.training.average import WeightAverage
 from dqcore.training.log import Row
 
-__all__ = ["NonFiniteLossError", "NonFiniteWeightsError", "Stage", "TrainingStep"]
+__all__ = ["NonFiniteLossError", "NonFiniteWeightsError", "Stage", "TrainingStep", "all_finite"]
 
 Batch = TypeVar("Batch")
 
@@ -33,6 +33,14 @@ class NonFiniteLossError(DqcoreError, FloatingPointError):
 
 class NonFiniteWeightsError(DqcoreError, FloatingPointError):
     """An update made weights infinite or NaN. They were not saved; the last checkpoint is still there."""
+
+
+def all_finite(compute: Callable[[], torch.Tensor]) -> bool:
+    """Whether what is computed is finite, or cannot be computed at all: an error is being explained already."""
+    try:
+        return bool(compute().isfinite().all())
+    except Exception:
+        return True
 
 
 class TrainingStep:

@@ -175,3 +175,13 @@ def test_decoding_goes_on_after_a_signal(run, checkpoint, pictures, tmp_path, mo
     assert len(list(back.rglob("*.png"))) == 1
     assert run("decode", out, "--checkpoint", checkpoint, "--out", back)[0] == 0
     assert len(list(back.rglob("*.png"))) == 4
+
+
+def test_the_largest_photo_that_is_read(run, fails, checkpoint, photo, tmp_path):
+    args = ("encode", photo, "--checkpoint", checkpoint, "-o", tmp_path / "a.dqc", "--max-pixels")
+    assert "130x90 pixels are more than the limit of 11699" in fails(*args, 11699)
+    assert "max_pixels: expected at least 1" in fails(*args, 0)
+    assert run(*args, 11700)[0] == 0
+    args = ("reconstruct", photo, "--checkpoint", checkpoint, "--out", tmp_path / "back", "--max-pixels")
+    code, _, err = run(*args, 11699)
+    assert code == 2 and "more than the limit of 11699" in err

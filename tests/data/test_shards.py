@@ -96,11 +96,10 @@ def test_damaged_shards_and_indexes_are_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="does not belong to its shards"):
         list(read_shards(tmp_path))
     shard.write_bytes(data)
-    for old, new in (('"codes_shape"', '"cod_shape"'), ('"shard"', '"hard"'), ('"0.png"', "[1]"), ("4,", "5,")):
+    for old, new in (('"shard"', '"hard"'), ("4,", "5,")):
         index.write_text(text.replace(old, new))
-        if old != '"0.png"':
-            with pytest.raises(ValueError, match=r"index"):
-                list(read_shards(tmp_path))
+        with pytest.raises(ValueError, match=r"index"):
+            list(read_shards(tmp_path))
     index.write_text('{"images": [3], "broken": []}')
     with pytest.raises(ValueError, match="no list of files"):
         list(read_shards(tmp_path))

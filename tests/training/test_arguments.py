@@ -50,3 +50,10 @@ def test_which_options_were_named():
     with naming(words):
         assert named_options(known, {"packed": "in_memory"}) == ["out", "flip", "in_memory", "batch_size"]
     assert named_options(known) == []
+
+
+@pytest.mark.parametrize("options", ['"x"', "[1]", '{"steps": "many", "data": "x"}', '{"batch_size": {}, "data": "x"}'])
+def test_damaged_options_are_one_clear_error(tmp_path, options):
+    (tmp_path / "config.json").write_text(f'{{"options": {options}}}')
+    with pytest.raises(ValueError, match=r"resume: .*config\.json cannot be read"):
+        TokenizerTraining.of_run(tmp_path)

@@ -1,6 +1,8 @@
 import re
 import sys
 
+import pytest
+
 from dqcore.training.log import MetricsLog, read_metrics
 from dqcore.training.schedule import LearningRate
 
@@ -38,3 +40,13 @@ def test_tensorboard_events(tmp_path):
         log.write({"step": 1, "loss": 0.5, "ratios": [0.5, 0.5]})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
+
+
+def test_damaged_rows_are_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1}]
+    for line in ("3", "[]", '{"loss": 1}', '{"step": "x"}'):
+        path.write_text(f'{{"step": 1}}\n{line}\n')
+        with pytest.raises(ValueError, match="damaged, expected rows with a step"):
+            read_metrics(path)

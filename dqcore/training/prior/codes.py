@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import logging
@@ -78,40 +79,42 @@ def keep_tokenizer(options: PriorTraining) -> None:
 def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, identity: str) -> CachedCodes:
     """The codes in the run's folder, if they were made from the same images in the same way; else new ones.
 
-    Codes that were made while some files could not be read are made again, except for a run that goes on with them.
+    A run that goes on keeps its codes. A new one makes them again if a file could not be read or has changed since.
     """
     assert options.data is not None and tokenizer is not None and options.views is not None
     paths = list_images(options.data)
     root = options.data if options.data.is_dir() else options.data.parent
     names = [os.path.relpath(path, root) for path in paths]
     what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
-    made_of = hashlib.sha256(repr((what, _hashes(paths))).encode()).hexdigest()
+    made_of = hashlib.sha256(repr(what).encode()).hexdigest()
+    new = world.is_main and not options.resume
+    contents = hashlib.sha256(repr(_hashes(paths)).encode()).hexdigest() if world.is_main else ""
     cache = options.out / CACHE
     if cache.is_file():
         state = read_state(cache)
-        again = bool(state.pop("broken", [])) and world.is_main and not options.resume
-        if state.pop("made_of", None) == made_of and not again:
+        changed = bool(state.get("broken")) or state.get("contents", contents) != contents
+        if state.get("made_of") == made_of and not (new and changed):
             return CachedCodes.of_state(state)
     log.info("encoding %d crops of %d images", options.views * len(paths), len(paths))
     encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), world.device)
-    maps = list(encoded.maps(paths))
     name_of = dict(zip(paths, names, strict=True))
     labels, classes = folder_labels(names, options.classes)
     label_of = dict(zip(names, labels, strict=True))
-    good = [name_of[path] for path in encoded.good]
-    for reason in encoded.broken:
-        log.warning("left out: %s", reason)
     codes = CachedCodes.of_maps(
-        maps,
-        [label_of[name] for name in good] * options.views,
+        encoded.maps(paths),
+        [],  # known when it is known which files can be read
         num_granularities=encoded.tokenizer.config.num_granularities,
         codebook_size=encoded.tokenizer.config.codebook_size,
         tokenizer=identity,
         classes=classes,
-        names=tuple(good),
     )
+    for reason in encoded.broken:
+        log.warning("left out: %s", reason)
+    good = [name_of[path] for path in encoded.good]
+    labels_of_good = torch.tensor([label_of[name] for name in good] * options.views, dtype=torch.int64)
+    codes = dataclasses.replace(codes, labels=labels_of_good, names=tuple(good))
     if world.is_main:
-        write_state(cache, codes.to_state() | {"made_of": made_of, "broken": encoded.broken})
+        write_state(cache, codes.to_state() | {"made_of": made_of, "contents": contents, "broken": encoded.broken})
     return codes
 
 

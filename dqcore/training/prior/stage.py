@@ -16,6 +16,7 @@ from dqcore.files import write_json
 from dqcore.training.log import Row
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.step import PriorStep
+from dqcore.training.stage import all_finite
 
 __all__ = ["PriorStage"]
 
@@ -90,7 +91,7 @@ class PriorStage:
     def blame(self, batch: Tensor) -> str:
         """The files of the batch whose codes alone give a loss that is not finite, or that all do."""
         model = self.step.model.eval()
-        bad = [image for image in batch if not bool(model(*self._codes_of(image[None])).loss.isfinite())]
+        bad = [image for image in batch if not all_finite(lambda image=image: model(*self._codes_of(image[None])).loss)]
         found = self.world.gather((self._files(bad), len(batch)))
         files = [path for some, _ in found for path in some]
         if len(files) == sum(count for _, count in found):

@@ -14,6 +14,7 @@ from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
 from dqcore.files import write_atomically
 from dqcore.training.log import Row
+from dqcore.training.stage import all_finite
 from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
 from dqcore.training.tokenizer.step import TokenizerStep
@@ -83,7 +84,7 @@ class TokenizerStage:
         bad = [
             path
             for path, image in zip(batch.paths, images, strict=True)
-            if not bool(model(image[None]).reconstruction.isfinite().all())
+            if not all_finite(lambda image=image: model(image[None]).reconstruction)
         ]
         found = self.world.gather((bad, len(batch.paths)))
         files = [path for some, _ in found for path in some]

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -230,10 +231,11 @@ def test_codes_are_made_again_when_a_broken_file_can_be_read(folder, tmp_path):
     shutil.copytree(folder / "images", images)
     (images / "bright" / "03.png").write_bytes(b"no image")
     world = World(0, 1, torch.device("cpu"))
-    asked = options(folder, tmp_path, data=images)
+    asked = options(folder, tmp_path, data=images).resolved()
     keep_tokenizer(asked)
     assert len(training_codes(asked, world)) == 23
     shutil.copy(folder / "images" / "bright" / "03.png", images / "bright" / "03.png")
+    assert len(training_codes(replace(asked, resume=True), world)) == 23  # what the run was started with
     assert len(training_codes(asked, world)) == 24
 
 
