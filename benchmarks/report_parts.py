@@ -65,7 +65,7 @@ def tests(run: Run, seconds: float) -> dict[str, Any]:
     """How many tests passed and which did not, those that ended in time."""
     if run.tiny:
         return {"tests": {"skipped": "a dry run"}}
-    command = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "-p", "gpu_tests", "tests"]
+    command = ["-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider", "-p", "gpu_tests", "tests"]
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(max(1, min(12, len(os.sched_getaffinity(0)) - 4))), "--dist", "worksteal"]
     child = Child(command, run.logs, "pytest")
