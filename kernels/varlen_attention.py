@@ -45,23 +45,30 @@ def padded(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
 
 
-def candidate(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int) -> dict[str, int]:
-    """A tile of BLOCK_M queries and BLOCK_N keys, the channels that one product of them takes, and launch options."""
+def candidate(
+    block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int, maxnreg: int = 0
+) -> dict[str, int]:
+    """A tile of BLOCK_M queries and BLOCK_N keys, the channels that one product of them takes, and launch options.
+
+    ``maxnreg`` is the most registers of a thread, so that one more block fits a multiprocessor; 0 leaves them to ptxas.
+    """
     return {
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "CHUNK": chunk,
         "num_warps": num_warps,
         "num_stages": num_stages,
+        "maxnreg": maxnreg,
     }
 
 
 #: What ``benchmarks/tune.py`` tries: products of whole heads (CHUNK exceeds them) for half precision, few channels at a
 #: time for float32.
 CANDIDATES = [
-    *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
-        (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 8, 1), (128, 64, 4, 3), (128, 32, 8, 2),
-        (64, 128, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 8, 1),
+    *(candidate(m, n, 256, *rest) for m, n, *rest in (
+        (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 1),
+        (128, 64, 4, 3), (128, 32, 8, 2), (128, 32, 8, 3), (64, 128, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2),
+        (64, 64, 4, 3, 168), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 4, 3), (64, 32, 8, 1),
     )),
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (64, 32, 16, 4), (64, 32, 16, 8),
@@ -175,9 +182,10 @@ def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
     dtype = "float32" if q.dtype == torch.float32 else "half"
     dropout = int(setting.keep < 256)
     launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
-    if dtype == "float32":
+    if not launch.get("maxnreg") and dtype == "float32":
         # Without a limit of ours ptxas may spill a few bytes to fit one more block on a multiprocessor.
         launch["maxnreg"] = min(255, 65536 // (32 * launch["num_warps"]))
+    launch["maxnreg"] = launch.get("maxnreg") or None
     return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "enable_fp_fusion": True}
 
 
