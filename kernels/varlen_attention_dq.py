@@ -2,8 +2,8 @@
 
 With the attention weights ``p`` computed again, ``dp = do v^T`` and ``delta = sum_d(do o)``, the gradient is ``dq =
 scale sum_j p (dp - delta) k_j``. ``delta`` and the lse in base 2 are written as well, for
-:mod:`dqcore.kernels.varlen_attention_dkv`. With dropout the kept weights count 256 / KEEP times: we multiply by that once,
-at the end of the sum, and so store ``delta`` multiplied by KEEP / 256. Reference: ``dqcore.ops.varlen_attention``.
+:mod:`dqcore.kernels.varlen_attention_dkv`. With dropout the kept weights count 256 / KEEP times: we multiply by that
+once, at the end of the sum, and so store ``delta`` times KEEP / 256. Reference: ``dqcore.ops.varlen_attention``.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _varlen_attention_dq_kernel(
 def varlen_attention_dq(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of ``q (T, H, d)``; and, ``(2, H, T)`` float32, the lse in base 2 (inf where no key is seen) and delta."""
+    """Gradient of ``q (T, H, d)``; and ``(2, H, T)`` float32: lse in base 2 (inf where no key is seen) and delta."""
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     sums = torch.empty((2, *lse.shape), dtype=torch.float32, device=q.device)
     if len(q) == 0:
