@@ -2,7 +2,7 @@
 
 It visits the keys in tiles, with an online softmax in base 2: the maximum, the sum of weights and the weighted sum of
 values of each query stay in registers, and the scale is part of the exponent's multiply-add. Tiles of which every query
-sees all keys skip the mask. Dropout removes weights from the weighted sum, not from the sum that divides it. Reference:
+sees all keys skip the mask, in the same loop. Dropout removes weights from the weighted sum, not from the sum that divides it. Reference:
 ``dqcore.ops.varlen_attention``.
 """
 
@@ -79,8 +79,8 @@ CANDIDATES = [
 
 @triton.jit
 def _attend(
-    state, query, q, k, v, first, rows, row, n, window, scale, seed, head,
-    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    state, query, q, k, v, first, rows, row, n, window, scale, seed, head, masked,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Maximum, sum and weighted sum of values of each query after one more tile of keys."""
     largest, total, mixed = state
@@ -89,11 +89,11 @@ def _attend(
     score = products(
         q, first, query, k, n * BLOCK_N, key, KIND, BLOCK_M, BLOCK_N, CHUNK
     )  # (BLOCK_M, BLOCK_N)  # fmt: skip
-    if MASKED:
+    if masked:  # a branch of the whole program: one loop keeps its loads on their way from the first tile to the last
         seen = visible(rows[:, None], columns[None, :], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
-    base = tl.where(larger == float("-inf"), 0.0, larger) if MASKED else larger
+    base = tl.where(larger == float("-inf"), 0.0, larger)
     weight = tl.exp2(score * scale - base[:, None])
     shrink = tl.exp2(largest - base)
     total = total * shrink + tl.sum(weight, 1)
@@ -135,17 +135,11 @@ def _varlen_attention_fwd_kernel(
     )
     window = (keys - queries, keys, prefix, left, right)
     whole, end, shown, gap = key_tiles(first, window, KIND.LEFT, KIND.RIGHT, BLOCK_M, BLOCK_N)
-    if not KIND.LEFT:
-        for n in range(0, bound(whole)):
-            state = _attend(
-                state, query, q, k, v, first, rows, row, n, window, scale, seed, head,
-                False, KIND, CHUNK, BLOCK_M, BLOCK_N,
-            )  # fmt: skip
-    for n in range(bound(whole), bound(end)):
+    for n in range(0, bound(end)):
         place = n + tl.where(n >= shown, gap, 0) if KIND.LEFT else n
         state = _attend(
-            state, query, q, k, v, first, rows, row, place, window, scale, seed, head,
-            True, KIND, CHUNK, BLOCK_M, BLOCK_N,
+            state, query, q, k, v, first, rows, row, place, window, scale, seed, head, n >= whole,
+            KIND, CHUNK, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     largest, total, mixed = state
     share = tl.where(total == 0.0, 0.0, (256.0 / KIND.KEEP) / total)

@@ -46,8 +46,8 @@ CANDIDATES = [
 
 @triton.jit
 def _dkv_tile(
-    totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout,
-    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout, masked,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``dk`` and ``dv`` after one more tile of queries; ``loaded`` is what the program has loaded of its keys."""
     grad_k, grad_v = totals
@@ -59,7 +59,7 @@ def _dkv_tile(
     score = products(
         k, first, key, q, m * BLOCK_M, query, KIND, BLOCK_N, BLOCK_M, CHUNK
     )  # (BLOCK_N, BLOCK_M)  # fmt: skip
-    if MASKED:
+    if masked:
         seen = visible(rows[None, :], columns[:, None], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     largest = tl.load(base + rows, mask=rows < queries, other=float("inf"))  # (BLOCK_M,)
@@ -112,17 +112,11 @@ def _varlen_attention_dkv_kernel(
         grad_out = matrix(grad, row, head, queries)
         own_sums = (base + (head * T + row), delta + (head * T + row))
         dropout = (seed, head, row)
-        for m in range(bound(begin), bound(whole)):
+        for m in range(bound(begin), bound(end)):
             totals = _dkv_tile(
-                totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout,
-                True, KIND, CHUNK, BLOCK_M, BLOCK_N,
+                totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout, m < whole,
+                KIND, CHUNK, BLOCK_M, BLOCK_N,
             )  # fmt: skip
-        if not KIND.LEFT:
-            for m in range(bound(whole), bound(end)):
-                totals = _dkv_tile(
-                    totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout,
-                    False, KIND, CHUNK, BLOCK_M, BLOCK_N,
-                )  # fmt: skip
     by_key, by_value = totals
     by_key *= softmax_scale * (256.0 / KIND.KEEP)
     by_value *= 256.0 / KIND.KEEP

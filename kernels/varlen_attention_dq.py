@@ -47,8 +47,8 @@ CANDIDATES = [
 
 @triton.jit
 def _dq_tile(
-    total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout,
-    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout, masked,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``dq`` after one more tile of keys; ``loaded`` is what the program has loaded of its queries."""
     query, grad_out, base, pull = loaded
@@ -57,7 +57,7 @@ def _dq_tile(
     score = products(
         q, first, query, k, n * BLOCK_N, key, KIND, BLOCK_M, BLOCK_N, CHUNK
     )  # (BLOCK_M, BLOCK_N)  # fmt: skip
-    if MASKED:
+    if masked:
         seen = visible(rows[:, None], columns[None, :], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     weight = tl.exp2(score * scale - base[:, None])
@@ -108,17 +108,11 @@ def _varlen_attention_dq_kernel(
     loaded, dropout = (query, grad_out, base, pull), (seed, head, row)
     window = (keys - queries, keys, prefix, left, right)
     whole, end, shown, gap = key_tiles(first, window, KIND.LEFT, KIND.RIGHT, BLOCK_M, BLOCK_N)
-    if not KIND.LEFT:
-        for n in range(0, bound(whole)):
-            total = _dq_tile(
-                total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout,
-                False, KIND, CHUNK, BLOCK_M, BLOCK_N,
-            )  # fmt: skip
-    for n in range(bound(whole), bound(end)):
+    for n in range(0, bound(end)):
         place = n + tl.where(n >= shown, gap, 0) if KIND.LEFT else n
         total = _dq_tile(
-            total, loaded, q, grad, k, v, first, rows, place, window, scale, dropout,
-            True, KIND, CHUNK, BLOCK_M, BLOCK_N,
+            total, loaded, q, grad, k, v, first, rows, place, window, scale, dropout, n >= whole,
+            KIND, CHUNK, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     total *= softmax_scale * (256.0 / KIND.KEEP)
     store_rows(matrix(grad_q, row, head, queries), first, total, BLOCK_M, KIND.D, KIND.BLOCK_D)  # (BLOCK_M, BLOCK_D)
