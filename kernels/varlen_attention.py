@@ -2,8 +2,8 @@
 
 It visits the keys in tiles, with an online softmax in base 2: the maximum, the sum of weights and the weighted sum of
 values of each query stay in registers, and the scale is part of the exponent's multiply-add. Tiles of which every query
-sees all keys skip the mask, in the same loop. Dropout removes weights from the weighted sum, not from the sum that divides it. Reference:
-``dqcore.ops.varlen_attention``.
+sees all keys skip the mask, in the same loop. Dropout removes weights from the weighted sum, not from the sum that
+divides it. Reference: ``dqcore.ops.varlen_attention``.
 """
 
 from __future__ import annotations
