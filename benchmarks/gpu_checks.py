@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 
 import torch
+from children import write
 
 import dqcore
 from dqcore.ops import (
@@ -24,16 +26,14 @@ from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
 Check = Callable[[], None]
 
 
-def run(device: str, *, tiny: bool) -> dict[str, str | None]:
-    """Every check by name, with what went wrong, or None."""
-    found: dict[str, str | None] = {}
+def run(device: str, *, tiny: bool) -> Iterator[tuple[str, str | None]]:
+    """Every check's name, and what went wrong, or None."""
     for name, check in checks(device, tiny).items():
         try:
             check()
-            found[name] = None
+            yield name, None
         except Exception as error:  # the others still tell something
-            found[name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
-    return found
+            yield name, f"{type(error).__name__}: {str(error).strip()[:300]}"
 
 
 def checks(device: str, tiny: bool) -> dict[str, Check]:
@@ -126,3 +126,17 @@ def _against_reference(launch: Callable[[], tuple]) -> None:
             assert_close(a.double() / scale, b.double() / scale, torch.float32)
         else:
             assert torch.equal(a, b), "indices differ"
+
+
+def main() -> None:
+    """Write a line a check, so that those before a crash are known."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    for name, fault in run(args.device, tiny=args.tiny):
+        write({"name": name, "fault": fault})
+
+
+if __name__ == "__main__":
+    main()

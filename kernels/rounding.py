@@ -17,8 +17,8 @@ from dqcore.kernels.codes import Codes, code_scale, scale_to
 from dqcore.kernels.vectors import Vectors, locate, starts
 
 #: What a tensor core may lose of a sum of W products, for each channel and as a share of ||p|| ||q||. An H100 loses at
-#: most a ninth of this: docs/exactness.md.
-ACCUMULATION = 3 * 2.0**-24
+#: most a third of this: docs/exactness.md.
+ACCUMULATION = 2.0**-24
 ROWS = 64  # vectors that one program rounds
 
 
