@@ -1,8 +1,8 @@
 """How many kernels a call launches, counted without a GPU: on tensors without data, which stand for CUDA tensors.
 
-An op of PyTorch counts as the launches that it makes on a GPU, 0 for a view or an allocation and 1 for most others; an op
-of ours runs its launcher, whose Triton kernels count themselves. A ``Counter`` names each launch, so that a test can say
-what came on top.
+An op of PyTorch counts as the launches that it makes on a GPU, 0 for a view or an allocation and 1 for most others; an
+op of ours runs its launcher, whose Triton kernels count themselves. A ``Counter`` names each launch, so that a test can
+say what came on top.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Vectors drawn from a batch to revive unused codes, inside the launch that updates the codebook.
 
-The functions here are the steps of ``dqcore.codebook.draw`` and of ``RandomRestart``, between which all programs wait:
-a random number for each vector, the largest of them, the vectors to which they belong, which of those are new, and which
-unused code gets which. Everything is decided by whole numbers or by sums in a fixed order, so that every run, with
-however many programs, draws alike.
+The functions here are the steps between which all programs wait: a random number for each vector, the largest of them,
+the vectors to which they belong, which of those are new, and which unused code gets which. Everything is decided by
+whole numbers or by sums in a fixed order, so that every run, with however many programs, draws alike. They say in
+kernels what ``draw``, ``is_new``, ``distinct`` and ``revive`` say in ``dqcore/ops/reference/codebook_update.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def hashed(values, d, D):
 @triton.jit
 def number_cells(grain, codes, keys, histogram, seed, before, N, height, width, program,
                  G: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """A random number of 63 bits for the first cell of each code's block, -1 for other cells; and how many a bin has."""
+    """A random number of 63 bits for the first cell of each code's block, -1 for others; and how many a bin has."""
     start = program * BLOCK
     for first in range(start, N, PROGRAMS * BLOCK):
         cell = first + tl.arange(0, BLOCK).to(tl.int64)
@@ -93,7 +93,8 @@ def rank_listed(keys, listed, drawn, length, number, program, PROGRAMS: tl.const
 
 @triton.jit
 def gather(source, drawn, rows, distance, hashes, sums, squares, number, height, width, program,
-           G: tl.constexpr, D: tl.constexpr, PROGRAMS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+           G: tl.constexpr, D: tl.constexpr, PROGRAMS: tl.constexpr,
+           ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """The vectors of the drawn cells, their distances and hashes; and sums over each ROWS of them, float64."""
     maps, strides, grain, error = source
     start_row = program * ROWS
@@ -180,7 +181,7 @@ def choose(first_of, distance, sums, squares, chosen, fresh, number,
 def revive(codebook, chosen, rows, unused, fresh, K, program,
            D: tl.constexpr, PROGRAMS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """The n-th unused code becomes the n-th chosen vector, as if that one vector had chosen it."""
-    weight, cluster_size, idle, embed_sum = codebook
+    weight, cluster_size, _, embed_sum = codebook
     length = tl.load(fresh, cache_modifier=".cg")
     start = program * ROWS
     for first in range(start, K, PROGRAMS * ROWS):

@@ -1,8 +1,8 @@
 """One launch for all that an EMA codebook learns from a batch: averages, codes, usage, and unused codes revived.
 
 Every program adds up the cluster sizes of the whole codebook, for they are few, and all wait before the first one is
-overwritten. Then each program moves the averages of its own codes. If no code is unused, which no host needs to know, the
-launch ends here; else it goes on with the steps of ``codebook_draw``. Reference: ``dqcore.codebook``.
+overwritten. Then each program moves the averages of its own codes. If no code is unused, which no host needs to know,
+the launch ends here; else it goes on with the steps of ``codebook_draw``. Reference: ``dqcore.ops.codebook_update``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _sizes(cluster_size, counts, first, share, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
-    """Of the whole codebook: the share of the new batch, the sum of sizes, the limit of use, how many are below, seed."""
+    """Of the whole codebook: share of the new batch, sum of sizes, limit of use, how many are below it, seed."""
     most = tl.zeros([BLOCK], tl.float32)
     seed = tl.zeros([BLOCK], tl.int64)
     for first in range(0, K, BLOCK):
@@ -71,7 +71,8 @@ def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, program,
-          D: tl.constexpr, DRAW: tl.constexpr, PROGRAMS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+          D: tl.constexpr, DRAW: tl.constexpr, PROGRAMS: tl.constexpr,
+          ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """Move the averages and codes of this program's share of the codebook."""
     weight, cluster_size, idle, embed_sum = codebook
     start = program * ROWS

@@ -1,7 +1,7 @@
 """All programs of one launch wait for each other, so that one launch does what would else take several.
 
-The grid must be resident as a whole: it has at most a program for each multiprocessor, and is launched cooperatively. In
-the interpreter, which runs one program after the other, it is one program.
+The grid must be resident as a whole: it has at most a program for each multiprocessor, and is launched cooperatively.
+In the interpreter, which runs one program after the other, it is one program.
 """
 
 from __future__ import annotations

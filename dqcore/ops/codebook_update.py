@@ -32,8 +32,9 @@ def codebook_update(
     """Move the averages of a codebook by one batch, and revive codes that fall out of use.
 
     Args:
-        state: What is updated: codes and one padding row ``(K + 1, D)``; cluster sizes ``(K,)``; batches since each code
-            was last chosen ``(K,)`` int64; averages of the vector sums ``(K, D)``. All but the third float32; contiguous.
+        state: What is updated: codes and one padding row ``(K + 1, D)``; cluster sizes ``(K,)``; batches since each
+            code was last chosen ``(K,)`` int64; averages of the vector sums ``(K, D)``. All but the third float32;
+            contiguous.
         lookup: What :func:`dqcore.ops.dynamic_lookup` found ``with_sums``.
         maps: The feature maps that were looked up; float16, bfloat16 or float32.
         grain: The grain map, ``(B, h, w)`` int64.
@@ -50,7 +51,6 @@ def codebook_update(
     Cost: on a GPU one launch, which reads the state and the sums once.
     """
     _check(state, lookup, maps)
-    weight, cluster_size, idle, embed_sum = state
     assert lookup.statistics is not None
     torch.ops.dqcore.codebook_update(
         *state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, decay, eps, threshold
@@ -62,7 +62,7 @@ def codebook_update(
 def _check(state: State, lookup: Lookup, maps: Sequence[Tensor]) -> None:
     if lookup.statistics is None:
         raise InputError("lookup: expected counts and sums, as dynamic_lookup returns them with_sums")
-    counts, sums = lookup.statistics
+    sums = lookup.statistics.sums
     size, dim = sums.shape
     names = ("weight", "cluster_size", "idle", "embed_sum")
     for name, tensor, shape in zip(names, state, ((size + 1, dim), (size,), (size,), (size, dim)), strict=True):
