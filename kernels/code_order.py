@@ -1,8 +1,8 @@
 """Which vectors chose each code, in order: a stable counting sort of the codes in one launch.
 
 Each program counts the codes in its span of the list; a table has its counts of each code. A scan of the table says
-where the vectors of each program with each code go, and each program puts its own there, in their order. So the order is
-that of a stable sort in every run. Vectors without a code (negative) come last.
+where the vectors of each program with each code go, and each program puts its own there, in their order. So the order
+is that of a stable sort in every run. Vectors without a code (negative) come last.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ __all__ = ["Implementation", "Op", "register"]
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
+#: What runs an op, by its stem, below autograd and autocast.
+implementations: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def register(
                 return run(*args)
         return run(*args)
 
-    name = f"dqcore::{stem}"
+    name, implementations[stem] = f"dqcore::{stem}", implementation
     _LIBRARY.define(
         stem + (schema or torch.library.infer_schema(reference, mutates_args=mutates_args)),
         tags=(torch.Tag.pt2_compliant_tag,),

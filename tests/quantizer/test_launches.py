@@ -11,7 +11,7 @@ from dqcore.codebook import PAPER
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from launches import counting  # noqa: E402
+from launches import counting
 
 MOST = 20
 
