@@ -82,7 +82,7 @@ class _EagerLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, ...]:
-        found = torch.ops.dqcore.lookup_loss(error, codes, dim, commitment)
+        found = _op.below_autograd(error, codes, dim, commitment)
         _setup_context(ctx, (error,), found)
         return found[:3]
 
@@ -91,9 +91,10 @@ class _EagerLoss(torch.autograd.Function):
         return _backward(ctx, *grads)
 
 
-register(
+_op = register(
     "lookup_loss",
     lookup_loss_reference,
     fake=_fake,
     gpu=Implementation(_triton, "triton"),
-).register_autograd(_backward, setup_context=_setup_context)
+)
+_op.register_autograd(_backward, setup_context=_setup_context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,16 @@ class Op:
     """A registered op, by its name ``dqcore::<stem>``."""
 
     name: str
+
+    def below_autograd(self, *args: Any) -> Any:
+        """Call it where nobody asks for its gradient, as within an ``autograd.Function``: saves the host's time."""
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.overload(*args)
+
+    @functools.cached_property
+    def overload(self) -> Any:
+        """What ``torch.ops`` has under its name."""
+        return getattr(torch.ops.dqcore, self.name.removeprefix("dqcore::")).default
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
         """Give it a gradient, as ``torch.library.register_autograd``."""
