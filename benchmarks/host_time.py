@@ -1,7 +1,7 @@
 """What a training step of the quantizer costs the host, measured without a GPU, beside the formula's step.
 
-Tensors have no data (``device="meta"``), ops take the way of those on a GPU, and Triton compiles, looks its kernels up and
-packs their arguments as ever; only the driver's call is left out. ``python benchmarks/host_time.py [--profile]``.
+Tensors have no data (``device="meta"``), ops take the way of those on a GPU, and Triton compiles, looks up its kernels
+and packs their arguments as ever; only the driver's call is left out. ``python benchmarks/host_time.py [--profile]``.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def standing_for(arch: int) -> None:
 
 def steps() -> dict[str, Any]:
     """The steps to time, by name."""
-    import dqcore
     from bench_quantizer import Formula, step
+
+    import dqcore
 
     with torch.device("meta"):
         maps = [torch.randn(32, 256, 16 << g, 16 << g, requires_grad=True) for g in range(2)]
