@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dqcore.kernels.code_order import order_by_code
 from dqcore.kernels.common import bound, on_device
 from dqcore.kernels.vectors import Vectors, starts
 
@@ -91,18 +92,19 @@ def code_sums_fwd(x: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Ten
         return vector_sums(Vectors.of(x), None, codes.flatten().to(torch.int32), num_codes)
 
 
-def vector_sums(batch: Vectors, grain: Tensor | None, keys: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+def vector_sums(
+    batch: Vectors, grain: Tensor | None, keys: Tensor, num_codes: int, arrived: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The same for maps of several granularities.
 
     ``keys``, int32, one a cell of the finest grid, is the code at the first cell of each block and -1 elsewhere.
+    ``arrived`` is a zero ``(1,)`` int32, if there is one at hand.
     """
     dim, height, width = batch.maps[-1].shape[1:]
-    keys, order = keys.sort(stable=True)
-    offsets = torch.searchsorted(keys, torch.arange(num_codes + 1, dtype=torch.int32, device=keys.device))
-    counts = offsets.diff().to(torch.float32)
-    sums = torch.zeros(num_codes, dim, dtype=torch.float32, device=keys.device)
+    keys, order, offsets, counts = order_by_code(keys, num_codes, arrived)
+    sums = torch.empty(num_codes, dim, dtype=torch.float32, device=keys.device)
     if sums.numel() == 0 or keys.numel() == 0:
-        return counts, sums
+        return counts, sums.zero_()
     chunk = max(CHUNK, triton.next_power_of_2(keys.numel() // RUNS))
     number = keys.numel() // chunk
     runs = torch.empty(number, dim, dtype=torch.float32, device=keys.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dqcore.kernels.code_sums import vector_sums
 from dqcore.kernels.common import on_device, widen
-from dqcore.kernels.nearest_code import search
+from dqcore.kernels.nearest_code import Counters, search
 from dqcore.kernels.vectors import Vectors, list_vectors, starts
 
 TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
@@ -127,14 +127,16 @@ def dynamic_lookup_fwd(
     codes = torch.empty(images, height, width, dtype=torch.int64, device=finest.device)
     quantized = torch.empty(finest.shape, dtype=finest.dtype, device=finest.device)
     error = torch.empty(images, height, width, dtype=torch.float32, device=finest.device)
-    counts, sums = error.new_zeros(size if with_sums else 0), error.new_zeros((size, dim) if with_sums else 0)
+    if codes.numel() == 0 or not with_sums:
+        counts, sums = error.new_zeros(size if with_sums else 0), error.new_zeros((size, dim) if with_sums else 0)
     if codes.numel() == 0:
         return codes, quantized, error, counts, sums
     grain = grain.contiguous()
     with on_device(finest):
-        batch = Vectors(tuple(maps), *list_vectors(grain, len(maps)))
+        counters = Counters.zeros(finest.device)
+        batch = Vectors(tuple(maps), *list_vectors(grain, len(maps), counters.listed))
         keys = torch.empty(codes.numel(), dtype=torch.int32, device=finest.device) if with_sums else None
-        search(batch, codebook, "exact", codes)
+        search(batch, codebook, "exact", codes, counters)
         _dynamic_lookup_fill_kernel[(triton.cdiv(codes.numel(), FILL["BLOCK_N"]),)](
             *((batch.maps, batch.strides), grain, (codebook, *codebook.stride()), codes, quantized, error, keys),
             *(codes.numel(), height, width),
@@ -143,7 +145,7 @@ def dynamic_lookup_fwd(
             **FILL,
         )
         if keys is not None:
-            counts, sums = vector_sums(batch, grain, keys, size)
+            counts, sums = vector_sums(batch, grain, keys, size, counters.arrived)
     return codes, quantized, error, counts, sums
 
 

@@ -72,13 +72,14 @@ def _dynamic_lookup_list_kernel(grain, cells, count, N, columns, G: tl.constexpr
         tl.store(cells + first + i, cell * 8 + granularity, mask=i < number)  # (BLOCK_N,)
 
 
-def list_vectors(grain: Tensor, num_granularities: int) -> tuple[Tensor, Tensor]:
+def list_vectors(grain: Tensor, num_granularities: int, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """All vectors that a grain map ``(B, h, w)`` selects, and their number ``(1,)``.
 
-    The list has room for the finest grid. A granularity out of range marks a region without vectors.
+    The list has room for the finest grid. A granularity out of range marks a region without vectors. ``count``, a zero
+    ``(1,)`` int64, becomes their number, if there is one at hand.
     """
     cells = torch.empty(grain.numel() * 4 ** (num_granularities - 1), dtype=torch.int64, device=grain.device)
-    count = torch.zeros(1, dtype=torch.int64, device=grain.device)
+    count = torch.zeros(1, dtype=torch.int64, device=grain.device) if count is None else count
     block = 128
     _dynamic_lookup_list_kernel[(triton.cdiv(grain.numel(), block),)](
         *(grain.contiguous(), cells, count, grain.numel(), grain.shape[2]),

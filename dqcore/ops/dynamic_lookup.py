@@ -78,6 +78,8 @@ def dynamic_lookup(
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
     if eager and torch.is_grad_enabled():
         codes, quantized, error, counts, sums = _EagerLookup.apply(with_sums, grain, codebook, *maps)
+    elif eager:
+        codes, quantized, error, counts, sums = _op.below_autograd(list(maps), grain, codebook, with_sums)
     else:
         codes, quantized, error, counts, sums = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
@@ -173,7 +175,7 @@ class _EagerLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, with_sums: bool, grain: Tensor, codebook: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-        found = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
+        found = _op.below_autograd(list(maps), grain, codebook, with_sums)
         _setup_context(ctx, (maps, grain, codebook, with_sums), found)
         return found
 
@@ -183,13 +185,14 @@ class _EagerLookup(torch.autograd.Function):
         return None, None, grad_codebook, *grad_maps  # in _backward too the codebook is input number 2
 
 
-register(
+_op = register(
     "dynamic_lookup",
     dynamic_lookup_reference,
     fake=_fake,
     cpu=Implementation(dynamic_lookup_cpu, "torch"),
     gpu=Implementation(_triton, "triton"),
-).register_autograd(_backward, setup_context=_setup_context)
+)
+_op.register_autograd(_backward, setup_context=_setup_context)
 
 register(
     "dynamic_lookup_backward",
