@@ -17,24 +17,45 @@ from torch import Tensor
 from dqcore.kernels.code_sums import vector_sums
 from dqcore.kernels.common import on_device, widen
 from dqcore.kernels.nearest_code import search
-from dqcore.kernels.vectors import Vectors, list_vectors, starts
+from dqcore.kernels.vectors import Vectors, block_of, row_of, starts
 
 TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
-FILL = {"BLOCK_N": 64, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
+FILL = {"BLOCK_N": 64, "BLOCK_D": 64, "num_warps": 4, "enable_fp_fusion": True}
 
 
-@triton.jit(do_not_specialize=["N", "height", "width"])
+@triton.jit(do_not_specialize=["N", "height", "width", "regions"])
 def _dynamic_lookup_fill_kernel(
-    where, grain, codebook, codes, quantized, error, keys, N, height, width,
-    G: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    where, grain, codebook, out, N, height, width, area, regions,
+    G: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Spread each code over its block. Cells without a code (granularity out of range, or code -1) get -1 and 0.
 
     ``keys`` gets each code once, at the first cell of its block, and -1 elsewhere.
+
+    Args:
+        where: Maps, their strides, packed rows and their places.
+        grain: The grain map.
+        codebook: ``(K, D)`` with its strides.
+        out: Codes (read and written), quantized map, error, keys or None.
+        N: Number of cells.
+        height: Of the finest grid.
+        width: Of the finest grid.
+        area: Cells of one image.
+        regions: Number of regions.
+        G: Number of granularities.
+        D: Number of channels.
+        ALIGN: As of :func:`starts`.
+        LAST: Whether the quantized map is channels-last.
+        WHOLE: Whether all cells of a program belong to one image.
+        BLOCK_N: Cells of a program.
+        BLOCK_D: Channels that it writes at once.
     """
-    maps, strides = where
+    maps, strides, rows, places = where
     start_e, stride_k, stride_e = codebook
-    cell = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    codes, quantized, error, keys = out
+    begin = tl.program_id(0).to(tl.int64) * BLOCK_N
+    cell = begin + tl.arange(0, BLOCK_N)
     inside = cell < N
     line, column = cell // width, cell % width
     image, row = line // height, line % height
@@ -44,23 +65,31 @@ def _dynamic_lookup_fill_kernel(
     halvings = tl.where(coded, G - 1 - granularity, 0)  # the block is 2^halvings cells wide
     first = (line >> halvings << halvings) * width + (column >> halvings << halvings)
     code = tl.load(codes + first, mask=coded, other=-1)  # (BLOCK_N,)
+    index = first
+    if rows is not None:
+        index = row_of(places, regions, region, line, column, halvings, coded, G)
     coded &= code >= 0
-    start, stride = starts(maps, strides, granularity, image, row, column, G)
-    area = height.to(tl.int64) * width
+    start, stride = starts(maps, strides, rows, index, granularity, image, row, column, G, D, ALIGN)
+    if LAST:
+        to = quantized + cell * D
+    elif WHOLE:  # so the compiler sees that cells lie side by side
+        to = quantized + (begin // area * D * area + begin % area) + tl.arange(0, BLOCK_N)
+    else:
+        to = quantized + image * D * area + (row * width + column)
     total = tl.zeros([BLOCK_N], tl.float32)
     for channel in range(0, D, BLOCK_D):
         d = (channel + tl.arange(0, BLOCK_D)).to(tl.int64)
         known = coded[:, None] & (d < D)[None, :]
         from_code = start_e + code[:, None] * stride_k + d[None, :] * stride_e
-        value = tl.load(from_code, mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
-        value = widen(tl.trans(value))  # read along channels, written along cells
-        here = (d < D)[:, None] & inside[None, :]
-        from_map = start[None, :] + d[:, None] * stride[None, :]
-        vector = tl.load(from_map, mask=here & coded[None, :], other=0.0)  # (BLOCK_D, BLOCK_N)
-        difference = vector.to(tl.float32) - value
-        total += tl.sum(difference * difference, 0)
-        out = quantized + (image[None, :] * D + d[:, None]) * area + (row * width + column)[None, :]
-        tl.store(out, value.to(quantized.dtype.element_ty), mask=here)  # (BLOCK_D, BLOCK_N)
+        value = widen(tl.load(from_code, mask=known, other=0.0))  # (BLOCK_N, BLOCK_D)
+        difference = widen(block_of(start, stride, coded, channel, D, BLOCK_D, ALIGN)) - value
+        total += tl.sum(difference * difference, 1)
+        value = value.to(quantized.dtype.element_ty)
+        if LAST:
+            tl.store(to[:, None] + d[None, :], value, mask=inside[:, None] & (d < D)[None, :])  # (BLOCK_N, BLOCK_D)
+        else:
+            here = (d < D)[:, None] & inside[None, :]
+            tl.store(to[None, :] + d[:, None] * area, tl.trans(value), mask=here)  # (BLOCK_D, BLOCK_N)
     share = tl.full([BLOCK_N], 1, tl.int32) << (2 * halvings)
     tl.store(error + cell, total / share.to(tl.float32), mask=inside)  # (BLOCK_N,), as are the next two
     tl.store(codes + cell, code, mask=inside)
@@ -125,21 +154,26 @@ def dynamic_lookup_fwd(
     finest, size = maps[-1], codebook.shape[0]
     images, dim, height, width = finest.shape
     codes = torch.empty(images, height, width, dtype=torch.int64, device=finest.device)
-    quantized = torch.empty(finest.shape, dtype=finest.dtype, device=finest.device)
+    last = is_channels_last(finest)
+    memory = torch.channels_last if last else torch.contiguous_format
+    quantized = torch.empty(finest.shape, dtype=finest.dtype, device=finest.device, memory_format=memory)
     error = torch.empty(images, height, width, dtype=torch.float32, device=finest.device)
     counts, sums = error.new_zeros(size if with_sums else 0), error.new_zeros((size, dim) if with_sums else 0)
     if codes.numel() == 0:
         return codes, quantized, error, counts, sums
     grain = grain.contiguous()
     with on_device(finest):
-        batch = Vectors(tuple(maps), *list_vectors(grain, len(maps)))
+        batch = Vectors.listed(maps, grain)
         keys = torch.empty(codes.numel(), dtype=torch.int32, device=finest.device) if with_sums else None
         search(batch, codebook, "exact", codes)
         _dynamic_lookup_fill_kernel[(triton.cdiv(codes.numel(), FILL["BLOCK_N"]),)](
-            *((batch.maps, batch.strides), grain, (codebook, *codebook.stride()), codes, quantized, error, keys),
-            *(codes.numel(), height, width),
+            *((batch.maps, batch.strides, batch.rows, batch.places), grain, (codebook, *codebook.stride())),
+            *((codes, quantized, error, keys), codes.numel(), height, width, height * width, grain.numel()),
             G=len(maps),
             D=dim,
+            ALIGN=batch.packed,
+            LAST=last,
+            WHOLE=height * width % FILL["BLOCK_N"] == 0,
             **FILL,
         )
         if keys is not None:
@@ -173,6 +207,11 @@ def dynamic_lookup_bwd(
                 **TILE,
             )
     return grads
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie side by side in memory and cells do not."""
+    return x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
 
 
 def _strided(x: Tensor | None) -> tuple[Tensor | int, ...] | None:
