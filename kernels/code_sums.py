@@ -116,10 +116,11 @@ def vector_sums(batch: Vectors, grain: Tensor | None, keys: Tensor, num_codes: i
     chunk = max(CHUNK, triton.next_power_of_2(keys.numel() // RUNS))
     number = keys.numel() // chunk
     runs = torch.empty(number, dim, dtype=torch.float32, device=keys.device)
-    blocks = triton.cdiv(dim, TILE["BLOCK_D"])
+    tile = TILE | {"BLOCK_D": min(TILE["BLOCK_D"], triton.next_power_of_2(dim))}
+    blocks = triton.cdiv(dim, tile["BLOCK_D"])
     regions = 0 if grain is None else grain.numel()
     where = (batch.maps, batch.strides, batch.rows, batch.places, regions, grain, order)
-    shared = {"G": len(batch.maps), "D": dim, "ALIGN": batch.packed, "CHUNK": chunk, **TILE}
+    shared = {"G": len(batch.maps), "D": dim, "ALIGN": batch.packed, "CHUNK": chunk, **tile}
     if number:
         _code_sums_runs_kernel[(number, blocks)](where, keys, runs, height, width, **shared)
     _code_sums_total_kernel[(num_codes, blocks)](where, offsets, runs, sums, height, width, **shared)

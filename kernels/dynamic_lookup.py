@@ -9,6 +9,8 @@ neighbouring cells lie side by side in memory. Reference: ``dqcore.ops.dynamic_l
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -19,8 +21,9 @@ from dqcore.kernels.common import on_device, widen
 from dqcore.kernels.nearest_code import search
 from dqcore.kernels.vectors import Vectors, block_of, row_of, starts
 
-TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
-FILL = {"BLOCK_N": 64, "BLOCK_D": 64, "num_warps": 4, "enable_fp_fusion": True}
+FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4, "enable_fp_fusion": True}
+#: A program of the backward pass has a tile of so many elements: of a plane so many columns, of vectors so many cells.
+BACKWARD = {"ELEMENTS": 2048, "COLUMNS": 32, "LAST_CELLS": 16, "num_warps": 4}
 
 
 @triton.jit(do_not_specialize=["N", "height", "width", "regions"])
@@ -97,51 +100,83 @@ def _dynamic_lookup_fill_kernel(
         tl.store(keys + cell, tl.where(cell == first, code, -1).to(tl.int32), mask=inside)
 
 
-@triton.jit(do_not_specialize=["N", "height", "width"])
+@triton.jit
+def _tile(tensor, image, row, column, d, known, D: tl.constexpr, LAST: tl.constexpr):
+    """Channels ``d`` of cells of a map, ``(BLOCK_N, BLOCK_D)`` float32; lanes run along what lies side by side."""
+    start, stride_b, stride_d, stride_h, stride_w = tensor
+    start += image * stride_b + row * stride_h + column * stride_w
+    if LAST:
+        value = tl.load(start[:, None] + d[None, :] * stride_d, mask=known[:, None] & (d < D)[None, :], other=0.0)
+    else:
+        value = tl.load(start[None, :] + d[:, None] * stride_d, mask=(d < D)[:, None] & known[None, :], other=0.0)
+        value = tl.trans(value)  # loaded as (BLOCK_D, BLOCK_N)
+    return value.to(tl.float32)
+
+
+@triton.jit
+def _block_sum(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPREAD: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Sums of blocks of SPREAD x SPREAD cells, ``(ROWS * COLUMNS, BLOCK_D)`` -> that without the blocks."""
+    if SPREAD == 1:
+        return cells
+    else:
+        blocks = tl.reshape(cells, [ROWS // SPREAD, SPREAD, COLUMNS // SPREAD, SPREAD, BLOCK_D])
+        return tl.reshape(tl.sum(tl.sum(blocks, 3), 1), [ROWS * COLUMNS // (SPREAD * SPREAD), BLOCK_D])
+
+
+@triton.jit(do_not_specialize=["lines", "columns"])
 def _dynamic_lookup_bwd_kernel(
-    x, grain, codes, quantized, grad_quantized, grad_error, grad, N, D, height, width,
-    GRANULARITY: tl.constexpr, SPREAD: tl.constexpr, SIDE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    where, grain, codes, quantized, grad_quantized, grad_error, grads, lines, columns,
+    G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the map of one granularity, whose cells are SPREAD cells wide on the finest grid."""
-    vector_index = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside = vector_index < N
-    line, column = vector_index // width, vector_index % width
-    image, row = line // height, line % height
-    region = (image * (height // SIDE) + row // SIDE) * (width // SIDE) + column // SIDE
-    mine = inside & (tl.load(grain + region, mask=inside, other=-1) == GRANULARITY)  # (BLOCK_N,)
-    first_cell = (line * SPREAD * width + column) * SPREAD  # on the finest grid
-    mine &= tl.load(codes + first_cell, mask=mine, other=-1) >= 0
+    """The gradients of all maps in one tile: a line of regions, of it COLUMNS columns of cells, BLOCK_D channels.
+
+    Maps are tuples of a tensor and its strides, coarse to fine. ``lines`` and ``columns`` are those of the regions.
+    """
+    ROWS: tl.constexpr = 2 ** (G - 1)
+    strip = tl.program_id(0) // tl.cdiv(columns * ROWS, COLUMNS)
+    left = tl.program_id(0) % tl.cdiv(columns * ROWS, COLUMNS) * COLUMNS
+    image, top = (strip // lines).to(tl.int64), strip % lines * ROWS
     d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
-    where = (d < D)[:, None] & mine[None, :]
-    total = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+    place = tl.arange(0, ROWS * COLUMNS)
+    row, column = top + place // COLUMNS, left + place % COLUMNS
+    inside = column < columns * ROWS
+    granularity = tl.load(grain + strip.to(tl.int64) * columns + column // ROWS, mask=inside, other=-1).to(tl.int32)
+    from_codes = codes + (image * lines * ROWS + row) * (columns * ROWS) + column
+    coded = inside & (tl.load(from_codes, mask=inside, other=-1) >= 0)  # (ROWS * COLUMNS,), as is the one before
     if grad_quantized is not None:
-        first, stride_b, stride_d, stride_h, stride_w = grad_quantized
-        first += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        for i in range(SPREAD):  # unrolled, its addresses would not fit the registers
-            for j in tl.static_range(SPREAD):
-                start = first + i * stride_h + j * stride_w
-                part = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
-                total += part.to(tl.float32)
+        straight = _tile(grad_quantized, image, row, column, d, coded, D, LAST)
     if grad_error is not None:
-        scale = tl.zeros([BLOCK_N], tl.float32)
         first, stride_b, stride_h, stride_w = grad_error
-        first += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        for i in range(SPREAD):
-            for j in tl.static_range(SPREAD):
-                start = first + i * stride_h + j * stride_w
-                scale += tl.load(start, mask=mine, other=0.0).to(tl.float32)  # (BLOCK_N,)
-        start, stride_b, stride_d, stride_h, stride_w = x
-        start += image * stride_b + row * stride_h + column * stride_w
-        vector = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
-        start, stride_b, stride_d, stride_h, stride_w = quantized
-        start += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        value = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
-        total += (vector.to(tl.float32) - value.to(tl.float32)) * (scale * (2 / (SPREAD * SPREAD)))[None, :]
-    start, stride_b, stride_d, stride_h, stride_w = grad
-    to = start + image * stride_b + row * stride_h + column * stride_w
-    everywhere = (d < D)[:, None] & inside[None, :]
-    result = total.to(start.dtype.element_ty)
-    tl.store(to[None, :] + d[:, None] * stride_d, result, mask=everywhere)  # (BLOCK_D, BLOCK_N)
+        first += image * stride_b + row * stride_h + column * stride_w
+        scale = tl.load(first, mask=coded, other=0.0).to(tl.float32)  # (ROWS * COLUMNS,)
+        blocks = tl.where(coded, ROWS >> granularity, 1) - 1  # the code's first cell has none of these bits
+        first_cell = coded & (((row | column) & blocks) == 0)
+        value = _tile(quantized, image, row, column, d, first_cell, D, LAST)  # 0 but at the first cell of each code
+    for g in tl.static_range(G):
+        SPREAD: tl.constexpr = 2 ** (G - 1 - g)
+        own = tl.arange(0, ROWS * COLUMNS // (SPREAD * SPREAD))
+        own_row, own_column = top // SPREAD + own // (COLUMNS // SPREAD), left // SPREAD + own % (COLUMNS // SPREAD)
+        known = own_column < columns * (ROWS // SPREAD)
+        region = strip.to(tl.int64) * columns + own_column // (ROWS // SPREAD)
+        mine = known & (tl.load(grain + region, mask=known, other=-1) == g)
+        cell = (image * lines * ROWS + own_row * SPREAD) * (columns * ROWS) + own_column * SPREAD
+        mine &= tl.load(codes + cell, mask=mine, other=-1) >= 0
+        total = tl.zeros([ROWS * COLUMNS // (SPREAD * SPREAD), BLOCK_D], tl.float32)
+        if grad_quantized is not None:
+            total += _block_sum(straight, ROWS, COLUMNS, SPREAD, BLOCK_D)
+        if grad_error is not None:
+            vector = _tile(where[g], image, own_row, own_column, d, mine, D, LAST)
+            weight = tl.reshape(scale, [ROWS * COLUMNS, 1])
+            weight = _block_sum(weight, ROWS, COLUMNS, SPREAD, 1) * (2 / (SPREAD * SPREAD))
+            total += (vector - _block_sum(value, ROWS, COLUMNS, SPREAD, BLOCK_D)) * weight
+        start, stride_b, stride_d, stride_h, stride_w = grads[g]
+        to = start + image * stride_b + own_row * stride_h + own_column * stride_w
+        result = tl.where(mine[:, None], total, 0.0).to(start.dtype.element_ty)
+        if LAST:
+            tl.store(to[:, None] + d[None, :] * stride_d, result, mask=known[:, None] & (d < D)[None, :])
+        else:
+            here = (d < D)[:, None] & known[None, :]
+            tl.store(to[None, :] + d[:, None] * stride_d, tl.trans(result), mask=here)  # (BLOCK_D, cells)
 
 
 def dynamic_lookup_fwd(
@@ -174,7 +209,7 @@ def dynamic_lookup_fwd(
             ALIGN=batch.packed,
             LAST=last,
             WHOLE=height * width % FILL["BLOCK_N"] == 0,
-            **FILL,
+            **FILL | {"BLOCK_D": min(FILL["BLOCK_D"], triton.next_power_of_2(dim))},
         )
         if keys is not None:
             counts, sums = vector_sums(batch, grain, keys, size)
@@ -192,21 +227,31 @@ def dynamic_lookup_bwd(
     """The gradient of each map; ``codes`` and ``quantized`` are the forward's, either gradient may be None."""
     grain, codes = grain.contiguous(), codes.contiguous()
     grads = [torch.empty_like(x) for x in maps]
-    for g, (x, grad) in enumerate(zip(maps, grads, strict=True)):
-        batch, dim, height, width = x.shape
-        vectors = batch * height * width
-        if grad.numel() == 0:
-            continue
-        with on_device(x):
-            _dynamic_lookup_bwd_kernel[(triton.cdiv(vectors, TILE["BLOCK_N"]), triton.cdiv(dim, TILE["BLOCK_D"]))](
-                *(_strided(x), grain, codes, _strided(quantized), _strided(grad_quantized), _strided(grad_error)),
-                *(_strided(grad), vectors, dim, height, width),
-                GRANULARITY=g,
-                SPREAD=quantized.shape[3] // width,
-                SIDE=2**g,
-                **TILE,
-            )
+    (images, lines, columns), dim = grain.shape, maps[0].shape[1]
+    if grads[-1].numel() == 0:
+        return grads
+    last = is_channels_last(maps[-1])
+    tile = _backward_tile(len(maps), columns, dim, last)
+    tiles = images * lines * triton.cdiv(maps[-1].shape[3], tile["COLUMNS"])
+    with on_device(maps[-1]):
+        _dynamic_lookup_bwd_kernel[(tiles, triton.cdiv(dim, tile["BLOCK_D"]))](
+            *(tuple(map(_strided, maps)), grain, codes, _strided(quantized), _strided(grad_quantized)),
+            *(_strided(grad_error), tuple(map(_strided, grads)), lines, columns),
+            G=len(maps),
+            D=dim,
+            LAST=last,
+            **tile,
+        )
     return grads
+
+
+def _backward_tile(num_granularities: int, columns: int, dim: int, last: bool) -> dict[str, Any]:
+    """A line of regions: few of its cells and many channels where these lie side by side, the reverse elsewhere."""
+    rows = 2 ** (num_granularities - 1)
+    most = max(rows, BACKWARD["LAST_CELLS"] // rows if last else BACKWARD["COLUMNS"])
+    columns = min(most, triton.next_power_of_2(columns * rows))
+    block = max(1, min(BACKWARD["ELEMENTS"] // (rows * columns), triton.next_power_of_2(dim)))
+    return {"COLUMNS": columns, "BLOCK_D": block, "num_warps": BACKWARD["num_warps"], "enable_fp_fusion": True}
 
 
 def is_channels_last(x: Tensor) -> bool:
