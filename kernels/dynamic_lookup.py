@@ -123,6 +123,41 @@ def _block_sum(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPREAD: tl.cons
         return tl.reshape(tl.sum(tl.sum(blocks, 3), 1), [ROWS * COLUMNS // (SPREAD * SPREAD), BLOCK_D])
 
 
+@triton.jit
+def _gradient(
+    x, grain, codes, straight, scale, value, grad, at,
+    GRANULARITY: tl.constexpr, G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of the map of one granularity; arguments are those of :func:`_dynamic_lookup_bwd_kernel`."""
+    image, strip, top, left, lines, columns, d = at
+    ROWS: tl.constexpr = 2 ** (G - 1)
+    SIDE: tl.constexpr = 2**GRANULARITY  # a region's, in cells of this map
+    SPREAD: tl.constexpr = ROWS // SIDE
+    place = tl.arange(0, SIDE * (COLUMNS // SPREAD))
+    row, column = top // SPREAD + place // (COLUMNS // SPREAD), left // SPREAD + place % (COLUMNS // SPREAD)
+    inside = column < columns * SIDE
+    mine = tl.load(grain + strip.to(tl.int64) * columns + column // SIDE, mask=inside, other=-1) == GRANULARITY
+    cell = (image * lines * ROWS + row * SPREAD) * (columns * ROWS) + column * SPREAD
+    mine &= inside & (tl.load(codes + cell, mask=mine & inside, other=-1) >= 0)
+    total = tl.zeros([SIDE * (COLUMNS // SPREAD), BLOCK_D], tl.float32)
+    if straight is not None:
+        total += _block_sum(straight, ROWS, COLUMNS, SPREAD, BLOCK_D)
+    if scale is not None:
+        vector = _tile(x, image, row, column, d, mine, D, LAST)
+        weight = _block_sum(tl.reshape(scale, [ROWS * COLUMNS, 1]), ROWS, COLUMNS, SPREAD, 1)
+        nearest = _block_sum(value, ROWS, COLUMNS, SPREAD, BLOCK_D)
+        total += (vector - nearest) * (weight * (2 / (SPREAD * SPREAD)))
+    start, stride_b, stride_d, stride_h, stride_w = grad
+    to = start + image * stride_b + row * stride_h + column * stride_w
+    result = tl.where(mine[:, None], total, 0.0).to(start.dtype.element_ty)
+    if LAST:
+        tl.store(to[:, None] + d[None, :] * stride_d, result, mask=inside[:, None] & (d < D)[None, :])
+    else:
+        here = (d < D)[:, None] & inside[None, :]
+        tl.store(to[None, :] + d[:, None] * stride_d, tl.trans(result), mask=here)  # (BLOCK_D, cells)
+
+
 @triton.jit(do_not_specialize=["lines", "columns"])
 def _dynamic_lookup_bwd_kernel(
     where, grain, codes, quantized, grad_quantized, grad_error, grads, lines, columns,
@@ -143,6 +178,7 @@ def _dynamic_lookup_bwd_kernel(
     granularity = tl.load(grain + strip.to(tl.int64) * columns + column // ROWS, mask=inside, other=-1).to(tl.int32)
     from_codes = codes + (image * lines * ROWS + row) * (columns * ROWS) + column
     coded = inside & (tl.load(from_codes, mask=inside, other=-1) >= 0)  # (ROWS * COLUMNS,), as is the one before
+    straight, scale, value = None, None, None
     if grad_quantized is not None:
         straight = _tile(grad_quantized, image, row, column, d, coded, D, LAST)
     if grad_error is not None:
@@ -153,30 +189,11 @@ def _dynamic_lookup_bwd_kernel(
         first_cell = coded & (((row | column) & blocks) == 0)
         value = _tile(quantized, image, row, column, d, first_cell, D, LAST)  # 0 but at the first cell of each code
     for g in tl.static_range(G):
-        SPREAD: tl.constexpr = 2 ** (G - 1 - g)
-        own = tl.arange(0, ROWS * COLUMNS // (SPREAD * SPREAD))
-        own_row, own_column = top // SPREAD + own // (COLUMNS // SPREAD), left // SPREAD + own % (COLUMNS // SPREAD)
-        known = own_column < columns * (ROWS // SPREAD)
-        region = strip.to(tl.int64) * columns + own_column // (ROWS // SPREAD)
-        mine = known & (tl.load(grain + region, mask=known, other=-1) == g)
-        cell = (image * lines * ROWS + own_row * SPREAD) * (columns * ROWS) + own_column * SPREAD
-        mine &= tl.load(codes + cell, mask=mine, other=-1) >= 0
-        total = tl.zeros([ROWS * COLUMNS // (SPREAD * SPREAD), BLOCK_D], tl.float32)
-        if grad_quantized is not None:
-            total += _block_sum(straight, ROWS, COLUMNS, SPREAD, BLOCK_D)
-        if grad_error is not None:
-            vector = _tile(where[g], image, own_row, own_column, d, mine, D, LAST)
-            weight = tl.reshape(scale, [ROWS * COLUMNS, 1])
-            weight = _block_sum(weight, ROWS, COLUMNS, SPREAD, 1) * (2 / (SPREAD * SPREAD))
-            total += (vector - _block_sum(value, ROWS, COLUMNS, SPREAD, BLOCK_D)) * weight
-        start, stride_b, stride_d, stride_h, stride_w = grads[g]
-        to = start + image * stride_b + own_row * stride_h + own_column * stride_w
-        result = tl.where(mine[:, None], total, 0.0).to(start.dtype.element_ty)
-        if LAST:
-            tl.store(to[:, None] + d[None, :] * stride_d, result, mask=known[:, None] & (d < D)[None, :])
-        else:
-            here = (d < D)[:, None] & known[None, :]
-            tl.store(to[None, :] + d[:, None] * stride_d, tl.trans(result), mask=here)  # (BLOCK_D, cells)
+        at = (image, strip, top, left, lines, columns, d)
+        _gradient(
+            *(where[g], grain, codes, straight, scale, value, grads[g], at, g, G, D),
+            *(LAST, COLUMNS, BLOCK_D),
+        )
 
 
 def dynamic_lookup_fwd(
