@@ -37,9 +37,7 @@ def _rows(
         granularity = tl.load(grain + region, mask=inside, other=0).to(tl.int32)  # (BLOCK_N,)
         if rows is not None:
             index = row_of(places, regions, region, line, column, G - 1 - granularity, inside, G)
-    start, stride = starts(
-        maps, strides, rows, index, granularity, line // height, line % height, column, G, D, ALIGN
-    )
+    start, stride = starts(maps, strides, rows, index, granularity, line // height, line % height, column, G, D, ALIGN)
     return block_of(start, stride, inside, channel, D, BLOCK_D, ALIGN).to(tl.float32)
 
 

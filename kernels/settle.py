@@ -70,9 +70,7 @@ def _nearest_code_settle_kernel(
     for i in range(bound(own), bound(end), bound(jump)):
         row = tl.load(pending + i).to(tl.int64)
         granularity, cell, image, line, column = locate(first + row, True, cells, height, width)
-        vector, stride_d = starts(
-            maps, strides, rows, first + row, granularity, image, line, column, G, D, ALIGN
-        )
+        vector, stride_d = starts(maps, strides, rows, first + row, granularity, image, line, column, G, D, ALIGN)
         count = tl.load(found + row)
         listed = count <= LIST
         end_noted = tl.where(listed, count, 0)

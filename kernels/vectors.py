@@ -130,15 +130,16 @@ def _dynamic_lookup_list_kernel(
         tl.store(cells + start + row * step + place, cell * 8 + granularity, mask=known)
 
 
-def list_vectors(grain: Tensor, num_granularities: int) -> tuple[Tensor, Tensor, Tensor]:
+def list_vectors(grain: Tensor, num_granularities: int, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """All vectors that a grain map ``(B, h, w)`` selects, their number ``(1,)``, and their places ``(2, B, h, w)``.
 
     The list has room for the finest grid. A granularity out of range marks a region without vectors. Places are int32:
     where the list holds a region's first vector, and how far it is from there to the next row of its vectors.
+    ``count``, a zero ``(1,)`` int64, becomes their number, if there is one at hand.
     """
     batch, height, width = grain.shape
     cells = torch.empty(grain.numel() * 4 ** (num_granularities - 1), dtype=torch.int64, device=grain.device)
-    count = torch.zeros(1, dtype=torch.int64, device=grain.device)
+    count = torch.zeros(1, dtype=torch.int64, device=grain.device) if count is None else count
     places = torch.empty((2, *grain.shape), dtype=torch.int32, device=grain.device)
     columns = min(REGIONS, triton.next_power_of_2(width))
     lines = REGIONS // columns
@@ -170,9 +171,9 @@ class Vectors(NamedTuple):
         return cls((x,))
 
     @classmethod
-    def listed(cls, maps: list[Tensor], grain: Tensor) -> Vectors:
+    def listed(cls, maps: list[Tensor], grain: Tensor, count: Tensor | None = None) -> Vectors:
         """Those that a grain map selects; with room for packed rows if the channels of a vector lie apart."""
-        batch = cls(tuple(maps), *list_vectors(grain, len(maps)))
+        batch = cls(tuple(maps), *list_vectors(grain, len(maps), count))
         if batch.align > 0:
             return batch
         return batch._replace(rows=maps[-1].new_empty(batch.most, maps[-1].shape[1]))

@@ -70,8 +70,8 @@ def dynamic_lookup(
     Gradient: of ``quantized`` straight through to the maps; of ``error`` to maps and codebook; 0, never NaN, where
         there is no code. Deterministic.
     Ties: the lowest code; exact as :func:`dqcore.ops.nearest_code`, on every backend.
-    Cost: looks up only codes that exist (0.63 of the finest grid at dual ratio 0.5), each read once from its map. Beside
-        its results under 64 MB and, on a GPU and unless the maps are channels-last, as much as the finest map.
+    Cost: looks up only codes that exist (0.63 of the finest grid at dual ratio 0.5), each read once from its map.
+        Beside its results under 64 MB and, on a GPU if the maps are not channels-last, as much as the finest map.
     """
     _check(maps, grain, codebook, mask)
     if mask is not None:
