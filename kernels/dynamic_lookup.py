@@ -1,10 +1,11 @@
-"""Multi-granularity lookup: only the codes that exist are searched, each vector read where it lies in its own map.
+"""Multi-granularity lookup: only the codes that exist are searched, each vector read once from its own map.
 
-One launch lists the vectors of all granularities. ``nearest_code`` searches the list at once and leaves each code at
-the first cell of its block. Then one program a run of cells of the finest grid writes code map, quantized map and
-error, every cell once. The backward pass is one launch a granularity; a program writes one tile of channels and cells
-of that map's gradient, every cell once, so the result is the same in every run. Tiles are (channels, cells), since
-neighbouring cells lie side by side in memory. Reference: ``dqcore.ops.dynamic_lookup``.
+One launch lists the vectors of all granularities, neighbours beside each other, so that lanes read whole sectors. While
+``nearest_code`` rounds them it also stores planes as packed rows, one a vector, which all that follows reads;
+channels-last maps hold such rows already. The search leaves each code at the first cell of its block. Then one program
+a run of cells of the finest grid writes code map, quantized map and error, every cell once, in the memory format of the
+finest map. The backward pass is one launch: a program takes one tile of the finest grid, reads its gradient once, and
+writes that tile of every map's gradient, so the result is the same in every run. Reference: ``dqcore.ops.dynamic_lookup``.
 """
 
 from __future__ import annotations
