@@ -20,7 +20,7 @@ from dqcore.kernels.vectors import Vectors, block_of, locate, starts
 #: most a ninth of this: docs/exactness.md.
 ACCUMULATION = 3 * 2.0**-24
 #: A program holds so many elements at once: at most ROWS vectors, and of each at most WIDEST channels.
-ROUND = {"ELEMENTS": 8192, "ROWS": 128, "WIDEST": 512, "num_warps": 8}
+ROUND = {"ELEMENTS": 4096, "ROWS": 128, "WIDEST": 512, "num_warps": 8}
 
 
 @triton.jit

@@ -1,13 +1,13 @@
 """Sectors, counted by hand for small layouts."""
 
+import importlib
 import sys
 from pathlib import Path
 
 import numpy as np
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(SCRIPTS))
-import sectors
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sectors = importlib.import_module("sectors")
 
 #: A tile of 32 channels and 64 cells: a warp has 32 cells of one channel.
 PLANES = sectors.Layout((1, 1), (1, 32), (2, 2), 1)
