@@ -5,7 +5,7 @@ One launch lists the vectors of all granularities, neighbours beside each other,
 channels-last maps hold such rows already. The search leaves each code at the first cell of its block. Then one program
 a run of cells of the finest grid writes code map, quantized map and error, every cell once, in the memory format of the
 finest map. The backward pass is one launch: a program takes one tile of the finest grid, reads its gradient once, and
-writes that tile of every map's gradient, so the result is the same in every run. Reference: ``dqcore.ops.dynamic_lookup``.
+writes that tile of every gradient, so the result is the same in every run. Reference: ``dqcore.ops.dynamic_lookup``.
 """
 
 from __future__ import annotations
