@@ -3,7 +3,7 @@
 The vectors are sorted by code, and those of equal codes keep their order. The sorted list is cut into runs of CHUNK.
 First, one program a run and block of channels sums a run if all of it belongs to one code. Then, one program a code and
 block of channels adds the sums of the code's whole runs and the vectors before and after them. So it takes no longer if
-one code has all vectors. Vectors lie in maps or packed rows; each is read at most twice. Reference: ``dqcore.ops.code_sums``.
+one code has all vectors. Vectors, in maps or packed, are read at most twice. Reference: ``dqcore.ops.code_sums``.
 """
 
 from __future__ import annotations
