@@ -22,7 +22,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     yield lambda: _nearest(256, torch.float32, "fast")
     yield lambda: code_sums.code_sums_fwd(_empty(8192, 256), _empty(8192, dtype=torch.int64), 1024)
     for dtype, num_granularities in ((torch.float32, 2), (torch.bfloat16, 3)):
-        yield lambda dtype=dtype, num=num_granularities: _lookup(num, dtype)
+        for memory in (torch.contiguous_format, torch.channels_last):
+            yield lambda dtype=dtype, num=num_granularities, memory=memory: _lookup(num, dtype, memory)
     for dim, threshold in ((256, None), (8, 0.03), (256, 0.03)):
         yield lambda dim=dim, threshold=threshold: _update(dim, threshold)
     for side in (32, 512):
@@ -43,8 +44,9 @@ def _nearest(dim: int, dtype: torch.dtype, precision: str = "exact") -> None:
     nearest_code.nearest_code_fwd(_empty(8, dim, 32, 32, dtype=dtype), _empty(1024, dim, dtype=dtype), precision)
 
 
-def _lookup(num_granularities: int, dtype: torch.dtype) -> None:
+def _lookup(num_granularities: int, dtype: torch.dtype, memory: torch.memory_format) -> None:
     maps = [_empty(8, 256, 16 * 2**g, 16 * 2**g, dtype=dtype) for g in range(num_granularities)]
+    maps = [values.contiguous(memory_format=memory) for values in maps]
     grain, codebook = _empty(8, 16, 16, dtype=torch.int64), _empty(1024, 256)
     dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
     codes = _empty(8, *maps[-1].shape[2:], dtype=torch.int64)

@@ -107,7 +107,8 @@ def gather(source, drawn, rows, distance, hashes, sums, squares, number, height,
         if G > 1:
             region = (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1))
             granularity = tl.load(grain + region, mask=inside, other=0).to(tl.int32)
-        start, stride = starts(maps, strides, granularity, line // height, line % height, column, G)
+        image, row = line // height, line % height
+        start, stride = starts(maps, strides, None, cell, granularity, image, row, column, G, D, 0)
         total = tl.zeros([ROWS], tl.int64)
         square = tl.zeros([ROWS], tl.float64)
         for channel in range(0, D, BLOCK_D):

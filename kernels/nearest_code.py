@@ -165,10 +165,12 @@ class Part:
         """Write the nearest candidate of each vector that is still open."""
         (size, dim), batch = self.codebook.shape, self.batch
         _nearest_code_settle_kernel[(min(self.room, 8 * processors()),)](
-            *((batch.maps, batch.strides, batch.cells), (self.codebook, *self.codebook.stride())),
+            (batch.maps, batch.strides, batch.cells, batch.rows),
+            (self.codebook, *self.codebook.stride()),
             *(codes, self.work.lists, self.first, size, *batch.maps[-1].shape[2:]),
             G=len(batch.maps),
             D=dim,
+            ALIGN=batch.packed,
             LIST=LIST,
             SPLITS=len(self.work.best),
             **tree_tile(dim),
