@@ -37,15 +37,18 @@ class Layout(NamedTuple):
         return group
 
 
-def layouts(ttgir: str) -> dict[Place, tuple[tuple[int, ...], Layout | None]]:
-    """Shape and layout of every tensor that the compiled kernel loads or stores, by the access's place."""
+def layouts(ttgir: str) -> dict[tuple[Place, tuple[int, ...]], Layout | None]:
+    """The layout of every tensor that the compiled kernel loads or stores, by the access's place and shape.
+
+    A loop that is unrolled may come by a place with several shapes.
+    """
     aliases = dict(re.findall(r"^(#\w+) = (#ttg\.\w+<\{.*\}>)$", ttgir, re.MULTILINE))
     locs = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttgir, re.MULTILINE))
     found = {}
     for kind in (r"tt\.load .*: tensor<", r"tt\.store .*: tensor<"):
         for sizes, layout, loc in re.findall(kind + r"([\dx]+)x!tt\.ptr<\w+>, (.*)> loc\((#loc\d*)\)", ttgir):
             shape = tuple(map(int, sizes.split("x")))
-            found[_place(locs, loc)] = (shape, _layout(layout, aliases))
+            found[_place(locs, loc), shape] = _layout(layout, aliases)
     return found
 
 

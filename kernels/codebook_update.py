@@ -191,5 +191,6 @@ def codebook_update_fwd(
             PROGRAMS=grid,
             BLOCK_D=block,
             **TILE,
+            maxnreg=255,  # one block a multiprocessor: without a limit of ours ptxas may spill to fit two
             **cooperative(),
         )

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.code_sums import vector_sums
-from dqcore.kernels.common import on_device, widen
+from dqcore.kernels.common import architecture, on_device, widen
 from dqcore.kernels.nearest_code import Counters, search
 from dqcore.kernels.vectors import Vectors, block_of, row_of, starts
 
@@ -261,6 +261,8 @@ def dynamic_lookup_bwd(
             D=dim,
             LAST=last,
             **tile,
+            # On sm_100 ptxas may spill to fit one more block, unless there is a limit; elsewhere one makes it use more.
+            **({"maxnreg": 128} if 100 <= architecture() < 120 else {}),
         )
     return grads
 

@@ -1,13 +1,18 @@
-"""Sectors, counted by hand for small layouts."""
+"""Sectors: counted by hand for small layouts, and the stored table."""
 
-import importlib
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-sectors = importlib.import_module("sectors")
+pytest.importorskip("triton")
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(SCRIPTS))
+import compile_sectors
+import sector_cases
+import sectors
 
 #: A tile of 32 channels and 64 cells: a warp has 32 cells of one channel.
 PLANES = sectors.Layout((1, 1), (1, 32), (2, 2), 1)
@@ -60,6 +65,29 @@ def test_layouts_are_read_with_the_lines_they_belong_to():
     tt.store %0, %1 : tensor<32x!tt.ptr<f32>, #ttg.slice<{dim = 1, parent = #blocked}>> loc(#loc4)
 """
     assert sectors.layouts(text) == {
-        (("one.py", 3), ("two.py", 7)): ((32, 64), sectors.Layout((1, 4), (2, 16), (4, 1), 1)),
-        (("two.py", 7),): ((32,), sectors.Layout((1,), (2,), (4,), None)),
+        ((("one.py", 3), ("two.py", 7)), (32, 64)): sectors.Layout((1, 4), (2, 16), (4, 1), 1),
+        ((("two.py", 7),), (32,)): sectors.Layout((1,), (2,), (4,), None),
     }
+
+
+def test_what_drifts_is_told():
+    stored = {"a": {"moved": 100, "floor": 90, "ratio": 1.1, "kernels": {"k": {"moved": 100}}}}
+    found = json.loads(json.dumps(stored))
+    assert compile_sectors.drifted(found, stored) == compile_sectors.failures(found) == []
+    found["a"]["kernels"]["k"]["moved"] = 106
+    found["a"]["ratio"] = 1.31
+    assert compile_sectors.drifted(found, stored) == ["a: k moves 106 bytes, stored are 100"]
+    assert compile_sectors.failures(found) == ["a: moves 1.31 times its floor, at most 1.3"]
+    assert compile_sectors.drifted({}, stored) == ["a: only on one side"]
+
+
+def test_stored_table_moves_little_more_than_the_floor():
+    stored = json.loads(compile_sectors.STORED.read_text())
+    assert compile_sectors.failures(stored["cases"]) == []
+    assert stored["cases"].keys() == sector_cases.cases("cpu").keys()
+
+
+@pytest.mark.slow
+def test_nothing_moved():
+    """Compiles and interprets all of it: a minute and a half."""
+    assert compile_sectors.main([]) == 0
