@@ -1,5 +1,6 @@
 """Sectors: counted by hand for small layouts, and the stored table."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -8,11 +9,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("triton")
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(SCRIPTS))
-import compile_sectors
-import sector_cases
-import sectors
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+compile_sectors, sector_cases, sectors = map(importlib.import_module, ("compile_sectors", "sector_cases", "sectors"))
 
 #: A tile of 32 channels and 64 cells: a warp has 32 cells of one channel.
 PLANES = sectors.Layout((1, 1), (1, 32), (2, 2), 1)
