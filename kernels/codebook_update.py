@@ -175,7 +175,8 @@ def codebook_update_fwd(
     work = max(triton.cdiv(size, ROWS), triton.cdiv(cells, TILE["BLOCK"]) if draw else 0)
     grid = programs(work)
     ints = torch.zeros(BINS + 3 if draw else 1, dtype=torch.int32, device=device)
-    scratch, source = (ints, None, None, None), None
+    scratch: tuple[Tensor | None, ...] = (ints, None, None, None)
+    source = None
     if draw:
         longs = torch.empty(6 * size + 2 * cells, dtype=torch.int64, device=device)
         floats = torch.empty(size + number * dim, dtype=torch.float32, device=device)

@@ -8,7 +8,7 @@ divides it. Reference: ``dqcore.ops.varlen_attention``.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -171,16 +171,16 @@ def packed(x: Tensor) -> tuple[Tensor, int, int]:
     return x, x.stride(0), x.stride(1)
 
 
-def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
+def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, Any]:
     """How a kernel is launched. T and B have no say, so that a sequence's result does not depend on its batch mates."""
     dtype = "float32" if q.dtype == torch.float32 else "half"
     dropout = int(setting.keep < 256)
     launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
-    if not launch.get("maxnreg") and dtype == "float32":
+    most = launch.get("maxnreg") or None
+    if most is None and dtype == "float32":
         # Without a limit of ours ptxas may spill a few bytes to fit one more block on a multiprocessor.
-        launch["maxnreg"] = min(255, 65536 // (32 * launch["num_warps"]))
-    launch["maxnreg"] = launch.get("maxnreg") or None
-    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "enable_fp_fusion": True}
+        most = min(255, 65536 // (32 * launch["num_warps"]))
+    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "maxnreg": most, "enable_fp_fusion": True}
 
 
 class Kind(NamedTuple):

@@ -29,11 +29,9 @@ def has_op(codebook: Codebook, restart: object, maps: list[Tensor], lookup: Look
     )
 
 
-def update(
-    codebook: Codebook, restart: RandomRestart | None, maps: list[Tensor], grain: Tensor, lookup: Lookup
-) -> None:
-    """Learn from a lookup, and revive unused codes by its vectors."""
-    assert isinstance(codebook, EMACodebook)
+def update(codebook: Codebook, restart: object, maps: list[Tensor], grain: Tensor, lookup: Lookup) -> None:
+    """Learn from a lookup, and revive unused codes by its vectors; for what :func:`has_op` takes."""
+    assert isinstance(codebook, EMACodebook) and (restart is None or isinstance(restart, RandomRestart))
     state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
     threshold = None if restart is None else restart.threshold
     codebook_update(state, lookup, maps, grain, decay=codebook.decay, eps=codebook.eps, threshold=threshold)
