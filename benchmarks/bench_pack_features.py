@@ -36,4 +36,9 @@ def bench_pack_features(benchmark, device, memory):
     packed = pack_features(features, grain)
     assert_close(packed, _pool(features, grain))
     calls = {"pooling": lambda: _pool(features, grain), "clone": features.clone}
-    compare(benchmark, device, lambda: pack_features(features, grain), calls, shape=list(features.shape), memory=memory)
+    total = len(packed)  # with it the host need not wait, and a graph can hold the call
+
+    def run():
+        return pack_features(features, grain, total=total)
+
+    compare(benchmark, device, run, calls, shape=list(features.shape), memory=memory)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, patch_entropy
+from dqcore.kernels import code_sums, codebook_update, dynamic_lookup, lookup_loss, nearest_code, patch_entropy
 from dqcore.ops.patch_entropy import GREY, NO_MASS
 
 
@@ -22,7 +22,14 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     yield lambda: _nearest(256, torch.float32, "fast")
     yield lambda: code_sums.code_sums_fwd(_empty(8192, 256), _empty(8192, dtype=torch.int64), 1024)
     for dtype, num_granularities in ((torch.float32, 2), (torch.bfloat16, 3)):
-        yield lambda dtype=dtype, num=num_granularities: _lookup(num, dtype)
+        for memory in (torch.contiguous_format, torch.channels_last):
+            yield lambda dtype=dtype, num=num_granularities, memory=memory: _lookup(num, dtype, memory)
+    for dim, threshold in ((256, None), (8, 0.03), (256, 0.03)):
+        yield lambda dim=dim, threshold=threshold: _update(dim, threshold)
+    for side in (32, 512):
+        yield lambda side=side: lookup_loss.lookup_loss_fwd(
+            _empty(8, side, side), _empty(8, side, side, dtype=torch.int64), 256, 0.25
+        )
     for patch in (8, 16):
         yield lambda patch=patch: patch_entropy.patch_entropy_fwd(
             _empty(8, 3, 256, 256), patch, -1.0, 1.0, 32, 0.01, GREY, NO_MASS
@@ -37,9 +44,18 @@ def _nearest(dim: int, dtype: torch.dtype, precision: str = "exact") -> None:
     nearest_code.nearest_code_fwd(_empty(8, dim, 32, 32, dtype=dtype), _empty(1024, dim, dtype=dtype), precision)
 
 
-def _lookup(num_granularities: int, dtype: torch.dtype) -> None:
+def _lookup(num_granularities: int, dtype: torch.dtype, memory: torch.memory_format) -> None:
     maps = [_empty(8, 256, 16 * 2**g, 16 * 2**g, dtype=dtype) for g in range(num_granularities)]
+    maps = [values.contiguous(memory_format=memory) for values in maps]
     grain, codebook = _empty(8, 16, 16, dtype=torch.int64), _empty(1024, 256)
     dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
     codes = _empty(8, *maps[-1].shape[2:], dtype=torch.int64)
     dynamic_lookup.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
+
+
+def _update(dim: int, threshold: float | None) -> None:
+    maps = [_empty(8, dim, 16 * 2**g, 16 * 2**g) for g in range(2)]
+    state = (_empty(1025, dim), _empty(1024), _empty(1024, dtype=torch.int64), _empty(1024, dim))
+    grain, codes = _empty(8, 16, 16, dtype=torch.int64), _empty(8, 32, 32, dtype=torch.int64)
+    given = ((_empty(1024), _empty(1024, dim)), maps, grain, codes, _empty(8, 32, 32))
+    codebook_update.codebook_update_fwd(state, *given, (0.99, 1e-5, threshold))

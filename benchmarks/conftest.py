@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,11 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # where a benchmark's helpers lie
 
-from machine import machine, name_of, versions
+from machine import RESULTS, keep, machine, name_of, versions
 
 from dqcore.testing import devices
-
-RESULTS = Path(__file__).with_name("results")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,13 +76,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     rows = session.config.stash[_ROWS]
     if not rows or not session.config.getoption("--benchmark"):
         return
-    about = machine()
+    about, now = machine(), versions()
     path = RESULTS / f"{name_of(about)}.json"
-    record = json.loads(path.read_text()) if path.exists() else {}
-    kept = {row["name"]: row for row in record.get("rows", [])}
-    now = versions()
-    kept |= {name: {"name": name, **row, "versions": now} for name, row in rows.items()}
-    record = {"machine": about, "unit": "seconds", "rows": [kept[name] for name in sorted(kept)]}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    keep(path, {"machine": about, "rows": [{"name": name, **row, "versions": now} for name, row in rows.items()]})
     print(f"\n{len(rows)} rows written to {os.path.relpath(path)}")

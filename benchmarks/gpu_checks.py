@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 
 import torch
+from children import write
 
 import dqcore
 from dqcore.ops import (
     code_sums,
+    codebook_update,
     decode_attention,
     dynamic_lookup,
     expand_features,
+    lookup_loss,
     nearest_code,
     pack_codes,
     pack_features,
@@ -24,16 +28,14 @@ from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
 Check = Callable[[], None]
 
 
-def run(device: str, *, tiny: bool) -> dict[str, str | None]:
-    """Every check by name, with what went wrong, or None."""
-    found: dict[str, str | None] = {}
+def run(device: str, *, tiny: bool) -> Iterator[tuple[str, str | None]]:
+    """Every check's name, and what went wrong, or None."""
     for name, check in checks(device, tiny).items():
         try:
             check()
-            found[name] = None
+            yield name, None
         except Exception as error:  # the others still tell something
-            found[name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
-    return found
+            yield name, f"{type(error).__name__}: {str(error).strip()[:300]}"
 
 
 def checks(device: str, tiny: bool) -> dict[str, Check]:
@@ -50,6 +52,14 @@ def checks(device: str, tiny: bool) -> dict[str, Check]:
         if name != "decode_attention":  # appends to its caches
             every[f"{name} again"] = lambda launch=launch: _same(launch(), launch())
         every[f"{name} against the reference"] = lambda launch=launch: _against_reference(launch)
+    # programs that wait for each other: many of them, and few
+    for images, size, dim in [(1, 20, 8)] if tiny else [(1, 40, 8), (8, 1024, 256), (64, 4099, 16)]:
+        learns = _learns(device, images, size, dim)
+        every[f"codebook_update {images}x{size}x{dim}"] = lambda learns=learns: _against_reference(learns)
+        every[f"codebook_update {images}x{size}x{dim} again"] = lambda learns=learns: _same(learns(), learns())
+    if device == "cuda":
+        for num, size in [(700, 1100), (32768, 1024), (300001, 9973), (1048576, 16384)]:
+            every[f"code order {num}x{size}"] = lambda num=num, size=size: _order(num, size)
     return every
 
 
@@ -77,6 +87,14 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         grads = torch.autograd.grad(out.quantized.square().sum() + out.error.sum(), maps)
         return (out.codes, out.quantized, out.error, *out.statistics, *grads)
 
+    def channels_last() -> tuple:
+        rows = [x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for x in maps]
+        out = dynamic_lookup(rows, grain, codebook)
+        return (out.quantized, out.error, *torch.autograd.grad(out.quantized.square().sum() + out.error.sum(), rows))
+
+    def loss() -> tuple:
+        return tuple(lookup_loss(code_map.float(), code_map - 7, 24, 0.25))
+
     def scatter() -> tuple:
         packed = pack_features(features, grain)
         wide = expand_features(packed, grain, num_granularities=2)
@@ -93,6 +111,8 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     return {
         "nearest_code": lambda: (nearest_code(flat, codebook),),
         "dynamic_lookup": lookup,
+        "dynamic_lookup, channels last": channels_last,
+        "lookup_loss": loss,
         "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
         "patch_entropy": lambda: (_entropy(device),),
         "pack and expand features": scatter,
@@ -100,6 +120,39 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "varlen_attention": attention,
         "decode_attention": lambda: (decode_attention(*new.unbind(1), *caches, lengths),),
     }
+
+
+def _learns(device: str, images: int, size: int, dim: int) -> Callable[[], tuple]:
+    """A batch that leaves most codes unused, so that they are revived: codes, sizes, ages and sums after it."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(images, dim, 16 << g, 16 << g, generator=generator).to(device) for g in range(2)]
+    grain = torch.randint(0, 2, (images, 16, 16), generator=generator).to(device)
+    codes = torch.randn(size + 1, dim, generator=generator).to(device)
+    with dqcore.backend("reference"):
+        found = dynamic_lookup(maps, grain, codes[:-1], with_sums=True)
+    start = (codes, torch.full((size,), 0.01, device=device), torch.arange(size, device=device), codes[:-1] * 0.01)
+
+    def learn() -> tuple:
+        state = tuple(value.clone() for value in start)
+        codebook_update(state, found, maps, grain, decay=0.99, threshold=0.5)
+        return state
+
+    return learn
+
+
+def _order(num: int, size: int) -> None:
+    """Codes in order, as a stable sort puts them; most vectors have the first codes, many have none."""
+    from dqcore.kernels.code_order import order_by_code
+
+    keys = (torch.rand(num, device="cuda").square() * (size + 1)).int() - 1
+    found, order, offsets, counts = order_by_code(keys, size)
+    buckets = torch.where(keys < 0, size, keys)
+    expected, places = buckets.sort(stable=True)
+    assert torch.equal(order, places), "another order"
+    assert torch.equal(found, torch.where(expected == size, -1, expected).int()), "other codes"
+    every = torch.arange(size + 1, dtype=torch.int32, device="cuda")
+    assert torch.equal(offsets, torch.searchsorted(expected, every)), "codes begin elsewhere"
+    assert torch.equal(counts, offsets.diff().float()), "other counts"
 
 
 def _entropy(device: str) -> torch.Tensor:
@@ -126,3 +179,17 @@ def _against_reference(launch: Callable[[], tuple]) -> None:
             assert_close(a.double() / scale, b.double() / scale, torch.float32)
         else:
             assert torch.equal(a, b), "indices differ"
+
+
+def main() -> None:
+    """Write a line a check, so that those before a crash are known."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    for name, fault in run(args.device, tiny=args.tiny):
+        write({"name": name, "fault": fault})
+
+
+if __name__ == "__main__":
+    main()

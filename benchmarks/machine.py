@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
+
+#: One file a machine.
+RESULTS = Path(__file__).with_name("results")
 
 
 def machine() -> dict[str, str | int | None]:
@@ -34,6 +39,26 @@ def versions() -> dict[str, str | None]:
         "torch": torch.__version__,
         "triton": getattr(triton, "__version__", None),
     }
+
+
+def keep(path: Path, record: dict[str, Any]) -> None:
+    """Write a record into a machine's file, whose other fields, and rows that this record has not, stay as they are.
+
+    A row that was skipped replaces none. Each row gets the ``versions`` that it was measured with.
+    """
+    from dqcore.files import write_atomically
+
+    before = json.loads(path.read_text()) if path.exists() else {}
+    now = record.get("versions") or versions()
+    rows = {row["name"]: row for row in before.get("rows", [])}
+    for row in record.get("rows", []):
+        if "skipped" not in row or row["name"] not in rows:
+            rows[row["name"]] = {**row, "versions": row.get("versions", now)}
+    whole = before | record | {"unit": "seconds", "rows": [rows[name] for name in sorted(rows)]}
+    first = [key for key in ("machine", "unit") if key in whole]
+    ordered = {key: whole[key] for key in (*first, *(key for key in whole if key not in (*first, "rows")), "rows")}
+    text = json.dumps(ordered, indent=1, default=str) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def power() -> dict[str, str] | None:

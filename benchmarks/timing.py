@@ -5,28 +5,41 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
 from dqcore.testing import captured
 
+#: Calls that no graph can hold, by name, beside those that a benchmark names: ``gpu_report.py`` adds what it met.
+LAUNCHED_ALONE: set[str] = set()
+#: Whether calls run only to be compiled, once each; what is measured then means nothing.
+REHEARSAL = False
+
+
+class CannotBeCaptured(RuntimeError):
+    """A call that runs, but not into a CUDA graph. What a process captures afterwards may fail too."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"{name} cannot be captured in a CUDA graph: {str(error).strip().splitlines()[:1]}")
+        self.name = name
+
 
 def interleaved_medians(*calls: Callable[[], object], rounds: int = 15) -> list[float]:
     """Median seconds of each call, launches included; the calls take turns, and two rounds before are not counted."""
     seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds + 2):
+    before, rounds = (0, 1) if REHEARSAL else (2, rounds)
+    for _ in range(rounds + before):
         for times, call in zip(seconds, calls, strict=True):
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times[2:]) for times in seconds]
+            times.append(_finished(call))
+    return [statistics.median(times[before:]) for times in seconds]
 
 
 def medians(
-    calls: dict[str, Callable[[], object]], device: torch.device | str, rounds: int = 15
+    calls: dict[str, Callable[[], object]],
+    device: torch.device | str,
+    rounds: int = 15,
+    alone: Collection[str] = (),
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Median seconds of each call; the calls take turns.
 
@@ -36,29 +49,46 @@ def medians(
         calls: Names and calls. The first is ours.
         device: Where the calls run.
         rounds: Turns of each call.
+        alone: Names of calls for which the host waits: no graph can hold them, so they are launched one by one.
 
     Returns:
         The seconds of those that run, and for each of the others why it does not.
 
     Raises:
         RuntimeError: Our call, the first, does not run.
+        CannotBeCaptured: A call runs, but no graph can hold it, and ``alone`` does not say so.
     """
     ready: dict[str, Callable[[], float]] = {}
     failed: dict[str, str] = {}
+    on_gpu = torch.device(device).type == "cuda"
     for name, call in calls.items():
         try:
-            run = replayed(call) if torch.device(device).type == "cuda" else functools.partial(_timed, call)
-            run()
-            ready[name] = run
+            first = _finished(call)
         except RuntimeError as error:
             if not ready:
                 raise
             failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            continue
+        if REHEARSAL:
+            ready[name] = functools.partial(float, first)
+        elif on_gpu and name not in {*alone, *LAUNCHED_ALONE}:
+            ready[name] = _captured(name, call)
+        else:
+            ready[name] = functools.partial(_finished, call)
     seconds: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(rounds):
         for name, run in ready.items():
             seconds[name].append(run())
     return {name: statistics.median(times) for name, times in seconds.items()}, failed
+
+
+def _captured(name: str, call: Callable[[], object]) -> Callable[[], float]:
+    try:
+        run = replayed(call)
+        run()
+    except RuntimeError as error:
+        raise CannotBeCaptured(name, error) from error
+    return run
 
 
 def replayed(call: Callable[[], object], repeats: int = 10) -> Callable[[], float]:
@@ -76,7 +106,10 @@ def replayed(call: Callable[[], object], repeats: int = 10) -> Callable[[], floa
     return run
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _finished(call: Callable[[], object]) -> float:
+    """Seconds of one call by the clock on the wall, until its result is there."""
     start = time.perf_counter()
     call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start

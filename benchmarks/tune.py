@@ -2,7 +2,8 @@
 
 ``python benchmarks/tune.py`` compiles each candidate for each row of each table in parallel, leaves out those that
 spill or exceed shared memory, checks and measures the rest, and writes the best into the table, under this GPU's
-architecture. ``--compile-only --arch 90`` needs no GPU: it prints what each candidate takes, to choose by hand.
+architecture. Then it measures the constants of the other kernels (:mod:`tune_constants`) and prints the best.
+``--compile-only --arch 90`` needs no GPU: it prints what each candidate takes, to choose by hand.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import compile_check
 import compile_measure
+import tune_constants
 import tune_problems
 
 TABLES = Path(__file__).parents[1] / "kernels" / "tables"
@@ -64,9 +66,9 @@ def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, An
 
         error = None
         try:
+            compile_check.compiling(arch, seen)  # before a problem that launches a kernel to be set up
             for variant in known.variants(when):
                 problem = known.problem(variant, "meta", False)
-                compile_check.compiling(arch, seen)
                 with tuned.force(stem, config):
                     problem.run()
         except Exception as problem:  # this kernel cannot be compiled with this tile
@@ -158,7 +160,7 @@ def write_table(stem: str, arch: int, chosen: list[tuple[dict[str, Any], dict[st
 
 def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = False) -> dict[str, Any]:
     """Measure until the time is over, most important rows first; write the tables; return the record of the sweep."""
-    from machine import machine, name_of, versions
+    from machine import machine, versions
 
     end = time.monotonic() + 60 * minutes
     rows = work(arch, stems)
@@ -183,8 +185,16 @@ def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = 
         if chosen[stem]:
             write_table(stem, arch, chosen[stem], f"measured on {about['gpu'] or about['cpu']}, {what}")
     record = {"machine": about, "versions": now, "arch": arch, "sweep": sweep}
-    (RESULTS / f"tune-{name_of(about)}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(record)
     return record
+
+
+def write_record(record: dict[str, Any]) -> None:
+    """Write a whole sweep into ``results/tune-<machine>.json``."""
+    from machine import name_of
+
+    path = RESULTS / f"tune-{name_of(record['machine'])}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def show(rows: list[tuple[str, dict[str, Any]]], compiled: list[list[dict[str, Any]]]) -> None:
@@ -211,13 +221,14 @@ def main() -> int:
     """Compile, or measure and write."""
     have = [stem for stem in tune_problems.STEMS if (TABLES / f"{stem}.json").exists()]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stem", nargs="+", choices=have, default=have)
+    parser.add_argument("--stem", nargs="+", choices=[*have, "constants"], default=[*have, "constants"])
     parser.add_argument("--minutes", type=float, default=8, help="of measuring, at most")
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--arch", type=int, choices=compile_check.LIMITS, help="with --compile-only")
     args = parser.parse_args()
+    stems = [stem for stem in args.stem if stem in have]
     if args.compile_only:
-        rows = work(args.arch or 90, args.stem)
+        rows = work(args.arch or 90, stems)
         show(rows, compile_all(rows, args.arch or 90))
         return 0
     import torch
@@ -226,7 +237,11 @@ def main() -> int:
         print("no GPU; --compile-only needs none", file=sys.stderr)
         return 1
     major, minor = torch.cuda.get_device_capability()
-    tune(args.stem, 10 * major + minor, "cuda", args.minutes)
+    end = time.monotonic() + 60 * args.minutes
+    record = tune(stems, 10 * major + minor, "cuda", args.minutes * (0.7 if "constants" in args.stem else 1))
+    if "constants" in args.stem:
+        record["constants"] = tune_constants.sweep("cuda", end - time.monotonic())
+        write_record(record)
     return 0
 
 

@@ -114,7 +114,7 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
 
         (q, k, v, grad), setting = _packed(when, device, tiny)
         out, lse = varlen_attention_fwd(q, k, v, setting)
-        _, delta = varlen_attention_dq(grad, q, k, v, out, lse, setting)
+        _, sums = varlen_attention_dq(grad, q, k, v, out, lse, setting)
 
         def reference() -> tuple[Tensor, ...]:
             wide = [x.double() for x in (q, k, v)]
@@ -124,7 +124,7 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
 
         if which == "dq":
             return Problem(lambda: varlen_attention_dq(grad, q, k, v, out, lse, setting)[:1], reference, _tolerance(q))
-        return Problem(lambda: varlen_attention_dkv(grad, q, k, v, lse, delta, setting), reference, _tolerance(q))
+        return Problem(lambda: varlen_attention_dkv(grad, q, k, v, sums, setting), reference, _tolerance(q))
 
     return problem
 
@@ -151,7 +151,7 @@ def _decode_attention(when: When, device: str, tiny: bool) -> Problem:
 
 
 _HALF = {"dtype": "half", "dim": 64}
-_FIRST = [_HALF, _HALF | {"dim": 128}]
+_FIRST = [_HALF | {"dim": dim} | dropout for dim in (64, 128) for dropout in ({"dropout": 0}, {})]
 _DROPOUT = {"dropout": [0, 1]}
 _PRECISION = {"precision": ["ieee", "tf32", "tf32x3"]}
 _HEADS: dict[str, list[Any]] = {"dtype": ["half", "float32"], "dim": [16, 64, 65, 128, 129, 256]}

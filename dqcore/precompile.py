@@ -16,6 +16,8 @@ __all__ = ["warmup"]
 
 #: How often a step runs on a side stream before a capture; PyTorch recommends three times.
 RUNS = 3
+#: How PyTorch's complaint begins that the graph of a result is used up.
+USED_UP = "Trying to backward through the graph a second time"
 
 
 def warmup(step: Callable[..., object], *args: object, **kwargs: object) -> None:
@@ -32,7 +34,8 @@ def warmup(step: Callable[..., object], *args: object, **kwargs: object) -> None
 
     Args:
         step: A module, a bound method of one, or a function, whose closure and globals are searched for modules and
-            tensors. It may call ``backward`` itself, but not an optimiser: an optimiser's state is not put back.
+            tensors. It may call ``backward`` or ``torch.autograd.grad`` itself, but not an optimiser: an optimiser's
+            state is not put back.
         args: Its arguments; tensors and modules in lists, dicts, tuples and dataclasses are found.
         kwargs: The same, by name.
 
@@ -71,7 +74,11 @@ def _run(step: Callable[..., object], args: tuple, kwargs: dict[str, Any], tenso
     found.add(step(*args, **kwargs))
     outputs = [tensor for tensor in found.tensors if tensor.requires_grad]
     if outputs and inputs and not any(tensor.is_leaf and tensor.grad is not None for tensor in inputs):
-        torch.autograd.grad(outputs, inputs, [torch.ones_like(out) for out in outputs], allow_unused=True)
+        try:
+            torch.autograd.grad(outputs, inputs, [torch.ones_like(out) for out in outputs], allow_unused=True)
+        except RuntimeError as error:  # a step that asked autograd.grad for its gradients leaves no other sign
+            if not str(error).startswith(USED_UP):
+                raise
 
 
 class _Reached:

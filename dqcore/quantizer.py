@@ -19,8 +19,9 @@ from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.finite import holes_of, not_finite, uncount, without
 from dqcore.nn.layouts import layout_of
 from dqcore.nn.quantized import Quantized
-from dqcore.ops import CodeSums, Lookup, dynamic_lookup
+from dqcore.ops import CodeSums, Lookup, dynamic_lookup, lookup_loss
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
+from dqcore.ops.reference.lookup_loss import lookup_loss_reference
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
@@ -90,6 +91,8 @@ class DynamicQuantizer(CodebookLayer):
         self._projected = codebook_dim is not None and codebook_dim != dim
         self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if self._projected else nn.Identity()
         self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if self._projected else nn.Identity()
+        #: Nothing comes between features and lookup, so that the lookup itself leaves out vectors that are not finite.
+        self._plain = not self._projected and type(metric) is Euclidean and type(estimator) is StraightThrough
         self.portable = False
 
     @classmethod
@@ -130,13 +133,15 @@ class DynamicQuantizer(CodebookLayer):
         maps, hole, dtype = self._vectors(given)
         codes, learn, again = self._codes_for(maps, given, hole, learn)
         lookup = self._lookup(maps, given, codes.detach(), learn, hole)
-        commitment, rest = self._losses(lookup, codes, given.mask is not None or hole is not None)
+        losses = self._losses(lookup, codes)
         if lookup.statistics is not None and not again:
-            self._learn(maps, given.selected, hole, lookup)
+            self._learn(maps, given.grain, lookup)
+        if self._plain:
+            return Quantized(*given.restore(lookup.quantized, lookup.codes), *losses)
         quantized = self.project_out(self.estimator(maps, given.selected, lookup).to(dtype))
         if hole is not None or (given.mask is not None and self._projected):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
-        return Quantized(*given.restore(quantized, lookup.codes), commitment + rest, commitment, rest)
+        return Quantized(*given.restore(quantized, lookup.codes), *losses)
 
     if TYPE_CHECKING:  # a module's own gives Any
 
@@ -192,6 +197,8 @@ class DynamicQuantizer(CodebookLayer):
         on_cpu = given.maps[-1].device.type == "cpu"
         report = not compiling and (self.nonfinite or ("raise" if on_cpu else "mask")) == "raise"
         ask = not compiling and (report or on_cpu)
+        if self._plain and not report and not self.portable and self._ready:
+            return list(given.maps), None, given.maps[-1].dtype
         maps, bad = given.maps, not_finite(given.maps, ask)
         if bad is not None:
             maps = without(maps, bad)
@@ -241,15 +248,19 @@ class DynamicQuantizer(CodebookLayer):
         error = lookup.error.masked_fill(hole, 0)
         return Lookup(lookup.codes.masked_fill(hole, -1), lookup.quantized, error, statistics)
 
-    def _losses(self, lookup: Lookup, codes: Tensor, partial: bool) -> tuple[Tensor, Tensor]:
-        """The commitment part and the codebook part of the loss; ``partial`` if some cells may have no code."""
+    def _losses(self, lookup: Lookup, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its commitment part and its codebook part."""
+        error, dim, beta = lookup.error, self.codebook.dim, self.commitment
         if not (self.training or self.eval_loss):
-            return lookup.error.new_zeros(()), lookup.error.new_zeros(())
-        cells = (lookup.codes >= 0).sum().clamp_min(1) if partial else max(1, lookup.codes.numel())
-        numel = self.codebook.dim * cells
-        error = lookup.error.sum() / numel
-        rest = error.detach()
+            return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
+        if self.portable or error.numel() == 0:
+            _, commitment, rest, _ = lookup_loss_reference(error, lookup.codes, dim, beta)
+            loss, rest = commitment + rest.detach(), rest.detach()
+        else:
+            loss, commitment, rest = lookup_loss(error, lookup.codes, dim, beta)
         if codes.requires_grad and lookup.statistics is not None:
-            pull = self.codebook.loss(codes, *lookup.statistics) / numel
+            numbers = (lookup.codes >= 0).sum().clamp_min(1) * dim
+            pull = self.codebook.loss(codes, *lookup.statistics) / numbers
             rest = rest + (pull - pull.detach())  # the bracket is 0: the value stays
-        return self.commitment * error, rest
+            loss = commitment + rest
+        return loss, commitment, rest

@@ -135,8 +135,11 @@ def _nearest_code_round_codes_kernel(
     _raise(sizes + 3, half)
 
 
-def round_codes(codebook: Tensor, exact: bool) -> Codes:
-    """Prepare ``codebook (K, D)``; ``exact`` says that it and the vectors are both float16 or both bfloat16."""
+def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> Codes:
+    """Prepare ``codebook (K, D)``; ``exact`` says that it and the vectors are both float16 or both bfloat16.
+
+    ``sizes`` are zeros ``(5,)`` float32, if there are some at hand.
+    """
     size, dim = codebook.shape
     split = not exact and dim <= SPLIT_DIM
     whole = max(4 if split else 16, triton.next_power_of_2(dim))
@@ -144,7 +147,7 @@ def round_codes(codebook: Tensor, exact: bool) -> Codes:
     kind = codebook.dtype if exact else torch.float16
     values = torch.empty(room, (4 if split else 1) * whole, dtype=kind, device=codebook.device)
     squares = torch.empty(room, dtype=torch.float32, device=codebook.device)
-    sizes = torch.zeros(5, dtype=torch.float32, device=codebook.device)
+    sizes = torch.zeros(5, dtype=torch.float32, device=codebook.device) if sizes is None else sizes
     centre = largest = None
     if not exact:
         centre = torch.empty(dim, dtype=torch.float32, device=codebook.device)

@@ -1,13 +1,16 @@
-"""Multi-granularity lookup: only the codes that exist are searched, each vector read where it lies in its own map.
+"""Multi-granularity lookup: only the codes that exist are searched, each vector read once from its own map.
 
-One launch lists the vectors of all granularities. ``nearest_code`` searches the list at once and leaves each code at
-the first cell of its block. Then one program a run of cells of the finest grid writes code map, quantized map and
-error, every cell once. The backward pass is one launch a granularity; a program writes one tile of channels and cells
-of that map's gradient, every cell once, so the result is the same in every run. Tiles are (channels, cells), since
-neighbouring cells lie side by side in memory. Reference: ``dqcore.ops.dynamic_lookup``.
+One launch lists the vectors of all granularities, neighbours beside each other, so that lanes read whole sectors. While
+``nearest_code`` rounds them it also stores planes as packed rows, one a vector, which all that follows reads;
+channels-last maps hold such rows already. The search leaves each code at the first cell of its block. Then one program
+a run of cells of the finest grid writes code map, quantized map and error, every cell once, in the memory format of the
+finest map. The backward pass is one launch: a program takes one tile of the finest grid, reads its gradient once, and
+writes that tile of every gradient, so the result is the same in every run. Reference: ``dqcore.ops.dynamic_lookup``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -15,26 +18,48 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.code_sums import vector_sums
-from dqcore.kernels.common import on_device, widen
-from dqcore.kernels.nearest_code import search
-from dqcore.kernels.vectors import Vectors, list_vectors, starts
+from dqcore.kernels.common import architecture, on_device, widen
+from dqcore.kernels.nearest_code import Counters, search
+from dqcore.kernels.vectors import Vectors, block_of, row_of, starts
 
-TILE = {"BLOCK_N": 32, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
-FILL = {"BLOCK_N": 64, "BLOCK_D": 16, "num_warps": 4, "enable_fp_fusion": True}
+FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4, "enable_fp_fusion": True}
+#: A program of the backward pass has a tile of so many elements: of a plane so many columns, of vectors so many cells.
+BACKWARD = {"ELEMENTS": 2048, "COLUMNS": 32, "LAST_CELLS": 16, "num_warps": 4}
 
 
-@triton.jit(do_not_specialize=["N", "height", "width"])
+@triton.jit(do_not_specialize=["N", "height", "width", "regions"])
 def _dynamic_lookup_fill_kernel(
-    where, grain, codebook, codes, quantized, error, keys, N, height, width,
-    G: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    where, grain, codebook, out, N, height, width, area, regions,
+    G: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Spread each code over its block. Cells without a code (granularity out of range, or code -1) get -1 and 0.
 
     ``keys`` gets each code once, at the first cell of its block, and -1 elsewhere.
+
+    Args:
+        where: Maps, their strides, packed rows and their places.
+        grain: The grain map.
+        codebook: ``(K, D)`` with its strides.
+        out: Codes (read and written), quantized map, error, keys or None.
+        N: Number of cells.
+        height: Of the finest grid.
+        width: Of the finest grid.
+        area: Cells of one image.
+        regions: Number of regions.
+        G: Number of granularities.
+        D: Number of channels.
+        ALIGN: As of :func:`starts`.
+        LAST: Whether the quantized map is channels-last.
+        WHOLE: Whether all cells of a program belong to one image.
+        BLOCK_N: Cells of a program.
+        BLOCK_D: Channels that it writes at once.
     """
-    maps, strides = where
+    maps, strides, rows, places = where
     start_e, stride_k, stride_e = codebook
-    cell = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    codes, quantized, error, keys = out
+    begin = tl.program_id(0).to(tl.int64) * BLOCK_N
+    cell = begin + tl.arange(0, BLOCK_N)
     inside = cell < N
     line, column = cell // width, cell % width
     image, row = line // height, line % height
@@ -44,23 +69,31 @@ def _dynamic_lookup_fill_kernel(
     halvings = tl.where(coded, G - 1 - granularity, 0)  # the block is 2^halvings cells wide
     first = (line >> halvings << halvings) * width + (column >> halvings << halvings)
     code = tl.load(codes + first, mask=coded, other=-1)  # (BLOCK_N,)
+    index = first
+    if rows is not None:
+        index = row_of(places, regions, region, line, column, halvings, coded, G)
     coded &= code >= 0
-    start, stride = starts(maps, strides, granularity, image, row, column, G)
-    area = height.to(tl.int64) * width
+    start, stride = starts(maps, strides, rows, index, granularity, image, row, column, G, D, ALIGN)
+    if LAST:
+        to = quantized + cell * D
+    elif WHOLE:  # so the compiler sees that cells lie side by side
+        to = quantized + (begin // area * D * area + begin % area) + tl.arange(0, BLOCK_N)
+    else:
+        to = quantized + image * D * area + (row * width + column)
     total = tl.zeros([BLOCK_N], tl.float32)
     for channel in range(0, D, BLOCK_D):
         d = (channel + tl.arange(0, BLOCK_D)).to(tl.int64)
         known = coded[:, None] & (d < D)[None, :]
         from_code = start_e + code[:, None] * stride_k + d[None, :] * stride_e
-        value = tl.load(from_code, mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
-        value = widen(tl.trans(value))  # read along channels, written along cells
-        here = (d < D)[:, None] & inside[None, :]
-        from_map = start[None, :] + d[:, None] * stride[None, :]
-        vector = tl.load(from_map, mask=here & coded[None, :], other=0.0)  # (BLOCK_D, BLOCK_N)
-        difference = vector.to(tl.float32) - value
-        total += tl.sum(difference * difference, 0)
-        out = quantized + (image[None, :] * D + d[:, None]) * area + (row * width + column)[None, :]
-        tl.store(out, value.to(quantized.dtype.element_ty), mask=here)  # (BLOCK_D, BLOCK_N)
+        value = widen(tl.load(from_code, mask=known, other=0.0))  # (BLOCK_N, BLOCK_D)
+        difference = widen(block_of(start, stride, coded, channel, D, BLOCK_D, ALIGN)) - value
+        total += tl.sum(difference * difference, 1)
+        value = value.to(quantized.dtype.element_ty)
+        if LAST:
+            tl.store(to[:, None] + d[None, :], value, mask=inside[:, None] & (d < D)[None, :])  # (BLOCK_N, BLOCK_D)
+        else:
+            here = (d < D)[:, None] & inside[None, :]
+            tl.store(to[None, :] + d[:, None] * area, tl.trans(value), mask=here)  # (BLOCK_D, BLOCK_N)
     share = tl.full([BLOCK_N], 1, tl.int32) << (2 * halvings)
     tl.store(error + cell, total / share.to(tl.float32), mask=inside)  # (BLOCK_N,), as are the next two
     tl.store(codes + cell, code, mask=inside)
@@ -68,51 +101,100 @@ def _dynamic_lookup_fill_kernel(
         tl.store(keys + cell, tl.where(cell == first, code, -1).to(tl.int32), mask=inside)
 
 
-@triton.jit(do_not_specialize=["N", "height", "width"])
-def _dynamic_lookup_bwd_kernel(
-    x, grain, codes, quantized, grad_quantized, grad_error, grad, N, D, height, width,
-    GRANULARITY: tl.constexpr, SPREAD: tl.constexpr, SIDE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+@triton.jit
+def _tile(tensor, image, row, column, d, known, D: tl.constexpr, LAST: tl.constexpr):
+    """Channels ``d`` of cells of a map, ``(BLOCK_N, BLOCK_D)`` float32; lanes run along what lies side by side."""
+    start, stride_b, stride_d, stride_h, stride_w = tensor
+    start += image * stride_b + row * stride_h + column * stride_w
+    if LAST:
+        value = tl.load(start[:, None] + d[None, :] * stride_d, mask=known[:, None] & (d < D)[None, :], other=0.0)
+    else:
+        value = tl.load(start[None, :] + d[:, None] * stride_d, mask=(d < D)[:, None] & known[None, :], other=0.0)
+        value = tl.trans(value)  # loaded as (BLOCK_D, BLOCK_N)
+    return value.to(tl.float32)
+
+
+@triton.jit
+def _block_sum(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPREAD: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Sums of blocks of SPREAD x SPREAD cells, ``(ROWS * COLUMNS, BLOCK_D)`` -> that without the blocks."""
+    if SPREAD == 1:
+        return cells
+    else:
+        blocks = tl.reshape(cells, [ROWS // SPREAD, SPREAD, COLUMNS // SPREAD, SPREAD, BLOCK_D])
+        return tl.reshape(tl.sum(tl.sum(blocks, 3), 1), [ROWS * COLUMNS // (SPREAD * SPREAD), BLOCK_D])
+
+
+@triton.jit
+def _gradient(
+    x, grain, codes, straight, scale, value, grad, at,
+    GRANULARITY: tl.constexpr, G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the map of one granularity, whose cells are SPREAD cells wide on the finest grid."""
-    vector_index = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside = vector_index < N
-    line, column = vector_index // width, vector_index % width
-    image, row = line // height, line % height
-    region = (image * (height // SIDE) + row // SIDE) * (width // SIDE) + column // SIDE
-    mine = inside & (tl.load(grain + region, mask=inside, other=-1) == GRANULARITY)  # (BLOCK_N,)
-    first_cell = (line * SPREAD * width + column) * SPREAD  # on the finest grid
-    mine &= tl.load(codes + first_cell, mask=mine, other=-1) >= 0
-    d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
-    where = (d < D)[:, None] & mine[None, :]
-    total = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
-    if grad_quantized is not None:
-        first, stride_b, stride_d, stride_h, stride_w = grad_quantized
-        first += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        for i in range(SPREAD):  # unrolled, its addresses would not fit the registers
-            for j in tl.static_range(SPREAD):
-                start = first + i * stride_h + j * stride_w
-                part = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
-                total += part.to(tl.float32)
-    if grad_error is not None:
-        scale = tl.zeros([BLOCK_N], tl.float32)
-        first, stride_b, stride_h, stride_w = grad_error
-        first += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        for i in range(SPREAD):
-            for j in tl.static_range(SPREAD):
-                start = first + i * stride_h + j * stride_w
-                scale += tl.load(start, mask=mine, other=0.0).to(tl.float32)  # (BLOCK_N,)
-        start, stride_b, stride_d, stride_h, stride_w = x
-        start += image * stride_b + row * stride_h + column * stride_w
-        vector = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
-        start, stride_b, stride_d, stride_h, stride_w = quantized
-        start += image * stride_b + row * SPREAD * stride_h + column * SPREAD * stride_w
-        value = tl.load(start[None, :] + d[:, None] * stride_d, mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
-        total += (vector.to(tl.float32) - value.to(tl.float32)) * (scale * (2 / (SPREAD * SPREAD)))[None, :]
+    """Write the gradient of the map of one granularity; arguments are those of :func:`_dynamic_lookup_bwd_kernel`."""
+    image, strip, top, left, lines, columns, d = at
+    ROWS: tl.constexpr = 2 ** (G - 1)
+    SIDE: tl.constexpr = 2**GRANULARITY  # a region's, in cells of this map
+    SPREAD: tl.constexpr = ROWS // SIDE
+    place = tl.arange(0, SIDE * (COLUMNS // SPREAD))
+    row, column = top // SPREAD + place // (COLUMNS // SPREAD), left // SPREAD + place % (COLUMNS // SPREAD)
+    inside = column < columns * SIDE
+    mine = tl.load(grain + strip.to(tl.int64) * columns + column // SIDE, mask=inside, other=-1) == GRANULARITY
+    cell = (image * lines * ROWS + row * SPREAD) * (columns * ROWS) + column * SPREAD
+    mine &= inside & (tl.load(codes + cell, mask=mine & inside, other=-1) >= 0)
+    total = tl.zeros([SIDE * (COLUMNS // SPREAD), BLOCK_D], tl.float32)
+    if straight is not None:
+        total += _block_sum(straight, ROWS, COLUMNS, SPREAD, BLOCK_D)
+    if scale is not None:
+        vector = _tile(x, image, row, column, d, mine, D, LAST)
+        weight = _block_sum(tl.reshape(scale, [ROWS * COLUMNS, 1]), ROWS, COLUMNS, SPREAD, 1)
+        nearest = _block_sum(value, ROWS, COLUMNS, SPREAD, BLOCK_D)
+        total += (vector - nearest) * (weight * (2 / (SPREAD * SPREAD)))
     start, stride_b, stride_d, stride_h, stride_w = grad
     to = start + image * stride_b + row * stride_h + column * stride_w
-    everywhere = (d < D)[:, None] & inside[None, :]
-    result = total.to(start.dtype.element_ty)
-    tl.store(to[None, :] + d[:, None] * stride_d, result, mask=everywhere)  # (BLOCK_D, BLOCK_N)
+    result = tl.where(mine[:, None], total, 0.0).to(start.dtype.element_ty)
+    if LAST:
+        tl.store(to[:, None] + d[None, :] * stride_d, result, mask=inside[:, None] & (d < D)[None, :])
+    else:
+        here = (d < D)[:, None] & inside[None, :]
+        tl.store(to[None, :] + d[:, None] * stride_d, tl.trans(result), mask=here)  # (BLOCK_D, cells)
+
+
+@triton.jit(do_not_specialize=["lines", "columns"])
+def _dynamic_lookup_bwd_kernel(
+    where, grain, codes, quantized, grad_quantized, grad_error, grads, lines, columns,
+    G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The gradients of all maps in one tile: a line of regions, of it COLUMNS columns of cells, BLOCK_D channels.
+
+    Maps are tuples of a tensor and its strides, coarse to fine. ``lines`` and ``columns`` are those of the regions.
+    """
+    ROWS: tl.constexpr = 2 ** (G - 1)
+    strip = tl.program_id(0) // tl.cdiv(columns * ROWS, COLUMNS)
+    left = tl.program_id(0) % tl.cdiv(columns * ROWS, COLUMNS) * COLUMNS
+    image, top = (strip // lines).to(tl.int64), strip % lines * ROWS
+    d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
+    place = tl.arange(0, ROWS * COLUMNS)
+    row, column = top + place // COLUMNS, left + place % COLUMNS
+    inside = column < columns * ROWS
+    granularity = tl.load(grain + strip.to(tl.int64) * columns + column // ROWS, mask=inside, other=-1).to(tl.int32)
+    from_codes = codes + (image * lines * ROWS + row) * (columns * ROWS) + column
+    coded = inside & (tl.load(from_codes, mask=inside, other=-1) >= 0)  # (ROWS * COLUMNS,), as is the one before
+    straight, scale, value = None, None, None
+    if grad_quantized is not None:
+        straight = _tile(grad_quantized, image, row, column, d, coded, D, LAST)
+    if grad_error is not None:
+        first, stride_b, stride_h, stride_w = grad_error
+        first += image * stride_b + row * stride_h + column * stride_w
+        scale = tl.load(first, mask=coded, other=0.0).to(tl.float32)  # (ROWS * COLUMNS,)
+        blocks = tl.where(coded, ROWS >> granularity, 1) - 1  # the code's first cell has none of these bits
+        first_cell = coded & (((row | column) & blocks) == 0)
+        value = _tile(quantized, image, row, column, d, first_cell, D, LAST)  # 0 but at the first cell of each code
+    for g in tl.static_range(G):
+        at = (image, strip, top, left, lines, columns, d)
+        _gradient(
+            *(where[g], grain, codes, straight, scale, value, grads[g], at, g, G, D),
+            *(LAST, COLUMNS, BLOCK_D),
+        )
 
 
 def dynamic_lookup_fwd(
@@ -125,25 +207,32 @@ def dynamic_lookup_fwd(
     finest, size = maps[-1], codebook.shape[0]
     images, dim, height, width = finest.shape
     codes = torch.empty(images, height, width, dtype=torch.int64, device=finest.device)
-    quantized = torch.empty(finest.shape, dtype=finest.dtype, device=finest.device)
+    last = is_channels_last(finest)
+    memory = torch.channels_last if last else torch.contiguous_format
+    quantized = torch.empty(finest.shape, dtype=finest.dtype, device=finest.device, memory_format=memory)
     error = torch.empty(images, height, width, dtype=torch.float32, device=finest.device)
-    counts, sums = error.new_zeros(size if with_sums else 0), error.new_zeros((size, dim) if with_sums else 0)
+    if codes.numel() == 0 or not with_sums:
+        counts, sums = error.new_zeros(size if with_sums else 0), error.new_zeros((size, dim) if with_sums else 0)
     if codes.numel() == 0:
         return codes, quantized, error, counts, sums
     grain = grain.contiguous()
     with on_device(finest):
-        batch = Vectors(tuple(maps), *list_vectors(grain, len(maps)))
+        counters = Counters.zeros(finest.device)
+        batch = Vectors.listed(maps, grain, counters.listed)
         keys = torch.empty(codes.numel(), dtype=torch.int32, device=finest.device) if with_sums else None
-        search(batch, codebook, "exact", codes)
+        search(batch, codebook, "exact", codes, counters)
         _dynamic_lookup_fill_kernel[(triton.cdiv(codes.numel(), FILL["BLOCK_N"]),)](
-            *((batch.maps, batch.strides), grain, (codebook, *codebook.stride()), codes, quantized, error, keys),
-            *(codes.numel(), height, width),
+            *((batch.maps, batch.strides, batch.rows, batch.places), grain, (codebook, *codebook.stride())),
+            *((codes, quantized, error, keys), codes.numel(), height, width, height * width, grain.numel()),
             G=len(maps),
             D=dim,
-            **FILL,
+            ALIGN=batch.packed,
+            LAST=last,
+            WHOLE=height * width % FILL["BLOCK_N"] == 0,
+            **FILL | {"BLOCK_D": min(FILL["BLOCK_D"], triton.next_power_of_2(dim))},
         )
         if keys is not None:
-            counts, sums = vector_sums(batch, grain, keys, size)
+            counts, sums = vector_sums(batch, grain, keys, size, counters.arrived)
     return codes, quantized, error, counts, sums
 
 
@@ -158,21 +247,38 @@ def dynamic_lookup_bwd(
     """The gradient of each map; ``codes`` and ``quantized`` are the forward's, either gradient may be None."""
     grain, codes = grain.contiguous(), codes.contiguous()
     grads = [torch.empty_like(x) for x in maps]
-    for g, (x, grad) in enumerate(zip(maps, grads, strict=True)):
-        batch, dim, height, width = x.shape
-        vectors = batch * height * width
-        if grad.numel() == 0:
-            continue
-        with on_device(x):
-            _dynamic_lookup_bwd_kernel[(triton.cdiv(vectors, TILE["BLOCK_N"]), triton.cdiv(dim, TILE["BLOCK_D"]))](
-                *(_strided(x), grain, codes, _strided(quantized), _strided(grad_quantized), _strided(grad_error)),
-                *(_strided(grad), vectors, dim, height, width),
-                GRANULARITY=g,
-                SPREAD=quantized.shape[3] // width,
-                SIDE=2**g,
-                **TILE,
-            )
+    (images, lines, columns), dim = grain.shape, maps[0].shape[1]
+    if grads[-1].numel() == 0:
+        return grads
+    last = is_channels_last(maps[-1])
+    tile = _backward_tile(len(maps), columns, dim, last)
+    tiles = images * lines * triton.cdiv(maps[-1].shape[3], tile["COLUMNS"])
+    with on_device(maps[-1]):
+        _dynamic_lookup_bwd_kernel[(tiles, triton.cdiv(dim, tile["BLOCK_D"]))](
+            *(tuple(map(_strided, maps)), grain, codes, _strided(quantized), _strided(grad_quantized)),
+            *(_strided(grad_error), tuple(map(_strided, grads)), lines, columns),
+            G=len(maps),
+            D=dim,
+            LAST=last,
+            **tile,
+            # On sm_100 ptxas may spill to fit one more block, unless there is a limit; elsewhere one makes it use more.
+            **({"maxnreg": 128} if 100 <= architecture() < 120 else {}),
+        )
     return grads
+
+
+def _backward_tile(num_granularities: int, columns: int, dim: int, last: bool) -> dict[str, Any]:
+    """A line of regions: few of its cells and many channels where these lie side by side, the reverse elsewhere."""
+    rows = 2 ** (num_granularities - 1)
+    most = max(rows, BACKWARD["LAST_CELLS"] // rows if last else BACKWARD["COLUMNS"])
+    columns = min(most, triton.next_power_of_2(columns * rows))
+    block = max(1, min(BACKWARD["ELEMENTS"] // (rows * columns), triton.next_power_of_2(dim)))
+    return {"COLUMNS": columns, "BLOCK_D": block, "num_warps": BACKWARD["num_warps"], "enable_fp_fusion": True}
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie side by side in memory and cells do not."""
+    return x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
 
 
 def _strided(x: Tensor | None) -> tuple[Tensor | int, ...] | None:

@@ -44,6 +44,21 @@ CANDIDATES = [
 RESCAN = {"BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 8, "num_stages": 2}
 
 
+class Counters(NamedTuple):
+    """What begins as zeros in a lookup, cleared in one launch."""
+
+    listed: Tensor  # (1,) int64, how many vectors are listed
+    arrived: Tensor  # (1,) int32, for the statistics
+    sizes: Tensor  # (5,) float32, of the codes
+    numbers: Tensor  # (MOST_STRETCHES + 1,) int32, of the first part's workspace
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> Counters:
+        """All of them."""
+        words = torch.zeros(16 + MOST_STRETCHES + 1, dtype=torch.int32, device=device)
+        return cls(words[:2].view(torch.int64), words[2:3], words[4:9].view(torch.float32), words[16:])
+
+
 class Workspace(NamedTuple):
     """What one part of a batch is searched with: ``room`` vectors, ``splits`` stretches of the codes."""
 
@@ -58,12 +73,14 @@ class Workspace(NamedTuple):
     numbers: Tensor  # (splits + 1,) int32: how many vectors to scan again in each stretch, and how many are pending
 
     @classmethod
-    def allocate(cls, room: int, splits: int, device: torch.device) -> Workspace:
-        """Uninitialised, except for ``numbers``, which begins as zeros."""
+    def allocate(cls, room: int, splits: int, device: torch.device, numbers: Tensor | None = None) -> Workspace:
+        """Uninitialised, except for ``numbers``, which begins as zeros, those given or new ones."""
         floats = torch.empty(2 * splits + 1, room, dtype=torch.float32, device=device)
         words = torch.empty(2 * splits + 2, room, dtype=torch.int32, device=device)
         candidates = torch.empty(room, LIST, dtype=torch.int32, device=device)
-        numbers = torch.zeros(splits + 1, dtype=torch.int32, device=device)
+        numbers = (
+            torch.zeros(splits + 1, dtype=torch.int32, device=device) if numbers is None else numbers[: splits + 1]
+        )
         best, second = floats[:splits], floats[splits:-1]
         nearest, rescans = words[:splits], words[splits:-2]
         return cls(best, second, nearest, words[-2], floats[-1], candidates, words[-1], rescans, numbers)
@@ -82,7 +99,9 @@ class Workspace(NamedTuple):
 class Part:
     """Vectors ``first`` to ``first + room`` of a batch on their way to their codes, one method a step."""
 
-    def __init__(self, batch: Vectors, codebook: Tensor, prepared: Codes, first: int, room: int) -> None:
+    def __init__(
+        self, batch: Vectors, codebook: Tensor, prepared: Codes, first: int, room: int, numbers: Tensor | None = None
+    ) -> None:
         """Round the vectors.
 
         Args:
@@ -91,11 +110,12 @@ class Part:
             prepared: The same, rounded.
             first: The first vector of this part.
             room: How many it has, at most.
+            numbers: Zeros for the workspace, if there are some at hand.
         """
         self.batch, self.codebook, self.prepared, self.first, self.room = batch, codebook, prepared, first, room
         splits, self.span = stretches(batch.most, prepared)
         *self.rounded, self.margins = round_vectors(batch, prepared, first, room, codebook.shape[1])
-        self.work = Workspace.allocate(room, splits, codebook.device)
+        self.work = Workspace.allocate(room, splits, codebook.device, numbers)
         self.config = tuned.config("nearest_code", width=prepared.values.shape[1])
 
     def scan(self) -> None:
@@ -145,10 +165,12 @@ class Part:
         """Write the nearest candidate of each vector that is still open."""
         (size, dim), batch = self.codebook.shape, self.batch
         _nearest_code_settle_kernel[(min(self.room, 8 * processors()),)](
-            *((batch.maps, batch.strides, batch.cells), (self.codebook, *self.codebook.stride())),
+            (batch.maps, batch.strides, batch.cells, batch.rows),
+            (self.codebook, *self.codebook.stride()),
             *(codes, self.work.lists, self.first, size, *batch.maps[-1].shape[2:]),
             G=len(batch.maps),
             D=dim,
+            ALIGN=batch.packed,
             LIST=LIST,
             SPLITS=len(self.work.best),
             **tree_tile(dim),
@@ -158,13 +180,17 @@ class Part:
         )
 
 
-def parts(batch: Vectors, codebook: Tensor) -> Iterator[Part]:
+def parts(batch: Vectors, codebook: Tensor, counters: Counters | None = None) -> Iterator[Part]:
     """The batch in parts that fit the workspace."""
+    counters = Counters.zeros(codebook.device) if counters is None else counters
     given = (batch.maps[-1].dtype, codebook.dtype)
-    prepared = round_codes(codebook, exact=given in [(half, half) for half in (torch.float16, torch.bfloat16)])
+    prepared = round_codes(
+        codebook, given in [(half, half) for half in (torch.float16, torch.bfloat16)], counters.sizes
+    )
     room = rows_at_once(batch.most, prepared)
     for first in range(0, batch.most, room):
-        yield Part(batch, codebook, prepared, first, min(room, batch.most - first))
+        numbers = counters.numbers if first == 0 else None
+        yield Part(batch, codebook, prepared, first, min(room, batch.most - first), numbers)
 
 
 def rows_at_once(most: int, prepared: Codes) -> int:
@@ -184,10 +210,10 @@ def stretches(most: int, prepared: Codes) -> tuple[int, int]:
     return triton.cdiv(size, span), span
 
 
-def search(batch: Vectors, codebook: Tensor, precision: str, codes: Tensor) -> None:
+def search(batch: Vectors, codebook: Tensor, precision: str, codes: Tensor, counters: Counters | None = None) -> None:
     """Write the nearest code of each vector to the first cell of its block in ``codes (B, H, W)`` int64."""
     exact = precision == "exact"
-    for part in parts(batch, codebook):
+    for part in parts(batch, codebook, counters):
         part.scan()
         part.certify(codes, exact=exact)
         if exact:

@@ -14,34 +14,37 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.codes import Codes, code_scale, scale_to
-from dqcore.kernels.vectors import Vectors, locate, starts
+from dqcore.kernels.vectors import Vectors, block_of, locate, starts
 
 #: What a tensor core may lose of a sum of W products, for each channel and as a share of ||p|| ||q||. An H100 loses at
-#: most a ninth of this: docs/exactness.md.
-ACCUMULATION = 3 * 2.0**-24
-ROWS = 64  # vectors that one program rounds
+#: most a third of this: docs/exactness.md.
+ACCUMULATION = 2.0**-24
+#: A program holds so many elements at once: at most ROWS vectors, and of each at most WIDEST channels.
+ROUND = {"ELEMENTS": 4096, "ROWS": 128, "WIDEST": 512, "num_warps": 8}
 
 
 @triton.jit
-def _centred(start, stride, inside, centre, channel, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Vectors less the centre, float32 ``(BLOCK_D, BLOCK_N)``: neighbouring vectors lie side by side in memory."""
-    d = channel + tl.arange(0, BLOCK_D)
-    where = (d < D)[:, None] & inside[None, :]
-    value = tl.load(start[None, :] + d[:, None] * stride[None, :], mask=where, other=0.0)  # (BLOCK_D, BLOCK_N)
+def _centred(value, inside, centre, channel, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Vectors ``(BLOCK_N, BLOCK_D)`` less the centre, float32."""
     value = value.to(tl.float32)
     if centre is not None:
+        d = channel + tl.arange(0, BLOCK_D)
         middle = tl.load(centre + d, mask=d < D, other=0.0)  # (BLOCK_D,)
-        value = tl.where(where, value - middle[:, None], 0.0)
+        value = tl.where(inside[:, None] & (d < D)[None, :], value - middle[None, :], 0.0)
     return value
 
 
 @triton.jit(do_not_specialize=["first", "N", "height", "width"])
 def _nearest_code_round_vectors_kernel(
     where, codes, out, first, N, height, width, ERROR,
-    G: tl.constexpr, D: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    maps, strides, cells, count = where
+    """Round BLOCK_N vectors. If a block holds all their channels it is read once, otherwise twice.
+
+    ``rows``, if given, gets the vectors as they are.
+    """
+    maps, strides, cells, count, rows = where
     centre, largest, sizes = codes
     vectors, scales, margins = out
     if count is not None:
@@ -52,35 +55,41 @@ def _nearest_code_round_vectors_kernel(
     row = begin + tl.arange(0, BLOCK_N)
     inside = first + row < N
     granularity, _, image, line, column = locate(first + row, inside, cells, height, width)
-    start, stride = starts(maps, strides, granularity, image, line, column, G)
+    start, stride = starts(maps, strides, None, row, granularity, image, line, column, G, D, ALIGN)
     scale = tl.full([BLOCK_N], 1.0, tl.float32)
     ratio = scale
+    block = block_of(start, stride, inside, 0, D, BLOCK_D, ALIGN)  # (BLOCK_N, BLOCK_D)
     if centre is not None:
-        largest_here = tl.zeros([BLOCK_N], tl.float32)
-        for channel in range(0, D, BLOCK_D):
-            value = _centred(start, stride, inside, centre, channel, D, BLOCK_D)  # (BLOCK_D, BLOCK_N)
-            largest_here = tl.maximum(largest_here, tl.max(tl.abs(value), 0))
+        largest_here = tl.max(tl.abs(_centred(block, inside, centre, 0, D, BLOCK_D)), 1)
+        for channel in range(BLOCK_D, D, BLOCK_D):
+            other = block_of(start, stride, inside, channel, D, BLOCK_D, ALIGN)
+            other = _centred(other, inside, centre, channel, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
+            largest_here = tl.maximum(largest_here, tl.max(tl.abs(other), 1))
         codes_scale = code_scale(largest)
         scale = tl.minimum(scale_to(largest_here, 14), codes_scale * 256)
         ratio = scale / codes_scale
     square = tl.zeros([BLOCK_N], tl.float32)
     lost = tl.zeros([BLOCK_N], tl.float32)
     for channel in range(0, WHOLE, BLOCK_D):
-        value = _centred(start, stride, inside, centre, channel, D, BLOCK_D) * scale[None, :]  # (BLOCK_D, BLOCK_N)
+        if WHOLE > BLOCK_D:
+            block = block_of(start, stride, inside, channel, D, BLOCK_D, ALIGN)
+        d = channel + tl.arange(0, BLOCK_D)
+        if rows is not None:
+            known = inside[:, None] & (d < D)[None, :]
+            tl.store(rows + (first + row)[:, None] * D + d[None, :], block, mask=known)  # (BLOCK_N, BLOCK_D)
+        value = _centred(block, inside, centre, channel, D, BLOCK_D) * scale[:, None]
         high = value.to(vectors.dtype.element_ty)
         rest = value - high.to(tl.float32)
-        to = vectors + row[:, None] * (4 * WHOLE if SPLIT else WHOLE) + (channel + tl.arange(0, BLOCK_D))[None, :]
-        high = tl.trans(high)
+        to = vectors + row[:, None] * (4 * WHOLE if SPLIT else WHOLE) + d[None, :]
         tl.store(to, high, mask=inside[:, None])  # (BLOCK_N, BLOCK_D), as are the next three
         if SPLIT:
             low = rest.to(tl.float16)
             rest -= low.to(tl.float32)
-            low = tl.trans(low)
             tl.store(to + 2 * WHOLE, high, mask=inside[:, None])
             tl.store(to + WHOLE, low, mask=inside[:, None])
             tl.store(to + 3 * WHOLE, low, mask=inside[:, None])
-        square += tl.sum(value * value, 0)
-        lost += tl.sum(rest * rest, 0)
+        square += tl.sum(value * value, 1)
+        lost += tl.sum(rest * rest, 1)
     margin = _margin(square, lost, scale, ratio, sizes, ERROR, centre is not None, SPLIT)
     tl.store(scales + row, scale, mask=inside)  # (BLOCK_N,)
     tl.store(margins + row, margin, mask=inside)  # (BLOCK_N,)
@@ -116,24 +125,38 @@ def _margin(square, lost, scale, ratio, sizes, ERROR, CENTRED: tl.constexpr, SPL
 
 
 def round_vectors(batch: Vectors, codes: Codes, first: int, room: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``room`` vectors from ``first`` on, rounded ``(room, W)``; their scales 2^a, their margins, each ``(room,)``."""
+    """``room`` vectors from ``first`` on, rounded ``(room, W)``; their scales 2^a, their margins, each ``(room,)``.
+
+    Where the batch has room for packed rows, these are filled, too; vectors that are not rounded are their own rows.
+    """
     width = codes.values.shape[1]
     whole = width // 4 if codes.split else width
-    rounded = torch.empty(room, width, dtype=codes.values.dtype, device=codes.values.device)
+    rows = batch.rows
+    if rows is not None and codes.centre is None and width == dim:
+        rounded, rows = rows[first : first + room], None
+    else:
+        rounded = torch.empty(room, width, dtype=codes.values.dtype, device=codes.values.device)
     scales, margins = torch.empty(2, room, dtype=torch.float32, device=codes.values.device)
-    _nearest_code_round_vectors_kernel[(triton.cdiv(room, ROWS),)](
-        (batch.maps, batch.strides, batch.cells, batch.number),
+    tile = tile_for(whole)
+    _nearest_code_round_vectors_kernel[(triton.cdiv(room, tile["BLOCK_N"]),)](
+        (batch.maps, batch.strides, batch.cells, batch.number, rows),
         (codes.centre, codes.largest, codes.sizes),
         (rounded, scales, margins),
         *(first, first + room, *batch.maps[-1].shape[2:]),
         ERROR=1.01 * ACCUMULATION * (width + 16),
         G=len(batch.maps),
         D=dim,
+        ALIGN=batch.align,
         WHOLE=whole,
         SPLIT=codes.split,
-        BLOCK_N=ROWS,
-        BLOCK_D=min(32, whole),
-        num_warps=4,
+        **tile,
         enable_fp_fusion=True,
     )
     return rounded, scales, margins
+
+
+def tile_for(whole: int) -> dict[str, int]:
+    """How many vectors of ``whole`` channels a program rounds, and how many channels at once: all, up to WIDEST."""
+    block = min(ROUND["WIDEST"], whole)
+    return {"BLOCK_N": max(1, min(ROUND["ROWS"], ROUND["ELEMENTS"] // block)), "BLOCK_D": block,
+            "num_warps": ROUND["num_warps"]}  # fmt: skip

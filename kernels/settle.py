@@ -60,17 +60,17 @@ def _fold(values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit(do_not_specialize=["first", "K", "height", "width"])
 def _nearest_code_settle_kernel(
     where, codebook, codes, lists, first, K, height, width,
-    G: tl.constexpr, D: tl.constexpr, LIST: tl.constexpr, SPLITS: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr, LIST: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_K: tl.constexpr, LEAF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    maps, strides, cells = where
+    maps, strides, cells, rows = where
     start_e, stride_k, stride_e = codebook
     candidates, found, _, numbers, pending = lists
     own, end, jump = tl.program_id(0), tl.load(numbers + SPLITS), tl.num_programs(0)
     for i in range(bound(own), bound(end), bound(jump)):
         row = tl.load(pending + i).to(tl.int64)
         granularity, cell, image, line, column = locate(first + row, True, cells, height, width)
-        vector, stride_d = starts(maps, strides, granularity, image, line, column, G)
+        vector, stride_d = starts(maps, strides, rows, first + row, granularity, image, line, column, G, D, ALIGN)
         count = tl.load(found + row)
         listed = count <= LIST
         end_noted = tl.where(listed, count, 0)

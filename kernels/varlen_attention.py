@@ -2,13 +2,13 @@
 
 It visits the keys in tiles, with an online softmax in base 2: the maximum, the sum of weights and the weighted sum of
 values of each query stay in registers, and the scale is part of the exponent's multiply-add. Tiles of which every query
-sees all keys skip the mask. Dropout removes weights from the weighted sum, not from the sum that divides it. Reference:
-``dqcore.ops.varlen_attention``.
+sees all keys skip the mask, in the same loop. Dropout removes weights from the weighted sum, not from the sum that
+divides it. Reference: ``dqcore.ops.varlen_attention``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -45,23 +45,30 @@ def padded(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
 
 
-def candidate(block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int) -> dict[str, int]:
-    """A tile of BLOCK_M queries and BLOCK_N keys, the channels that one product of them takes, and launch options."""
+def candidate(
+    block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int, maxnreg: int = 0
+) -> dict[str, int]:
+    """A tile of BLOCK_M queries and BLOCK_N keys, the channels that one product of them takes, and launch options.
+
+    ``maxnreg`` is the most registers of a thread, so that one more block fits a multiprocessor; 0 leaves them to ptxas.
+    """
     return {
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "CHUNK": chunk,
         "num_warps": num_warps,
         "num_stages": num_stages,
+        "maxnreg": maxnreg,
     }
 
 
 #: What ``benchmarks/tune.py`` tries: products of whole heads (CHUNK exceeds them) for half precision, few channels at a
 #: time for float32.
 CANDIDATES = [
-    *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
-        (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 8, 1), (128, 64, 4, 3), (128, 32, 8, 2),
-        (64, 128, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 8, 1),
+    *(candidate(m, n, 256, *rest) for m, n, *rest in (
+        (128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 64, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 1),
+        (128, 64, 4, 3), (128, 32, 8, 2), (128, 32, 8, 3), (64, 128, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2),
+        (64, 64, 4, 3, 168), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 4, 3), (64, 32, 8, 1),
     )),
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (64, 32, 16, 4), (64, 32, 16, 8),
@@ -72,8 +79,8 @@ CANDIDATES = [
 
 @triton.jit
 def _attend(
-    state, query, q, k, v, first, rows, row, n, window, scale, seed, head,
-    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    state, query, q, k, v, first, rows, row, n, window, scale, seed, head, masked,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Maximum, sum and weighted sum of values of each query after one more tile of keys."""
     largest, total, mixed = state
@@ -82,11 +89,11 @@ def _attend(
     score = products(
         q, first, query, k, n * BLOCK_N, key, KIND, BLOCK_M, BLOCK_N, CHUNK
     )  # (BLOCK_M, BLOCK_N)  # fmt: skip
-    if MASKED:
+    if masked:  # a branch of the whole program: one loop keeps its loads on their way from the first tile to the last
         seen = visible(rows[:, None], columns[None, :], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
-    base = tl.where(larger == float("-inf"), 0.0, larger) if MASKED else larger
+    base = tl.where(larger == float("-inf"), 0.0, larger)
     weight = tl.exp2(score * scale - base[:, None])
     shrink = tl.exp2(largest - base)
     total = total * shrink + tl.sum(weight, 1)
@@ -128,17 +135,11 @@ def _varlen_attention_fwd_kernel(
     )
     window = (keys - queries, keys, prefix, left, right)
     whole, end, shown, gap = key_tiles(first, window, KIND.LEFT, KIND.RIGHT, BLOCK_M, BLOCK_N)
-    if not KIND.LEFT:
-        for n in range(0, bound(whole)):
-            state = _attend(
-                state, query, q, k, v, first, rows, row, n, window, scale, seed, head,
-                False, KIND, CHUNK, BLOCK_M, BLOCK_N,
-            )  # fmt: skip
-    for n in range(bound(whole), bound(end)):
+    for n in range(0, bound(end)):
         place = n + tl.where(n >= shown, gap, 0) if KIND.LEFT else n
         state = _attend(
-            state, query, q, k, v, first, rows, row, place, window, scale, seed, head,
-            True, KIND, CHUNK, BLOCK_M, BLOCK_N,
+            state, query, q, k, v, first, rows, row, place, window, scale, seed, head, n >= whole,
+            KIND, CHUNK, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     largest, total, mixed = state
     share = tl.where(total == 0.0, 0.0, (256.0 / KIND.KEEP) / total)
@@ -170,15 +171,16 @@ def packed(x: Tensor) -> tuple[Tensor, int, int]:
     return x, x.stride(0), x.stride(1)
 
 
-def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, int]:
+def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, Any]:
     """How a kernel is launched. T and B have no say, so that a sequence's result does not depend on its batch mates."""
     dtype = "float32" if q.dtype == torch.float32 else "half"
     dropout = int(setting.keep < 256)
     launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
-    if dtype == "float32":
+    most = launch.get("maxnreg") or None
+    if most is None and dtype == "float32":
         # Without a limit of ours ptxas may spill a few bytes to fit one more block on a multiprocessor.
-        launch["maxnreg"] = min(255, 65536 // (32 * launch["num_warps"]))
-    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "enable_fp_fusion": True}
+        most = min(255, 65536 // (32 * launch["num_warps"]))
+    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "maxnreg": most, "enable_fp_fusion": True}
 
 
 class Kind(NamedTuple):

@@ -17,5 +17,5 @@ def varlen_attention_bwd(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``q (T, H, d)``, ``k`` and ``v (S, Hkv, d)``."""
-    grad_q, delta = varlen_attention_dq(grad, q, k, v, out, lse, setting)
-    return grad_q, *varlen_attention_dkv(grad, q, k, v, lse, delta, setting)
+    grad_q, sums = varlen_attention_dq(grad, q, k, v, out, lse, setting)
+    return grad_q, *varlen_attention_dkv(grad, q, k, v, sums, setting)

@@ -19,7 +19,6 @@ from dqcore.kernels.sequences import (
     block_list,
     extent,
     listed,
-    load_base,
     load_rows,
     matrix,
     prefix_of,
@@ -32,9 +31,11 @@ from dqcore.kernels.setting import Setting
 from dqcore.kernels.varlen_attention import LOG2E, SMALL, VARYING, candidate, kind, packed, tile
 
 CANDIDATES = [
-    *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
+    *(candidate(m, n, 256, *rest) for m, n, *rest in (
         (128, 64, 8, 1), (64, 128, 8, 2), (64, 128, 8, 1), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2),
-        (64, 64, 8, 1), (32, 128, 8, 2), (32, 128, 8, 1), (16, 128, 8, 1), (32, 64, 4, 2), (32, 64, 4, 1),
+        (64, 64, 8, 1), (32, 128, 8, 2), (32, 128, 8, 3), (32, 128, 8, 1), (16, 128, 8, 1), (16, 128, 8, 2),
+        (32, 64, 4, 3), (32, 64, 4, 2), (32, 64, 4, 1), (16, 64, 4, 3), (16, 64, 4, 4), (16, 64, 4, 2),
+        (32, 64, 4, 3, 168),
     )),
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (16, 32, 32, 8), (16, 64, 16, 8), (16, 64, 32, 8), (16, 64, 16, 16), (32, 64, 16, 16),
@@ -45,23 +46,24 @@ CANDIDATES = [
 
 @triton.jit
 def _dkv_tile(
-    totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout,
-    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout, masked,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``dk`` and ``dv`` after one more tile of queries; ``loaded`` is what the program has loaded of its keys."""
     grad_k, grad_v = totals
     key, value = loaded
-    lse, delta = sums
+    base, delta = sums
     _, _, queries = q
     rows = m * BLOCK_M + tl.arange(0, BLOCK_M)
     query = multiplicand(load_rows(q, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
     score = products(
         k, first, key, q, m * BLOCK_M, query, KIND, BLOCK_N, BLOCK_M, CHUNK
     )  # (BLOCK_N, BLOCK_M)  # fmt: skip
-    if MASKED:
+    if masked:
         seen = visible(rows[None, :], columns[:, None], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
-    weight = tl.exp2(score * scale - load_base(lse, rows, queries)[None, :])
+    largest = tl.load(base + rows, mask=rows < queries, other=float("inf"))  # (BLOCK_M,)
+    weight = tl.exp2(score * scale - largest[None, :])
     grad_out = multiplicand(load_rows(grad, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
     grad_weight = products(
         v, first, value, grad, m * BLOCK_M, grad_out, KIND, BLOCK_N, BLOCK_M, CHUNK
@@ -86,7 +88,7 @@ def _varlen_attention_dkv_kernel(
 ):  # fmt: skip
     BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
     k, v = kv
-    lse, delta = sums
+    base, delta = sums
     scale, softmax_scale = scales
     inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_N)
     if not inside:
@@ -108,19 +110,13 @@ def _varlen_attention_dkv_kernel(
         head = key_head * KIND.GROUP + member
         query = matrix(q, row, head, queries)
         grad_out = matrix(grad, row, head, queries)
-        own_sums = (lse + (head * T + row), delta + (head * T + row))
+        own_sums = (base + (head * T + row), delta + (head * T + row))
         dropout = (seed, head, row)
-        for m in range(bound(begin), bound(whole)):
+        for m in range(bound(begin), bound(end)):
             totals = _dkv_tile(
-                totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout,
-                True, KIND, CHUNK, BLOCK_M, BLOCK_N,
+                totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout, m < whole,
+                KIND, CHUNK, BLOCK_M, BLOCK_N,
             )  # fmt: skip
-        if not KIND.LEFT:
-            for m in range(bound(whole), bound(end)):
-                totals = _dkv_tile(
-                    totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout,
-                    False, KIND, CHUNK, BLOCK_M, BLOCK_N,
-                )  # fmt: skip
     by_key, by_value = totals
     by_key *= softmax_scale * (256.0 / KIND.KEEP)
     by_value *= 256.0 / KIND.KEEP
@@ -130,9 +126,9 @@ def _varlen_attention_dkv_kernel(
 
 
 def varlen_attention_dkv(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, delta: Tensor, setting: Setting
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, sums: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``k`` and ``v (S, Hkv, d)``."""
+    """Gradients of ``k`` and ``v (S, Hkv, d)``; ``sums`` is what :func:`varlen_attention_dq` returned."""
     grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
     if len(k) == 0:
         return grad_k, grad_v
@@ -140,7 +136,7 @@ def varlen_attention_dkv(
         launch = tile("varlen_attention_dkv", q, setting)
         blocks, size = block_list(setting.cu_seqlens_k, len(k), launch["BLOCK_N"], last_first=False)
         _varlen_attention_dkv_kernel[(size, k.shape[1])](
-            *(packed(q), (packed(k), packed(v)), packed(grad), (packed(grad_k), packed(grad_v)), (lse, delta)),
+            *(packed(q), (packed(k), packed(v)), packed(grad), (packed(grad_k), packed(grad_v)), (sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting),

@@ -1,9 +1,9 @@
 """Packed attention, backward to the queries: one program takes BLOCK_M queries past all keys they see.
 
 With the attention weights ``p`` computed again, ``dp = do v^T`` and ``delta = sum_d(do o)``, the gradient is ``dq =
-scale sum_j p (dp - delta) k_j``. ``delta`` is written as well, for :mod:`dqcore.kernels.varlen_attention_dkv`. With
-dropout the kept weights count 256 / KEEP times: we multiply by that once, at the end of the sum, and so store ``delta``
-multiplied by KEEP / 256. Reference: ``dqcore.ops.varlen_attention``.
+scale sum_j p (dp - delta) k_j``. ``delta`` and the lse in base 2 are written as well, for
+:mod:`dqcore.kernels.varlen_attention_dkv`. With dropout the kept weights count 256 / KEEP times: we multiply by that
+once, at the end of the sum, and so store ``delta`` times KEEP / 256. Reference: ``dqcore.ops.varlen_attention``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from dqcore.kernels.setting import Setting
 from dqcore.kernels.varlen_attention import LOG2E, SMALL, VARYING, candidate, kind, packed, tile
 
 CANDIDATES = [
-    *(candidate(m, n, 256, warps, stages) for m, n, warps, stages in (
-        (128, 64, 8, 2), (128, 64, 8, 1), (128, 32, 8, 2), (128, 32, 8, 1), (64, 128, 8, 2), (64, 64, 4, 2),
-        (64, 64, 4, 1), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 4, 1), (64, 32, 8, 1),
+    *(candidate(m, n, 256, *rest) for m, n, *rest in (
+        (128, 64, 8, 2), (128, 64, 8, 2, 128), (128, 64, 8, 3, 128), (128, 64, 8, 3), (128, 64, 8, 1), (128, 32, 8, 2),
+        (128, 32, 8, 3), (128, 32, 8, 3, 128), (128, 32, 8, 1), (64, 128, 8, 2), (64, 64, 4, 3), (64, 64, 4, 2),
+        (64, 64, 4, 3, 168), (64, 64, 4, 1), (64, 64, 8, 1), (64, 32, 4, 2), (64, 32, 4, 3), (64, 32, 4, 3, 128),
+        (64, 32, 4, 1), (64, 32, 8, 1),
     )),
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (32, 64, 16, 4), (32, 64, 16, 8),
@@ -45,8 +47,8 @@ CANDIDATES = [
 
 @triton.jit
 def _dq_tile(
-    total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout,
-    MASKED: tl.constexpr, KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout, masked,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``dq`` after one more tile of keys; ``loaded`` is what the program has loaded of its queries."""
     query, grad_out, base, pull = loaded
@@ -55,7 +57,7 @@ def _dq_tile(
     score = products(
         q, first, query, k, n * BLOCK_N, key, KIND, BLOCK_M, BLOCK_N, CHUNK
     )  # (BLOCK_M, BLOCK_N)  # fmt: skip
-    if MASKED:
+    if masked:
         seen = visible(rows[:, None], columns[None, :], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     weight = tl.exp2(score * scale - base[:, None])
@@ -79,7 +81,7 @@ def _varlen_attention_dq_kernel(
 ):  # fmt: skip
     BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
     k, v = kv
-    lse, delta = sums
+    lse, base_of, delta = sums
     scale, softmax_scale = scales
     inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_M)
     if not inside:
@@ -100,22 +102,17 @@ def _varlen_attention_dq_kernel(
     pull = tl.sum(grad_out.to(tl.float32) * result.to(tl.float32), 1) * (KIND.KEEP / 256.0)
     tl.store(delta + head * T + row + rows, pull, mask=rows < queries)  # (BLOCK_M,)
     base = load_base(lse + head * T + row, rows, queries)  # (BLOCK_M,)
+    tl.store(base_of + head * T + row + rows, base, mask=rows < queries)  # (BLOCK_M,)
 
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     loaded, dropout = (query, grad_out, base, pull), (seed, head, row)
     window = (keys - queries, keys, prefix, left, right)
     whole, end, shown, gap = key_tiles(first, window, KIND.LEFT, KIND.RIGHT, BLOCK_M, BLOCK_N)
-    if not KIND.LEFT:
-        for n in range(0, bound(whole)):
-            total = _dq_tile(
-                total, loaded, q, grad, k, v, first, rows, n, window, scale, dropout,
-                False, KIND, CHUNK, BLOCK_M, BLOCK_N,
-            )  # fmt: skip
-    for n in range(bound(whole), bound(end)):
+    for n in range(0, bound(end)):
         place = n + tl.where(n >= shown, gap, 0) if KIND.LEFT else n
         total = _dq_tile(
-            total, loaded, q, grad, k, v, first, rows, place, window, scale, dropout,
-            True, KIND, CHUNK, BLOCK_M, BLOCK_N,
+            total, loaded, q, grad, k, v, first, rows, place, window, scale, dropout, n >= whole,
+            KIND, CHUNK, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     total *= softmax_scale * (256.0 / KIND.KEEP)
     store_rows(matrix(grad_q, row, head, queries), first, total, BLOCK_M, KIND.D, KIND.BLOCK_D)  # (BLOCK_M, BLOCK_D)
@@ -124,19 +121,19 @@ def _varlen_attention_dq_kernel(
 def varlen_attention_dq(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, setting: Setting
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of ``q (T, H, d)``, and delta ``(H, T)`` float32."""
+    """Gradient of ``q (T, H, d)``; and ``(2, H, T)`` float32: lse in base 2 (inf where no key is seen) and delta."""
     grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
+    sums = torch.empty((2, *lse.shape), dtype=torch.float32, device=q.device)
     if len(q) == 0:
-        return grad_q, delta
+        return grad_q, sums
     with on_device(q):
         launch = tile("varlen_attention_dq", q, setting)
         blocks, size = block_list(setting.cu_seqlens_q, len(q), launch["BLOCK_M"], last_first=True)
         _varlen_attention_dq_kernel[(size, q.shape[1])](
-            *(packed(q), (packed(k), packed(v)), packed(out), packed(grad), packed(grad_q), (lse, delta)),
+            *(packed(q), (packed(k), packed(v)), packed(out), packed(grad), packed(grad_q), (lse, sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting),
             **launch,
         )
-    return grad_q, delta
+    return grad_q, sums

@@ -15,6 +15,7 @@ from torch import Tensor
 
 #: A listed vector has 3 bits for its granularity.
 MAX_GRANULARITIES = 8
+REGIONS = 128  # regions whose vectors one program lists
 
 
 @triton.jit
@@ -35,59 +36,122 @@ def locate(index, inside, cells, height, width):
 
 
 @triton.jit
-def starts(maps, strides, granularity, image, row, column, G: tl.constexpr):
-    """Pointer to the first channel of each vector in the map of its granularity, and the stride to the next channel."""
+def starts(
+    maps, strides, rows, index, granularity, image, row, column,
+    G: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    """Pointer to the first channel of each vector, and the stride to the next channel.
+
+    Where there are packed ``rows``, it is row ``index``; otherwise the vector lies in the map of its granularity. The
+    stride is the constant 1 if the channels of a vector lie side by side.
+    """
+    if rows is not None:
+        return rows + index * D, tl.zeros_like(index) + 1
     start = maps[0] + image * strides[0][0]
     start += (row >> (G - 1)) * strides[0][2] + (column >> (G - 1)) * strides[0][3]
-    stride = tl.zeros_like(image) + strides[0][1]
+    stride = tl.zeros_like(image) + (1 if ALIGN > 0 else strides[0][1])
     if G > 1:
         address = start.to(tl.int64)
         for g in tl.static_range(1, G):
             other = maps[g] + image * strides[g][0]
             other += (row >> (G - 1 - g)) * strides[g][2] + (column >> (G - 1 - g)) * strides[g][3]
             address = tl.where(granularity == g, other.to(tl.int64), address)
-            stride = tl.where(granularity == g, strides[g][1], stride)
+            if ALIGN == 0:
+                stride = tl.where(granularity == g, strides[g][1], stride)
         start = address.to(tl.pointer_type(maps[0].dtype.element_ty))
+        if ALIGN == 16:
+            start = tl.multiple_of(start, 16)
     return start, stride
 
 
-@triton.jit(do_not_specialize=["N", "columns"])
-def _dynamic_lookup_list_kernel(grain, cells, count, N, columns, G: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Append the vectors of every region to ``cells``, and their number to ``count``.
+@triton.jit
+def block_of(start, stride, inside, channel, D: tl.constexpr, BLOCK_D: tl.constexpr, ALIGN: tl.constexpr):
+    """BLOCK_D channels of vectors from ``channel`` on, ``(BLOCK_N, BLOCK_D)``, as they are.
 
-    Their order differs from run to run, which changes no result.
+    Lanes run along channels if those lie side by side; otherwise along vectors, since neighbouring ones lie side by
+    side in a plane.
     """
-    region = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    granularity = tl.load(grain + region, mask=region < N, other=-1)  # (BLOCK_N,)
+    d = channel + tl.arange(0, BLOCK_D)
+    if ALIGN > 0:
+        known = inside[:, None] & (d < D)[None, :]
+        return tl.load(start[:, None] + d[None, :] * stride[:, None], mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
+    else:
+        known = (d < D)[:, None] & inside[None, :]
+        from_map = start[None, :] + d[:, None] * stride[None, :]
+        return tl.trans(tl.load(from_map, mask=known, other=0.0))  # loaded as (BLOCK_D, BLOCK_N)
+
+
+@triton.jit
+def row_of(places, regions, region, line, column, halvings, inside, G: tl.constexpr):
+    """Which row of the list a cell's code has, int64; ``places`` as :func:`list_vectors` returns them."""
+    within: tl.constexpr = 2 ** (G - 1) - 1
+    start = tl.load(places + region, mask=inside, other=0).to(tl.int64)  # the shape of region
+    step = tl.load(places + regions + region, mask=inside, other=0).to(tl.int64)  # the shape of region
+    return start + ((line & within) >> halvings) * step + ((column & within) >> halvings)
+
+
+@triton.jit(do_not_specialize=["lines", "columns"])
+def _dynamic_lookup_list_kernel(
+    grain, out, lines, columns, G: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """List the vectors of LINES lines of regions, coarse to fine, each granularity row after row.
+
+    So neighbours in the list are neighbours in their map, and lanes that read them share sectors. Where a program's
+    vectors begin differs from run to run, which changes no result.
+    """
+    cells, places, count = out
+    line = tl.program_id(0) * LINES + tl.arange(0, LINES)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    region = line[:, None] * columns + column[None, :]
+    inside = (line < lines)[:, None] & (column < columns)[None, :]
+    granularity = tl.load(grain + region, mask=inside, other=-1).to(tl.int32)  # (LINES, COLUMNS)
+    start = tl.zeros([LINES, COLUMNS], tl.int32)
+    step = tl.zeros([LINES, COLUMNS], tl.int32)
+    total = tl.full([], 0, tl.int32)
+    for g in tl.static_range(G):
+        mine = granularity == g
+        rank = tl.cumsum(mine.to(tl.int32), 1) - mine.to(tl.int32)
+        number = tl.sum(mine.to(tl.int32), 1)  # (LINES,)
+        before = tl.cumsum(number, 0) - number
+        start = tl.where(mine, total + (before[:, None] << 2 * g) + (rank << g), start)
+        step = tl.where(mine, number[:, None] << g, step)
+        total += tl.sum(number, 0) << 2 * g
+    start += tl.atomic_add(count, total.to(tl.int64)).to(tl.int32)
+    tl.store(places + region, start, mask=inside)  # (LINES, COLUMNS), as are the others
+    tl.store(places + lines * columns + region, step, mask=inside)
     valid = (granularity >= 0) & (granularity < G)
     granularity = tl.where(valid, granularity, 0)
-    number = tl.where(valid, tl.full([BLOCK_N], 1, tl.int64) << (2 * granularity), 0)
-    first = tl.atomic_add(count, tl.sum(number, 0)) + tl.cumsum(number, 0) - number
-    line = (region // columns).to(tl.int64)
-    corner = (line * (columns << (G - 1)) << (G - 1)) + ((region % columns) << (G - 1))
-    spread = tl.full([BLOCK_N], 1, tl.int64) << (G - 1 - granularity)
+    width = columns << (G - 1)
+    corner = (line.to(tl.int64) * width << (G - 1))[:, None] + (column << (G - 1))[None, :]
     for i in range(4 ** (G - 1)):
-        row, column = (i >> granularity) * spread, (i & ((1 << granularity) - 1)) * spread
-        cell = corner + row * (columns << (G - 1)) + column
-        tl.store(cells + first + i, cell * 8 + granularity, mask=i < number)  # (BLOCK_N,)
+        row, place = i >> granularity, i & ((1 << granularity) - 1)
+        cell = corner + ((row << (G - 1 - granularity)) * width + (place << (G - 1 - granularity))).to(tl.int64)
+        known = valid & (i < (1 << 2 * granularity))
+        tl.store(cells + start + row * step + place, cell * 8 + granularity, mask=known)
 
 
-def list_vectors(grain: Tensor, num_granularities: int) -> tuple[Tensor, Tensor]:
-    """All vectors that a grain map ``(B, h, w)`` selects, and their number ``(1,)``.
+def list_vectors(grain: Tensor, num_granularities: int, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """All vectors that a grain map ``(B, h, w)`` selects, their number ``(1,)``, and their places ``(2, B, h, w)``.
 
-    The list has room for the finest grid. A granularity out of range marks a region without vectors.
+    The list has room for the finest grid. A granularity out of range marks a region without vectors. Places are int32:
+    where the list holds a region's first vector, and how far it is from there to the next row of its vectors.
+    ``count``, a zero ``(1,)`` int64, becomes their number, if there is one at hand.
     """
+    batch, height, width = grain.shape
     cells = torch.empty(grain.numel() * 4 ** (num_granularities - 1), dtype=torch.int64, device=grain.device)
-    count = torch.zeros(1, dtype=torch.int64, device=grain.device)
-    block = 128
-    _dynamic_lookup_list_kernel[(triton.cdiv(grain.numel(), block),)](
-        *(grain.contiguous(), cells, count, grain.numel(), grain.shape[2]),
+    count = torch.zeros(1, dtype=torch.int64, device=grain.device) if count is None else count
+    places = torch.empty((2, *grain.shape), dtype=torch.int32, device=grain.device)
+    columns = min(REGIONS, triton.next_power_of_2(width))
+    lines = REGIONS // columns
+    _dynamic_lookup_list_kernel[(triton.cdiv(batch * height, lines), triton.cdiv(width, columns))](
+        *(grain.contiguous(), (cells, places, count), batch * height, width),
         G=num_granularities,
-        BLOCK_N=block,
+        LINES=lines,
+        COLUMNS=columns,
         num_warps=4,
         enable_fp_fusion=True,
     )
-    return cells, count
+    return cells, count, places
 
 
 class Vectors(NamedTuple):
@@ -96,6 +160,8 @@ class Vectors(NamedTuple):
     maps: tuple[Tensor, ...]  # each (B, D, H_g, W_g), coarse to fine
     cells: Tensor | None = None  # the list; None: every cell of the one map
     number: Tensor | None = None  # (1,) int64, how many are listed
+    places: Tensor | None = None  # (2, B, h, w) int32, where the list holds them
+    rows: Tensor | None = None  # (most, D), the listed vectors packed: the lookup fills it while it rounds them
 
     @classmethod
     def of(cls, x: Tensor) -> Vectors:
@@ -103,6 +169,14 @@ class Vectors(NamedTuple):
         if x.dim() == 2:
             x = x.as_strided((1, x.shape[1], 1, x.shape[0]), (0, x.stride(1), 0, x.stride(0)))
         return cls((x,))
+
+    @classmethod
+    def listed(cls, maps: list[Tensor], grain: Tensor, count: Tensor | None = None) -> Vectors:
+        """Those that a grain map selects; with room for packed rows if the channels of a vector lie apart."""
+        batch = cls(tuple(maps), *list_vectors(grain, len(maps), count))
+        if batch.align > 0:
+            return batch
+        return batch._replace(rows=maps[-1].new_empty(batch.most, maps[-1].shape[1]))
 
     @property
     def most(self) -> int:
@@ -114,3 +188,20 @@ class Vectors(NamedTuple):
     def strides(self) -> tuple[tuple[int, ...], ...]:
         """Strides of every map."""
         return tuple(values.stride() for values in self.maps)
+
+    @property
+    def align(self) -> int:
+        """Of how many bytes every vector's address is a multiple: 16 or its dtype's; 0 if its channels lie apart."""
+        if any(values.stride(1) != 1 for values in self.maps):
+            return 0
+        size = self.maps[0].element_size()
+        even = all(
+            values.data_ptr() % 16 == 0 and all(values.stride(i) * size % 16 == 0 for i in (0, 2, 3))
+            for values in self.maps
+        )
+        return 16 if even else size
+
+    @property
+    def packed(self) -> int:
+        """The same of what follows rounding, which reads packed rows if there are any."""
+        return self.align if self.rows is None else self.rows.element_size()

@@ -42,12 +42,18 @@ def step(quantizer, maps, grain):
     return out.loss
 
 
+def step_with_gradients(quantizer, maps, grain):
+    out = quantizer(maps, grain)
+    return out.map, out.loss, torch.autograd.grad(out.map.square().sum() + out.loss, maps)
+
+
 STEPS = {
     "module": lambda q, m, g: (q, m, g),
     "method": lambda q, m, g: (q.forward, m, g),
     "partial": lambda q, m, g: (functools.partial(q, grain=g), m),
     "closure": lambda q, m, g: (lambda: q(m, g).loss,),
     "own backward": lambda q, m, g: (functools.partial(step, q), m, g),
+    "own gradients": lambda q, m, g: (functools.partial(step_with_gradients, q), m, g),
     "containers": lambda q, m, g: (lambda given: q(given["maps"], given["rest"][0]), {"maps": m, "rest": (g,)}),
 }
 
@@ -179,6 +185,20 @@ def test_errors_pass_and_leave_no_trace():
     with pytest.raises(ValueError, match="grain"):
         dqcore.warmup(quantizer, maps, grain + 5)
     assert same(before, state(quantizer, maps))
+
+
+def test_errors_of_the_backward_pass_are_not_hidden():
+    class Breaks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no such kernel")
+
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        dqcore.warmup(Breaks.apply, torch.ones(2, requires_grad=True))
 
 
 @pytest.mark.gpu

@@ -15,13 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dqcore.distributed import from_all_processes, num_processes, process_rank, sum_over_processes
-from dqcore.ops.layout import cells_per_code, merge_maps
+from dqcore.ops.reference.codebook_update import STEP, distinct, draw, is_new, mix, seed_of
 
 __all__ = ["Drawn", "Looked", "directions", "distinct", "seed_of"]
-
-#: 2**64 over the golden ratio, as a signed number: consecutive multiples are far apart.
-STEP = -0x61C8864680B583EB
-LARGEST = 2**63 - 1
 
 
 class Drawn(NamedTuple):
@@ -68,9 +64,7 @@ class Drawn(NamedTuple):
 
     def is_new(self) -> Tensor:
         """Which vectors no code has already, up to a thousandth of how far the vectors lie apart, ``(n,)`` bool."""
-        number = self.valid.sum().clamp_min(1)
-        away = torch.where(self.valid[:, None], self.vectors - self.vectors.sum(0) / number, 0)
-        return self.valid & (self.distance > 1e-6 * (away.square().sum() / number))
+        return is_new(self.valid, self.vectors, self.distance)
 
 
 class Looked(NamedTuple):
@@ -103,67 +97,11 @@ class Looked(NamedTuple):
             number: The most vectors to draw; fewer if the finest grid has fewer cells.
             seed: Scalar int64, see :func:`seed_of`.
         """
-        selected = _corners(self.grain, len(self.maps))
-        if self.hole is not None:
-            selected = selected & ~self.hole
-        place = torch.arange(self.cells, device=self.grain.device) + self.before
-        key = (_mix(seed + place * STEP) & LARGEST).masked_fill(~selected.flatten(), -1)
-        key, cell = key.topk(min(number, self.cells))
-        merged = merge_maps(self.maps, self.grain) if len(self.maps) > 1 else self.maps[0]
-        height, width = merged.shape[2:]
-        size, width = max(1, height * width), max(1, width)
-        vectors = merged.detach()[cell // size, :, cell % size // width, cell % width]
-        valid = key >= 0
-        return Drawn(key, torch.where(valid[:, None], vectors.float(), 0), self._distance(cell).masked_fill(~valid, 0))
-
-    def _distance(self, cell: Tensor) -> Tensor:
-        if self.error is None:
-            return torch.full(cell.shape, torch.inf, device=cell.device)
-        error = self.error.detach()
-        if len(self.maps) > 1:
-            error = error * cells_per_code(self.grain, len(self.maps))
-        return error.flatten()[cell].float()
-
-
-def seed_of(cluster_size: Tensor) -> Tensor:
-    """A scalar int64 that differs from one training batch to the next: the sum of the averages' bits."""
-    return cluster_size.float().view(torch.int32).sum()
+        given = (self.maps, self.grain, self.hole, self.error, self.before)
+        return Drawn(*draw(*given, number, seed))
 
 
 def directions(number: int, dim: int, device: torch.device) -> Tensor:
     """Unit vectors ``(number, dim)`` float32, all different, always the same."""
     place = torch.arange(1, number * dim + 1, device=device)
-    return F.normalize(_mix(place * STEP).view(number, dim).double() / 2.0**63, dim=1).float()
-
-
-def distinct(vectors: Tensor, valid: Tensor) -> Tensor:
-    """Which of the valid rows of ``vectors (n, D)`` are the first with their values, ``(n,)`` bool.
-
-    Rows are compared by a 64-bit hash: two different rows count as one with a chance of ``2**-64``.
-    """
-    bits = (vectors.float() + 0.0).contiguous().view(torch.int32).long()  # + 0.0: both zeros have the same bits
-    place = torch.arange(1, bits.shape[1] + 1, device=bits.device)
-    number = torch.arange(len(vectors), device=bits.device)
-    key, order = torch.where(valid, _mix(bits + place * STEP).sum(1), number).sort(stable=True)
-    again = torch.zeros_like(valid)
-    again[1:] = key[1:] == key[:-1]
-    return valid & ~torch.zeros_like(valid).scatter(0, order, again)
-
-
-def _mix(bits: Tensor) -> Tensor:
-    """A bijection of int64 that looks random."""
-    bits = (bits ^ (bits >> 30)) * -0x40A7B892E31B1A47
-    bits = (bits ^ (bits >> 27)) * -0x6B2FB644ECCEEE15
-    return bits ^ (bits >> 31)
-
-
-def _corners(grain: Tensor, num_granularities: int) -> Tensor:
-    """The upper left cell of each code's block on the finest grid, ``(B, H, W)`` bool."""
-    if num_granularities == 1:
-        return grain >= 0
-    finest = 2 ** (num_granularities - 1)
-    side = torch.where(grain < 0, 0, 1 << (num_granularities - 1 - grain).clamp_min(0))
-    side = side.repeat_interleave(finest, 1).repeat_interleave(finest, 2)
-    rows = torch.arange(side.shape[1], device=grain.device)[:, None]
-    columns = torch.arange(side.shape[2], device=grain.device)
-    return (side > 0) & ((rows | columns) & (side - 1) == 0)
+    return F.normalize(mix(place * STEP).view(number, dim).double() / 2.0**63, dim=1).float()

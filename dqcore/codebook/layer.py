@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dqcore.codebook import fused
 from dqcore.codebook.draw import Looked
 from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes, learn, place_in_batch
 from dqcore.codebook.modules import Codebook
@@ -163,14 +164,17 @@ class CodebookLayer(nn.Module):
         self._ready = True
 
     @torch.no_grad()
-    def _learn(self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, lookup: Lookup) -> None:
+    def _learn(self, maps: list[Tensor], grain: Tensor, lookup: Lookup) -> None:
         """Take in the batch."""
         assert lookup.statistics is not None
+        pending, alone = self._pending, not self._accumulating and self.codebook.every == 1
+        if pending is None and alone and fused.has_op(self.codebook, self.restart, maps, lookup):
+            fused.update(self.codebook, self.restart, maps, grain, lookup)
+            return
         source: Looked | None = None
         cells: Tensor | int = 0
-        pending = self._pending
         if self.restart is not None:
-            looked = Looked(maps, grain, hole, lookup.error)
+            looked = Looked(maps, grain, lookup.codes < 0, lookup.error)
             source, cells = place_in_batch(looked, 0 if pending is None else pending.cells)
         batch = Batch(*lookup.statistics, source, cells)
         update = not self._accumulating and batch.number + (pending.number if pending else 0) >= self.codebook.every

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.ops.reference.codebook_update import move_averages, smoothed
+
 __all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers", "host_knows"]
 
 
@@ -51,11 +53,7 @@ class Codebook(nn.Module):
 
     def _average(self, counts: Tensor) -> Tensor:
         """Move the averages of the counts; return the share of the new batch in an average, 0 for an empty batch."""
-        some = counts.any()
-        share = some * (1 - self.decay)
-        self.cluster_size.lerp_(counts, share.to(counts.dtype))
-        self.idle.add_(some).masked_fill_(counts > 0, 0)
-        return share
+        return move_averages(self.cluster_size, self.idle, counts, self.decay)
 
     def replace(self, codes: Tensor, replaced: Tensor) -> None:
         """Set the codes marked in ``replaced (K,)`` to the rows of ``codes (K, D)``, as if each had one vector."""
@@ -126,8 +124,7 @@ class EMACodebook(Codebook):
         """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""
         share = self._average(counts.to(self.cluster_size.dtype))
         self.embed_sum.lerp_(sums.to(self.embed_sum.dtype), share.to(self.embed_sum.dtype))
-        total = self.cluster_size.sum()
-        size = (self.cluster_size + self.eps) / (total + self.size * self.eps) * total
+        size = smoothed(self.cluster_size, self.eps)
         if not host_knows(share):
             self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
         elif share > 0:

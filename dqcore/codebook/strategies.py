@@ -14,6 +14,7 @@ from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook, hos
 from dqcore.errors import InputError
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
+from dqcore.ops.reference.codebook_update import revive
 
 __all__ = ["EMA", "PAPER", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
 
@@ -179,10 +180,7 @@ class RandomRestart:
             chosen, rows = candidates[fresh], unused.nonzero()[:, 0]
             codebook.replace_rows(chosen[: len(rows)], rows[: len(chosen)])
             return
-        order = (~fresh).byte().argsort(stable=True)
-        turn = unused.cumsum(0) - 1
-        chosen = candidates[order[turn.clamp(0, len(candidates) - 1)]]
-        codebook.replace(chosen, unused & (turn < fresh.sum()))
+        codebook.replace(*revive(unused, candidates, fresh))
 
     def _fresh(self, codes: Tensor, used: Tensor, candidates: Tensor, valid: Tensor) -> Tensor:
         """The first candidates with their values, which no code in use has."""

@@ -10,10 +10,12 @@ coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 """
 
 from dqcore.ops.code_sums import CodeSums, code_sums
+from dqcore.ops.codebook_update import codebook_update
 from dqcore.ops.decode_attention import decode_attention
 from dqcore.ops.dropout_mask import dropout_mask
 from dqcore.ops.dynamic_lookup import Lookup, dynamic_lookup
 from dqcore.ops.expand_features import expand_features
+from dqcore.ops.lookup_loss import LookupLoss, lookup_loss
 from dqcore.ops.nearest_code import nearest_code
 from dqcore.ops.pack_codes import pack_codes
 from dqcore.ops.pack_features import pack_features
@@ -24,11 +26,14 @@ from dqcore.ops.varlen_attention import varlen_attention
 __all__ = [
     "CodeSums",
     "Lookup",
+    "LookupLoss",
     "code_sums",
+    "codebook_update",
     "decode_attention",
     "dropout_mask",
     "dynamic_lookup",
     "expand_features",
+    "lookup_loss",
     "nearest_code",
     "pack_codes",
     "pack_features",

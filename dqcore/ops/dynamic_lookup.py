@@ -16,7 +16,7 @@ from dqcore.errors import InputError
 from dqcore.ops.checks import check_codebook, check_grain, check_same_device, check_tensor
 from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.cpu.dynamic_lookup import dynamic_lookup_cpu
-from dqcore.ops.layout import block_sum, cells_per_code, merge_maps
+from dqcore.ops.layout import block_sum, cells_per_code, memory_format, merge_maps
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_backward_reference, dynamic_lookup_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -39,7 +39,7 @@ class Lookup(NamedTuple):
     """What :func:`dynamic_lookup` returns. Maps are on the finest grid."""
 
     codes: Tensor  # (B, H, W) int64
-    quantized: Tensor  # (B, D, H, W), the maps' dtype
+    quantized: Tensor  # (B, D, H, W), dtype and memory format of the finest map
     error: Tensor  # (B, H, W) float32
     statistics: CodeSums | None  # counts (K,) and sums (K, D), each code once
 
@@ -70,7 +70,8 @@ def dynamic_lookup(
     Gradient: of ``quantized`` straight through to the maps; of ``error`` to maps and codebook; 0, never NaN, where
         there is no code. Deterministic.
     Ties: the lowest code; exact as :func:`dqcore.ops.nearest_code`, on every backend.
-    Cost: looks up only codes that exist (0.63 of the finest grid at dual ratio 0.5); under 64 MB beside its results.
+    Cost: looks up only codes that exist (0.63 of the finest grid at dual ratio 0.5), each read once from its map.
+        Beside its results under 64 MB and, on a GPU if the maps are not channels-last, as much as the finest map.
     """
     _check(maps, grain, codebook, mask)
     if mask is not None:
@@ -78,6 +79,8 @@ def dynamic_lookup(
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
     if eager and torch.is_grad_enabled():
         codes, quantized, error, counts, sums = _EagerLookup.apply(with_sums, grain, codebook, *maps)
+    elif eager:
+        codes, quantized, error, counts, sums = _op.below_autograd(list(maps), grain, codebook, with_sums)
     else:
         codes, quantized, error, counts, sums = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
@@ -116,7 +119,7 @@ def _fake(
     counts, sums = (codebook.shape[:1], codebook.shape) if with_sums else ((0,), (0,))
     return (
         finest.new_empty(grid, dtype=torch.int64),
-        finest.new_empty(finest.shape),
+        torch.empty(finest.shape, dtype=finest.dtype, device=finest.device, memory_format=memory_format(finest)),
         finest.new_empty(grid, dtype=wide),
         finest.new_empty(counts, dtype=wide),
         finest.new_empty(sums, dtype=wide),
@@ -173,7 +176,7 @@ class _EagerLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, with_sums: bool, grain: Tensor, codebook: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-        found = torch.ops.dqcore.dynamic_lookup(list(maps), grain, codebook, with_sums)
+        found = _op.below_autograd(list(maps), grain, codebook, with_sums)
         _setup_context(ctx, (maps, grain, codebook, with_sums), found)
         return found
 
@@ -183,13 +186,14 @@ class _EagerLookup(torch.autograd.Function):
         return None, None, grad_codebook, *grad_maps  # in _backward too the codebook is input number 2
 
 
-register(
+_op = register(
     "dynamic_lookup",
     dynamic_lookup_reference,
     fake=_fake,
     cpu=Implementation(dynamic_lookup_cpu, "torch"),
     gpu=Implementation(_triton, "triton"),
-).register_autograd(_backward, setup_context=_setup_context)
+)
+_op.register_autograd(_backward, setup_context=_setup_context)
 
 register(
     "dynamic_lookup_backward",

@@ -24,6 +24,7 @@ __all__ = [
     "check_layout",
     "check_total",
     "count_codes",
+    "memory_format",
     "merge_maps",
     "places",
 ]
@@ -63,6 +64,12 @@ def blocks(cells: Tensor, grain: int, num_granularities: int) -> Tensor:
     side = 2 ** (num_granularities - 1 - grain)
     height, width = cells.shape[-2:]
     return cells.unflatten(-1, (width // side, side)).unflatten(-3, (height // side, side))
+
+
+def memory_format(features: Tensor) -> torch.memory_format:
+    """Channels-last if channels lie side by side in memory and cells do not."""
+    last = features.stride(1) == 1 and features.shape[1] > 1 and not features.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def merge_maps(maps: Sequence[Tensor], grain: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dqcore.codes import Order
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.extension import FEATURES, call, check_sizes, features_argument, lay_out, native
-from dqcore.ops.layout import check_layout, count_codes
+from dqcore.ops.layout import check_layout, count_codes, memory_format
 from dqcore.ops.reference.pack_features import pack_features_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -78,12 +78,6 @@ def _extension(features: Tensor, grain: Tensor, order: str, num_granularities: i
     out = native().Packed(packed.data_ptr(), total)
     call("pack_features", features.device, layout.native, features_argument(features), out, mean)
     return packed
-
-
-def memory_format(features: Tensor) -> torch.memory_format:
-    """Channels-last if channels lie side by side in memory and cells do not."""
-    last = features.stride(1) == 1 and features.shape[1] > 1 and not features.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["Implementation", "Op", "register"]
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
+#: What runs an op, by its stem, below autograd and autocast.
+implementations: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ class Op:
     """A registered op, by its name ``dqcore::<stem>``."""
 
     name: str
+
+    def below_autograd(self, *args: Any) -> Any:
+        """Call it where nobody asks for its gradient, as within an ``autograd.Function``: saves the host's time."""
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.overload(*args)
+
+    @functools.cached_property
+    def overload(self) -> Any:
+        """What ``torch.ops`` has under its name."""
+        return getattr(torch.ops.dqcore, self.name.removeprefix("dqcore::")).default
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
         """Give it a gradient, as ``torch.library.register_autograd``."""
@@ -79,7 +92,7 @@ def register(
                 return run(*args)
         return run(*args)
 
-    name = f"dqcore::{stem}"
+    name, implementations[stem] = f"dqcore::{stem}", implementation
     _LIBRARY.define(
         stem + (schema or torch.library.infer_schema(reference, mutates_args=mutates_args)),
         tags=(torch.Tag.pt2_compliant_tag,),

@@ -26,3 +26,42 @@ def test_a_call_that_fails_is_left_out_with_its_reason():
     assert failed == {"peer": "RuntimeError: no kernel"}
     with pytest.raises(RuntimeError, match="no kernel"):
         timing.medians({"dqcore": fails}, "cpu")
+
+
+class Graph:
+    """Stands for the seconds of a replayed graph."""
+
+    def __init__(self, call):
+        if call.__name__ == "waits":
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    def __call__(self):
+        return 7.0
+
+
+def test_a_call_that_no_graph_can_hold_must_be_known(monkeypatch):
+    def ours():
+        pass
+
+    def waits():
+        pass
+
+    monkeypatch.setattr(timing, "replayed", Graph)
+    calls = {"dqcore": ours, "cudnn": waits}
+    with pytest.raises(timing.CannotBeCaptured, match="cudnn cannot be captured") as raised:
+        timing.medians(calls, "cuda")
+    assert raised.value.name == "cudnn"
+    seconds, failed = timing.medians(calls, "cuda", alone=["cudnn"])
+    assert seconds["dqcore"] == 7.0 and 0 < seconds["cudnn"] < 1 and failed == {}
+    monkeypatch.setattr(timing, "LAUNCHED_ALONE", {"cudnn"})  # what gpu_report.py says at its second try
+    assert timing.medians(calls, "cuda")[0]["cudnn"] < 1
+
+
+def test_a_rehearsal_runs_each_call_once(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "REHEARSAL", True)
+    monkeypatch.setattr(timing, "replayed", Graph)
+    seconds, _ = timing.medians({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, "cuda")
+    assert order == ["a", "b"] and max(seconds.values()) < 1
+    timing.interleaved_medians(lambda: order.append("c"), rounds=9)
+    assert order == ["a", "b", "c"]

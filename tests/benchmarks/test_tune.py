@@ -136,3 +136,21 @@ def test_resident_blocks():
     assert tune.resident(row) == 2
     assert tune.resident(row | {"registers": 32}) == 3
     assert tune.resident(row | {"registers": 32, "shared_bytes": 0}) == 8
+
+
+FIRST = """
+import sys
+sys.path.insert(0, "benchmarks")
+import tune
+tune.candidates = lambda stem: [{"BLOCK_M": 32, "BLOCK_N": 32, "CHUNK": 256, "num_warps": 4, "num_stages": 1}]
+(row,) = tune.compile_row("varlen_attention_dkv", {"dtype": "half", "dim": 64, "dropout": 0}, 90)
+print(row["left_out"], {found["stack_bytes"] for found in row["compiled"]})
+"""
+
+
+@pytest.mark.slow
+def test_a_problem_that_launches_first_finds_a_driver():
+    """In a process that has compiled nothing yet, as each of a sweep's is."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.stdout.strip() == "None {0}", done.stdout + done.stderr

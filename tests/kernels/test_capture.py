@@ -43,6 +43,7 @@ class Watch(TorchDispatchMode):
 def fake_gpu(monkeypatch):
     """Tensors made within lie on a GPU that does not exist; asking for a value raises."""
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "data_ptr", lambda tensor: 0)  # a fake tensor has none, and warns
     with FakeTensorMode(), torch.device("cuda"):
         yield
 

@@ -84,7 +84,7 @@ def test_no_settled_vector_is_wrong(monkeypatch, split):
     monkeypatch.setattr(nearest_code, "WORKSPACE", 2**28)
     monkeypatch.setattr(codes, "SPLIT_DIM", DIM if split else 0)
     monkeypatch.setattr(codes, "PADDING", CODES)
-    monkeypatch.setattr(rounding, "ROWS", TILE)
+    monkeypatch.setattr(rounding, "ROUND", rounding.ROUND | {"ELEMENTS": TILE * DIM, "ROWS": TILE})
     monkeypatch.setattr(nearest_code, "ROWS", TILE)
     monkeypatch.setattr(InterpreterBuilder, "create_dot", pessimistic_dot(np.random.default_rng(0)))
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ from dqcore.ops import dynamic_lookup
 from dqcore.ops.dynamic_lookup import MAX_GRANULARITIES
 from dqcore.ops.layout import merge_maps
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
-from dqcore.testing import TOLERANCE, adversarial_codebooks, assert_nearest
+from dqcore.testing import TOLERANCE, adversarial_codebooks, assert_close, assert_nearest
 
 
 def inputs(levels, device="cpu", dtype=torch.float32, batch=2, dim=8, height=3, width=5, size=37, grad=False):
@@ -40,6 +40,36 @@ def test_matches_reference(route, levels, dtype, masked):
     rtol, atol = TOLERANCE[torch.float32]
     torch.testing.assert_close(result.error.double(), error, rtol=rtol, atol=atol)
     torch.testing.assert_close(result.statistics.sums.double(), sums, rtol=rtol, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["planes", "vectors", "last map alone", "strided"])
+def test_any_memory_format(route, layout):
+    """The result is the same, and lies in memory as the finest map does; so do the gradients as their maps."""
+    maps, grain, codebook = inputs(3, route)
+    expected = dynamic_lookup(maps, grain, codebook, with_sums=True)
+    last = torch.channels_last
+    other = {
+        "planes": maps,
+        "vectors": [values.contiguous(memory_format=last) for values in maps],
+        "last map alone": [*maps[:-1], maps[-1].contiguous(memory_format=last)],
+        "strided": [torch.stack([values, values], -1)[..., 0] for values in maps],
+    }[layout]
+    leaves = [values.detach().requires_grad_() for values in other]
+    result = dynamic_lookup(leaves, grain, codebook, with_sums=True)
+    for a, b in zip(result[:2], expected[:2], strict=True):
+        assert torch.equal(a, b)
+    assert_close(result.error, expected.error)
+    assert_close(result.statistics.sums, expected.statistics.sums)
+    form = last if layout in ("vectors", "last map alone") else torch.contiguous_format
+    assert result.quantized.is_contiguous(memory_format=form)
+    weight, scale = torch.randn_like(maps[-1]), torch.randn_like(result.error)
+    grads = torch.autograd.grad((result.quantized * weight).sum() + (result.error * scale).sum(), leaves)
+    plain = [values.detach().requires_grad_() for values in maps]
+    again = dynamic_lookup(plain, grain, codebook)
+    wanted = torch.autograd.grad((again.quantized * weight).sum() + (again.error * scale).sum(), plain)
+    for grad, values, want in zip(grads, other, wanted, strict=True):
+        assert layout == "strided" or grad.stride() == values.stride()
+        assert_close(grad, want)
 
 
 @pytest.mark.parametrize("case", ["vqgan_init", "common_mean", "near_duplicates", "duplicates", "huge", "zeros"])

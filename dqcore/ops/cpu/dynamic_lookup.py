@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dqcore.ops.cpu.nearest_code import VECTORS, CodeSearch
+from dqcore.ops.layout import memory_format
 from dqcore.ops.reference.code_sums import code_sums_reference
 
 __all__ = ["dynamic_lookup_cpu"]
@@ -19,7 +20,8 @@ def dynamic_lookup_cpu(
     """:func:`dqcore.ops.dynamic_lookup` for float16, bfloat16 and float32 on the CPU."""
     batch, dim, height, width = maps[-1].shape
     codes = torch.empty((batch, height, width), dtype=torch.int64)
-    quantized = torch.empty((batch, dim, height, width), dtype=maps[-1].dtype)
+    memory = memory_format(maps[-1])
+    quantized = torch.empty((batch, dim, height, width), dtype=maps[-1].dtype, memory_format=memory)
     error = torch.empty((batch, height, width))
     shape = codebook.shape if with_sums else (0, 0)
     counts, sums = torch.zeros(shape[0]), torch.zeros(shape if with_sums else (0,))

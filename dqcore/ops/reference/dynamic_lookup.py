@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dqcore.ops.layout import block_sum, cells_per_code, merge_maps
+from dqcore.ops.layout import block_sum, cells_per_code, memory_format, merge_maps
 from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 
 __all__ = ["dynamic_lookup_backward_reference", "dynamic_lookup_reference"]
@@ -30,7 +30,7 @@ def dynamic_lookup_reference(
     wide = torch.promote_types(merged.dtype, torch.float32)
     error = (distance / cells).masked_fill(~coded, 0).to(wide)
     straight_through = vectors.permute(0, 3, 1, 2).detach().to(merged.dtype) + (merged - merged.detach())
-    quantized = straight_through.masked_fill(~coded[:, None], 0)
+    quantized = straight_through.masked_fill(~coded[:, None], 0).contiguous(memory_format=memory_format(maps[-1]))
     counts, sums = error.new_zeros(0), error.new_zeros(0)
     if with_sums:
         weight = 1 / cells.flatten()

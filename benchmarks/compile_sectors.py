@@ -1,0 +1,167 @@
+"""Count the 32-byte sectors that memory-bound kernels touch, without a GPU, and hold them; see ``sectors.py``.
+
+Two processes run the same launches at the sizes of the paper's tokenizer: one compiles them for sm_90, and its layouts
+say which elements a warp loads together; one interprets them, which gives the addresses. For each case and kernel the
+result is how many bytes its loads and stores move if L1 keeps nothing from one to the next (``moved``), how many bytes
+lie in the distinct sectors of a launch (``floor``), and of the sectors that one instruction of a warp touches, which
+share its lanes ask for (``used``). The codebook, which stays in L2, is left out. Exit code 1 if a case moves over 1.3
+times its floor, or a number is 5 % more or less than ``results/sectors.json`` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ARCH = 90
+MOST = 1.3  # times the floor
+DRIFT = 0.05
+STORED = Path(__file__).with_name("results") / "sectors.json"
+#: Those whose time goes into moving what grows with the batch; the others belong to the scan.
+KERNELS = (
+    "_nearest_code_round_vectors_kernel", "_dynamic_lookup_fill_kernel", "_dynamic_lookup_bwd_kernel",
+    "_code_sums_runs_kernel", "_code_sums_total_kernel",
+)  # fmt: skip
+
+
+def compiled() -> dict[str, list[tuple[str, dict]]]:
+    """For each case its launches in order: the kernel's name, and the layouts of its accesses."""
+    import compile_check
+    import sector_cases
+    import sectors
+
+    import dqcore.kernels.code_sums
+    import dqcore.kernels.dynamic_lookup  # noqa: F401  (imported before `compiling` replaces what launchers ask)
+
+    launches: list[tuple[str, dict]] = []
+    compile_check.compiling(
+        ARCH, lambda kernel, _, __, result: launches.append((kernel.__name__, sectors.layouts(result.asm["ttgir"])))
+    )
+    found = {}
+    for name, case in sector_cases.cases("meta").items():
+        launches.clear()
+        case()
+        found[name] = list(launches)
+    return found
+
+
+def measured(layouts: dict[str, list[tuple[str, dict]]]) -> dict[str, Any]:
+    """Run every case in the interpreter and count."""
+    import sector_cases
+
+    launches, found = sector_cases.watch(), {}
+    for name, case in sector_cases.cases("cpu").items():
+        launches.clear()
+        codebook, _ = case()
+        assert len(launches) == len(layouts[name]), (name, len(launches), len(layouts[name]))
+        begin = codebook.data_ptr()
+        small = (begin, begin + codebook.numel() * codebook.element_size())
+        rows = {
+            kernel: counted(noted, known, small)
+            for noted, (kernel, known) in zip(launches, layouts[name], strict=True)
+            if kernel in KERNELS
+        }
+        moved, floor = (sum(row[field] for row in rows.values()) for field in ("moved", "floor"))
+        found[name] = {"moved": moved, "floor": floor, "ratio": round(moved / floor, 3), "kernels": rows}
+    return found
+
+
+def counted(noted: list[tuple], known: dict, small: tuple[int, int]) -> dict[str, Any]:
+    """What one launch moves, and the shares of its loads and stores that lanes asked for, by line of the source."""
+    import numpy as np
+    import sectors
+
+    moved, distinct = 0, []
+    lines: dict[str, sectors.Count] = {}
+    for where, addresses, mask, size in noted:
+        own = mask & ((addresses < small[0]) | (addresses >= small[1]))
+        if not own.any():
+            continue
+        if (where, addresses.shape) not in known:  # the compiler does the same once, for a call from elsewhere
+            assert any((place[:1], shape) == (where[:1], addresses.shape) for place, shape in known), where
+            continue
+        layout = known[where, addresses.shape]
+        one, touched = sectors.count(layout, addresses, own, size)
+        moved += sectors.SECTOR * touched.size
+        distinct.append(touched)
+        line = f"{where[0][0]}:{where[0][1]}"
+        lines[line] = lines.get(line, sectors.Count(0, 0, 0)) + one
+    used = {line: round(one.asked / one.sectors / sectors.SECTOR, 3) for line, one in sorted(lines.items())}
+    return {"moved": moved, "floor": sectors.SECTOR * np.unique(np.concatenate(distinct)).size, "used": used}
+
+
+def collect() -> dict[str, Any]:
+    """Both processes, one after the other."""
+    root = Path(__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    env.pop("TRITON_INTERPRET", None)
+    with tempfile.TemporaryDirectory() as folder:
+        for step, interpret in (("layouts", None), ("measured", "1")):
+            own = env if interpret is None else env | {"TRITON_INTERPRET": interpret}
+            subprocess.run([sys.executable, __file__, "--step", step, "--folder", folder], check=True, env=own)
+        return json.loads((Path(folder) / "measured.json").read_text())
+
+
+def failures(found: dict[str, Any]) -> list[str]:
+    """One line for each case that moves too much."""
+    return [
+        f"{name}: moves {case['ratio']} times its floor, at most {MOST}"
+        for name, case in found.items()
+        if case["ratio"] > MOST
+    ]
+
+
+def drifted(found: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """One line for each number that moved by over 5 %, and for each case that only one side has."""
+    lines = [f"{name}: only on one side" for name in found.keys() ^ stored.keys()]
+    for name in found.keys() & stored.keys():
+        new, old = ({"all": case} | case["kernels"] for case in (found[name], stored[name]))
+        lines += [f"{name}: {kernel} only on one side" for kernel in new.keys() ^ old.keys()]
+        for kernel in new.keys() & old.keys():
+            now, then = new[kernel]["moved"], old[kernel]["moved"]
+            if abs(now - then) > DRIFT * then:
+                lines.append(f"{name}: {kernel} moves {now} bytes, stored are {then}")
+    return sorted(lines)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Print the table, or store it; then what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--update", action="store_true", help=f"write results/{STORED.name}")
+    parser.add_argument("--step", choices=("layouts", "measured"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(given)
+    if args.step == "layouts":
+        (args.folder / "layouts.pickle").write_bytes(pickle.dumps(compiled()))
+        return 0
+    if args.step == "measured":
+        layouts = pickle.loads((args.folder / "layouts.pickle").read_bytes())
+        (args.folder / "measured.json").write_text(json.dumps(measured(layouts)))
+        return 0
+    import triton
+
+    found = collect()
+    for name, case in found.items():
+        print(f"{name:45} moved {case['moved'] / 2**20:8.2f} MiB, {case['ratio']:.2f} times the floor")
+        for kernel, row in case["kernels"].items():
+            print(f"    {kernel:40} {row['moved'] / 2**20:8.2f} MiB, floor {row['floor'] / 2**20:8.2f}  {row['used']}")
+    wrong = failures(found)
+    if args.update:
+        STORED.write_text(json.dumps({"triton": triton.__version__, "cases": found}, indent=1) + "\n")
+    elif STORED.exists():
+        stored = json.loads(STORED.read_text())
+        wrong += drifted(found, stored["cases"]) if stored["triton"] == triton.__version__ else []
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""How many kernels a call launches, counted without a GPU: on tensors without data, which stand for CUDA tensors.
+
+An op of PyTorch counts as the launches that it makes on a GPU, 0 for a view or an allocation and 1 for most others; an
+op of ours runs its launcher, whose Triton kernels count themselves. A ``Counter`` names each launch, so that a test can
+say what came on top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dqcore import backends
+
+#: Ops that launch nothing though their results are no views.
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "set_", "sym_size",
+        "is_pinned", "_local_scalar_dense", "lift_fresh", "scalar_tensor", "is_same_size", "resize_"}  # fmt: skip
+#: Ops that launch several kernels, as ``torch.profiler`` shows on an H100: a radix sort of 32 bits is a histogram, its
+#: scan, four passes and their clearings.
+SEVERAL = {"sort": 12, "argsort": 12, "topk": 8, "cumsum": 2, "nonzero": 4, "index_add": 2, "unique": 20}
+
+
+class Counter(TorchDispatchMode):
+    """Collects the names of what is launched, in order, in ``names``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Count an op of PyTorch; run the launcher of an op of ours."""
+        kwargs = kwargs or {}
+        if func.namespace == "dqcore":
+            with self:
+                return func._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd, *args, **kwargs)
+        out = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        tensors = [value for value in torch.utils._pytree.tree_leaves(out) if isinstance(value, torch.Tensor)]
+        if name in FREE or _is_view(func) or not tensors or all(value.numel() == 0 for value in tensors):
+            return out
+        self.names += [name] * SEVERAL.get(name, 1)
+        return out
+
+
+def _is_view(func: Any) -> bool:
+    """Whether the results of an op share memory with an argument that it does not write to."""
+    aliases = [result.alias_info for result in func._schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
+
+
+@contextlib.contextmanager
+def standing_in() -> Iterator[None]:
+    """Within, tensors without data (``device="meta"``) take the way of those on a GPU, and new tensors are such ones.
+
+    Autograd asks for a real GPU where a fake tensor says that it is on one, and for nothing here.
+    """
+    route, available, autocast = backends.route, backends.available, torch.is_autocast_enabled
+    torch.is_autocast_enabled = lambda *kind: kind != ("meta",) and autocast(*kind)  # which does not know the word
+    backends.route = lambda device: "gpu" if device.type == "meta" else route(device)
+    backends.available = lambda kernel, device: device.type == "meta" or available(kernel, device)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        backends.route, backends.available, torch.is_autocast_enabled = route, available, autocast
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Counter]:
+    """The same, and what would be launched is counted."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    counter, kinds = Counter(), (JITFunction, InterpretedFunction)
+    before = [(kind, kind.__getitem__) for kind in kinds]
+
+    def launcher(kernel: Any, grid: Any) -> Callable[..., None]:
+        return lambda *args, **options: counter.names.append(kernel.fn.__name__)
+
+    for kind in kinds:
+        kind.__getitem__ = launcher
+    try:
+        with standing_in(), counter:
+            yield counter
+    finally:
+        for kind, method in before:
+            kind.__getitem__ = method

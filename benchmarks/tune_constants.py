@@ -1,0 +1,162 @@
+"""The tiles that kernels keep as constants of their files: each neighbour's time in a step of the quantizer.
+
+A constant is a dictionary with ``num_warps`` at the top of a file of ``kernels/``. Its neighbours halve, keep or double
+each of its sizes. What is measured is the time of all kernels of one training step, by ``torch.profiler``; a neighbour
+that changes a code, or a number by more than rounding, is left out. The winner is printed: a person writes it down.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import importlib
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+KERNELS = Path(__file__).parents[1] / "kernels"
+FLAGS = {"enable_fp_fusion", "num_stages"}
+MOST_WARPS = 16
+
+
+class Variant(NamedTuple):
+    """A constant, by file and name, and values for it."""
+
+    file: str
+    name: str
+    values: dict[str, int]
+
+
+def constants() -> dict[tuple[str, str], dict[str, int]]:
+    """Every constant of the quantizer's kernels: its values, by file and name."""
+    found = {}
+    for path in sorted(KERNELS.glob("[a-z]*.py")):
+        module = importlib.import_module(f"dqcore.kernels.{path.stem}")
+        for name, value in vars(module).items():
+            # an imported one belongs to the file that defines it
+            if type(value) is dict and "num_warps" in value and f"\n{name} = {{" in path.read_text():
+                found[path.stem, name] = value
+    return found
+
+
+def variants() -> list[Variant]:
+    """Every constant as it is, and its neighbours."""
+    found = []
+    for (file, name), values in constants().items():
+        axes = [key for key, value in values.items() if key not in FLAGS and value & (value - 1) == 0]
+        for factors in itertools.product((1, 0.5, 2), repeat=len(axes)):
+            near = values | {key: int(values[key] * factor) for key, factor in zip(axes, factors, strict=True)}
+            if 1 <= near["num_warps"] <= MOST_WARPS and min(near[key] for key in axes) >= 1:
+                found.append(Variant(file, name, near))
+    return found
+
+
+@contextlib.contextmanager
+def applied(variant: Variant) -> Iterator[None]:
+    """Launch with these values; kernels read the dictionary at each launch."""
+    constant = getattr(importlib.import_module(f"dqcore.kernels.{variant.file}"), variant.name)
+    before = dict(constant)
+    constant.update(variant.values)
+    try:
+        yield
+    finally:
+        constant.clear()
+        constant.update(before)
+
+
+def problem(device: str, tiny: bool) -> Callable[[], list[torch.Tensor]]:
+    """A training step of the quantizer on the same data in every call: what it returns is compared."""
+    import dqcore
+
+    torch.manual_seed(0)
+    images, dim, side, size = (2, 16, 2, 20) if tiny else (32, 256, 16, 1024)
+    maps = [torch.randn(images, dim, side << g, side << g, device=device, requires_grad=True) for g in range(2)]
+    grain = torch.randint(0, 2, (images, side, side), device=device)
+    quantizer = dqcore.DynamicQuantizer(dim, size, num_granularities=2).to(device)
+    state = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    grad = torch.randn(images, dim, 2 * side, 2 * side, device=device)
+
+    def step() -> list[torch.Tensor]:
+        quantizer.load_state_dict(state)
+        out = quantizer(maps, grain)
+        grads = torch.autograd.grad([out.map, out.loss], maps, [grad, None])
+        sums = [value.clone() for value in quantizer.state_dict().values()]
+        return [out.codes, out.map.detach(), out.loss.detach(), *grads, *sums]
+
+    return step
+
+
+def same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    """Whole numbers equal, others within 1e-4 of the largest."""
+    for a, b in zip(found, expected, strict=True):
+        exact = not b.is_floating_point()
+        near = float((a.double() - b.double()).abs().max()) <= (0 if exact else 1e-4 * float(b.abs().max()))
+        if not near:
+            return False
+    return True
+
+
+def build(variant: Variant, device: str, tiny: bool) -> str | None:
+    """Run a step once in a process of its own, which compiles it; why it cannot be run."""
+    try:
+        with applied(variant):
+            problem(device, tiny)()
+            if device == "cuda":
+                torch.cuda.synchronize()
+    except Exception as error:  # too much shared memory, say
+        return f"{type(error).__name__}: {str(error).strip()[:200]}"
+    return None
+
+
+def compile_all(found: list[Variant], device: str, tiny: bool) -> list[str | None]:
+    """:func:`build` of each, in parallel."""
+    if device != "cuda":
+        return [None] * len(found)  # interpreted kernels are not compiled
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
+        return list(pool.map(build, found, [device] * len(found), [tiny] * len(found), chunksize=4))
+
+
+def sweep(device: str, seconds: float, tiny: bool = False) -> list[dict[str, Any]]:
+    """A row for each variant: microseconds of a step's kernels, or why it was left out; the fastest of each printed."""
+    from report_kernels import table
+
+    end = time.monotonic() + seconds
+    every = variants()[: 2 if tiny else None]
+    faults = compile_all(every, device, tiny)
+    step = problem(device, tiny)
+    expected = step()
+    rows: list[dict[str, Any]] = []
+    for variant, fault in zip(every, faults, strict=True):
+        row: dict[str, Any] = {"file": variant.file, "constant": variant.name, "values": variant.values}
+        rows.append(row)
+        if fault or time.monotonic() > end:
+            row["left_out"] = fault or "no time left"
+            continue
+        try:
+            with applied(variant):
+                if not same(step(), expected):
+                    row["left_out"] = "another result"
+                    continue
+                row["us"] = table(step, 1, device)["us"]
+        except RuntimeError as error:
+            row["left_out"] = f"{type(error).__name__}: {str(error).strip()[:200]}"
+    for file, name in constants():
+        show([row for row in rows if (row["file"], row["constant"]) == (file, name)])
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The constant as it is, which comes first, and the three fastest."""
+    good = sorted((row for row in rows if "us" in row), key=lambda row: row["us"])
+    if good:
+        first = rows[0]
+        print(f"{first['file']}.{first['constant']}: {first.get('us')} us as it is, {first['values']}")
+        for row in good[:3]:
+            print(f"  {row['us']} us {row['values']}")

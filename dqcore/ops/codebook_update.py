@@ -1,0 +1,92 @@
+"""``codebook_update``: what an EMA codebook learns from a batch, and which of its unused codes are revived."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dqcore.errors import InputError
+from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.code_sums import CodeSums
+from dqcore.ops.dynamic_lookup import Lookup
+from dqcore.ops.reference.codebook_update import codebook_update_reference
+from dqcore.ops.registry import Implementation, register
+
+__all__ = ["codebook_update", "codebook_update_reference"]
+
+State = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def codebook_update(
+    state: State,
+    lookup: Lookup,
+    maps: Sequence[Tensor],
+    grain: Tensor,
+    *,
+    decay: float,
+    eps: float = 1e-5,
+    threshold: float | None = None,
+) -> None:
+    """Move the averages of a codebook by one batch, and revive codes that fall out of use.
+
+    Args:
+        state: What is updated: codes and one padding row ``(K + 1, D)``; cluster sizes ``(K,)``; batches since each
+            code was last chosen ``(K,)`` int64; averages of the vector sums ``(K, D)``. All but the third float32;
+            contiguous.
+        lookup: What :func:`dqcore.ops.dynamic_lookup` found ``with_sums``.
+        maps: The feature maps that were looked up; float16, bfloat16 or float32.
+        grain: The grain map, ``(B, h, w)`` int64.
+        decay: Share of the old averages that remains, in [0, 1).
+        eps: Laplace smoothing of the cluster sizes.
+        threshold: A code whose cluster size falls below this share of the mean becomes a vector drawn from the batch;
+            None for no code. See :class:`dqcore.codebook.RandomRestart`.
+
+    Raises:
+        TypeError: A tensor has the wrong type or dtype.
+        ValueError: Shapes or devices do not fit, or the lookup has no sums.
+
+    A batch without vectors moves nothing. Deterministic; the host does not wait.
+    Cost: on a GPU one launch, which reads the state and the sums once.
+    """
+    _check(state, lookup, maps)
+    assert lookup.statistics is not None
+    torch.ops.dqcore.codebook_update(
+        *state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, decay, eps, threshold
+    )
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(state)  # kernels do not count what they write
+
+
+def _check(state: State, lookup: Lookup, maps: Sequence[Tensor]) -> None:
+    if lookup.statistics is None:
+        raise InputError("lookup: expected counts and sums, as dynamic_lookup returns them with_sums")
+    sums = lookup.statistics.sums
+    size, dim = sums.shape
+    names = ("weight", "cluster_size", "idle", "embed_sum")
+    for name, tensor, shape in zip(names, state, ((size + 1, dim), (size,), (size,), (size, dim)), strict=True):
+        check_tensor(name, tensor, dtypes=(torch.int64,) if name == "idle" else (torch.float32,))
+        if tuple(tensor.shape) != shape or not tensor.is_contiguous():
+            raise InputError(f"{name}: expected {shape}, contiguous, got {tuple(tensor.shape)}")
+    check_tensor("maps[-1]", maps[-1], dim=4, dtypes=(torch.float16, torch.bfloat16, torch.float32))
+    check_same_device(weight=state[0], sums=sums, codes=lookup.codes)
+
+
+def _triton(
+    weight: Tensor, cluster_size: Tensor, idle: Tensor, embed_sum: Tensor, counts: Tensor, sums: Tensor,
+    maps: list[Tensor], grain: Tensor, codes: Tensor, error: Tensor, decay: float, eps: float, threshold: float | None,
+) -> None:  # fmt: skip
+    from dqcore.kernels.codebook_update import codebook_update_fwd
+
+    state, statistics = (weight, cluster_size, idle, embed_sum), CodeSums(counts, sums)
+    codebook_update_fwd(state, statistics, maps, grain, codes, error, (decay, eps, threshold))
+
+
+register(
+    "codebook_update",
+    codebook_update_reference,
+    fake=lambda *_: None,
+    gpu=Implementation(_triton, "triton"),
+    mutates_args=("weight", "cluster_size", "idle", "embed_sum"),
+)

@@ -1,0 +1,100 @@
+"""``lookup_loss``: the loss of a vector quantizer, from the squared error of each cell."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dqcore.errors import InputError
+from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.reference.lookup_loss import lookup_loss_reference
+from dqcore.ops.registry import Implementation, register
+
+__all__ = ["LookupLoss", "lookup_loss", "lookup_loss_reference"]
+
+
+class LookupLoss(NamedTuple):
+    """What :func:`lookup_loss` returns; scalars of the error's dtype."""
+
+    loss: Tensor
+    commitment: Tensor
+    codebook: Tensor
+
+
+def lookup_loss(error: Tensor, codes: Tensor, dim: int, commitment: float) -> LookupLoss:
+    """The mean squared error of the cells with a code, and ``commitment`` times it.
+
+    Args:
+        error: Squared error of each cell, ``(B, H, W)`` float32 or float64; 0 where there is no code.
+        codes: ``(B, H, W)`` int64; negative for no code.
+        dim: D, by which the mean is divided, too.
+        commitment: beta.
+
+    Returns:
+        ``loss``, the sum of the other two; ``commitment``, beta times the mean; ``codebook``, the mean.
+
+    Raises:
+        TypeError: A tensor has the wrong type or dtype.
+        ValueError: Shapes or devices do not fit.
+
+    Gradient: of ``loss`` and ``commitment`` to ``error``, that of the part with beta alone.
+    """
+    check_tensor("error", error, dim=3, dtypes=(torch.float32, torch.float64))
+    check_tensor("codes", codes, dim=3, dtypes=(torch.int64,))
+    check_same_device(error=error, codes=codes)
+    if codes.shape != error.shape:
+        raise InputError(f"codes: expected shape {tuple(error.shape)}, as error, got {tuple(codes.shape)}")
+    eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    if eager and error.requires_grad and torch.is_grad_enabled():
+        return LookupLoss(*_EagerLoss.apply(error, codes, dim, commitment))
+    return LookupLoss(*torch.ops.dqcore.lookup_loss(error, codes, dim, commitment)[:3])
+
+
+def _fake(error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return error.new_empty(()), error.new_empty(()), error.new_empty(()), error.new_empty(())
+
+
+def _triton(error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, ...]:
+    from dqcore.kernels.lookup_loss import lookup_loss_fwd
+
+    return lookup_loss_fwd(error, codes, dim, commitment)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[3])
+    ctx.shape = inputs[0].shape
+
+
+def _backward(ctx: Any, loss: Tensor | None, commitment: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    (slope,) = ctx.saved_tensors
+    if loss is not None and commitment is not None:
+        loss = loss + commitment
+    grad = commitment if loss is None else loss
+    return (None if grad is None else (grad * slope).expand(ctx.shape)), None, None, None
+
+
+class _EagerLoss(torch.autograd.Function):
+    """The op with its gradient; what ``torch.library`` makes of these two takes twice the host's time."""
+
+    @staticmethod
+    def forward(ctx: Any, error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, ...]:
+        found = _op.below_autograd(error, codes, dim, commitment)
+        _setup_context(ctx, (error,), found)
+        return found[:3]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, *grads)
+
+
+_op = register(
+    "lookup_loss",
+    lookup_loss_reference,
+    fake=_fake,
+    gpu=Implementation(_triton, "triton"),
+)
+_op.register_autograd(_backward, setup_context=_setup_context)

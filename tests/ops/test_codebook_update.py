@@ -1,0 +1,116 @@
+"""The update of a codebook in one launch equals the formula, whatever the codebook and the batch."""
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import dqcore
+from dqcore import DynamicQuantizer, backends
+from dqcore.codebook import EMA
+from dqcore.ops import codebook_update, dynamic_lookup
+
+NAMES = ("weight", "cluster_size", "idle", "embed_sum")
+
+
+def plain(book, maps):
+    pass
+
+
+def half(book, maps):
+    maps[:] = [values.bfloat16() for values in maps]
+
+
+def all_equal(book, maps):
+    maps[:] = [torch.ones_like(values) for values in maps]
+
+
+def two_vectors(book, maps):
+    maps[:] = [values[:, :1].sign().expand_as(values) for values in maps]
+
+
+def not_finite(book, maps):
+    maps[-1][0, :, 0], maps[0][1, 0] = torch.nan, torch.inf
+
+
+def nothing_finite(book, maps):
+    maps[:] = [values * torch.nan for values in maps]
+
+
+def one_takes_all(book, maps):
+    book.weight[1 : book.size] = 100
+
+
+def all_unused(book, maps):
+    book.cluster_size.fill_(0.01)
+
+
+CASES = [plain, half, all_equal, two_vectors, not_finite, nothing_finite, one_takes_all, all_unused]
+
+
+def problem(case, size, dim, num_granularities, device="cpu"):
+    book = DynamicQuantizer(dim, size, num_granularities, learning=EMA(decay=0.8)).to(device).codebook
+    book.cluster_size.uniform_(0, 4)
+    book.idle.random_(0, 9)
+    maps = [torch.randn(2, dim, 4 << g, 4 << g, device=device) for g in range(num_granularities)]
+    case(book, maps)
+    grain = torch.randint(0, num_granularities, (2, 4, 4), device=device)
+    return book, maps, grain, dynamic_lookup(maps, grain, book.codes, with_sums=True)
+
+
+def updated(book, lookup, maps, grain, threshold):
+    book = copy.deepcopy(book)
+    codebook_update([getattr(book, name) for name in NAMES], lookup, maps, grain, decay=0.8, threshold=threshold)
+    return book
+
+
+def check(book, expected, before):
+    for name in NAMES:
+        torch.testing.assert_close(getattr(book, name), getattr(expected, name), rtol=1e-5, atol=1e-6)
+    assert torch.equal(book.weight[-1], before.weight[-1])  # the padding row
+
+
+@pytest.mark.parametrize("threshold", [None, 1 / 30, 0.99])
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_equals_the_formula(route, case, threshold):
+    before, *given = problem(case, 40, 8, 2, route)
+    with dqcore.backend("reference"):
+        expected = updated(before, given[2], given[0], given[1], threshold)
+    check(updated(before, given[2], given[0], given[1], threshold), expected, before)
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="programs wait for each other, which one after another cannot")
+@pytest.mark.parametrize("size,dim,num_granularities", [(5, 3, 1), (100, 17, 3)])
+@pytest.mark.parametrize("case", CASES)
+def test_several_programs_decide_alike(monkeypatch, case, size, dim, num_granularities):
+    from dqcore.kernels import codebook_update as kernel
+
+    path = Path(__file__).parents[1] / "kernels" / "together.py"
+    spec = importlib.util.spec_from_file_location("together", path)
+    together = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(together)
+    before, maps, grain, lookup = problem(case, size, dim, num_granularities)
+    expected = updated(before, lookup, maps, grain, 0.99)
+    together.run_together(monkeypatch, 4, kernel)
+    with dqcore.backend("interpreter"):
+        check(updated(before, lookup, maps, grain, 0.99), expected, before)
+
+
+def test_unused_codes_are_revived_by_the_batch():
+    before, maps, grain, lookup = problem(all_unused, 40, 8, 2)
+    after = updated(before, lookup, maps, grain, 0.99)
+    cells = {tuple(vector.tolist()) for values in maps for vector in values.permute(0, 2, 3, 1).flatten(0, 2)}
+    revived = after.cluster_size == 1
+    assert revived.sum() > 10
+    assert all(tuple(code.tolist()) in cells for code in after.codes[revived])
+
+
+def test_state_of_another_shape_is_refused():
+    book, maps, grain, lookup = problem(plain, 5, 3, 1)
+    with pytest.raises(dqcore.errors.InputError, match="weight: expected"):
+        codebook_update((book.codes, *[getattr(book, name) for name in NAMES[1:]]), lookup, maps, grain, decay=0.8)
+    with pytest.raises(dqcore.errors.InputError, match="lookup: expected counts"):
+        state = [getattr(book, name) for name in NAMES]
+        codebook_update(state, lookup._replace(statistics=None), maps, grain, decay=0.8)

@@ -1,0 +1,50 @@
+"""How many kernels a step of the quantizer launches, counted on tensors without data."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqcore import DynamicQuantizer
+from dqcore.codebook import PAPER
+
+pytest.importorskip("triton")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from launches import counting
+
+MOST = 19
+
+
+def launches(dtype, train=True, **options):
+    with counting() as counter:
+        quantizer = DynamicQuantizer(256, 1024, 2, **options).train(train)
+        maps = [torch.randn(32, 256, 16 << g, 16 << g, dtype=dtype, requires_grad=train) for g in range(2)]
+        grain, grad = torch.ones(32, 16, 16, dtype=torch.int64), torch.randn(32, 256, 32, 32, dtype=dtype)
+        counter.names.clear()
+        out = quantizer(maps, grain)
+        if train:
+            torch.autograd.grad([out.map, out.loss], maps, [grad, None])
+    return counter.names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["default", "paper"])
+def test_a_training_step_launches_few_kernels(dtype, options):
+    names = launches(dtype, **options)
+    assert len(names) <= MOST, names
+    assert {"_dynamic_lookup_fill_kernel", "_codebook_update_kernel", "_lookup_loss_kernel"} <= set(names)
+
+
+def test_evaluation_launches_the_lookup_alone():
+    names = launches(torch.float32, train=False)
+    assert len(names) <= 11, names
+
+
+def test_every_launch_is_seen():
+    with counting() as counter:
+        x = torch.randn(4, 6)
+        counter.names.clear()
+        (x + 1).T[:2].relu_()
+        x.sort()
+    assert counter.names[:2] == ["add", "relu_"] and counter.names.count("sort") == 12
