@@ -50,7 +50,7 @@ def run_experiments(
     wanted = [arm for each in arms.values() for arm in each]
     missing = [arm for arm in with_needs(wanted) if not is_trained(arm, setting)]
     for kind in ("tokenizer", "prior"):
-        tasks = [(train_arm, (arm, setting), f"trained {arm.key}") for arm in missing if arm.kind == kind]
+        tasks: list[Task] = [(train_arm, (arm, setting), f"trained {arm.key}") for arm in missing if arm.kind == kind]
         _work(tasks, jobs, say)
     tasks = [
         (measure_arm, (experiment, arm, setting), f"measured {arm.key} for {experiment.name}")

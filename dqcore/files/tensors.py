@@ -11,7 +11,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
     def write(file: IO[bytes]) -> None:
         sealed = _Sealed(file)
-        torch.save(state, sealed)
+        torch.save(state, cast(IO[bytes], sealed))
         sealed.finish()
 
     write_atomically(path, write)

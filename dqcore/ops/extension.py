@@ -81,7 +81,8 @@ def check_sizes(
     """
     check_order(order)
     check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
-    check_grid(grain.shape[0], *grain.shape[1:], num_granularities)
+    images, rows, columns = grain.shape
+    check_grid(images, rows, columns, num_granularities)
     if cells is not None:
         name, tensor, dim = cells
         shift = num_granularities - 1

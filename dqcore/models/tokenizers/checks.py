@@ -157,7 +157,7 @@ def _advice(images: Tensor, low: float, high: float) -> str | None:
 
 def _unreadable(images: Tensor) -> bool:
     """Whether values cannot be read now: fake ones, a CUDA graph or a trace is recorded, functorch is at work."""
-    if type(images) is not Tensor or images.is_meta or torch.jit.is_tracing():
+    if type(images) is not Tensor or images.is_meta or torch._C._get_tracing_state() is not None:
         return True
     capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
     return capturing or torch._C._are_functorch_transforms_active()

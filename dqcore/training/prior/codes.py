@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -72,8 +73,11 @@ def keep_tokenizer(options: PriorTraining) -> None:
     if options.tokenizer is None or (options.resume and all((folder / name).is_file() for name in _NEEDED)):
         return
     for file in (*saved_files(options.tokenizer), *model_folder(options.tokenizer).glob("code_tables*.safetensors")):
-        data = file.read_bytes()
-        write_atomically(folder / file.name, lambda copy, data=data: copy.write(data))
+        write_atomically(folder / file.name, functools.partial(_write, file.read_bytes()))
+
+
+def _write(data: bytes, file: IO[bytes]) -> None:
+    file.write(data)
 
 
 def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, identity: str) -> CachedCodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -91,7 +92,12 @@ class PriorStage:
     def blame(self, batch: Tensor) -> str:
         """The files of the batch whose codes alone give a loss that is not finite, or that all do."""
         model = self.step.model.eval()
-        bad = [image for image in batch if not all_finite(lambda image=image: model(*self._codes_of(image[None])).loss)]
+
+        def loss_of(image: Tensor) -> Tensor:
+            loss: Tensor = model(*self._codes_of(image[None])).loss
+            return loss
+
+        bad = [image for image in batch if not all_finite(functools.partial(loss_of, image))]
         found = self.world.gather((self._files(bad), len(batch)))
         files = [path for some, _ in found for path in some]
         if len(files) == sum(count for _, count in found):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dqcore.data.batches import Batch
 from dqcore.data.images import uint8_to_float
@@ -81,11 +83,13 @@ class TokenizerStage:
         """The files of the batch whose crops alone give something that is not finite, or that all do."""
         model = self.step.model.eval()
         images = uint8_to_float(batch.images.to(self.world.device))
-        bad = [
-            path
-            for path, image in zip(batch.paths, images, strict=True)
-            if not all_finite(lambda image=image: model(image[None]).reconstruction)
-        ]
+
+        def reconstruct(image: Tensor) -> Tensor:
+            result: Tensor = model(image[None]).reconstruction
+            return result
+
+        pairs = zip(batch.paths, images, strict=True)
+        bad = [path for path, image in pairs if not all_finite(functools.partial(reconstruct, image))]
         found = self.world.gather((bad, len(batch.paths)))
         files = [path for some, _ in found for path in some]
         if len(files) == sum(count for _, count in found):
