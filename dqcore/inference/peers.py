@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
+from dqcore.data.images import image_to_tensor, tensor_to_image
 from dqcore.metrics.distortion import ms_ssim, psnr, ssim
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class Coded:
 
     def pixels(self) -> Tensor:
         """The decoded photo, ``(3, H, W)`` in [-1, 1]."""
-        return image_to_tensor(read_image(io.BytesIO(self.data)))  # type: ignore[arg-type]
+        from PIL import Image as Images
+
+        with Images.open(io.BytesIO(self.data)) as picture:
+            return image_to_tensor(picture.convert("RGB"))
 
 
 @dataclass
