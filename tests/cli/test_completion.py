@@ -43,7 +43,11 @@ def shell(name):
     return shutil.which(name) or pytest.skip(f"{name} is not installed")
 
 
-@pytest.mark.parametrize(("words", "offered", "others"), CASES, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(
+    ("words", "offered", "others"),
+    CASES,
+    ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),
+)
 def test_bash(scripts, words, offered, others):
     found = set(ask(shell("bash"), "-c", f"source {scripts / 'bash'}; {ASK}", "bash", *words).split())
     assert offered <= found
@@ -56,7 +60,11 @@ def test_bash_completes_after_an_equals_sign(scripts):
     assert ask(shell("bash"), "-c", f"source {scripts / 'bash'}; {ASK}", "bash", *words).split() == ["dqc"]
 
 
-@pytest.mark.parametrize(("words", "offered", "others"), CASES, ids=lambda value: " ".join(value))
+@pytest.mark.parametrize(
+    ("words", "offered", "others"),
+    CASES,
+    ids=lambda value: " ".join(sorted(value) if isinstance(value, set) else value),
+)
 def test_fish(scripts, words, offered, others):
     line = " ".join(words)
     out = ask(shell("fish"), "-N", "-c", f"source {scripts / 'fish'}; complete -C '{line}'")
