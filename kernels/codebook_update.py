@@ -106,12 +106,13 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
 
 @triton.jit(do_not_specialize=["share", "eps", "threshold", "before", "N", "K", "number", "height", "width"])
 def _codebook_update_kernel(
-    codebook, counts, sums, source, codes, scratch, share, eps, threshold, before, N, K, number, height, width,
+    codebook, statistics, source, codes, scratch, share, eps, threshold, before, N, K, number, height, width,
     D: tl.constexpr, G: tl.constexpr, PROGRAMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     arrived, longs, floats, doubles = scratch
+    counts, sums = statistics
     share, total, limit, below, seed = _survey(codebook[1], counts, share, threshold, K, BLOCK)
     wait_for_all(arrived, 1, PROGRAMS)
     if source is None:
@@ -167,7 +168,7 @@ def codebook_update_fwd(
         setting: Decay; eps; the threshold of ``RandomRestart``, or None.
         before: Cells of the finest grid that come before these in the batch.
     """
-    (counts, sums), (decay, eps, threshold) = statistics, setting
+    (_, sums), (decay, eps, threshold) = statistics, setting
     (size, dim), cells, device = sums.shape, codes.numel(), sums.device
     block = min(128, triton.next_power_of_2(dim))
     draw = threshold is not None and cells > 0
@@ -185,7 +186,7 @@ def codebook_update_fwd(
         source = (tuple(maps), tuple(values.stride() for values in maps), grain.contiguous(), error.contiguous())
     with on_device(sums):
         _codebook_update_kernel[(grid,)](
-            *(codebook, counts, sums, source, codes.contiguous() if draw else None, scratch),
+            *(codebook, statistics, source, codes.contiguous() if draw else None, scratch),
             *(1 - decay, eps, threshold or 0.0, before, cells, size, number, *codes.shape[1:]),
             D=dim,
             G=len(maps),

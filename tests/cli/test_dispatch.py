@@ -133,5 +133,10 @@ def test_an_interruption_while_the_program_starts_is_silent(tmp_path):
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     paths = os.pathsep.join([str(tmp_path), str(Path(dqcore.__file__).parents[1])])
     command = [sys.executable, "-m", "dqcore", "info"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+
+    def heed() -> None:  # where the tests run in the background of a shell, SIGINT is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=heed)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
