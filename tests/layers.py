@@ -84,7 +84,7 @@ ROOMS = {
     "models/summary": "what a model says of itself",
     "models/hub": "models on the Hugging Face Hub",
     "models/checks": "whether a saved model can be trusted",
-    "models/saved": "the files of a saved model",
+    "models/folder": "the files of a saved model",
     "models/card": "the model card, written from the run",
     "models/pretrained": "saving and loading",
     "models/tape": "every token an image may have, in order",

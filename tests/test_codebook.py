@@ -133,5 +133,5 @@ def test_decays_that_are_none(decay):
 
 def test_a_codebook_without_dimensions():
     for size in (0, -1):
-        with pytest.raises(ValueError, match=f"codebook_dim: expected at least 1, got {size}"):
+        with pytest.raises(ValueError, match=f"codebook_dim: expected at least 1 and whole, got {size}"):
             DynamicQuantizer(8, 16, codebook_dim=size)

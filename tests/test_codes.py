@@ -73,7 +73,7 @@ def test_frozen_and_readable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         seq.order = "region-first"
     assert repr(seq) == (
-        f"CodeSequence({len(seq.codes)} codes of 3 images, region_grid=(2, 3), "
+        f"CodeSequence({len(seq.codes)} codes of 3 images, regions by granularity 44 % / 56 %, region_grid=(2, 3), "
         "num_granularities=2, order='row-first', device='cpu')"
     )
 

@@ -17,8 +17,8 @@ from dqcore.files import write_json
 from dqcore.files.tensors import load_tensors, save_tensors, tensor_shapes
 from dqcore.models.card import write_card
 from dqcore.models.checks import build, check_finite, check_shapes
+from dqcore.models.folder import config_from_dict, fields_of, read_config, same_as_saved, stored, unknown
 from dqcore.models.hub import CARD, COMPANIONS, CONFIG, WEIGHTS, download, upload
-from dqcore.models.saved import config_from_dict, fields_of, read_config, same_as_saved, stored, unknown
 from dqcore.models.summary import html_of, line_of, table_of
 from dqcore.models.weights import weights_folder
 

@@ -114,7 +114,5 @@ def test_another_tokenizer_is_refused(folder, tmp_path, capsys):
 
 def test_help_lists_the_options(capsys):
     for verb, option in (("train prior", "--token-budget"), ("sample", "--guidance")):
-        with pytest.raises(SystemExit) as stop:
-            main([*verb.split(), "--help"])
-        assert stop.value.code == 0
+        assert main([*verb.split(), "--help"]) == 0
         assert option in capsys.readouterr().out
