@@ -27,8 +27,8 @@ for name, discriminator, router in runs:
     model = DQVAE(dataclasses.replace(shared.CONFIG, router=router, initialisation="uniform", restart=False))
     options = TokenizerTraining(
         data=Path(sys.argv[2]), out=Path(sys.argv[3]) / name, recipe="imagenet", steps=3, batch_size=4, image_size=32,
-        learning_rate=1e-3, perceptual="none", discriminator=discriminator, discriminator_dim=4, validation_share=0.2,
-        workers=0, log_every=1, checkpoint_every=2, threshold_images=8,
+        learning_rate=1e-3, perceptual="none", precision="float32", discriminator=discriminator, discriminator_dim=4,
+        validation_share=0.2, workers=0, log_every=1, checkpoint_every=2, threshold_images=8,
     )
     run = train_tokenizer(options, model=model, progress=lambda row: None)
     torch.save(run.model.state_dict(), f"{sys.argv[3]}/{name}-{sys.argv[4]}.pt")
@@ -104,6 +104,7 @@ def test_two_processes_equal_one_with_the_joined_batch(two_processes, options, t
         steps=3,
         batch_size=8,
         warmup_steps=None,
+        precision="float32",
         discriminator=False,
         validation_share=0.2,
         threshold_images=8,
