@@ -78,6 +78,6 @@ def test_the_demo_learns(tmp_path, monkeypatch):
     assert found.rank_correlation >= 0.5
     rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["val_content_loss"] for row in rows if "val_content_loss" in row]
-    assert losses[-1] < 0.9 * math.log(256), "of someone who knows nothing about 256 codes"
+    assert losses[-1] < 0.9 * math.log(512), "of someone who knows nothing about 512 codes"
     assert tokenizer < 180, "three minutes of one core"
     assert whole < 300
