@@ -15,7 +15,8 @@ def test_an_experiment_runs_and_says_what_it_found(name, run_all, tmp_path):
     arms = experiment.arms(setting.scale, 1)
     results = read_results(setting.out / name)
     assert set(results.arms) == {arm.name for arm in arms}
-    assert len(arms) == len(results.rows) == sum("measured" in line for line in lines)
+    assert len(arms) == len(results.rows)
+    assert sum("measured" in line for line in lines) in (0, len(arms))  # 0: another test of this folder came first
     for row in results.rows:
         assert row["arm"]["data"] == setting.photos.hash and row["arm"]["options"]["steps"] == 2
         assert row["seconds"]["training"] > 0 and row["made_by"]["dqcore"] == "0"
