@@ -56,11 +56,16 @@ _REST = re.compile(
 )
 
 
+#: Minutes each: they begin first, so that no worker ends with one of them alone.
+_LONG = re.compile(r"test_fashion_mnist.py|test_compile_check.py|test_the_demo_learns")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what the quick run leaves out."""
+    """Mark as slow what the quick run leaves out, and begin with what takes longest."""
     for item in items:
         if _REST.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not _LONG.search(item.nodeid))
 
 
 @pytest.fixture(autouse=True)
