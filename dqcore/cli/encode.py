@@ -82,9 +82,8 @@ def encode(
     named, alone = _named(photos), out.suffix == SUFFIX
     if alone and (len(named) != 1 or format == "shards"):
         raise InputError(f"out: {out} is one {SUFFIX} file, expected one photo, got {len(named)}; name a folder")
-    if format == "auto":
-        format = "shards" if not alone and any(map(_is_collection, photos)) else "dqc"
-    if format == "shards" and (bytes or bpp or per_megapixel or exact):
+    kind = _format(format, photos, alone)
+    if kind == "shards" and (bytes or bpp or per_megapixel or exact):
         raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
     codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
     if alone:
@@ -93,11 +92,18 @@ def encode(
     digests = {name: hash_file(path) for name, path in named}
     about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
     with allow_pixels(max_pixels), sole_owner(out, "encoding"):
-        if format == "shards":
+        if kind == "shards":
             _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
         else:
             about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
             _streams(_Job(codec, named, digests, out, about), budget)
+
+
+def _format(asked: str, photos: Sequence[Path], alone: bool) -> str:
+    """What to write, where that was left open."""
+    if asked != "auto":
+        return asked
+    return "shards" if not alone and any(map(_is_collection, photos)) else "dqc"
 
 
 def _is_collection(path: Path) -> bool:

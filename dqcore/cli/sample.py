@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
+    from dqcore.inference.sample import Samples
+
 __all__ = ["class_labels", "sample"]
 
 
@@ -79,6 +81,10 @@ def sample(
     with sole_owner(out, "writing pictures"), progress_bar() as bar, stoppable("sample", "sample", again) as check:
         rest |= {"progress": _report_to(bar, count), "written": lambda written: check(written, count)}
         samples = write_samples(model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, **rest)
+    _tell(samples, out)
+
+
+def _tell(samples: Samples, out: Path) -> None:
     print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
     if samples.removed:
         print(f"{samples.removed} older samples in {out} were removed")

@@ -115,9 +115,7 @@ def train_tokenizer(
                 compile_networks(model)
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
-            _finish(step.model_to_use, images.training.paths, options.out / "model", world)
-            if world.is_main:
-                write_run_card(step.model_to_use, record, rows)
+            _finish(step.model_to_use, images.training.paths, record, rows)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
@@ -134,13 +132,15 @@ def _run(
             dataclasses.replace(record, total=loop.completed).write(out)
 
 
-def _finish(model: Any, paths: Sequence[Path], folder: Path, world: World) -> None:
-    """Settle what hangs on the final weights: a gain router's thresholds, and the tables for streams."""
+def _finish(model: Any, paths: Sequence[Path], record: RunRecord, rows: list[Row]) -> None:
+    """Settle what hangs on the final weights: a gain router's thresholds, the tables for streams, the model card."""
     changed = calibrate(model, paths)  # in every process, so that all go on with the same model
-    if world.is_main:
+    folder = record.options.out / "model"
+    if record.world.is_main:
         if changed:
             model.save_pretrained(folder)
         write_tables(model, paths, folder)
+        write_run_card(model, record, rows)
 
 
 def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTraining:
