@@ -139,8 +139,7 @@ def write_samples(
         batch_size: Images decoded together.
         names: What the file of each sample is to be called before its number, such as its class: ``cat-00007.png``.
         progress: Called with the number of drawn samples and the number of all.
-        written: Called with the number of images written so far, after each batch of them; what it raises ends the
-            work.
+        written: Called after each batch with the number of images written so far; what it raises ends the work.
         **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
 
     Raises:
@@ -149,9 +148,8 @@ def write_samples(
     sampling = replace(sampling or Sampling(), **settings)
     paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
     check_targets([*paths, out / "grid.png"])
-    number = 0
+    number, seconds = 0, 0.0
     shown: list[Tensor] = []
-    seconds = 0.0
     for first in range(0, count, CHUNK):
         size = min(CHUNK, count - first)
         some = labels[first : first + size] if isinstance(labels, Tensor) else labels

@@ -177,10 +177,7 @@ class Pretrained(nn.Module):
         with TemporaryDirectory() as temporary:
             folder, source = Path(temporary) / "model", self._folder
             if source is not None and same_as_saved(self, source / CONFIG, source / WEIGHTS):
-                for pattern in (CONFIG, WEIGHTS, CARD, *COMPANIONS):
-                    for file in filter(Path.is_file, source.glob(pattern)):
-                        (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(file, folder / file.relative_to(source))
+                _copy_saved(source, folder)
                 write_card(
                     self, folder, {"repo_id": repo_id, **(model_card_kwargs or {})}, renew=bool(model_card_kwargs)
                 )
@@ -242,3 +239,11 @@ class Pretrained(nn.Module):
         model.load_state_dict(state)
         model._folder = folder.resolve()
         return model.eval()
+
+
+def _copy_saved(source: Path, folder: Path) -> None:
+    """Copy a saved model, and what belongs to it."""
+    for pattern in (CONFIG, WEIGHTS, CARD, *COMPANIONS):
+        for file in filter(Path.is_file, source.glob(pattern)):
+            (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file.relative_to(source))

@@ -80,8 +80,7 @@ def report_run(
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
     peers = (comparison.own, *comparison.peers)
     if twin is not None:
-        other = load_tokenizer(twin, device)
-        peers += compare_twin(model, cost, other, StreamCost.of_checkpoint(twin, other.config), shown)
+        peers += _twin(model, cost, twin, shown, device)
     known = provenance(run, batches.good)
     photos = _entries(batches.good, comparison, known, model.config)
     page = Page(
@@ -97,6 +96,12 @@ def report_run(
         **_parts(model, found, comparison, peers, photos),
     )
     return write_page(out or run / "report.html", page), found
+
+
+def _twin(model: Any, cost: StreamCost, folder: Path, shown: PhotoBatches, device: str) -> tuple[PeerNumbers, ...]:
+    """Another tokenizer on the photos shown."""
+    other = load_tokenizer(folder, device)
+    return tuple(compare_twin(model, cost, other, StreamCost.of_checkpoint(folder, other.config), shown))
 
 
 def _details(config: Any) -> tuple[float, ...]:
