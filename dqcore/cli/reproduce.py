@@ -28,7 +28,7 @@ from dqcore.report.results import write_results
 
 __all__ = ["reproduce"]
 
-Name = Literal["all", "budget", "ratios", "maps", "router", "priors", "layers", "headline", "report"]
+Name = Literal["all", "budget", "ratios", "maps", "router", "learning", "priors", "layers", "headline", "report"]
 
 
 def reproduce(

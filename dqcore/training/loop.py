@@ -95,7 +95,9 @@ class Loop(Generic[Batch]):
         moment = Moment(self.clock.before, 0)
         if self._share(moment) >= 1:
             if self.world.is_main:
-                self.stage.save_model()  # it may be older than the checkpoint, if the run was killed between the two
+                self.stage.save_model(
+                    self.options.out / "model"
+                )  # it may be older than the checkpoint, if the run was killed between the two
             return
         if self.total is None:
             moment = self.clock.agree(0)
@@ -132,6 +134,8 @@ class Loop(Generic[Batch]):
         """Validate and write a checkpoint, each if it is time; stop after a signal."""
         options = self.options
         stopped = bool(moment.signal) and not last
+        if options.keep_every and self.completed % options.keep_every == 0 and self.world.is_main:
+            self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
         if (self.completed % self.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
@@ -175,7 +179,7 @@ class Loop(Generic[Batch]):
         state = self._state()
         if self.world.is_main:
             write_state(self.checkpoint, state)  # first: a model without a checkpoint could not be resumed
-            self.stage.save_model()
+            self.stage.save_model(self.options.out / "model")
         self.world.barrier()
 
     def _check_weights(self) -> None:

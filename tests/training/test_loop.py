@@ -26,6 +26,7 @@ class _Counting:
     step: TrainingStep
     broken: set = field(default_factory=set)
     saved: list = field(default_factory=list)
+    folders: list = field(default_factory=list)
     fails_in: int = -1
 
     def batches(self, start, stop):
@@ -45,8 +46,9 @@ class _Counting:
     def validate(self):
         return {"val_loss": float(self.step.model.bias.detach())}
 
-    def save_model(self):
+    def save_model(self, folder):
         self.saved.append(float(self.step.model.bias.detach()))
+        self.folders.append(folder.name)
 
     def contents_of(self, batch):
         return {"number": batch}
@@ -55,16 +57,22 @@ class _Counting:
         return "nobody"
 
 
-def _loop(out, total, **changes):
+def _loop(out, total, keep_every=None, **changes):
     stage = _Counting(TrainingStep(nn.Linear(1, 1), WORLD, None), **changes)
     nn.init.zeros_(stage.step.model.bias)
     times = {"log_every": 3, "validate_every": 4, "checkpoint_every": 5, "checkpoint_minutes": 9.0}
-    options = SimpleNamespace(out=out, tensorboard=False, **times)
+    options = SimpleNamespace(out=out, tensorboard=False, keep_every=keep_every, **times)
     return Loop(stage, options, Clock(WORLD), LearningRate(0.5, 0, total))
 
 
 def _numbers(rows):
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def test_models_are_kept(tmp_path):
+    loop = _loop(tmp_path, 7, keep_every=3)
+    loop.run(None)
+    assert loop.stage.folders == ["0000003", "model", "0000006", "model"]
 
 
 def test_everything_has_its_time(tmp_path):

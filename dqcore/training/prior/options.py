@@ -18,7 +18,7 @@ __all__ = ["FREE_ON_RESUME", "PriorTraining"]
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
     {"codes", "data", "tokenizer", "out", "steps", "epochs", "minutes", "device", "compile", "checkpoint_activations"}
-    | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume"}
+    | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
 )
 
 
@@ -111,6 +111,8 @@ class PriorTraining(Arguments):
     """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
     checkpoint_minutes: float = 5.0
     """Minutes after which a checkpoint is written, however few steps there were."""
+    keep_every: int | None = None
+    """Steps between two models that are kept, in kept/STEPS, to see how a model learns; by default only the last is."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
@@ -127,7 +129,7 @@ class PriorTraining(Arguments):
         self._only_one("steps", "epochs", "minutes")
         self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget")
         self._at_least(1, "position_layers", "content_layers")
-        self._at_least(1, "log_every", "validate_every", "checkpoint_every")
+        self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")

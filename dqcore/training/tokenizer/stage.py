@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,9 +71,9 @@ class TokenizerStage:
             return None
         return validate(self.step.model_to_use, self.images.validation_batches(), self.world, self.step.perceptual)
 
-    def save_model(self) -> None:
-        """Write ``model/``."""
-        self.step.model_to_use.save_pretrained(self.options.out / "model")
+    def save_model(self, folder: Path) -> None:
+        """Write the model."""
+        self.step.model_to_use.save_pretrained(folder)
 
     def contents_of(self, batch: Batch) -> Row:
         """The pixels of a batch, and the files of every process."""
