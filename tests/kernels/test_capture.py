@@ -85,7 +85,7 @@ def test_backward_never_waits(name):
 
 
 def launches():
-    from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, patch_entropy
+    from dqcore.kernels import code_sums, dynamic_lookup, dynamic_lookup_backward, nearest_code, patch_entropy
 
     maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(2)]
     grain, codebook, x = torch.zeros(2, 4, 4, dtype=torch.int64), torch.randn(32, 8), torch.randn(64, 8)
@@ -94,7 +94,7 @@ def launches():
     yield lambda: code_sums.code_sums_fwd(x, torch.zeros(64, dtype=torch.int64), 32)
     yield lambda: dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
     codes = torch.zeros(2, 8, 8, dtype=torch.int64)
-    yield lambda: dynamic_lookup.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
+    yield lambda: dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
     yield lambda: patch_entropy.patch_entropy_fwd(maps[1][:, :3], 4, -1.0, 1.0, 32, 0.01, GREY, NO_MASS)
 
 
