@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from dqcore import DynamicQuantizer
 from dqcore.codebook import Gradient, RandomRestart
 from dqcore.estimators import Cosine, Rotation
+from dqcore.nn import GainRouter
 from dqcore.ops.patch_entropy import GREY, NO_MASS
 from dqcore.testing import assert_close
 
@@ -82,6 +83,18 @@ def test_backward_never_waits(name):
     with Watch() as watch:
         value.backward()
     assert watch.ops > 5 and watch.found == []
+
+
+@pytest.mark.parametrize("ratio", [(0.5,), (0.3, 0.3)])
+def test_a_gain_router_never_waits_in_evaluation(fake_gpu, ratio):
+    """Fake thresholds have no values: whether there are any yet must not be asked."""
+    router = GainRouter(8, ratio).eval()
+    maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(len(ratio) + 1)]
+    images = torch.randn(2, 3, 64, 64)
+    with Watch() as watch:
+        routing = router(images, maps)
+    assert routing.grain.shape == (2, 4, 4)
+    assert watch.ops > 50 and watch.found == []
 
 
 def launches():

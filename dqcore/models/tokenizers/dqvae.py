@@ -15,7 +15,8 @@ from dqcore.models.tokenizers.dqvae_config import PRESETS, DQVAEConfig
 from dqcore.nn.allocation import allocate, counts_wanted
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.gain import GainRouter
-from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter, Routing
+from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter
+from dqcore.nn.routing import Router, Routing
 
 __all__ = ["DQVAE", "PRESETS", "DQVAEConfig"]
 
@@ -109,14 +110,14 @@ class DQVAE(Tokenizer):
         """
         encoding, routing, commitment_loss, features = self._encode(images)
         reconstruction = self.decode_quantized(encoding.quantized)
-        budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
-        if self.training and isinstance(self.router, GainRouter):
 
-            def reconstruct(some: slice, grain: Tensor) -> Tensor:
-                quantized = self.quantizer([values[some] for values in features], grain, learn=False).map
-                return self.decode_quantized(quantized)
+        def reconstruct(some: slice, grain: Tensor) -> Tensor:
+            quantized = self.quantizer([values[some] for values in features], grain, learn=False).map
+            return self.decode_quantized(quantized)
 
-            budget_loss = self.router.loss(routing, images, reconstruction, reconstruct)
+        budget_loss = self.router.loss(routing, images, reconstruction, reconstruct) if self.training else None
+        if budget_loss is None:
+            budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
     if TYPE_CHECKING:  # a module's own gives Any
@@ -150,7 +151,7 @@ class DQVAE(Tokenizer):
         return counts_wanted(images.shape[0], regions, self.config.num_granularities, ratio, num_codes)
 
 
-def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter | GainRouter:
+def _router(config: DQVAEConfig) -> Router:
     if config.router == "feature":
         return FeatureRouter(
             config.latent_channels, config.num_granularities, config.gate, config.router_groups, config.temperature
