@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dqcore.experiments.scales import Scale
 from dqcore.models.auto import TOKENIZERS, kind_of_preset
-from dqcore.models.tokenizers.base import TokenizerConfig
+from dqcore.models.tokenizers.config import TokenizerConfig
 
 __all__ = ["Arm", "dual", "fixed", "prior", "triple", "with_needs"]
 
