@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from dqcore.distributed import process_rank
 from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.inference.compare import CurvePoint
@@ -30,7 +31,7 @@ def evaluate(
     """Measure a tokenizer on photos: distortion, rate, use of the codebook; beside it JPEG and WebP at the same bytes.
 
     Photos keep their native size: they are padded to the tokenizer's stride, the reconstruction is cropped back and
-    rounded to 8 bits, and the mean is taken of each photo's PSNR.
+    rounded to 8 bits, and the mean is taken of each photo's PSNR. Under torchrun the processes share the photos.
 
     Args:
         images: Image files, folders that are searched recursively, .txt lists of paths.
@@ -48,6 +49,8 @@ def evaluate(
             options,
             progress=lambda finished, total: bar.update(task, completed=finished, total=total),
         )
+    if process_rank() != 0:
+        return
     for reason in found.broken:
         print(f"broken: {reason}", file=sys.stderr)
     if json is not None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from dqcore.data.provenance import provenance, say_provenance
+from dqcore.distributed import TIMEOUT, join_world
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison, CurvePoint
 from dqcore.inference.load import hash_files, load_tokenizer
@@ -43,6 +44,7 @@ class EvaluationOptions:
         vgg_weights: File of VGG16's weights (torchvision's vgg16-397923af.pth), to measure LPIPS too.
         batch_size: Small images of one size that go through the model together.
         device: auto, cpu, cuda or cuda:N.
+        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
 
     size: Annotated[int | None, arg(aliases=["--image-size"])] = None
@@ -57,6 +59,7 @@ class EvaluationOptions:
     vgg_weights: Annotated[Path | None, arg(aliases=["--perceptual-weights"])] = None
     batch_size: int = 8
     device: str = "auto"
+    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def evaluate_photos(
     *,
     progress: Callable[[int, int], object] | None = None,
 ) -> PhotoEvaluation:
-    """Measure a tokenizer on photos.
+    """Measure a tokenizer on photos. Under ``torchrun``, the processes share the photos and all get the same numbers.
 
     Args:
         images: Image files, folders that are searched recursively, ``.txt`` lists of paths.
@@ -106,14 +109,15 @@ def evaluate_photos(
     protocol = Protocol(options.size, options.resize)
     _check_positive(options)
     paths = _choose(list_photos(images), options)
-    model = load_tokenizer(checkpoint, options.device)
-    twin = None if options.twin is None else load_tokenizer(options.twin, options.device)
+    world = join_world(options.device, options.timeout)
+    model = load_tokenizer(checkpoint, str(world.device))
+    twin = None if options.twin is None else load_tokenizer(options.twin, str(world.device))
     perceptual = None
     if options.vgg_weights is not None:
         perceptual = PerceptualLoss(options.vgg_weights).to(next(model.parameters()).device)
     cost = StreamCost.of_checkpoint(checkpoint, model.config)
     comparison = Comparison(model, cost, details=options.ratios, codecs=CODECS if options.peers else ())
-    batches = PhotoBatches(paths, protocol, batch_size=options.batch_size, progress=progress)
+    batches = PhotoBatches(paths, protocol, batch_size=options.batch_size, progress=progress, world=world)
     numbers = evaluate_tokenizer(
         model,
         batches,
@@ -123,11 +127,13 @@ def evaluate_photos(
         cost=cost,
         protocol=str(protocol),
         each=comparison if options.peers or options.ratios else None,
+        world=world,
     )
+    comparison.join(world)
     peers = comparison.peers if options.peers else ()
     if twin is not None and options.twin is not None:
-        again = PhotoBatches(batches.good, protocol, batch_size=options.batch_size)
-        peers += compare_twin(model, cost, twin, StreamCost.of_checkpoint(options.twin, twin.config), again)
+        again = PhotoBatches(batches.good, protocol, batch_size=options.batch_size, world=world)
+        peers += compare_twin(model, cost, twin, StreamCost.of_checkpoint(options.twin, twin.config), again, world)
     described = _described(options, protocol, batches, checkpoint)
     return PhotoEvaluation(numbers, described, batches.broken, peers, tuple(comparison.curve if options.ratios else ()))
 

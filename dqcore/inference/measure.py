@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.distributed import ALONE, World
 from dqcore.inference.encoded import EncodedImages, encode
 from dqcore.inference.protocol import NATIVE, decode_to_size, pad_to_stride
 from dqcore.inference.rate import StreamCost
@@ -120,6 +121,7 @@ def evaluate_tokenizer(
     cost: StreamCost | None = None,
     protocol: str = str(NATIVE),
     each: Callable[[Measured], object] | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Encode and decode images, and measure; see :mod:`dqcore.inference.protocol` for how.
 
@@ -132,6 +134,7 @@ def evaluate_tokenizer(
         cost: Counts the bytes; by default with uniform tables.
         protocol: What of each photo the batches hold, by name.
         each: Called with every batch as it was measured.
+        world: The processes that share the images; the numbers are those of all.
 
     Returns:
         An :class:`Evaluation`.
@@ -155,5 +158,6 @@ def evaluate_tokenizer(
         totals.add(images, padded, encoding, results, distance, num_bytes)
         if each is not None:
             each(Measured(images, padded, encoded, encoding, results, num_bytes))
+    totals.join(world)
     found = Evaluation(**totals.numbers(), protocol=protocol)
     return dataclasses.replace(found, lpips=None) if perceptual is None else found

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.metrics.coding import (
     bits_per_pixel,
@@ -76,6 +77,18 @@ class Totals:
         self._grains.append(grain.flatten().cpu())
         self._entropies.append(patch_entropy(padded, self._config.strides[0]).flatten().cpu())
         self._pixels += len(images) * area
+
+    def join(self, world: World) -> None:
+        """Take in what the other processes have measured; every one calls this."""
+        for rank, other in enumerate(world.gather(self)):
+            if rank == world.rank:
+                continue
+            self._images += other._images
+            self._codes += other._codes
+            self._regions += other._regions
+            self._grains += other._grains
+            self._entropies += other._entropies
+            self._pixels += other._pixels
 
     def numbers(self) -> dict[str, Any]:
         """The fields of :class:`dqcore.inference.measure.Evaluation`, of all images together."""
