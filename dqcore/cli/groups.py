@@ -18,7 +18,10 @@ GROUPS = {
         "recipe preset codebook_size initialisation restart classes dropout label_dropout "
         "position_layers content_layers"
     ),
-    "images": "image_size resize crop flip in_memory views encode_batch size limit photos peers max_pixels",
+    "images": (
+        "image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos peers "
+        "max_pixels"
+    ),
     "optimiser": (
         "token_budget base_learning_rate learning_rate schedule warmup_epochs warmup_steps weight_decay "
         "gradient_clip average_decay"

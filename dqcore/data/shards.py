@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.data.stored import read_stored
 from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.files.tensors import load_tensors, save_tensors
@@ -153,10 +154,8 @@ def _known_by(digest: str) -> dict[str, str]:
 def hash_file(path: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read, or is a pipe."""
     try:
-        if not path.is_file():
-            return ""
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError:
+        return hashlib.sha256(read_stored(path)).hexdigest()[:16]
+    except (OSError, InputError):
         return ""
 
 
