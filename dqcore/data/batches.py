@@ -9,7 +9,7 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -21,7 +21,9 @@ from dqcore.data.dataset import read_prepared
 from dqcore.data.images import BrokenImageError, image_to_uint8, readable_images
 from dqcore.errors import InputError
 
-__all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate"]
+__all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate", "item_loader"]
+
+Item = TypeVar("Item")
 
 #: Bytes of prepared pixels that may be kept in memory.
 MEMORY_LIMIT = 4 << 30
@@ -221,6 +223,22 @@ def batch_loader(crops: Crops, batches: Iterable[list[tuple[int, int]]], *, work
         generator=torch.Generator(),
         worker_init_fn=_leave_signals,
     )
+
+
+def item_loader(items: Dataset[Item], workers: int) -> Iterable[Item]:
+    """Every item of a data set in its order, each by itself as it is; the global random state is left alone."""
+    return DataLoader(
+        items,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_signals,
+    )
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
 
 
 def _leave_signals(worker: int) -> None:
