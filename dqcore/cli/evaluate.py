@@ -34,7 +34,7 @@ def evaluate(
     rounded to 8 bits, and the mean is taken of each photo's PSNR. Under torchrun the processes share the photos.
 
     Args:
-        images: Image files, folders that are searched recursively, .txt lists of paths.
+        images: Image files, folders that are searched recursively, .txt lists of paths, archives (.tar, .zip, LMDB).
         options: The options of dqcore.inference.evaluate.
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         json: Also write the numbers and the protocol to this file.

@@ -10,7 +10,7 @@ REST = "options"
 GROUPS = {
     "files": (
         "data codes tokenizer prior checkpoint config images out validation validation_share init_from resume twin "
-        "format overwrite json strip preview shard_size keep vgg_weights test page"
+        "format packing overwrite json strip preview shard_size keep vgg_weights test page"
     ),
     "how many codes": "ratio num_codes per_megapixel exact bytes bpp ratios",
     "how long": "steps epochs minutes scale seeds minutes_per_run",
@@ -18,7 +18,10 @@ GROUPS = {
         "recipe preset codebook_size initialisation restart classes dropout label_dropout "
         "position_layers content_layers"
     ),
-    "images": "image_size resize crop flip in_memory views encode_batch size limit photos peers max_pixels",
+    "images": (
+        "image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos peers "
+        "max_pixels crops encoding quality patch_size"
+    ),
     "optimiser": (
         "token_budget base_learning_rate learning_rate schedule warmup_epochs warmup_steps weight_decay "
         "gradient_clip average_decay"

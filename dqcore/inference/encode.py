@@ -14,9 +14,9 @@ from torch import Tensor
 from dqcore.data.images import image_to_tensor, readable_images
 from dqcore.data.shards import ShardWriter
 from dqcore.distributed import ALONE, World
+from dqcore.distributed.sharing import Signals, share_work
 from dqcore.inference.measure import encode
 from dqcore.inference.reconstruct import pad_to_stride
-from dqcore.distributed.sharing import Signals, share_work
 
 __all__ = ["encode_images"]
 

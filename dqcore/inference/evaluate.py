@@ -97,7 +97,7 @@ def evaluate_photos(
     """Measure a tokenizer on photos. Under ``torchrun``, the processes share the photos and all get the same numbers.
 
     Args:
-        images: Image files, folders that are searched recursively, ``.txt`` lists of paths.
+        images: Image files, folders that are searched recursively, ``.txt`` lists of paths, archives.
         checkpoint: Folder of a saved tokenizer or of a training run.
         options: What to measure, and how.
         progress: Called after each image with the number of images read and the number of all.

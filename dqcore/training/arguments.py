@@ -28,6 +28,8 @@ RIVALS = (
     ("learning_rate", "base_learning_rate"),
     ("warmup_steps", "warmup_epochs"),
     ("codes", "data"),
+    ("preprocessing", "crop"),
+    ("preprocessing", "resize"),
 )
 
 

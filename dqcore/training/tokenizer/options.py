@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import arg
 
 from dqcore.backends import Machine, choose_device, this_machine
+from dqcore.data.preprocessing import CROPS, CropKind, Preprocessing
 from dqcore.errors import InputError
 from dqcore.training.arguments import RIVALS, Arguments, renamed
 from dqcore.training.tokenizer.recipes import RECIPES, batch_for
@@ -34,10 +35,11 @@ class TokenizerTraining(Arguments):
     stands in the run's ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"reconstruction": "l1"}
+    ADDED: ClassVar[Mapping[str, Any]] = {"reconstruction": "l1", "fast_jpeg": False}
 
     data: Path | None = None
-    """Folder of images, searched recursively, or a .txt list of their paths. Not needed with --resume."""
+    """Folder of images, searched recursively, .txt list of their paths, .tar or .zip file, LMDB database, or folder of
+    such archives. Not needed with --resume."""
     recipe: Literal["small", "small-adversarial", "photos", "ffhq", "imagenet", "released"] | None = None
     """Network, losses, schedule and crops. small: a network that a CPU trains in minutes, for reconstruction alone;
     small-adversarial: the same with a discriminator;
@@ -60,18 +62,24 @@ class TokenizerTraining(Arguments):
     """Height and width of a training crop in pixels."""
     resize: int | None = None
     """Pixels that the shorter side is resized to before a crop is cut; by default image_size, or more in small."""
-    crop: Literal["random", "random-at-most", "random-resized"] | None = None
-    """How training crops are cut: a random square, the same without enlarging small images, or a random square of 75
-    to 100 % of the area."""
+    preprocessing: Preprocessing | None = None
+    """Cut training crops as the paper does for this data set; instead of crop and resize."""
+    crop: CropKind | None = None
+    """How training crops are cut: a random square, the same without enlarging small images, a random square of 75 to
+    100 % of the area, or the middle square, never mirrored."""
     flip: bool = True
     """Mirror half of the training crops, chosen at random."""
     in_memory: Annotated[bool, arg(aliases=["--packed"])] = False
     """Read all images once and keep them in memory (small folders); --workers then cut the crops. Where neither this
     nor --workers is given, the machine decides. Once called --packed."""
+    fast_jpeg: bool = False
+    """Decode large JPEG files at a part of their size, down to twice the pixels that are needed: faster, and not quite
+    the same pixels."""
     validation: Path | None = None
-    """Folder or .txt list of validation images; by default a share of the training images is held out."""
+    """Validation images; by default those of FFHQ's or CelebA-HQ's list beside the training images, else a share of the
+    training images is held out."""
     validation_share: float = 0.02
-    """Share of the images held out for validation, at least one; 0 for none. Not used with --validation."""
+    """Share of the images held out for validation, at least one; 0 for none. Not used with --validation or lists."""
 
     base_learning_rate: float | None = None
     """Learning rate for each image of the global batch (batch_size x processes)."""
@@ -167,6 +175,8 @@ class TokenizerTraining(Arguments):
         self._only_one("steps", "epochs", "minutes")
         self._only_one("learning_rate", "base_learning_rate")
         self._only_one("warmup_steps", "warmup_epochs")
+        self._only_one("preprocessing", "crop")
+        self._only_one("preprocessing", "resize")
 
     @classmethod
     def small(cls, data: Path | str, out: Path | str = Path("runs/tokenizer"), **changes: Any) -> TokenizerTraining:
@@ -206,6 +216,8 @@ class TokenizerTraining(Arguments):
             "batch_size": self.batch_size or batch_for(recipe.batch_size, size, machine),
             "discriminator": self.discriminator and recipe.discriminator,
         }
+        if self.preprocessing is not None:
+            filled |= {"preprocessing": None, "crop": CROPS[self.preprocessing], "resize": size}
         return dataclasses.replace(self, **filled)
 
     def model_overrides(self, known: set[str]) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dqcore.backends import Machine
+from dqcore.data.preprocessing import CropKind
 from dqcore.training.schedule import Schedule
 
 __all__ = ["RECIPES", "CropKind", "Recipe", "batch_for"]
-
-CropKind = Literal["random", "random-at-most", "random-resized"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Recipe:
     Attributes:
         crop: ``"random"``: shorter side to ``resize``, random square; ``"random-at-most"``: the same, but small images
             are not enlarged; ``"random-resized"``: a square of 75 to 100 % of the area. All are mirrored half of the
-            time.
+            time. ``"center"``: the middle square, never mirrored.
         epochs: Passes over the training images.
         steps: Optimiser steps, instead of epochs.
         warmup_epochs: Epochs of linear warm-up.
