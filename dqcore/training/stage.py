@@ -117,6 +117,10 @@ class Stage(Protocol[Batch]):
         """The numbers measured on held-out images; None if there are none."""
         ...
 
+    def picture(self) -> torch.Tensor | None:
+        """What the model does, to look at: ``(3, H, W)`` in [-1, 1]; None where there is nothing to see."""
+        ...
+
     def save_model(self) -> None:
         """Write the weights to use into the run's folder."""
         ...

@@ -77,6 +77,9 @@ class PriorStage:
             return None
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
+    def picture(self) -> None:
+        """Nothing: drawing takes too long to do it on the way."""
+
     def save_model(self) -> None:
         """Write ``model/`` with the names of the classes; the tokenizer lies there since the start of the run."""
         folder = self.options.out / "model"
