@@ -10,9 +10,10 @@ REST = "options"
 GROUPS = {
     "files": (
         "data codes tokenizer prior checkpoint config images out validation validation_share init_from resume twin "
-        "format packing overwrite json strip preview shard_size keep vgg_weights test page"
+        "format packing overwrite json strip preview shard_size keep vgg_weights test page compare samples reference"
     ),
     "how many codes": "ratio num_codes per_megapixel exact bytes bpp ratios",
+    "sets of images": "metrics network inception_weights resize_by",
     "how long": "steps epochs minutes scale seeds minutes_per_run",
     "network": (
         "recipe preset codebook_size initialisation restart classes dropout label_dropout "

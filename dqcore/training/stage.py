@@ -118,6 +118,10 @@ class Stage(Protocol[Batch]):
         """The numbers measured on held-out images; None if there are none."""
         ...
 
+    def picture(self) -> torch.Tensor | None:
+        """What the model does, to look at: ``(3, H, W)`` in [-1, 1]; None where there is nothing to see."""
+        ...
+
     def save_model(self, folder: Path) -> None:
         """Write the weights to use into a folder, as the kind's ``from_pretrained`` reads them."""
         ...

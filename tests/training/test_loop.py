@@ -46,6 +46,9 @@ class _Counting:
     def validate(self):
         return {"val_loss": float(self.step.model.bias.detach())}
 
+    def picture(self):
+        return torch.full((3, 4, 6), float(self.step.model.bias.detach()) / 40)
+
     def save_model(self, folder):
         self.saved.append(float(self.step.model.bias.detach()))
         self.folders.append(folder.name)
@@ -84,6 +87,9 @@ def test_everything_has_its_time(tmp_path):
     assert list(rows[0]) == ["step", "loss", "learning_rate", "use", "images_per_second"]
     assert rows[0]["learning_rate"] == 0.5 and rows[0]["images_per_second"] > 0
     assert loop.completed == 7 and loop.stage.saved == [10, 21]
+    assert [path.name for path in sorted((tmp_path / "pictures").iterdir())] == ["00000004.png", "00000007.png"]
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["step"], status["total"], status["seconds_left"]) == (7, 7, 0) and status["memory_gib"] > 0
     state = read_state(tmp_path / "checkpoint.pt")
     assert (state["step"], state["broken"], state["model"]["bias"].item()) == (7, ["file 0", "file 1"], 21)
 

@@ -78,6 +78,9 @@ class PriorStage:
             return None
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
+    def picture(self) -> None:
+        """Nothing: drawing takes too long to do it on the way."""
+
     def save_model(self, folder: Path) -> None:
         """Write the model with the names of the classes; a tokenizer lies in ``model/`` since the start of the run."""
         self.step.model_to_use.save_pretrained(folder)

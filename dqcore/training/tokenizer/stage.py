@@ -20,6 +20,7 @@ from dqcore.training.log import Row
 from dqcore.training.stage import all_finite
 from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
+from dqcore.training.tokenizer.pictures import read_shown, show
 from dqcore.training.tokenizer.step import TokenizerStep
 from dqcore.training.tokenizer.validation import validate
 
@@ -70,6 +71,13 @@ class TokenizerStage:
         if not len(self.images.validation):
             return None
         return validate(self.step.model_to_use, self.images.validation_batches(), self.world, self.step.perceptual)
+
+    def picture(self) -> Tensor | None:
+        """The first held-out photos, their reconstructions and their grain maps."""
+        size, resize = self.options.image_size, self.options.resize
+        assert size is not None and resize is not None, "options are resolved"
+        photos = read_shown(self.images.validation.paths, size, max(size, resize))
+        return None if photos is None else show(self.step.model_to_use, photos.to(self.world.device))
 
     def save_model(self, folder: Path) -> None:
         """Write the model."""
