@@ -104,7 +104,8 @@ def _check_target(path: Path) -> None:
 
 def _print(found: PhotoEvaluation) -> None:
     sets = [(name, f"{value:.5g}") for name, value in found.sets.items()]
-    print_rows([*found.numbers.table(), *sets, *((name, str(value)) for name, value in found.protocol.items())])
+    protocol = [(name, str(value)) for name, value in found.protocol.items() if value is not None]
+    print_rows([*found.numbers.table(), *sets, *protocol])
     if found.peers:
         print("\nbeside it, on the same photos (a codec's bytes include its header)")
         for peer in found.peers:

@@ -17,7 +17,7 @@ GROUPS = {
     "how long": "steps epochs minutes scale seeds minutes_per_run",
     "network": (
         "recipe preset codebook_size initialisation restart classes dropout label_dropout "
-        "position_layers content_layers"
+        "position_layers content_layers start"
     ),
     "images": (
         "image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos peers "

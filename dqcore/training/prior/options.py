@@ -35,7 +35,7 @@ class PriorTraining(Arguments):
     ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper"}
+    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper", "start": "random"}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""
@@ -93,6 +93,9 @@ class PriorTraining(Arguments):
     """Layers that positions are predicted with; by default the preset's."""
     content_layers: int | None = None
     """Layers that contents are predicted with; by default the preset's."""
+    start: Literal["random", "codes"] | None = None
+    """Initial embeddings: random, as the paper's; codes: after the tokenizer's codebook and the places of positions,
+    which learns far sooner from few images. By default the recipe's: random in paper."""
     label_dropout: float = 0.0
     """With classes: share of labels hidden in training, which guidance in sampling needs; 0.1 is usual."""
     validation_share: float = 0.02
