@@ -70,8 +70,9 @@ def measure_samples(samples: Path, reference: Path, options: EvaluationOptions) 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Names and values, one below the other; of several processes the first one prints."""
+    width = max([24, *(len(name) for name, _ in rows)]) + 2
     for name, text in rows if process_rank() == 0 else ():
-        print(f"{name:<26}{text}")
+        print(f"{name:<{width}}{text}")
 
 
 def _common_sets(results: Sequence[dict[str, Any]]) -> list[str]:
