@@ -27,6 +27,7 @@ class Decoder(nn.Module):
         groups: Groups of the normalizations.
         stem: Stride of the last level, whose channels become squares of so many pixels.
         middle_attention: Whether the first blocks have attention.
+        linear_path: Add a linear function of each cell's vector to the cell's pixels; it starts at 0.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Decoder(nn.Module):
         groups: int = 32,
         stem: int = 1,
         middle_attention: bool = True,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
@@ -54,10 +56,12 @@ class Decoder(nn.Module):
         self.upsamples = nn.ModuleList(Upsample(width) for width in widths[1:])
         self.norm_out = group_norm(widths[0], groups)
         self.conv_out = nn.Conv2d(widths[0], 3 * stem**2, 3, padding=1)
-        self.stem = stem
+        self.stem, self.stride = stem, stem << len(multipliers) - 1
+        self.linear = nn.Conv2d(in_channels, 3 * self.stride**2, 1) if linear_path else None
 
     def forward(self, latent: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, 3, H * stride, W * stride)``; the output is not clamped."""
+        given = latent
         for bias in self.position.values():
             latent = latent + bias(*latent.shape[-2:])
         x = self.middle(self.conv_in(latent))
@@ -66,4 +70,5 @@ class Decoder(nn.Module):
             if index > 0:
                 x = self.upsamples[index - 1](x)
         x = self.conv_out(F.silu(self.norm_out(x)))
-        return F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        images = F.pixel_shuffle(x, self.stem) if self.stem > 1 else x
+        return images if self.linear is None else images + F.pixel_shuffle(self.linear(given), self.stride)

@@ -28,6 +28,7 @@ class Encoder(nn.Module):
         groups: Groups of the normalizations.
         stem: Stride of the first level: squares of so many pixels become channels before the first convolution.
         middle_attention: Whether the heads have attention.
+        linear_path: Add to every map a linear function of the four quarters of each of its cells.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Encoder(nn.Module):
         groups: int = 32,
         stem: int = 1,
         middle_attention: bool = True,
+        linear_path: bool = False,
     ) -> None:
         super().__init__()
         self.strides, self.stem = tuple(strides), stem
@@ -55,6 +57,7 @@ class Encoder(nn.Module):
             GranularityHead(widths[(stride // stem).bit_length() - 1], out_channels, groups, middle_attention)
             for stride in strides
         )
+        self.linear = nn.ModuleList(nn.Conv2d(12, out_channels, 1) for _ in strides) if linear_path else None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` to maps ``(B, out_channels, H / stride, W / stride)``, coarse to fine."""
@@ -67,7 +70,12 @@ class Encoder(nn.Module):
                 maps[stride] = self.heads[self.strides.index(stride)](x)
             if index < len(self.downsamples):
                 x = self.downsamples[index](x)
-        return [maps[stride] for stride in self.strides]
+        if self.linear is None:
+            return [maps[stride] for stride in self.strides]
+        return [
+            maps[stride] + linear(F.pixel_unshuffle(F.avg_pool2d(images, stride // 2), 2))
+            for stride, linear in zip(self.strides, self.linear, strict=True)
+        ]
 
 
 class GranularityHead(nn.Module):

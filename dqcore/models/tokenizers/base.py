@@ -119,6 +119,7 @@ class Tokenizer(Pretrained):
             config.groups,
             config.stem,
             config.middle_attention,
+            config.linear_path,
         )
         self.quant_conv = nn.Conv2d(config.latent_channels, config.dim, 1)
         self.quantizer = DynamicQuantizer.paper(
@@ -142,9 +143,13 @@ class Tokenizer(Pretrained):
             config.groups,
             config.stem,
             config.middle_attention,
+            config.linear_path,
         )
         if config.convolutions == "variance":
             self.apply(keep_variance)
+        if self.decoder.linear is not None:
+            nn.init.zeros_(self.decoder.linear.weight)
+            nn.init.zeros_(self.decoder.linear.bias)
 
     def facts(self) -> dict[str, str]:
         """Strides, codes, and the router if there is one."""

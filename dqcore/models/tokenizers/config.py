@@ -35,6 +35,9 @@ class TokenizerConfig:
     decay: float = 0.99  # of the codebook's moving averages
     initialisation: Literal["uniform", "kmeans"] = "uniform"  # of the codebook; kmeans looks at the first batch
     restart: bool = False  # of unused codes; off in the paper, on in the released configs
+    linear_path: bool = (
+        False  # also from pixels to codes and back by one linear layer each, which learns colour at once
+    )
     convolutions: Literal["torch", "variance"] = "torch"  # how their weights start; variance: see keep_variance
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class TokenizerConfig:
         for width in widths:
             if width < 1 or self.groups < 1 or width % self.groups:
                 raise InputError(f"groups: expected a divisor of every width {sorted(set(widths))}, got {self.groups}")
+        if self.linear_path and strides[-1] < 2:
+            raise InputError(f"linear_path: expected strides of at least 2, got {strides}")
         if self.position not in ("none", "fourier", "learned", "fourier+learned"):
             raise InputError(f"position: expected none, fourier, learned or fourier+learned, got {self.position!r}")
         if self.resolution % strides[0]:

@@ -97,6 +97,7 @@ _SMALL = replace(
     decoder_multipliers=(4, 8),
     num_blocks=1,
     decay=0.95,
+    linear_path=True,
 )
 _TRIPLE = DQVAEConfig(
     strides=(32, 16, 8),

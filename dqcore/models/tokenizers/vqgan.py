@@ -51,6 +51,7 @@ _F16_SMALL = VQGANConfig(
     initialisation="kmeans",
     restart=True,
     convolutions="variance",
+    linear_path=True,
 )
 
 PRESETS: dict[str, VQGANConfig] = {
