@@ -56,8 +56,7 @@ def encode(
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
 
-    Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
-    are known by name and content.
+    Images keep their size; broken files are counted and named. A killed run goes on: files are known by name and hash.
 
     Args:
         photos: Image files, folders of images, searched recursively, or .txt lists of their paths.

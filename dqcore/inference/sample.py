@@ -148,8 +148,7 @@ def write_samples(
     sampling = replace(sampling or Sampling(), **settings)
     paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
     check_targets([*paths, out / "grid.png"])
-    number, seconds = 0, 0.0
-    shown: list[Tensor] = []
+    number, seconds, shown = 0, 0.0, list[Tensor]()
     for first in range(0, count, CHUNK):
         size = min(CHUNK, count - first)
         some = labels[first : first + size] if isinstance(labels, Tensor) else labels

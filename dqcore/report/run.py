@@ -78,9 +78,7 @@ def report_run(
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
-    peers = (comparison.own, *comparison.peers)
-    if twin is not None:
-        peers += _twin(model, cost, twin, shown, device)
+    twins = () if twin is None else _twin(model, cost, twin, shown, device)
     known = provenance(run, batches.good)
     photos = _entries(batches.good, comparison, known, model.config)
     page = Page(
@@ -93,7 +91,7 @@ def report_run(
         galleries=galleries,
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
         settings=_settings(config, found, say_provenance(known)),
-        **_parts(model, found, comparison, peers, photos),
+        **_parts(model, found, comparison, (comparison.own, *comparison.peers, *twins), photos),
     )
     return write_page(out or run / "report.html", page), found
 
