@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from dqcore.cli.naming import digests_of, name_photos
 from dqcore.cli.stopping import stoppable
-from dqcore.data.images import list_images
+from dqcore.data.listing import is_collection
 from dqcore.data.reading import allow_pixels
-from dqcore.data.shards import ShardWriter, count_known, hash_file
+from dqcore.data.shards import ShardWriter, count_known
+from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError
 from dqcore.files import remove_leftovers, sole_owner
 from dqcore.inference.budget import Budget, budget_of
@@ -53,13 +55,15 @@ def encode(
     batch_size: int = 8,
     max_pixels: int | None = None,
     device: str = "auto",
+    timeout: float = TIMEOUT,
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
 
-    Images keep their size; broken files are counted and named. A killed run goes on: files are known by name and hash.
+    Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
+    are known by name and content. Under torchrun the processes share the photos.
 
     Args:
-        photos: Image files, folders of images, searched recursively, or .txt lists of their paths.
+        photos: Image files, folders of images, searched recursively, .txt lists, archives (.tar, .zip, LMDB).
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         out: One photo's .dqc file; or a folder for the .dqc files or shards.
         format: dqc or shards; by default dqc for files and shards for folders.
@@ -74,40 +78,35 @@ def encode(
         batch_size: Images of one size that go through the model together, at most; for shards.
         max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
         device: auto, cpu, cuda or cuda:N.
+        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
     if min(shard_size, batch_size) < 1:
         raise InputError("shard_size, batch_size: expected at least 1")
     budget = budget_of(ratio, num_codes, per_megapixel, exact, bytes, bpp)
-    named, alone = _named(photos), out.suffix == SUFFIX
+    named, alone = name_photos(photos), out.suffix == SUFFIX
     if alone and (len(named) != 1 or format == "shards"):
         raise InputError(f"out: {out} is one {SUFFIX} file, expected one photo, got {len(named)}; name a folder")
-    kind = _format(format, photos, alone)
-    if kind == "shards" and (bytes or bpp or per_megapixel or exact):
-        raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
-    codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
+    kind = _format(format, photos, alone, bool(bytes or bpp or per_megapixel or exact))
+    world = join_world(device, timeout)
+    codec = load_codec(checkpoint or weights_folder(TOKENIZER), str(world.device))
     if alone:
-        with allow_pixels(max_pixels):
-            return _one(codec, named[0][1], out, budget, overwrite)
-    digests = {name: hash_file(path) for name, path in named}
-    about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
-    with allow_pixels(max_pixels), sole_owner(out, "encoding"):
+        return _one(codec, named[0][1], out, budget, overwrite, max_pixels) if world.is_main else None
+    streams = {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp} if kind == "dqc" else {}
+    about = {**_description(codec), "ratio": ratio, "num_codes": num_codes, **streams}
+    with allow_pixels(max_pixels), sole_owner(out, "encoding") if world.is_main else contextlib.nullcontext():
+        job = _Job(codec, named, digests_of(named, world), out, about, world)
         if kind == "shards":
-            _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
-        else:
-            about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
-            _streams(_Job(codec, named, digests, out, about), budget)
+            return _shards(job, shard_size, batch_size, ratio, num_codes)
+        _streams(job, budget)
 
 
-def _format(asked: str, photos: Sequence[Path], alone: bool) -> str:
-    """What to write, where that was left open."""
-    if asked != "auto":
-        return asked
-    return "shards" if not alone and any(map(_is_collection, photos)) else "dqc"
-
-
-def _is_collection(path: Path) -> bool:
-    """Whether a path names many photos."""
-    return path.is_dir() or path.suffix == ".txt"
+def _format(asked: str, photos: Sequence[Path], alone: bool, of_streams: bool) -> str:
+    """What to write, where that was left open; ``of_streams``: there is a target that only streams can meet."""
+    kind = "shards" if not alone and any(map(is_collection, photos)) else "dqc"
+    kind = kind if asked == "auto" else asked
+    if kind == "shards" and of_streams:
+        raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -119,10 +118,12 @@ class _Job:
     digests: dict[str, str]
     out: Path
     description: dict[str, Any]
+    world: World
 
 
-def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -> None:
-    result = encode_photo(codec, path, budget)
+def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool, max_pixels: int | None) -> None:
+    with allow_pixels(max_pixels):
+        result = encode_photo(codec, path, budget)
     if out.parent.is_dir():
         remove_leftovers(out.parent, out.name)
     new = write_stream_file(out, result.data, overwrite=overwrite)
@@ -130,8 +131,8 @@ def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -
 
 
 def _streams(job: _Job, budget: Budget) -> None:
-    folder = StreamFolder(job.out, job.description)
-    before = count_known(folder.index, job.digests, job.out)
+    folder = StreamFolder(job.out, job.description) if job.world.is_main else None
+    before = count_known(folder.index, job.digests, job.out) if folder else 0
     results: list[tuple[str, Written]] = []
     failures: list[str] = []
     with progress_bar() as bar, stoppable("encode", "photo") as check:
@@ -140,9 +141,13 @@ def _streams(job: _Job, budget: Budget) -> None:
         def written(name: str, result: Written) -> None:
             results.append((name, result))
             bar.advance(task)
-            check(before + len(results), len(job.named))
 
-        encode_photos(job.codec, job.named, folder, budget, job.digests, written=written, failed=failures.append)
+        shared = {"world": job.world, "signals": check.signals}
+        told = {"written": written, "failed": failures.append}
+        encode_photos(job.codec, job.named, folder, budget, job.digests, **told, **shared)
+        check(before + len(results), len(job.named))
+    if folder is None:
+        return
     for reason in failures:
         print(f"not encoded: {reason}", file=sys.stderr)
     _print_written(results)
@@ -167,14 +172,16 @@ def _print_written(results: Sequence[tuple[str, Written]]) -> None:
 
 
 def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:
-    writer = ShardWriter(job.out, job.description, shard_size=shard_size)
-    before = count_known(writer.index, job.digests, job.out)
+    writer = ShardWriter(job.out, job.description, shard_size=shard_size) if job.world.is_main else None
+    before = count_known(writer.index, job.digests, job.out) if writer else 0
+    done = before
     with progress_bar() as bar, stoppable("encode", "batch") as check:
         task = bar.add_task("encode", total=len(job.named))
 
         def progress(finished: int) -> None:
+            nonlocal done
+            done = finished
             bar.update(task, completed=finished)
-            check(finished, len(job.named))
 
         encode_images(
             job.codec.model,
@@ -185,8 +192,12 @@ def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, nu
             num_codes=num_codes,
             batch_size=batch_size,
             progress=progress,
+            world=job.world,
+            signals=check.signals,
         )
-    _print_result(writer.index, job, before)
+        check(done, len(job.named))
+    if writer is not None:
+        _print_result(writer.index, job, before)
 
 
 def _numbers(result: Written) -> str:
@@ -215,23 +226,3 @@ def _print_result(index: dict[str, Any], job: _Job, before: int) -> None:
     mean = f", {codes / len(images):.1f} codes per image" if images else ""
     there = f" {before} of these {len(job.named)} files were there already." if before else ""
     print(f"{len(images)} images{mean}, {len(broken)} broken files passed over; codes in {job.out}.{there}")
-
-
-def _named(photos: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names for the index, and files: relative to their folder; below the folder's name if there are several."""
-    if not photos:
-        raise InputError("photos: expected at least one file or folder")
-    named: dict[str, Path] = {}
-    for source in photos:
-        listed = source.is_dir() or source.suffix == ".txt"
-        if not source.exists():
-            raise FileNotFoundError(f"{source}: no such file or folder")
-        root = source if source.is_dir() else source.parent
-        for path in list_images(source) if listed else [source]:
-            name = Path(os.path.relpath(path, root)).as_posix()
-            if len(photos) > 1 and source.is_dir():
-                name = f"{source.resolve().name}/{name}"
-            if name in named and named[name].resolve() != path.resolve():
-                raise InputError(f"photos: {named[name]} and {path} would both be called {name}")
-            named[name] = path
-    return list(named.items())

@@ -15,7 +15,7 @@ from dqcore.nn.blocks import group_norm
 from dqcore.nn.routing import Router, Routing
 from dqcore.ops.patch_entropy import patch_entropy
 
-__all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "Routing"]
+__all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "Routing", "entropy_thresholds"]
 
 Gate = Literal["linear", "silu", "relu"]
 
@@ -140,9 +140,7 @@ class EntropyRouter(Router):
         entropies = [self.entropy(batch.to(self.thresholds.device)).flatten() for batch in batches]
         if not entropies:
             raise InputError("images: expected at least one batch to fit the thresholds on, got none")
-        values = torch.cat(entropies).double().sort().values
-        shares = [sum(self.ratio[g:]) for g in range(len(self.ratio))]
-        return self.set_thresholds([_quantile(values, 1 - share) for share in shares])
+        return self.set_thresholds(entropy_thresholds(torch.cat(entropies), self.ratio))
 
     def set_thresholds(self, thresholds: Sequence[float]) -> Tensor:
         """Set and return the thresholds: nats, rising, one for each granularity above the coarsest."""
@@ -191,6 +189,21 @@ class RandomRouter(Router):
             generator = torch.Generator().manual_seed(0)
             scores = torch.rand(1, 1, height, width, generator=generator).to(like.device)
         return scores.expand(batch, len(self.ratio), height, width)
+
+
+def entropy_thresholds(entropies: Tensor, ratio: Sequence[float]) -> list[float]:
+    """Thresholds at which regions get these shares.
+
+    Args:
+        entropies: Of all regions, nats, ``(N,)``.
+        ratio: Share of regions of each granularity above the coarsest, coarse to fine.
+
+    Returns:
+        Nats, rising, one for each of ``ratio``.
+    """
+    values = entropies.double().sort().values
+    shares = [sum(ratio[g:]) for g in range(len(ratio))]
+    return [_quantile(values, 1 - share) for share in shares]
 
 
 def _quantile(ordered: Tensor, share: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqcore.data.images import list_images, split_images
+from dqcore.data.images import image_to_tensor, list_images, read_image, split_images
 from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison
@@ -22,7 +22,8 @@ from dqcore.report.charts import rate_chart, tokenizer_charts
 from dqcore.report.headline import granularities, headline, peer_rows, target_ratio
 from dqcore.report.page import Gallery, Page, write_page
 from dqcore.report.photos import photo_entry
-from dqcore.training.log import read_metrics
+from dqcore.training.log import read_metrics, read_pictures
+from dqcore.training.status import read_status
 
 __all__ = ["read_config", "report_run"]
 
@@ -88,18 +89,31 @@ def report_run(
         photos_title=_photos_title(known),
         photos_remark=_photos_remark(len(photos), known),
         opening=opening,
-        galleries=galleries,
+        galleries=[*_while_it_trained(run), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
-        settings=_settings(config, found, say_provenance(known)),
+        settings=_settings(config, found, say_provenance(known)) | _training(run),
         **_parts(model, found, comparison, (comparison.own, *comparison.peers, *twins), photos),
     )
     return write_page(out or run / "report.html", page), found
+
+
+def _training(run: Path) -> dict[str, str]:
+    """How far a run has come, if it says so."""
+    now = read_status(run)
+    return {} if now is None else {"training": str(now)}
 
 
 def _twin(model: Any, cost: StreamCost, folder: Path, shown: PhotoBatches, device: str) -> tuple[PeerNumbers, ...]:
     """Another tokenizer on the photos shown."""
     other = load_tokenizer(folder, device)
     return tuple(compare_twin(model, cost, other, StreamCost.of_checkpoint(folder, other.config), shown))
+
+
+def _while_it_trained(run: Path) -> list[Gallery]:
+    """The pictures that the training kept, the last of them first."""
+    kept = [(image_to_tensor(read_image(path)), f"step {step:,}") for step, path in reversed(read_pictures(run))]
+    remark = "Held-out photos, their reconstructions, and where the codes are; the latest first."
+    return [Gallery("While it trained", remark, kept)] if kept else []
 
 
 def _details(config: Any) -> tuple[float, ...]:

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import itertools
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,9 +15,12 @@ import torch
 from torch import Tensor
 
 from dqcore.data.batches import MEMORY_LIMIT, Crops
-from dqcore.data.codes import CachedCodes, folder_labels, read_codes
-from dqcore.data.crops import CenterCrop, RandomCrop
-from dqcore.data.images import BrokenImageError, image_to_uint8, list_images, readable_images, uint8_to_float
+from dqcore.data.codes import CachedCodes, read_codes
+from dqcore.data.crops import CenterCrop
+from dqcore.data.images import BrokenImageError, image_to_uint8, readable_images, uint8_to_float
+from dqcore.data.labels import image_labels
+from dqcore.data.listing import image_name, list_images, source_root
+from dqcore.data.preprocessing import CROPS, crop_of
 from dqcore.data.provenance import LIMIT, hash_file
 from dqcore.distributed import World
 from dqcore.errors import InputError
@@ -87,9 +89,9 @@ def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, 
     """
     assert options.data is not None and tokenizer is not None and options.views is not None
     paths = list_images(options.data)
-    root = options.data if options.data.is_dir() else options.data.parent
-    names = [os.path.relpath(path, root) for path in paths]
+    names = [image_name(path, source_root(options.data)) for path in paths]
     what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
+    what += (options.preprocessing,) if options.preprocessing else ()
     made_of = hashlib.sha256(repr(what).encode()).hexdigest()
     new = world.is_main and not options.resume
     contents = hashlib.sha256(repr(_hashes(paths)).encode()).hexdigest() if world.is_main else ""
@@ -102,7 +104,7 @@ def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, 
     log.info("encoding %d crops of %d images", options.views * len(paths), len(paths))
     encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), world.device)
     name_of = dict(zip(paths, names, strict=True))
-    labels, classes = folder_labels(names, options.classes)
+    labels, classes = image_labels(paths, names, options.classes)
     label_of = dict(zip(names, labels, strict=True))
     codes = CachedCodes.of_maps(
         encoded.maps(paths),
@@ -153,7 +155,8 @@ class _Encoder:
         yield from self._batches(self._first_view(central))
         if not self.good:
             raise InputError(f"data: none of its {len(paths)} images can be read, the first: {self.broken[0]}")
-        random = Crops(self.good, RandomCrop(options.image_size, resize), seed=options.seed, keep=MEMORY_LIMIT // 4)
+        kind = CROPS[options.preprocessing] if options.preprocessing else "random"
+        random = Crops(self.good, crop_of(kind, options.image_size, resize), seed=options.seed, keep=MEMORY_LIMIT // 4)
         for view in range(1, options.views):
             yield from self._batches(self._later_view(random, view))
 
@@ -182,6 +185,6 @@ def _hashes(paths: Sequence[Path]) -> list[str]:
     for path in paths:
         try:
             found.append(hash_file(path) if len(paths) <= LIMIT else str(path.stat().st_size))
-        except OSError:
+        except (OSError, InputError):
             found.append("")
     return found

@@ -20,7 +20,7 @@ from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
-from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage
+from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.record import RunRecord, check_unused
@@ -85,6 +85,7 @@ def train_prior(
         codes = training_codes(options, world)
         torch.manual_seed(options.seed)
         model = new_prior(options, codes)
+        start(options, model)
         stage = new_stage(options, world, codes, model)
         if world.is_main:
             size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
@@ -100,11 +101,16 @@ def train_prior(
         if options.compile:
             compile_blocks(model)
         record.write(options.out)
-        try:
-            rows = loop.run(progress)
-        finally:
-            if loop.total is None:
-                dataclasses.replace(record, total=loop.completed).write(options.out)
+        rows = _run(loop, record, options.out, progress)
         if world.is_main:
             write_run_card(stage.step.model_to_use, record, rows)
         return PriorRun(options.out, stage.step.model_to_use.eval(), rows, codes.classes)
+
+
+def _run(loop: Loop, record: RunRecord, out: Path, progress: Callable[[Row], object] | None) -> list[Row]:
+    """Run the loop; in the end the folder says how many steps a run by the clock had."""
+    try:
+        return loop.run(progress)
+    finally:
+        if loop.total is None:
+            dataclasses.replace(record, total=loop.completed).write(out)

@@ -45,7 +45,9 @@ def test_run_folder(tiny, options):
     run = train_tokenizer(options(average_decay=0.9), model=model, progress=seen.append)
     assert torch.equal(torch.get_rng_state(), state)
     names = {path.name for path in run.path.iterdir()}
-    assert names == {"metrics.jsonl", "config.json", "model", "checkpoint.pt", "seen_images.json"}
+    files = {"metrics.jsonl", "config.json", "checkpoint.pt", "seen_images.json", "status.json"}
+    assert names == files | {"model", "pictures"}
+    assert [path.name for path in sorted((run.path / "pictures").iterdir())] == ["00000004.png", "00000008.png"]
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert rows == run.metrics == seen
     steps = [row for row in rows if "loss" in row]
