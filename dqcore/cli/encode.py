@@ -142,9 +142,13 @@ def _streams(job: _Job, budget: Budget) -> None:
             results.append((name, result))
             bar.advance(task)
 
-        shared = {"world": job.world, "signals": check.signals}
-        told = {"written": written, "failed": failures.append}
-        encode_photos(job.codec, job.named, folder, budget, job.digests, **told, **shared)
+        encode_photos(
+            *(job.codec, job.named, folder, budget, job.digests),
+            written=written,
+            failed=failures.append,
+            world=job.world,
+            signals=check.signals,
+        )
         check(before + len(results), len(job.named))
     if folder is None:
         return
