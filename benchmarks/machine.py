@@ -29,12 +29,14 @@ def name_of(about: dict[str, str | int | None]) -> str:
 
 def versions() -> dict[str, str | None]:
     """What was measured; a row keeps its own, since a run may replace only some."""
+    from dqcore.files.checkout import checked_out_commit
+
     try:
         import triton
     except ImportError:
         triton = None
     return {
-        "dqcore": _commit(),
+        "dqcore": checked_out_commit() or "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": getattr(triton, "__version__", None),
@@ -79,17 +81,3 @@ def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
     return names[0].strip() if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The checked-out commit, with a ``+`` where the package differs from it."""
-    here = Path(__file__).resolve().parents[1]
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dqcore", "kernels", "csrc")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

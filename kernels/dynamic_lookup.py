@@ -101,10 +101,7 @@ def _dynamic_lookup_fill_kernel(
         to = quantized + (begin // area * D * area + begin % area) + tl.arange(0, BLOCK_N)
     else:
         to = quantized + image * D * area + (row * width + column)
-    distance = _write_vectors(
-        *(code, codebook, start, stride, coded, inside, to, area),
-        *(D, ALIGN, LAST, BLOCK_N, BLOCK_D),
-    )
+    distance = _write_vectors(code, codebook, start, stride, coded, inside, to, area, D, ALIGN, LAST, BLOCK_N, BLOCK_D)
     share = tl.full([BLOCK_N], 1, tl.int32) << (2 * halvings)
     tl.store(error + cell, distance / share.to(tl.float32), mask=inside)  # (BLOCK_N,), as are the next two
     tl.store(codes + cell, code, mask=inside)

@@ -96,3 +96,14 @@ def route(request: pytest.FixtureRequest):
     device, _, name = request.param.partition("-")
     with dqcore.backend(name or "auto"):
         yield device
+
+
+@pytest.fixture(scope="session")
+def saved_tokenizer(tmp_path_factory):
+    """The folder of a small saved tokenizer."""
+    folder = tmp_path_factory.mktemp("saved") / "tokenizer"
+    sizes = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "router_groups": 4, "codebook_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dqcore.DQVAE.from_preset("dqvae-dual-tiny", **sizes).save_pretrained(folder)
+    return folder

@@ -18,6 +18,8 @@ ROOMS = {
     "backends": "what this machine can run, and which device and precision to use",
     "files/__init__": "files that are whole or absent",
     "files/tensors": "tensors on disk, with a checksum",
+    "files/checkout": "the commit that is running",
+    "files/pictures": "PNG files that say that dqcore made them",
     "progress": "progress bars, and lines in the log where there is no terminal",
     "compat/moved": "old import paths",
     "drawing": "how objects show themselves: a line of text, and a picture in a notebook",

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dqcore import files
-from dqcore.files import sole_owner, write_atomically, write_json
+from dqcore.files import checkout, sole_owner, write_atomically, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -97,3 +98,23 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert error.value.errno == errno.EFBIG and list(tmp_path.iterdir()) == []
+
+
+def test_the_commit_of_a_source_tree(tmp_path, monkeypatch):
+    module = tmp_path / "dqcore" / "files" / "checkout.py"
+    module.parent.mkdir(parents=True)
+    monkeypatch.setattr(checkout, "__file__", str(module))
+    assert checkout.checked_out_commit() is None
+
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    module.write_text("")
+    git("init", "-q")
+    assert checkout.checked_out_commit() is None  # no commit yet
+    git("add", ".")
+    git("commit", "-qm", "first")
+    clean = checkout.checked_out_commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    module.write_text("changed")
+    assert checkout.checked_out_commit() == f"{clean}+"

@@ -57,6 +57,19 @@ def test_the_house_is_low():
     assert len(modules) <= 10
 
 
+def test_files_and_functions_are_short():
+    """Files have at most 250 lines, functions 60; kernels at most 20 arguments."""
+    long = []
+    for file, path in layers.FILES.items():
+        text = path.read_text()
+        long += [file] if text.count("\n") > 250 else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                crowded = node.name.endswith("_kernel") and len(node.args.args) > 20
+                long += [f"{file}: {node.name}"] if crowded or node.end_lineno - node.lineno >= 60 else []
+    assert long == []
+
+
 def test_kernels_need_torch_and_triton_alone():
     for file, path in layers.FILES.items():
         if file.startswith("kernels/"):

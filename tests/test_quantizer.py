@@ -1,5 +1,6 @@
 import copy
 import gc
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,10 @@ from dqcore.ops.layout import merge_maps
 from dqcore.testing import assert_close
 
 DATA = Path(__file__).parent / "fixtures"
-
-
-def inputs(levels=2, batch=2, dim=8, height=3, width=4, grad=True):
-    maps = [torch.randn(batch, dim, height << g, width << g, requires_grad=grad) for g in range(levels)]
-    return maps, torch.randint(0, levels, (batch, height, width))
-
-
-def buffers(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def unchanged(module, before):
-    return all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+spec = importlib.util.spec_from_file_location("small", Path(__file__).parent / "quantizer" / "small.py")
+small = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small)
+inputs, buffers, unchanged = small.inputs, small.buffers, small.unchanged
 
 
 def test_loss_counts_each_code_once():

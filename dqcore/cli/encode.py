@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from dqcore.cli.naming import digests_of, name_photos
 from dqcore.cli.stopping import stoppable
-from dqcore.data.archives import split_member
-from dqcore.data.listing import image_name, is_collection, list_images, source_root
+from dqcore.data.listing import is_collection
 from dqcore.data.reading import allow_pixels
-from dqcore.data.shards import ShardWriter, count_known, hash_file
+from dqcore.data.shards import ShardWriter, count_known
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError
 from dqcore.files import remove_leftovers, sole_owner
@@ -63,8 +63,7 @@ def encode(
     are known by name and content. Under torchrun the processes share the photos.
 
     Args:
-        photos: Image files, folders of images, searched recursively, .txt lists of their paths, archives (.tar, .zip,
-            LMDB).
+        photos: Image files, folders of images, searched recursively, .txt lists, archives (.tar, .zip, LMDB).
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         out: One photo's .dqc file; or a folder for the .dqc files or shards.
         format: dqc or shards; by default dqc for files and shards for folders.
@@ -84,39 +83,30 @@ def encode(
     if min(shard_size, batch_size) < 1:
         raise InputError("shard_size, batch_size: expected at least 1")
     budget = budget_of(ratio, num_codes, per_megapixel, exact, bytes, bpp)
-    named, alone = _named(photos), out.suffix == SUFFIX
+    named, alone = name_photos(photos), out.suffix == SUFFIX
     if alone and (len(named) != 1 or format == "shards"):
         raise InputError(f"out: {out} is one {SUFFIX} file, expected one photo, got {len(named)}; name a folder")
-    kind = _format(format, photos, alone)
-    if kind == "shards" and (bytes or bpp or per_megapixel or exact):
-        raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
+    kind = _format(format, photos, alone, bool(bytes or bpp or per_megapixel or exact))
     world = join_world(device, timeout)
     codec = load_codec(checkpoint or weights_folder(TOKENIZER), str(world.device))
     if alone:
-        with allow_pixels(max_pixels):
-            return _one(codec, named[0][1], out, budget, overwrite) if world.is_main else None
-    about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
+        return _one(codec, named[0][1], out, budget, overwrite, max_pixels) if world.is_main else None
+    streams = {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp} if kind == "dqc" else {}
+    about = {**_description(codec), "ratio": ratio, "num_codes": num_codes, **streams}
     with allow_pixels(max_pixels), sole_owner(out, "encoding") if world.is_main else contextlib.nullcontext():
-        job = _Job(codec, named, _digests(named, world), out, about, world)
+        job = _Job(codec, named, digests_of(named, world), out, about, world)
         if kind == "shards":
-            _shards(job, shard_size, batch_size, ratio, num_codes)
-        else:
-            about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
-            _streams(job, budget)
+            return _shards(job, shard_size, batch_size, ratio, num_codes)
+        _streams(job, budget)
 
 
-def _digests(named: Sequence[tuple[str, Path]], world: World) -> dict[str, str]:
-    """What each file holds, by its name; every process reads its part of them."""
-    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
-    everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
-    return {name: everyone[name] for name, _ in named}
-
-
-def _format(asked: str, photos: Sequence[Path], alone: bool) -> str:
-    """What to write, where that was left open."""
-    if asked != "auto":
-        return asked
-    return "shards" if not alone and any(map(is_collection, photos)) else "dqc"
+def _format(asked: str, photos: Sequence[Path], alone: bool, of_streams: bool) -> str:
+    """What to write, where that was left open; ``of_streams``: there is a target that only streams can meet."""
+    kind = "shards" if not alone and any(map(is_collection, photos)) else "dqc"
+    kind = kind if asked == "auto" else asked
+    if kind == "shards" and of_streams:
+        raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -131,8 +121,9 @@ class _Job:
     world: World
 
 
-def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -> None:
-    result = encode_photo(codec, path, budget)
+def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool, max_pixels: int | None) -> None:
+    with allow_pixels(max_pixels):
+        result = encode_photo(codec, path, budget)
     if out.parent.is_dir():
         remove_leftovers(out.parent, out.name)
     new = write_stream_file(out, result.data, overwrite=overwrite)
@@ -151,9 +142,13 @@ def _streams(job: _Job, budget: Budget) -> None:
             results.append((name, result))
             bar.advance(task)
 
-        shared = {"world": job.world, "signals": check.signals}
-        told = {"written": written, "failed": failures.append}
-        encode_photos(job.codec, job.named, folder, budget, job.digests, **told, **shared)
+        encode_photos(
+            *(job.codec, job.named, folder, budget, job.digests),
+            written=written,
+            failed=failures.append,
+            world=job.world,
+            signals=check.signals,
+        )
         check(before + len(results), len(job.named))
     if folder is None:
         return
@@ -235,22 +230,3 @@ def _print_result(index: dict[str, Any], job: _Job, before: int) -> None:
     mean = f", {codes / len(images):.1f} codes per image" if images else ""
     there = f" {before} of these {len(job.named)} files were there already." if before else ""
     print(f"{len(images)} images{mean}, {len(broken)} broken files passed over; codes in {job.out}.{there}")
-
-
-def _named(photos: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names for the index, and files: relative to their folder; below the folder's name if there are several."""
-    if not photos:
-        raise InputError("photos: expected at least one file or folder")
-    named: dict[str, Path] = {}
-    for source in photos:
-        if not source.exists() and split_member(source) is None:
-            raise FileNotFoundError(f"{source}: no such file or folder")
-        root = source_root(source)
-        for path in list_images(source) if is_collection(source) else [source]:
-            name = image_name(path, root)
-            if len(photos) > 1 and root == source:
-                name = f"{source.resolve().name}/{name}"
-            if name in named and named[name].resolve() != path.resolve():
-                raise InputError(f"photos: {named[name]} and {path} would both be called {name}")
-            named[name] = path
-    return list(named.items())

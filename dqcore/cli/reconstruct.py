@@ -15,9 +15,9 @@ from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, te
 from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
+from dqcore.files.pictures import check_targets, write_picture
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.photos import list_photos
-from dqcore.inference.pictures import check_targets, write_picture
 from dqcore.inference.protocol import NATIVE
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
+    from dqcore.distributed import World
     from dqcore.inference.sample import Samples
 
 __all__ = ["class_labels", "sample"]
@@ -68,9 +69,8 @@ def sample(
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
-    from dqcore.cli.stopping import stoppable
     from dqcore.distributed import join_world
-    from dqcore.inference.sample import load_pair, write_samples
+    from dqcore.inference.sample import load_pair
     from dqcore.models.auto import model_folder
     from dqcore.models.sampling.settings import Sampling
     from dqcore.models.weights import PRIOR, weights_folder
@@ -82,12 +82,20 @@ def sample(
     prior = prior or weights_folder(PRIOR)
     model, decoder = load_pair(prior, tokenizer, world.device)
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
-    rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names, "world": world}
+    rest: dict[str, Any] = {"labels": labels, "names": names, "seed": seed, "slots": slots, "batch_size": batch_size}
+    _write(model, decoder, out, count, sampling=sampling, world=world, **rest)
+
+
+def _write(model: Any, decoder: Any, out: Path, count: int, *, world: World, **rest: Any) -> None:
+    """Write the samples with a progress bar, and say where they are; a signal ends the work after a batch."""
+    from dqcore.cli.stopping import stoppable
+    from dqcore.inference.sample import write_samples
+
     again = "the same line draws them all again"
     alone = sole_owner(out, "writing pictures") if world.is_main else contextlib.nullcontext()
     with alone, progress_bar() as bar, stoppable("sample", "sample", again) as check:
         rest |= {"progress": _report_to(bar, count), "written": lambda written: check(written, count)}
-        samples = write_samples(model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, **rest)
+        samples = write_samples(model, decoder, out, count, world=world, **rest)
     if world.is_main:
         _tell(samples, out)
 

@@ -30,6 +30,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.evaluation.sample": ("dqcore.inference.sample",),
     "dqcore.evaluation.tokenizer": ("dqcore.inference.measure",),
     "dqcore.info": ("dqcore.cli.info",),
+    "dqcore.inference.pictures": ("dqcore.files.pictures",),
     "dqcore.models.cached_steps": ("dqcore.models.sampling.steps",),
     "dqcore.models.conditions": ("dqcore.models.priors.inputs",),
     "dqcore.models.dq_transformer": ("dqcore.models.priors.dq_transformer",),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from dqcore.errors import InputError
 from dqcore.experiments.arms import Arm
 from dqcore.experiments.scales import Scale
 from dqcore.files import write_atomically
+from dqcore.files.checkout import checked_out_commit
 
 __all__ = ["Photos", "Setting", "find_photos", "spread", "versions"]
 
@@ -120,7 +120,7 @@ def versions() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "dqcore": importlib.metadata.version("dqcore"),
-        "commit": _commit(),
+        "commit": checked_out_commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": gpu or platform.machine(),
@@ -132,18 +132,3 @@ def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
     if len(paths) <= most:
         return tuple(paths)
     return tuple(paths[index * len(paths) // most] for index in range(most))
-
-
-def _commit() -> str | None:
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return None
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "dqcore", "kernels", "csrc")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

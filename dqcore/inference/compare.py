@@ -12,7 +12,7 @@ from torch import Tensor
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.inference.measure import Evaluation, Measured
-from dqcore.inference.peers import CODECS, Codec, Coded, PeerNumbers, PeerTotals, ladders
+from dqcore.inference.peers import CODECS, PeerFile, PeerNumbers, PeerTotals, PictureFormat, ladders
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction, measure_reconstruction
 from dqcore.models.tokenizers.base import Encoding
@@ -32,7 +32,7 @@ class State:
 
     detail: float | None
     result: Reconstruction
-    peers: dict[str, Coded]
+    peers: dict[str, PeerFile]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Comparison:
         cost: StreamCost,
         *,
         details: Sequence[float] = (),
-        codecs: Sequence[Codec] = CODECS,
+        codecs: Sequence[PictureFormat] = CODECS,
         limit: int | None = None,
         keep: bool = False,
     ) -> None:
@@ -149,7 +149,7 @@ class Comparison:
 class _Point:
     """The numbers of a point of the curve, added up photo by photo."""
 
-    def __init__(self, codecs: Sequence[Codec]) -> None:
+    def __init__(self, codecs: Sequence[PictureFormat]) -> None:
         self._rows: list[list[float]] = []
         self._peers = {codec.name: PeerTotals(codec.name) for codec in codecs}
 

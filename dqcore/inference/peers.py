@@ -21,11 +21,11 @@ from dqcore.metrics.distortion import ms_ssim, psnr, ssim
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CODECS", "Codec", "Coded", "Ladder", "PeerNumbers", "PeerTotals", "ladders"]
+__all__ = ["CODECS", "Ladder", "PeerFile", "PeerNumbers", "PeerTotals", "PictureFormat", "ladders"]
 
 
 @dataclass(frozen=True)
-class Codec:
+class PictureFormat:
     """A picture format.
 
     Attributes:
@@ -50,11 +50,14 @@ class Codec:
 
 
 #: The formats that a tokenizer is compared with: JPEG with tables made for the photo, WebP as Pillow writes it.
-CODECS = (Codec("JPEG", "JPEG", 1, 95, {"optimize": True}), Codec("WebP", "WEBP", 0, 100, {"method": 4}))
+CODECS = (
+    PictureFormat("JPEG", "JPEG", 1, 95, {"optimize": True}),
+    PictureFormat("WebP", "WEBP", 0, 100, {"method": 4}),
+)
 
 
 @dataclass(frozen=True)
-class Coded:
+class PeerFile:
     """A photo in a codec's file.
 
     Attributes:
@@ -79,19 +82,19 @@ class Coded:
 class Ladder:
     """A photo at the qualities of a codec; each is made once."""
 
-    codec: Codec
+    codec: PictureFormat
     image: Image
     _files: dict[int, bytes] = field(default_factory=dict)
 
-    def within(self, limit: int) -> Coded:
+    def within(self, limit: int) -> PeerFile:
         """The file of the highest quality that has at most ``limit`` bytes; the smallest where none has."""
         low, high = self.codec.lowest, self.codec.highest
         if len(self._at(low)) > limit:
-            return Coded(self._at(low), low, False)
+            return PeerFile(self._at(low), low, False)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if len(self._at(middle)) <= limit else (low, middle - 1)
-        return Coded(self._at(low), low, True)
+        return PeerFile(self._at(low), low, True)
 
     def _at(self, quality: int) -> bytes:
         if quality not in self._files:
@@ -165,7 +168,7 @@ class PeerTotals:
         return PeerNumbers(self._name, decibels, similarity, known, size, 8 * size / pixels, self._too_large)
 
 
-def ladders(image: Tensor, codecs: Sequence[Codec] = CODECS) -> list[Ladder]:
+def ladders(image: Tensor, codecs: Sequence[PictureFormat] = CODECS) -> list[Ladder]:
     """A photo ``(3, H, W)`` in [-1, 1] for each codec."""
     picture = tensor_to_image(image)
     return [Ladder(codec, picture) for codec in codecs]

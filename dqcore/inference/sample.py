@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
 from dqcore.distributed import ALONE, World
-from dqcore.inference.pictures import check_targets, is_ours, write_picture
+from dqcore.files.pictures import check_targets, is_ours, write_picture
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
@@ -156,8 +156,7 @@ def write_samples(
         batch_size: Images decoded together.
         names: What the file of each sample is to be called before its number, such as its class: ``cat-00007.png``.
         progress: Called with the number of drawn samples and the number of all, those of this process.
-        written: Called after each batch with the number of images that this process has written so far; what it raises
-            ends the work.
+        written: Called after each batch with how many images this process has written; what it raises ends the work.
         world: The processes that share the images, in whole batches; every one calls this.
         **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
 
@@ -171,31 +170,19 @@ def write_samples(
         check_targets([*paths, grid])
     world.barrier()
     mine = _part(count, batch_size, world)
-    seconds = 0.0
+    seconds, start = 0.0, time.perf_counter()
     shown: list[Tensor] = []
-    for first in range(mine.start, mine.stop, CHUNK):
-        size = min(CHUNK, mine.stop - first)
-        some = labels[first : first + size] if isinstance(labels, Tensor) else labels
+    how = {"sampling": sampling, "seed": seed, "slots": slots}
+    for number, images in _drawn(prior, tokenizer, mine, batch_size, labels, progress, how):
+        seconds += time.perf_counter() - start
+        for path, image in zip(paths[number : number + len(images)], images, strict=True):
+            write_picture(path, tensor_to_image(image), "sample")
+        shown += images[: max(0, 64 - number)]
+        if written is not None and number + len(images) < mine.stop:
+            written(number + len(images) - mine.start)
         start = time.perf_counter()
-        report = None if progress is None else _offset(progress, first - mine.start, len(mine))
-        sequence = prior.sample(size, some, sampling, seed=seed, first=first, slots=slots, progress=report)
-        for begin in range(0, size, batch_size):
-            images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
-            seconds += time.perf_counter() - start
-            number = first + begin
-            for path, image in zip(paths[number : number + len(images)], images, strict=True):
-                write_picture(path, tensor_to_image(image), "sample")
-            shown += images[: max(0, 64 - number)]
-            if written is not None and number + len(images) < mine.stop:
-                written(number + len(images) - mine.start)
-            start = time.perf_counter()
-    shown = [image for part in world.gather_first(shown) for image in part]
-    slowest = max(world.gather(seconds))
-    removed = 0
-    if world.is_main:
-        write_picture(grid, tensor_to_image(image_grid(torch.stack(shown))), "sample")
-        removed = _remove_stale(out, {*paths, grid})
-    return Samples(paths, grid, count / slowest, removed)
+    removed = _write_grid(grid, shown, {*paths, grid}, world)
+    return Samples(paths, grid, count / max(world.gather(seconds)), removed)
 
 
 def _part(count: int, batch_size: int, world: World) -> range:
@@ -203,6 +190,35 @@ def _part(count: int, batch_size: int, world: World) -> range:
     batches = -(-count // batch_size)
     first, stop = (batches * rank // world.size * batch_size for rank in (world.rank, world.rank + 1))
     return range(first, min(stop, count))
+
+
+def _drawn(
+    prior: Prior,
+    tokenizer: Any,
+    mine: range,
+    batch_size: int,
+    labels: Tensor | int | None,
+    progress: Callable[[int, int], object] | None,
+    how: dict[str, Any],
+) -> Iterator[tuple[int, Tensor]]:
+    """Batches of decoded samples, in [-1, 1] on the CPU, and the index of the first of each."""
+    for first in range(mine.start, mine.stop, CHUNK):
+        size = min(CHUNK, mine.stop - first)
+        some = labels[first : first + size] if isinstance(labels, Tensor) else labels
+        report = None if progress is None else _offset(progress, first - mine.start, len(mine))
+        sequence = prior.sample(size, some, first=first, progress=report, **how)
+        for begin in range(0, size, batch_size):
+            part = sequence[begin : begin + batch_size]
+            yield first + begin, decode_sequence(tokenizer, part, batch_size).clamp(-1, 1).cpu()
+
+
+def _write_grid(grid: Path, shown: list[Tensor], fresh: set[Path], world: World) -> int:
+    """The first process writes the pictures of all, and removes those of earlier calls; returns how many of these."""
+    shown = [image for part in world.gather_first(shown) for image in part]
+    if not world.is_main:
+        return 0
+    write_picture(grid, tensor_to_image(image_grid(torch.stack(shown))), "sample")
+    return _remove_stale(grid.parent, fresh)
 
 
 def _prefix(names: Sequence[str] | None, index: int) -> str:

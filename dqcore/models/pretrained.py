@@ -176,13 +176,11 @@ class Pretrained(nn.Module):
         """
         with TemporaryDirectory() as temporary:
             folder, source = Path(temporary) / "model", self._folder
+            about = {"repo_id": repo_id, **(model_card_kwargs or {})}
             if source is not None and same_as_saved(self, source / CONFIG, source / WEIGHTS):
                 _copy_saved(source, folder)
-                write_card(
-                    self, folder, {"repo_id": repo_id, **(model_card_kwargs or {})}, renew=bool(model_card_kwargs)
-                )
+                write_card(self, folder, about, renew=bool(model_card_kwargs))
             else:
-                about = {"repo_id": repo_id, **(model_card_kwargs or {})}
                 self.save_pretrained(folder, dtype, model_card_kwargs=about)
             return upload(
                 folder,

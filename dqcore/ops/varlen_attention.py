@@ -62,8 +62,7 @@ def varlen_attention(
     key. It sees key j if ``p - left <= j <= p + right``, or if j lies in the sequence's prefix.
 
     Args:
-        q: Queries ``(T, H, d)``, d up to 256; float16, bfloat16, float32 or float64; any strides, of which a last other
-            than 1 costs a copy.
+        q: Queries ``(T, H, d)``, d up to 256; float16, bfloat16, float32, float64; channels that lie apart cost a copy.
         k: Keys ``(S, Hkv, d)``; Hkv divides H, and head h reads key head ``h // (H / Hkv)``.
         v: Values, as ``k``.
         cu_seqlens_q: Sequence b is rows ``cu_seqlens_q[b]`` to ``cu_seqlens_q[b + 1]`` of ``q``; ``(B + 1,)`` int32

@@ -74,15 +74,12 @@ def report_run(
         ValueError: the run's files cannot be read, or it held out no images and none were given.
     """
     config, model = read_config(run), load_tokenizer(run, device)
-    now = read_status(run)
     cost = StreamCost.of_checkpoint(run, model.config)
     batches = PhotoBatches(_held_out(config["options"], images)[:max_images], protocol)
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
-    peers = (comparison.own, *comparison.peers)
-    if twin is not None:
-        peers += _twin(model, cost, twin, shown, device)
+    twins = () if twin is None else _twin(model, cost, twin, shown, device)
     known = provenance(run, batches.good)
     photos = _entries(batches.good, comparison, known, model.config)
     page = Page(
@@ -94,10 +91,16 @@ def report_run(
         opening=opening,
         galleries=[*_while_it_trained(run), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
-        settings=_settings(config, found, say_provenance(known)) | ({} if now is None else {"training": str(now)}),
-        **_parts(model, found, comparison, peers, photos),
+        settings=_settings(config, found, say_provenance(known)) | _training(run),
+        **_parts(model, found, comparison, (comparison.own, *comparison.peers, *twins), photos),
     )
     return write_page(out or run / "report.html", page), found
+
+
+def _training(run: Path) -> dict[str, str]:
+    """How far a run has come, if it says so."""
+    now = read_status(run)
+    return {} if now is None else {"training": str(now)}
 
 
 def _twin(model: Any, cost: StreamCost, folder: Path, shown: PhotoBatches, device: str) -> tuple[PeerNumbers, ...]:

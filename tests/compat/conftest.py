@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dqcore.compat.vector_quantize_pytorch import VectorQuantize
 from dqcore.ops.nearest_code import squared_distance
 
 spec = importlib.util.spec_from_file_location("record", Path(__file__).with_name("record.py"))
@@ -103,3 +104,18 @@ def nearer(x, codebook, ours, theirs):
     rows = differ.nonzero().flatten()
     assert (distance[rows, ours[rows]] <= distance[rows, theirs[rows]]).all()
     return float(differ.float().mean())
+
+
+@pytest.fixture
+def pair():
+    """Makes a ``VectorQuantize`` of theirs and one of ours, from one seed."""
+    package = pytest.importorskip("vector_quantize_pytorch")
+
+    def make(**options):
+        layers = []
+        for kind in (package.VectorQuantize, VectorQuantize):
+            torch.manual_seed(0)
+            layers.append(kind(**{"dim": 12, "codebook_size": 40, **options}))
+        return layers
+
+    return make

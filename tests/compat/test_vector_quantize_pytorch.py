@@ -52,15 +52,6 @@ OPTIONS = {
 }
 
 
-def pair(**options):
-    """Theirs and ours from one seed."""
-    torch.manual_seed(0)
-    theirs = package.VectorQuantize(**{"dim": DIM, "codebook_size": SIZE, **options})
-    torch.manual_seed(0)
-    ours = VectorQuantize(**{"dim": DIM, "codebook_size": SIZE, **options})
-    return theirs, ours
-
-
 def close(actual, expected, tolerance=1e-5):
     """Equal within ``tolerance`` of the largest value."""
     assert actual.shape == expected.shape and actual.dtype == expected.dtype
@@ -116,7 +107,7 @@ def assert_same_evaluation(theirs, ours, shape):
 
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("name", ["defaults", "cosine_straight", "kmeans_cosine_expiring", "projected"])
-def test_layouts_train_alike(kind, name):
+def test_layouts_train_alike(kind, name, pair):
     shape, layout = INPUTS[kind]
     theirs, ours = pair(**OPTIONS[name], **layout)
     assert_same_training(theirs, ours, shape)
@@ -125,7 +116,7 @@ def test_layouts_train_alike(kind, name):
 
 @pytest.mark.parametrize("kind", ["sequence", "image"])
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_train_alike(name, kind):
+def test_options_train_alike(name, kind, pair):
     shape, layout = INPUTS[kind]
     if name == "cross_entropy" and kind == "image":
         pytest.skip("theirs fails")
@@ -151,19 +142,19 @@ CALLS = {
 @pytest.mark.parametrize("options", [{}, {"use_cosine_sim": True, "rotation_trick": False}], ids=["default", "cosine"])
 @pytest.mark.parametrize("zeros", [True, False], ids=["zeros", "inputs"])
 @pytest.mark.parametrize("name", CALLS)
-def test_calls_train_alike(name, zeros, options):
+def test_calls_train_alike(name, zeros, options, pair):
     theirs, ours = pair(**options, threshold_ema_dead_code=1, return_zeros_for_masked_padding=zeros)
     assert_same_training(theirs, ours, (3, 17, DIM), call=CALLS[name])
 
 
-def test_kmeans_start_sees_only_the_mask():
+def test_kmeans_start_sees_only_the_mask(pair):
     for options in ({}, {"use_cosine_sim": True}):
         theirs, ours = pair(kmeans_init=True, codebook_size=8, **options)
         assert_same_training(theirs, ours, (3, 17, DIM), call=CALLS["mask"])
 
 
 @pytest.mark.parametrize("options", [{}, {"heads": 2, "codebook_dim": 6}, {"use_cosine_sim": True}])
-def test_cross_entropy_to_given_codes(options):
+def test_cross_entropy_to_given_codes(options, pair):
     theirs, ours = pair(**options)
     for layer in (theirs, ours):
         layer.eval()
@@ -175,7 +166,7 @@ def test_cross_entropy_to_given_codes(options):
 
 @pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize("cosine", [False, True])
-def test_codes_are_written_and_read_alike(separate, cosine):
+def test_codes_are_written_and_read_alike(separate, cosine, pair):
     options = {"heads": 2, "separate_codebook_per_head": separate, "use_cosine_sim": cosine, "codebook_dim": 6}
     theirs, ours = pair(**options, threshold_ema_dead_code=3)
     new = torch.nn.functional.normalize(torch.randn(ours.codebook.shape), dim=-1)
@@ -200,6 +191,6 @@ def test_signatures_are_theirs():
         assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
 
 
-def test_public_attributes_are_theirs():
+def test_public_attributes_are_theirs(pair):
     theirs, ours = pair()
     assert [name for name in dir(theirs) if not name.startswith("_") and not hasattr(ours, name)] == []

@@ -17,18 +17,9 @@ package = pytest.importorskip("vector_quantize_pytorch")
 DIM, SIZE = 12, 40
 
 
-def pair(**options):
-    """Theirs and ours from one seed."""
-    torch.manual_seed(0)
-    theirs = package.VectorQuantize(**{"dim": DIM, "codebook_size": SIZE, **options})
-    torch.manual_seed(0)
-    ours = VectorQuantize(**{"dim": DIM, "codebook_size": SIZE, **options})
-    return theirs, ours
-
-
 @pytest.mark.parametrize("mean", [0, 30])
 @pytest.mark.parametrize("cosine", [False, True])
-def test_where_codes_differ_ours_are_nearer(cosine, mean):
+def test_where_codes_differ_ours_are_nearer(cosine, mean, pair):
     """How many of their codes are not the nearest: more where vectors have a common mean."""
     theirs, ours = pair(dim=64, codebook_size=512, use_cosine_sim=cosine)
     x, codes = mean + torch.randn(4096, 64), mean + torch.randn(512, 64)
@@ -91,7 +82,7 @@ def test_codes_decode_to_what_forward_returned(heads, separate, width):
 
 
 @pytest.mark.parametrize("length", [0.0, 1e-8, 1e-5, 1e3])
-def test_vectors_of_any_length_rotate_alike(length):
+def test_vectors_of_any_length_rotate_alike(length, pair):
     theirs, ours = pair()
     x = length * normalize(torch.randn(1, 50, DIM), dim=-1)
     results = []
@@ -105,7 +96,7 @@ def test_vectors_of_any_length_rotate_alike(length):
 
 
 @pytest.mark.parametrize("rotate", [True, False])
-def test_big_inputs_go_in_parts_with_the_same_result(rotate):
+def test_big_inputs_go_in_parts_with_the_same_result(rotate, pair):
     theirs, ours = pair(dim=64, rotation_trick=rotate, accept_image_fmap=True)
     x, grad = torch.randn(3, 64, 40, 50), torch.randn(3, 64, 40, 50)
     results = []
@@ -120,7 +111,7 @@ def test_big_inputs_go_in_parts_with_the_same_result(rotate):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("convert", [True, False], ids=["module", "input"])
 @pytest.mark.parametrize("cosine", [True, False])
-def test_dtypes_are_theirs(dtype, convert, cosine):
+def test_dtypes_are_theirs(dtype, convert, cosine, pair):
     theirs, ours = pair(use_cosine_sim=cosine)
     x = torch.randn(20, 500, DIM, dtype=dtype)  # so many that sums do not fit into float16
     results = []
@@ -155,7 +146,7 @@ def test_loss_has_a_gradient_in_every_training_step():
 
 
 @pytest.mark.parametrize("rotate", [True, False])
-def test_second_derivatives_are_theirs(rotate):
+def test_second_derivatives_are_theirs(rotate, pair):
     grads = []
     for layer in pair(rotation_trick=rotate):
         torch.manual_seed(1)

@@ -12,17 +12,6 @@ from dqcore.inference.sample import decode_preview, decode_sequence, load_pair, 
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.models.sampling.settings import Sampling
 
-TINY = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "router_groups": 4, "codebook_size": 16}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A saved tokenizer."""
-    root = tmp_path_factory.mktemp("saved")
-    torch.manual_seed(0)
-    dqcore.DQVAE.from_preset("dqvae-dual-tiny", **TINY).save_pretrained(root / "tokenizer")
-    return root
-
 
 def test_previews_have_holes_where_nothing_is_known():
     torch.manual_seed(3)
@@ -34,8 +23,8 @@ def test_previews_have_holes_where_nothing_is_known():
     assert torch.equal(preview_maps(whole, 256), codes)
 
 
-def test_open_regions_of_a_preview_are_grey(folder):
-    tokenizer = dqcore.DQVAE.from_pretrained(folder / "tokenizer")
+def test_open_regions_of_a_preview_are_grey(saved_tokenizer):
+    tokenizer = dqcore.DQVAE.from_pretrained(saved_tokenizer)
     sizes = {"dim": 16, "num_heads": 2, "region_grid": (2, 3), "codebook_size": 16}
     preview = DQTransformer.from_preset("dqtransformer-tiny", **sizes).eval().generate(3, seed=4, stop_after=0)
     images = decode_preview(tokenizer, preview)
@@ -50,8 +39,8 @@ def small_prior(**changes):
     return DQTransformer.from_preset("dqtransformer-tiny", **(sizes | changes)).eval()
 
 
-def test_samples_are_written_whatever_the_batches(folder, tmp_path, monkeypatch):
-    prior, tokenizer = small_prior(), dqcore.DQVAE.from_pretrained(folder / "tokenizer")
+def test_samples_are_written_whatever_the_batches(saved_tokenizer, tmp_path, monkeypatch):
+    prior, tokenizer = small_prior(), dqcore.DQVAE.from_pretrained(saved_tokenizer)
     sampling = Sampling(temperature=0.8, position_top_k=3)
     samples = write_samples(prior, tokenizer, tmp_path / "a", 3, sampling=sampling, seed=2)
     images = decode_sequence(tokenizer, prior.sample(3, None, sampling, seed=2))
@@ -69,11 +58,11 @@ def test_samples_are_written_whatever_the_batches(folder, tmp_path, monkeypatch)
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
-def test_a_prior_brings_its_tokenizer(folder, tmp_path):
+def test_a_prior_brings_its_tokenizer(saved_tokenizer, tmp_path):
     small_prior().save_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="no tokenizer was saved with this prior"):
         load_pair(tmp_path)
-    prior, tokenizer = load_pair(tmp_path, folder / "tokenizer")
+    prior, tokenizer = load_pair(tmp_path, saved_tokenizer)
     assert not prior.training and not tokenizer.training
-    (tmp_path / "tokenizer").symlink_to(folder / "tokenizer")
+    (tmp_path / "tokenizer").symlink_to(saved_tokenizer)
     assert load_pair(tmp_path)[1].config == tokenizer.config

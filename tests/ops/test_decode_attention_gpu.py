@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from dqcore.ops import decode_attention, varlen_attention
+from dqcore.testing import captured
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = "cuda"
 
 
-def test_a_graph_of_decoding_steps(captured):
+def test_a_graph_of_decoding_steps():
     """Keys come one by one, lengths grow inside the graph, one slot rests."""
     slots, steps, heads, dim = 3, 40, 4, 64
     q, k, v = torch.randn(3, steps, slots, heads, dim, device=DEVICE, dtype=torch.bfloat16)

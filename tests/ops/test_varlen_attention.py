@@ -3,7 +3,6 @@ import torch
 import torch._dynamo.testing
 
 import dqcore
-from dqcore import backends
 from dqcore.ops import dropout_mask, varlen_attention
 from dqcore.testing import assert_close
 
@@ -91,9 +90,9 @@ def options_of(case, device):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("case", CASES)
-def test_matches_reference(route, case, shape):
+def test_matches_reference(request, route, case, shape):
     """Out, lse and the three gradients: the forward pass against the definition, the backward against float64."""
-    if backends._backend.get() == "interpreter" and case not in INTERPRETED.get(shape, CASES):
+    if request.node.callspec.params["route"] == "cpu-interpreter" and case not in INTERPRETED.get(shape, CASES):
         pytest.skip("seen at another shape")
     given = inputs(**SHAPES[shape], device=route)
     options = options_of(case, route)
@@ -136,9 +135,9 @@ def test_head_sizes(route, dim):
             assert_close(grad, want)
 
 
-def test_long_sequence(route):
+def test_long_sequence(request, route):
     """1,000 queries cross every block; the last ones against the definition."""
-    if backends._backend.get() == "reference":
+    if request.node.callspec.params["route"] == "cpu-reference":
         pytest.skip("the other routes are compared with it")
     given = inputs([65, 1000], heads=1, key_heads=1, dim=16, device=route)
     with dqcore.backend("reference"):

@@ -6,6 +6,7 @@ import torch
 import dqcore
 from dqcore.ops import varlen_attention
 from dqcore.ops.dropout_mask import draw_seed
+from dqcore.testing import captured
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = "cuda"
@@ -94,7 +95,7 @@ def test_rows_left_over_have_no_gradient(dropout_p):
         assert (x[count:] == 0).all() and x[:count].isfinite().all()
 
 
-def test_a_graph_takes_new_lengths_and_draws_new_dropout(captured):
+def test_a_graph_takes_new_lengths_and_draws_new_dropout():
     """The lengths change under the graph; each replay draws a seed, and equals an eager call with that seed."""
     leaves, cu = inputs([512], slack=0), cumulate([200, 56, 256])
     pull = torch.randn_like(leaves[0])
@@ -115,7 +116,7 @@ def test_a_graph_takes_new_lengths_and_draws_new_dropout(captured):
     assert len(seeds) == 4
 
 
-def test_a_graph_without_a_seed_draws_its_own(captured):
+def test_a_graph_without_a_seed_draws_its_own():
     leaves, cu = inputs([300]), cumulate([300])
     graph, out = captured(lambda: varlen_attention(*leaves, cu, dropout_p=0.5).detach())
     runs = []

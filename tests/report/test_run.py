@@ -12,8 +12,8 @@ import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
 from dqcore.data.provenance import record_images
+from dqcore.files.pictures import write_picture
 from dqcore.inference.photos import PhotoBatches
-from dqcore.inference.pictures import write_picture
 from dqcore.metrics import psnr, round_to_8bit
 from dqcore.report import report_run
 from dqcore.training.status import Status

@@ -60,8 +60,7 @@ def train_prior(
 
     Args:
         options: What to train, on what, and how.
-        progress: Called with each row of metrics; without it, a progress bar is shown on a terminal, and elsewhere
-            lines go to the log.
+        progress: Called with each row of metrics; without it a terminal shows a bar, and elsewhere lines go to the log.
         confirm: Asked with a question, once, if the run turns out to take days; False stops it. None goes on.
 
     Raises:
@@ -72,8 +71,8 @@ def train_prior(
             state, and ``checkpoint.pt`` the last good one.
         StoppedError: SIGINT or SIGTERM came, or ``confirm`` said no; model and checkpoint were saved.
 
-    Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads, unless its
-    length is in minutes.
+    Determinism: on the CPU, runs and resumed runs of a length in steps or epochs give the same bits for equal numbers
+    of threads.
     """
     world = join_world(options.device)
     clock, machine = Clock(world), this_machine(world.device)
@@ -102,11 +101,16 @@ def train_prior(
         if options.compile:
             compile_blocks(model)
         record.write(options.out)
-        try:
-            rows = loop.run(progress)
-        finally:
-            if loop.total is None:
-                dataclasses.replace(record, total=loop.completed).write(options.out)
+        rows = _run(loop, record, options.out, progress)
         if world.is_main:
             write_run_card(stage.step.model_to_use, record, rows)
         return PriorRun(options.out, stage.step.model_to_use.eval(), rows, codes.classes)
+
+
+def _run(loop: Loop, record: RunRecord, out: Path, progress: Callable[[Row], object] | None) -> list[Row]:
+    """Run the loop; in the end the folder says how many steps a run by the clock had."""
+    try:
+        return loop.run(progress)
+    finally:
+        if loop.total is None:
+            dataclasses.replace(record, total=loop.completed).write(out)

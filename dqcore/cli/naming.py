@@ -1,0 +1,40 @@
+"""What the photos that a verb gets are called, and what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dqcore.data.archives import split_member
+from dqcore.data.listing import image_name, is_collection, list_images, source_root
+from dqcore.data.shards import hash_file
+from dqcore.distributed import World
+from dqcore.errors import InputError
+
+__all__ = ["digests_of", "name_photos"]
+
+
+def name_photos(photos: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Names for the index, and files: relative to their folder; below the folder's name if there are several."""
+    if not photos:
+        raise InputError("photos: expected at least one file or folder")
+    named: dict[str, Path] = {}
+    for source in photos:
+        if not source.exists() and split_member(source) is None:
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        root = source_root(source)
+        for path in list_images(source) if is_collection(source) else [source]:
+            name = image_name(path, root)
+            if len(photos) > 1 and root == source:
+                name = f"{source.resolve().name}/{name}"
+            if name in named and named[name].resolve() != path.resolve():
+                raise InputError(f"photos: {named[name]} and {path} would both be called {name}")
+            named[name] = path
+    return list(named.items())
+
+
+def digests_of(named: Sequence[tuple[str, Path]], world: World) -> dict[str, str]:
+    """What each file holds, by its name; every process reads its part of them."""
+    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
+    everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
+    return {name: everyone[name] for name, _ in named}
