@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ INDEX = "index.json"
 
 
 class ShardWriter:
-    """Writes ``codes-00000.safetensors``, ... and ``index.json``. A killed run continues after its last whole shard.
+    """Writes ``codes-00000.safetensors``, ... and ``index.json``. A killed run continues after the last shard listed.
 
     A shard holds ``<i>.codes (H, W)`` int32 and ``<i>.grain (h, w)`` uint8 for image ``i`` of the index. Each file is
     written atomically, and a shard before the index that lists it.
@@ -49,6 +50,8 @@ class ShardWriter:
         self.index = open_index(folder, description)
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
+        self._shards = len({entry["shard"] for entry in self.index["images"]})
+        self._index_due = 0.0  # by the clock of time.monotonic
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed in its first shard can go on
 
@@ -83,7 +86,9 @@ class ShardWriter:
             }
         )
         if len(self._entries) == self.shard_size:
-            self.flush()
+            self._write_shard()
+            if time.monotonic() >= self._index_due:
+                self._write_index()
 
     def skip(self, name: str, reason: str, digest: str = "") -> None:
         """List a broken file in the index."""
@@ -92,15 +97,24 @@ class ShardWriter:
 
     def flush(self) -> None:
         """Write the images added since the last shard as a shard, then the index."""
+        self._write_shard()
+        self._write_index()
+
+    def _write_shard(self) -> None:
         if self._entries:
             save_tensors(self.folder / self._shard_name(), self._tensors)
             self.index["images"] += self._entries
             self._tensors, self._entries = {}, []
+            self._shards += 1
+
+    def _write_index(self) -> None:
+        """Write all of the index; the longer that takes, the later it is done again, so that it costs a twentieth."""
+        start = time.monotonic()
         write_json(self.folder / INDEX, self.index)
+        self._index_due = time.monotonic() + 20 * (time.monotonic() - start)
 
     def _shard_name(self) -> str:
-        number = len({entry["shard"] for entry in self.index["images"]})
-        return f"codes-{number:05d}.safetensors"
+        return f"codes-{self._shards:05d}.safetensors"
 
 
 def open_index(folder: Path, description: dict[str, Any]) -> dict[str, Any]:

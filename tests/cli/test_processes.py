@@ -16,7 +16,7 @@ from dqcore.models.auto import fingerprint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
 
-from processes import launch
+from processes import launch, start
 
 VERBS = """
 import json, sys
@@ -113,3 +113,47 @@ def test_every_verb_makes_what_one_process_makes(folder, alone, size):
     assert "39 pictures decoded, 0 not" in results[0][1] and "10 images in" in results[0][1]
     for _, text, err in results[1:]:
         assert not err and all(line.startswith("--") for line in text.splitlines())
+
+
+FAULTS = """
+import json, os, signal, sys
+from dqcore.cli import main
+from dqcore.errors import InputError
+from dqcore.inference import encode
+
+def lost(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def stopped(*_):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def failing(*_):
+    raise InputError("photo: this process alone cannot go on")
+
+if os.environ["RANK"] == "1":
+    encode._encode = {"lost": lost, "stopped": stopped, "failing": failing}[sys.argv[1]]
+raise SystemExit(main(json.loads(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        ("lost", 1, "error: another process ended, or did not answer in time (--timeout)"),
+        ("stopped", 1, "error: another process ended, or did not answer in time (--timeout)"),
+        ("failing", 2, "error: photo: this process alone cannot go on"),
+    ],
+)
+def test_a_process_that_fails_ends_all_with_one_line(folder, fault, code, line):
+    words = verbs(folder, folder / fault)[0] + ["--timeout", "8"]
+    processes = start(FAULTS, fault, json.dumps(words), size=2)
+    try:
+        texts = [process.communicate(timeout=100)[1] for process in processes[: 1 + (fault == "failing")]]
+        codes = [process.wait(30) for process in processes[: len(texts)]]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(codes) and codes[-1] == code
+    told = [line for text in texts for line in text.splitlines() if line]
+    assert told == [f"dqcore: {line}"]

@@ -75,7 +75,7 @@ def train_prior(
     Determinism: on the CPU, a run and a resumed run give the same bits for the same number of threads, unless its
     length is in minutes.
     """
-    world = join_world(options.device)
+    world = join_world(options.device, options.timeout)
     clock, machine = Clock(world), this_machine(world.device)
     options = options.resolved(machine)
     with world.fork_rng(), sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dqcore.distributed import World
 from dqcore.nn.discriminator import (
@@ -72,6 +74,9 @@ class TokenizerStep(TrainingStep):
         discriminator: None trains without one.
         perceptual: None trains without LPIPS.
         average: Moving average of the weights, updated after each step.
+        accumulate: Parts of a batch that go through the tokenizer one after the other. Their results are those of the
+            whole batch: discriminator, budget and codebook see all of it. Each part is computed twice, because its
+            gradient is known only then.
     """
 
     def __init__(
@@ -84,7 +89,9 @@ class TokenizerStep(TrainingStep):
         discriminator: PatchDiscriminator | None = None,
         perceptual: PerceptualLoss | None = None,
         average: WeightAverage | None = None,
+        accumulate: int = 1,
     ) -> None:
+        self.accumulate = accumulate
         self.weights, self.discriminator, self.perceptual = weights, discriminator, perceptual
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Fused: unfused, Adam takes an eighth of a small network's step on a CPU.
@@ -110,7 +117,8 @@ class TokenizerStep(TrainingStep):
         """
         adversarial = self.discriminator is not None and completed >= self.weights.discriminator_start
         self.model.train()
-        terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
+        with self._one_batch(images, completed):
+            terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
         self.world.average_gradients(self.parameters)
         terms["gradient_norm"] = self._clip()
         if adversarial:
@@ -136,8 +144,7 @@ class TokenizerStep(TrainingStep):
         Returns:
             The terms, the reconstruction ``(B, 3, H, W)`` float32, detached, and the grain map or None.
         """
-        with self._autocast():
-            output = self.model(images)
+        output = self._forward(images)
         reconstruction = output.reconstruction.detach().float().requires_grad_()
         terms = {"reconstruction_loss": PIXEL_LOSSES[self.weights.reconstruction](images, reconstruction)}
         image_loss = terms["reconstruction_loss"]
@@ -150,7 +157,7 @@ class TokenizerStep(TrainingStep):
         total = image_loss.detach() + regularisers.detach()
         if adversarial:
             loss, pull = self._adversarial_gradient(reconstruction)
-            weight = self._adversarial_weight(output.reconstruction, gradient, pull)
+            weight = self._adversarial_weight(output, gradient, pull)
             gradient = gradient + weight * pull
             terms |= {"adversarial_loss": loss, "adversarial_weight": weight}
             total = total + weight * loss
@@ -160,6 +167,40 @@ class TokenizerStep(TrainingStep):
             [output.reconstruction, regularisers], [gradient.to(output.reconstruction.dtype), torch.ones_like(total)]
         )
         return terms, reconstruction.detach(), output.grain
+
+    def _forward(self, images: Tensor) -> _Output:
+        """The tokenizer's output for a batch; of one in parts with the losses of the whole."""
+        with self._autocast():
+            if self.accumulate == 1:
+                out = self.model(images)
+                return _Output(out.reconstruction, out.commitment_loss, out.budget_loss, out.grain)
+            model: Any = self.model
+            last, budget = model.get_submodule("decoder.conv_out"), getattr(model, "budget", nn.Identity())
+            with _inputs_of(last) as before_last, _inputs_of(budget) as gates:
+                parts = [checkpoint(model, part, use_reentrant=False) for part in images.chunk(self.accumulate)]
+            budget_loss = budget(torch.cat(gates)) if gates else _mean([part.budget_loss for part in parts])
+            return _Output(
+                torch.cat([part.reconstruction for part in parts]),
+                _mean([part.commitment_loss for part in parts]),
+                budget_loss,
+                None if parts[0].grain is None else torch.cat([part.grain for part in parts]),
+                before_last,
+            )
+
+    @contextlib.contextmanager
+    def _one_batch(self, images: Tensor, completed: int) -> Iterator[None]:
+        """Let the codebook learn from all parts of a batch together, and start from all of them."""
+        quantizer: Any = getattr(self.model, "quantizer", None)
+        if self.accumulate == 1 or not hasattr(quantizer, "accumulate"):
+            yield
+            return
+        if completed == 0 and hasattr(self.model, "scan") and not bool(quantizer.initialised):
+            with self.world.fork_rng(), self._autocast():
+                scanned = [self.model.scan(part) for part in images.chunk(self.accumulate)]
+            maps = [torch.cat(some) for some in zip(*(features for features, _ in scanned), strict=True)]
+            quantizer.initialise(maps, torch.cat([routing.grain for _, routing in scanned]))
+        with quantizer.accumulate():
+            yield
 
     def _adversarial_gradient(self, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's loss, and its gradient with respect to the reconstruction."""
@@ -172,22 +213,30 @@ class TokenizerStep(TrainingStep):
         self.discriminator.requires_grad_(True)
         return loss.detach(), pull
 
-    def _adversarial_weight(self, reconstruction: Tensor, gradient: Tensor, pull: Tensor) -> Tensor:
+    def _adversarial_weight(self, output: _Output, gradient: Tensor, pull: Tensor) -> Tensor:
         """The adaptive weight of the adversarial loss.
 
         It compares the gradients of both losses at the weights of the last layer, so the backward pass goes through
         that layer alone.
 
         Args:
-            reconstruction: The model's output, with history.
+            output: The model's output, with history.
             gradient: Gradient of the other image losses with respect to it, float32.
             pull: Gradient of the adversarial loss with respect to it, float32.
         """
-        last: Any = self.model.get_submodule("decoder.conv_out").weight
+        layer: Any = self.model.get_submodule("decoder.conv_out")
+
+        def through(made: Tensor, values: Tensor) -> Tensor:
+            (result,) = torch.autograd.grad(made, layer.weight, values.to(made.dtype), retain_graph=True)
+            return result.float()
 
         def at_last(values: Tensor) -> Tensor:
-            (result,) = torch.autograd.grad(reconstruction, last, values.to(reconstruction.dtype), retain_graph=True)
-            return self.world.mean(result.float())
+            if not output.before_last:
+                return self.world.mean(through(output.reconstruction, values))
+            pairs = zip(output.before_last, values.chunk(self.accumulate), strict=True)
+            with self._autocast():  # the layer once more: through the parts' graphs all of them would be computed again
+                parts = [through(layer(x.detach()), some) for x, some in pairs]
+            return self.world.mean(torch.stack(parts).sum(0))
 
         return adversarial_weight(at_last(gradient), at_last(pull), self.weights.adversarial_maximum)
 
@@ -223,6 +272,39 @@ class TokenizerStep(TrainingStep):
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.weights.autocast)
+
+
+class _Output(NamedTuple):
+    """What the step takes of a tokenizer's output.
+
+    Attributes:
+        reconstruction: ``(B, 3, H, W)``.
+        commitment_loss: Scalar.
+        budget_loss: Scalar.
+        grain: ``(B, h, w)`` or None.
+        before_last: Of a batch in parts, what came into the decoder's last layer.
+    """
+
+    reconstruction: Tensor
+    commitment_loss: Tensor
+    budget_loss: Tensor
+    grain: Tensor | None
+    before_last: list[Tensor] | None = None
+
+
+@contextlib.contextmanager
+def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """While this is open, what a module is called with is kept."""
+    found: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
 
 
 def _shares(grain: Tensor, num_granularities: int) -> Tensor:
