@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 from dqcore.cli.stopping import Stoppable, stoppable
 from dqcore.data.images import tensor_to_image
 from dqcore.distributed import TIMEOUT, World, join_world
+from dqcore.distributed.sharing import Turns
 from dqcore.errors import InputError
 from dqcore.files import sole_owner, write_atomically
 from dqcore.inference.codec import Codec, load_codec
@@ -23,7 +24,6 @@ from dqcore.inference.decode import Item, count_items, decode_item, list_codes
 from dqcore.inference.streams import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import progress_bar
-from dqcore.distributed.sharing import Turns
 
 __all__ = ["decode"]
 

@@ -15,13 +15,13 @@ from tyro.conf import Positional, arg
 from dqcore.cli.stopping import stoppable
 from dqcore.data.images import list_images
 from dqcore.data.reading import allow_pixels
-from dqcore.data.shards import ShardWriter, count_known, hash_file
+from dqcore.data.shards import ShardWriter, count_known
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError
 from dqcore.files import remove_leftovers, sole_owner
 from dqcore.inference.budget import Budget, budget_of
 from dqcore.inference.codec import Codec, load_codec
-from dqcore.inference.encode import encode_images
+from dqcore.inference.encode import encode_images, hash_photos
 from dqcore.inference.streams import (
     SUFFIX,
     StreamFolder,
@@ -96,7 +96,7 @@ def encode(
             return _one(codec, named[0][1], out, budget, overwrite) if world.is_main else None
     about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
     with allow_pixels(max_pixels), sole_owner(out, "encoding") if world.is_main else contextlib.nullcontext():
-        job = _Job(codec, named, _digests(named, world), out, about, world)
+        job = _Job(codec, named, hash_photos(named, world), out, about, world)
         if kind == "shards":
             _shards(job, shard_size, batch_size, ratio, num_codes)
         else:
@@ -104,23 +104,12 @@ def encode(
             _streams(job, budget)
 
 
-def _digests(named: Sequence[tuple[str, Path]], world: World) -> dict[str, str]:
-    """What each file holds, by its name; every process reads its part of them."""
-    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
-    everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
-    return {name: everyone[name] for name, _ in named}
-
-
 def _format(asked: str, photos: Sequence[Path], alone: bool) -> str:
     """What to write, where that was left open."""
     if asked != "auto":
         return asked
-    return "shards" if not alone and any(map(_is_collection, photos)) else "dqc"
-
-
-def _is_collection(path: Path) -> bool:
-    """Whether a path names many photos."""
-    return path.is_dir() or path.suffix == ".txt"
+    many = any(path.is_dir() or path.suffix == ".txt" for path in photos)
+    return "shards" if many and not alone else "dqc"
 
 
 @dataclass(frozen=True)
@@ -155,9 +144,8 @@ def _streams(job: _Job, budget: Budget) -> None:
             results.append((name, result))
             bar.advance(task)
 
-        shared = {"world": job.world, "signals": check.signals}
-        told = {"written": written, "failed": failures.append}
-        encode_photos(job.codec, job.named, folder, budget, job.digests, **told, **shared)
+        rest = {"written": written, "failed": failures.append, "world": job.world, "signals": check.signals}
+        encode_photos(job.codec, job.named, folder, budget, job.digests, **rest)
         check(before + len(results), len(job.named))
     if folder is None:
         return

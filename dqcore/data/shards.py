@@ -108,10 +108,11 @@ class ShardWriter:
             self._shards += 1
 
     def _write_index(self) -> None:
-        """Write all of the index; the longer that takes, the later it is done again, so that it costs a twentieth."""
+        """Write all of the index. A large one is due again when 20 times as long as this took is over."""
         start = time.monotonic()
         write_json(self.folder / INDEX, self.index)
-        self._index_due = time.monotonic() + 20 * (time.monotonic() - start)
+        now = time.monotonic()
+        self._index_due = now + 20 * (now - start) if now - start > 0.1 else now
 
     def _shard_name(self) -> str:
         return f"codes-{self._shards:05d}.safetensors"

@@ -22,7 +22,7 @@ from dqcore.ops.unpack_codes import unpack_codes
 
 __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
-#: Samples that a process draws before they are decoded and written. Slots are idle only while the last of them are drawn.
+#: Samples that a process draws before it decodes and writes them. Slots are idle only while the last of them are drawn.
 CHUNK = 8192
 
 

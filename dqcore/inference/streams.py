@@ -12,13 +12,13 @@ import torch
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
 from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.distributed import ALONE, World
+from dqcore.distributed.sharing import Signals, share_work
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 from dqcore.inference.budget import Budget
 from dqcore.inference.codec import Codec
 from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.metrics.coding import bits_per_pixel
-from dqcore.distributed.sharing import Signals, share_work
 from dqcore.stream import read_header
 
 __all__ = ["SUFFIX", "StreamFolder", "Written", "encode_photo", "encode_photos", "write_stream_file"]

@@ -63,7 +63,7 @@ class PriorStep(TrainingStep):
         self.parallel: Any = model
         if world.size > 1:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of a name that newer releases of PyTorch give an option
+                warnings.simplefilter("ignore", FutureWarning)  # newer releases rename an option
                 self.parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(
@@ -90,7 +90,8 @@ class PriorStep(TrainingStep):
         sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.limit)
         numbers = _numbers(self.world.sum(sums), self.num_granularities)
-        row = dict(zip([*numbers, "gradient_norm"], torch.stack([*numbers.values(), norm.double()]).tolist(), strict=True))
+        numbers["gradient_norm"] = norm.double()
+        row = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(row[name]):
                 raise NonFiniteLossError(name, completed + 1, row[name])
@@ -198,4 +199,5 @@ def _numbers(sums: Tensor, num_granularities: int) -> dict[str, Tensor]:
     each = sums[3:].view(num_granularities, 3)
     means = each[:, 1:] / each[:, :1].clamp_min(1)
     bits = each[:, 1:].sum() / (images * math.log(2))
-    return dict(zip(_names(num_granularities), [content + position, content, position, bits, *means.flatten()], strict=True))
+    values = [content + position, content, position, bits, *means.flatten()]
+    return dict(zip(_names(num_granularities), values, strict=True))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dqcore.distributed import World
 from dqcore.nn.discriminator import (
@@ -22,6 +20,7 @@ from dqcore.nn.discriminator import (
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
 from dqcore.training.stage import NonFiniteLossError, TrainingStep
+from dqcore.training.tokenizer.parts import Output, forward_in_parts, gradient_at, one_batch
 from dqcore.training.tokenizer.pixels import PIXEL_LOSSES
 
 __all__ = ["LossWeights", "TokenizerStep"]
@@ -117,7 +116,7 @@ class TokenizerStep(TrainingStep):
         """
         adversarial = self.discriminator is not None and completed >= self.weights.discriminator_start
         self.model.train()
-        with self._one_batch(images, completed):
+        with one_batch(self.model, images, self.accumulate, self.world):
             terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
         self.world.average_gradients(self.parameters)
         terms["gradient_norm"] = self._clip()
@@ -168,39 +167,13 @@ class TokenizerStep(TrainingStep):
         )
         return terms, reconstruction.detach(), output.grain
 
-    def _forward(self, images: Tensor) -> _Output:
+    def _forward(self, images: Tensor) -> Output:
         """The tokenizer's output for a batch; of one in parts with the losses of the whole."""
         with self._autocast():
-            if self.accumulate == 1:
-                out = self.model(images)
-                return _Output(out.reconstruction, out.commitment_loss, out.budget_loss, out.grain)
-            model: Any = self.model
-            last, budget = model.get_submodule("decoder.conv_out"), getattr(model, "budget", nn.Identity())
-            with _inputs_of(last) as before_last, _inputs_of(budget) as gates:
-                parts = [checkpoint(model, part, use_reentrant=False) for part in images.chunk(self.accumulate)]
-            budget_loss = budget(torch.cat(gates)) if gates else _mean([part.budget_loss for part in parts])
-            return _Output(
-                torch.cat([part.reconstruction for part in parts]),
-                _mean([part.commitment_loss for part in parts]),
-                budget_loss,
-                None if parts[0].grain is None else torch.cat([part.grain for part in parts]),
-                before_last,
-            )
-
-    @contextlib.contextmanager
-    def _one_batch(self, images: Tensor, completed: int) -> Iterator[None]:
-        """Let the codebook learn from all parts of a batch together, and start from all of them."""
-        quantizer: Any = getattr(self.model, "quantizer", None)
-        if self.accumulate == 1 or not hasattr(quantizer, "accumulate"):
-            yield
-            return
-        if completed == 0 and hasattr(self.model, "scan") and not bool(quantizer.initialised):
-            with self.world.fork_rng(), self._autocast():
-                scanned = [self.model.scan(part) for part in images.chunk(self.accumulate)]
-            maps = [torch.cat(some) for some in zip(*(features for features, _ in scanned), strict=True)]
-            quantizer.initialise(maps, torch.cat([routing.grain for _, routing in scanned]))
-        with quantizer.accumulate():
-            yield
+            if self.accumulate > 1:
+                return forward_in_parts(self.model, images, self.accumulate)
+            out = self.model(images)
+            return Output(out.reconstruction, out.commitment_loss, out.budget_loss, out.grain)
 
     def _adversarial_gradient(self, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's loss, and its gradient with respect to the reconstruction."""
@@ -213,7 +186,7 @@ class TokenizerStep(TrainingStep):
         self.discriminator.requires_grad_(True)
         return loss.detach(), pull
 
-    def _adversarial_weight(self, output: _Output, gradient: Tensor, pull: Tensor) -> Tensor:
+    def _adversarial_weight(self, output: Output, gradient: Tensor, pull: Tensor) -> Tensor:
         """The adaptive weight of the adversarial loss.
 
         It compares the gradients of both losses at the weights of the last layer, so the backward pass goes through
@@ -226,17 +199,9 @@ class TokenizerStep(TrainingStep):
         """
         layer: Any = self.model.get_submodule("decoder.conv_out")
 
-        def through(made: Tensor, values: Tensor) -> Tensor:
-            (result,) = torch.autograd.grad(made, layer.weight, values.to(made.dtype), retain_graph=True)
-            return result.float()
-
         def at_last(values: Tensor) -> Tensor:
-            if not output.before_last:
-                return self.world.mean(through(output.reconstruction, values))
-            pairs = zip(output.before_last, values.chunk(self.accumulate), strict=True)
-            with self._autocast():  # the layer once more: through the parts' graphs all of them would be computed again
-                parts = [through(layer(x.detach()), some) for x, some in pairs]
-            return self.world.mean(torch.stack(parts).sum(0))
+            with self._autocast():
+                return self.world.mean(gradient_at(layer, output, values))
 
         return adversarial_weight(at_last(gradient), at_last(pull), self.weights.adversarial_maximum)
 
@@ -272,39 +237,6 @@ class TokenizerStep(TrainingStep):
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.weights.autocast)
-
-
-class _Output(NamedTuple):
-    """What the step takes of a tokenizer's output.
-
-    Attributes:
-        reconstruction: ``(B, 3, H, W)``.
-        commitment_loss: Scalar.
-        budget_loss: Scalar.
-        grain: ``(B, h, w)`` or None.
-        before_last: Of a batch in parts, what came into the decoder's last layer.
-    """
-
-    reconstruction: Tensor
-    commitment_loss: Tensor
-    budget_loss: Tensor
-    grain: Tensor | None
-    before_last: list[Tensor] | None = None
-
-
-@contextlib.contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """While this is open, what a module is called with is kept."""
-    found: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
-    try:
-        yield found
-    finally:
-        handle.remove()
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean()
 
 
 def _shares(grain: Tensor, num_granularities: int) -> Tensor:
