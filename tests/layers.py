@@ -66,7 +66,7 @@ ROOMS = {
     "ops/varlen_attention": "op: attention within packed sequences",
     "ops/decode_attention": "op: attention of new tokens to the cached past of their slot",
     "ops/__init__": "all ops, public",
-    "metrics": "distortion, rate, use of the codebook, rank correlation",
+    "metrics": "distortion, rate, use of the codebook, rank correlation, sets of images, confidence intervals",
     "data": "images, crops, batches, codes on disk",
     "nn": "layers",
     "estimators": "how a gradient passes the lookup, how vectors are compared",

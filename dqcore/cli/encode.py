@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from dqcore.cli.stopping import stoppable
-from dqcore.data.images import list_images
+from dqcore.data.archives import split_member
+from dqcore.data.listing import image_name, is_collection, list_images, source_root
 from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known
 from dqcore.distributed import TIMEOUT, World, join_world
@@ -63,7 +63,8 @@ def encode(
     are known by name and content. Under torchrun the processes share the photos.
 
     Args:
-        photos: Image files, folders of images, searched recursively, or .txt lists of their paths.
+        photos: Image files, folders of images, searched recursively, .txt lists of their paths, archives (.tar, .zip,
+            LMDB).
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         out: One photo's .dqc file; or a folder for the .dqc files or shards.
         format: dqc or shards; by default dqc for files and shards for folders.
@@ -108,8 +109,7 @@ def _format(asked: str, photos: Sequence[Path], alone: bool) -> str:
     """What to write, where that was left open."""
     if asked != "auto":
         return asked
-    many = any(path.is_dir() or path.suffix == ".txt" for path in photos)
-    return "shards" if many and not alone else "dqc"
+    return "shards" if not alone and any(map(is_collection, photos)) else "dqc"
 
 
 @dataclass(frozen=True)
@@ -235,13 +235,12 @@ def _named(photos: Sequence[Path]) -> list[tuple[str, Path]]:
         raise InputError("photos: expected at least one file or folder")
     named: dict[str, Path] = {}
     for source in photos:
-        listed = source.is_dir() or source.suffix == ".txt"
-        if not source.exists():
+        if not source.exists() and split_member(source) is None:
             raise FileNotFoundError(f"{source}: no such file or folder")
-        root = source if source.is_dir() else source.parent
-        for path in list_images(source) if listed else [source]:
-            name = Path(os.path.relpath(path, root)).as_posix()
-            if len(photos) > 1 and source.is_dir():
+        root = source_root(source)
+        for path in list_images(source) if is_collection(source) else [source]:
+            name = image_name(path, root)
+            if len(photos) > 1 and root == source:
                 name = f"{source.resolve().name}/{name}"
             if name in named and named[name].resolve() != path.resolve():
                 raise InputError(f"photos: {named[name]} and {path} would both be called {name}")

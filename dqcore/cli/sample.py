@@ -24,7 +24,7 @@ __all__ = ["class_labels", "sample"]
 
 
 def sample(
-    prior: Annotated[Path, Positional],
+    prior: Annotated[Path | None, Positional] = None,
     *,
     out: Path = Path("samples"),
     count: int = 64,
@@ -48,7 +48,7 @@ def sample(
     Sample i depends on the seed and i alone. Under torchrun the processes share the images, in whole batches.
 
     Args:
-        prior: Folder of a saved prior or of a training run.
+        prior: Folder of a saved prior or of a training run; by default the prior that comes with the package.
         out: Folder for the images; samples of an earlier call are replaced or removed, other files stay.
         count: Number of images.
         label: Class of all images, by name or number; "all" takes the classes in turn and names each file by its class,
@@ -73,11 +73,13 @@ def sample(
     from dqcore.inference.sample import load_pair, write_samples
     from dqcore.models.auto import model_folder
     from dqcore.models.sampling.settings import Sampling
+    from dqcore.models.weights import PRIOR, weights_folder
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
     sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
     world = join_world(device, timeout)
+    prior = prior or weights_folder(PRIOR)
     model, decoder = load_pair(prior, tokenizer, world.device)
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
     rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names, "world": world}

@@ -28,6 +28,16 @@ VERBS = {
         "train a small tokenizer and prior on sample photographs, and write a report",
         "dqcore demo --out runs/demo",
     ),
+    "data stats": Verb(
+        "dqcore.cli.data_stats:data_stats",
+        "count a data set's images, sizes, formats, broken files",
+        "dqcore data stats photos/ --json photos.json",
+    ),
+    "data make": Verb(
+        "dqcore.cli.data_make:data_make",
+        "make a data set from another: crops at one size, .tar shards",
+        "dqcore data make photos/ --out photos-256/ --size 256",
+    ),
     "train tokenizer": Verb(
         "dqcore.cli.train:train_tokenizer",
         "train a tokenizer on a folder of images",

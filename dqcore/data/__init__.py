@@ -1,5 +1,6 @@
 """Images and codes on disk: reading, cropping, batches in a fixed order, and the photographs in the package."""
 
+from dqcore.data.dataset import Images
 from dqcore.data.images import (
     BrokenImageError,
     image_to_tensor,
@@ -12,6 +13,7 @@ from dqcore.data.images import (
 
 __all__ = [
     "BrokenImageError",
+    "Images",
     "image_to_tensor",
     "list_images",
     "read_image",

@@ -9,7 +9,7 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -17,10 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dqcore.data.crops import Crop
-from dqcore.data.images import BrokenImageError, image_to_uint8, read_image, readable_images
+from dqcore.data.dataset import read_prepared
+from dqcore.data.images import BrokenImageError, image_to_uint8, readable_images
 from dqcore.errors import InputError
 
-__all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate"]
+__all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate", "item_loader"]
+
+Item = TypeVar("Item")
 
 #: Bytes of prepared pixels that may be kept in memory.
 MEMORY_LIMIT = 4 << 30
@@ -67,15 +70,23 @@ class Crops(Dataset[Sample]):
         seed: Seed of the crops.
         in_memory: Read every image now, and keep its prepared pixels in memory.
         keep: Bytes of prepared pixels to keep once they were read; for loading without workers.
+        fast_jpeg: Decode large JPEG files at a part of their size; see :class:`dqcore.data.Images`.
 
     Raises:
         ValueError: with ``in_memory``, the pixels need more than ``MEMORY_LIMIT`` bytes.
     """
 
     def __init__(
-        self, paths: Sequence[Path], crop: Crop, *, seed: int = 0, in_memory: bool = False, keep: int = 0
+        self,
+        paths: Sequence[Path],
+        crop: Crop,
+        *,
+        seed: int = 0,
+        in_memory: bool = False,
+        keep: int = 0,
+        fast_jpeg: bool = False,
     ) -> None:
-        self.paths, self.crop, self.seed = list(paths), crop, seed
+        self.paths, self.crop, self.seed, self.fast_jpeg = list(paths), crop, seed, fast_jpeg
         #: The prepared image of a file, or a :class:`BrokenImageError`.
         self.read: Callable[[Path], Image.Image] = self._from_disk
         if keep:
@@ -101,7 +112,7 @@ class Crops(Dataset[Sample]):
         raise BrokenImageError(f"{len(broken)} files in a row cannot be read, the first: {broken[0]}")
 
     def _from_disk(self, path: Path) -> Image.Image:
-        return self.crop.prepare(read_image(path))
+        return read_prepared(path, self.crop, fast_jpeg=self.fast_jpeg)
 
 
 class _InMemory:
@@ -224,6 +235,22 @@ def batch_loader(crops: Crops, batches: Iterable[list[tuple[int, int]]], *, work
         generator=torch.Generator(),
         worker_init_fn=_leave_signals,
     )
+
+
+def item_loader(items: Dataset[Item], workers: int) -> Iterable[Item]:
+    """Every item of a data set in its order, each by itself as it is; the global random state is left alone."""
+    return DataLoader(
+        items,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),
+        worker_init_fn=_leave_signals,
+    )
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
 
 
 def _leave_signals(worker: int) -> None:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
+from dqcore.data.labels import folder_labels
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
 from dqcore.ops.pack_codes import pack_codes
 
-__all__ = ["CachedCodes", "folder_labels", "read_codes"]
+__all__ = ["CachedCodes", "read_codes"]
 
 
 @dataclass(frozen=True)
@@ -129,26 +130,3 @@ def read_codes(folder: Path, *, classes: bool = False) -> CachedCodes:
     labels, class_names = folder_labels(names, classes)
     maps = ((codes[None], grain[None]) for _, codes, grain in read_shards(folder, index))
     return CachedCodes.of_maps(maps, labels, tokenizer=identity, classes=class_names, names=tuple(names), **about)
-
-
-def folder_labels(names: Sequence[str], classes: bool) -> tuple[list[int], tuple[str, ...]]:
-    """Classes of images: one for each folder.
-
-    Args:
-        names: Paths of the files, relative to the folder of all images.
-        classes: Whether there are classes at all.
-
-    Returns:
-        The label of each file, -1 without classes, and the names of the classes in alphabetical order.
-
-    Raises:
-        ValueError: A file lies in no folder of its own class.
-    """
-    if not classes:
-        return [-1] * len(names), ()
-    folders = [Path(name).parent.as_posix() for name in names]
-    if "." in folders:
-        raise InputError(f"classes: expected a folder for each class, {names[folders.index('.')]} lies in none")
-    known = tuple(sorted(set(folders)))
-    places = {name: place for place, name in enumerate(known)}
-    return [places[name] for name in folders], known

@@ -17,6 +17,11 @@ from PIL import Image
 class Crop(Protocol):
     """A way to cut a square of a fixed size from any image."""
 
+    @property
+    def least_side(self) -> int | None:
+        """Pixels of the shorter side that suffice for it, where a file can be decoded smaller; None: all there are."""
+        ...
+
     def prepare(self, image: Image.Image) -> Image.Image:
         """Do the part that is the same every time, such as resizing."""
         ...
@@ -36,6 +41,11 @@ class RandomCrop:
     size: int
     resize: int
     flip: bool = True
+
+    @property
+    def least_side(self) -> int | None:
+        """The side that images are resized to."""
+        return max(self.resize, self.size)
 
     def prepare(self, image: Image.Image) -> Image.Image:
         """The image with its shorter side resized to ``resize`` pixels; smaller images are enlarged."""
@@ -72,6 +82,11 @@ class RandomResizedCrop:
     scale: tuple[float, float] = (0.75, 1.0)
     flip: bool = True
 
+    @property
+    def least_side(self) -> int | None:
+        """The side of an image whose smallest crop has ``size`` pixels."""
+        return math.ceil(self.size / math.sqrt(self.scale[0]))
+
     def prepare(self, image: Image.Image) -> Image.Image:
         """The image itself."""
         return image
@@ -90,6 +105,11 @@ class RandomResizedCrop:
 class WholeImage:
     """The image as it is, at its native size."""
 
+    @property
+    def least_side(self) -> int | None:
+        """Every pixel is needed."""
+        return None
+
     def prepare(self, image: Image.Image) -> Image.Image:
         """The image itself."""
         return image
@@ -105,6 +125,11 @@ class CenterCrop:
 
     size: int
     resize: int
+
+    @property
+    def least_side(self) -> int | None:
+        """The side that images are resized to."""
+        return max(self.resize, self.size)
 
     def prepare(self, image: Image.Image) -> Image.Image:
         """The finished crop: it has no random part."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from dqcore.data.stored import open_stored
 from dqcore.errors import InputError
 from dqcore.files import write_json
 
@@ -33,11 +34,11 @@ def hash_file(path: Path) -> str:
 
     Raises:
         OSError: It cannot be read, or is no regular file, such as a pipe.
+        InputError: The archive that it lies in is damaged.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path}: not a regular file")
-    with open(path, "rb") as file:
-        length = os.fstat(file.fileno()).st_size
+    with open_stored(path) as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
         digest = hashlib.sha256(length.to_bytes(8, "little"))
         digest.update(file.read(ENDS))
         if length > ENDS:
@@ -60,7 +61,7 @@ def record_images(folder: Path, training: Sequence[Path]) -> None:
     for path in training:
         try:
             hashes.add(hash_file(path))
-        except OSError:
+        except (OSError, InputError):
             continue
     write_json(folder / RECORD, {"training": sorted(hashes)})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dqcore.backends import main_memory
+from dqcore.data.stored import open_stored
 from dqcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ __all__ = ["FORMATS", "LIMIT_VARIABLE", "allow_pixels", "open_rgb", "pixel_limit
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 #: An image may take this part of the memory, at 3 bytes a pixel: a model needs many more of them.
 _SHARE = 1 / 40
+#: A JPEG that is decoded smaller keeps this many times the pixels in each direction that it is resized to afterwards.
+SPARE = 2
 #: The environment variable that replaces that limit: a number of pixels.
 LIMIT_VARIABLE = "DQCORE_MAX_PIXELS"
 
@@ -63,19 +65,30 @@ def pixel_limit() -> tuple[int, bool]:
     return int(main_memory() * _SHARE / 3), False
 
 
-def open_rgb(path: str | Path) -> Image:
+def open_rgb(path: str | Path, least_side: int | None = None) -> Image:
     """The image of a file; see :func:`dqcore.data.images.read_image`, which turns every error into one."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block, a device may have no end
-        raise InputError("not a regular file")
     limit, named = pixel_limit()
-    with _pillow_limit(off=named), Image.open(path, formats=FORMATS) as image:
+    with open_stored(path) as file, _pillow_limit(off=named):
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise InputError("cannot identify image file") from None
         if image.width * image.height > limit:
             size = f"{image.width}x{image.height} pixels"
             raise InputError(f"{size} are more than the limit of {limit}; --max-pixels or {LIMIT_VARIABLE} sets it")
+        if least_side is not None:
+            _shrink(image, SPARE * least_side)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image), image.format or "")
+
+
+def _shrink(image: Image, least_side: int) -> None:
+    """Let a JPEG be decoded at a half, a quarter or an eighth, its shorter side ``least_side`` pixels or more."""
+    scale = min(image.size) // least_side
+    if scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.data.stored import read_stored
 from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.files.tensors import load_tensors, save_tensors
@@ -118,8 +119,13 @@ class ShardWriter:
         return f"codes-{self._shards:05d}.safetensors"
 
 
-def open_index(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
+def open_index(folder: Path, description: dict[str, Any], what: str = "codes") -> dict[str, Any]:
     """The index of a folder that codes are to be added to: that of an earlier run, or a new one.
+
+    Args:
+        folder: The folder.
+        description: What the codes depend on.
+        what: What the folder holds, for the message.
 
     Raises:
         InputError: The folder holds codes with another description, or other files.
@@ -134,12 +140,20 @@ def open_index(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"out: {folder / INDEX} cannot be read ({error})") from error
     for name, value in description.items():
         if before.get(name) != value:
-            raise InputError(f"out: {folder} holds codes of another {name} ({before.get(name)}); choose another folder")
+            raise InputError(
+                f"out: {folder} holds {what} of another {name} ({before.get(name)}); choose another folder"
+            )
     return before
 
 
-def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path) -> int:
+def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path, what: str = "codes") -> int:
     """How many of some files, given by name with their :func:`hash_file`, an index has already.
+
+    Args:
+        index: The index.
+        digests: Of each name.
+        folder: The index's folder.
+        what: What it holds, for the message.
 
     Raises:
         InputError: A name in the index belongs to another file.
@@ -150,7 +164,7 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path)
     if others:
         count = f"{len(others)} of its {len(known)} names"
         raise InputError(
-            f"out: {folder} holds the codes of another {others[0]} ({count} belong to other files); "
+            f"out: {folder} holds the {what} of another {others[0]} ({count} belong to other files); "
             "choose another folder"
         )
     return len(shared)
@@ -168,10 +182,8 @@ def _known_by(digest: str) -> dict[str, str]:
 def hash_file(path: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read, or is a pipe."""
     try:
-        if not path.is_file():
-            return ""
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError:
+        return hashlib.sha256(read_stored(path)).hexdigest()[:16]
+    except (OSError, InputError):
         return ""
 
 

@@ -112,7 +112,7 @@ def _encode(model: Any, piece: Named, ratio: float | None, num_codes: int | None
 def _batches(
     piece: Named, stride: int, broken: dict[str, str]
 ) -> Iterator[tuple[list[str], list[tuple[int, int]], Tensor]]:
-    """Neighbours of one padded size: names, sizes before padding, images ``(B, 3, H, W)``; the rest is ``broken``."""
+    """Neighbours of one padded size: names, sizes before padding, images ``(B, 3, H, W)``; ``broken`` takes others."""
     name_of = {path: name for name, path in piece}
     names: list[str] = []
     sizes: list[tuple[int, int]] = []

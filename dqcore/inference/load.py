@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.backends import choose_device as pick_device
+from dqcore.data.stored import read_stored
 from dqcore.models.auto import TOKENIZERS, load_saved
 
 __all__ = ["hash_files", "load_tokenizer", "pick_device"]
@@ -22,5 +23,5 @@ def hash_files(paths: Sequence[Path]) -> str:
     """A hash of the files' contents in their order, to tell whether two numbers were measured on the same images."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(hashlib.sha256(read_stored(path)).digest())
     return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -41,6 +42,8 @@ class Evaluation:
         rank_correlation: Spearman's rank correlation of the regions' granularities with the entropies of their grey
             values; None where all regions have the same granularity.
         code_counts: How often each code occurs, ``K`` numbers.
+        each: The numbers of each image, in their order, by name: ``psnr``, ``ssim``, ``ms_ssim``, ``lpips``,
+            ``bits_per_pixel``; None where the image is too small, or LPIPS was not measured.
         protocol: What was measured of each image, by name.
     """
 
@@ -59,6 +62,7 @@ class Evaluation:
     ratios: tuple[float, ...]
     rank_correlation: float | None
     code_counts: tuple[int, ...]
+    each: dict[str, tuple[float | None, ...]]
     protocol: str = str(NATIVE)
 
     @property
@@ -154,10 +158,9 @@ def evaluate_tokenizer(
         results = decode_to_size(model, encoding.codes, encoding.grain, height, width)
         maps = zip(encoding.codes.cpu(), encoding.grain.cpu(), strict=True)
         num_bytes = [cost.bytes_of(codes, grain, height, width) for codes, grain in maps]
-        distance = torch.zeros(len(images)) if perceptual is None else perceptual(images, results)
+        distance = torch.full((len(images),), math.nan) if perceptual is None else perceptual(images, results)
         totals.add(images, padded, encoding, results, distance, num_bytes)
         if each is not None:
             each(Measured(images, padded, encoded, encoding, results, num_bytes))
     totals.join(world)
-    found = Evaluation(**totals.numbers(), protocol=protocol)
-    return dataclasses.replace(found, lpips=None) if perceptual is None else found
+    return Evaluation(**totals.numbers(), protocol=protocol)

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dqcore.data.images import BrokenImageError, image_to_tensor, list_images, read_image, readable_images
+from dqcore.data.archives import split_member
+from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, readable_images
+from dqcore.data.listing import is_collection, list_images
 from dqcore.distributed import ALONE, World
 from dqcore.errors import InputError
 from dqcore.inference.protocol import NATIVE, Protocol
@@ -22,10 +24,10 @@ LEAST_SIDE = 11
 
 
 def list_photos(sources: Sequence[Path], argument: str = "images") -> list[Path]:
-    """The files of images, folders and ``.txt`` lists.
+    """The files of images, folders, ``.txt`` lists and archives.
 
     Args:
-        sources: Each an image file, a folder that is searched recursively, or a ``.txt`` list of paths.
+        sources: Each an image file, or what :func:`dqcore.data.list_images` takes.
         argument: What the user named them by, for the messages.
 
     Returns:
@@ -39,11 +41,9 @@ def list_photos(sources: Sequence[Path], argument: str = "images") -> list[Path]
         raise InputError(f"{argument}: expected at least one file or folder")
     found: dict[Path, Path] = {}
     for source in sources:
-        if source.is_file() and source.suffix != ".txt":
-            found.setdefault(source.resolve(), source)
-        else:
-            for path in list_images(source):
-                found.setdefault(path.resolve(), path)
+        single = split_member(source) is not None or (source.is_file() and not is_collection(source))
+        for path in [source] if single else list_images(source):
+            found.setdefault(path.resolve(), path)
     return list(found.values())
 
 

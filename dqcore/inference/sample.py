@@ -18,11 +18,12 @@ from dqcore.inference.pictures import check_targets, is_ours, write_picture
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
+from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.ops.unpack_codes import unpack_codes
 
 __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
-#: Samples that a process draws before it decodes and writes them. Slots are idle only while the last of them are drawn.
+#: Samples that a process draws before they are decoded and written. Slots idle only while the last of them are drawn.
 CHUNK = 8192
 
 
@@ -44,7 +45,13 @@ class Samples:
 
 
 def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> tuple[Any, Any]:
-    """Load a saved prior and the tokenizer it belongs to, by default the one saved with it; both in evaluation mode.
+    """Load a saved prior and the tokenizer it belongs to, both in evaluation mode.
+
+    Args:
+        prior: Folder of a saved prior or of its run.
+        tokenizer: Folder of a tokenizer; by default the one saved with the prior, or the one that comes with the
+            package if the prior belongs to that.
+        device: Where they go.
 
     Raises:
         FileNotFoundError: One of them is missing.
@@ -52,12 +59,20 @@ def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device |
     """
     folder = model_folder(prior)
     model = load_saved(folder, PRIORS)
-    where = folder / "tokenizer" if tokenizer is None else tokenizer
-    if tokenizer is None and not where.is_dir():
-        raise FileNotFoundError(f"{prior}: no tokenizer was saved with this prior; name the one it was trained with")
+    where = _tokenizer_beside(folder, model) if tokenizer is None else tokenizer
     decoder = load_saved(where, TOKENIZERS)
     check_belongs(model, decoder, fingerprint(where))
     return model.to(device), decoder.to(device)
+
+
+def _tokenizer_beside(folder: Path, prior: Any) -> Path:
+    """The folder of the tokenizer that a saved prior belongs to."""
+    if (folder / "tokenizer").is_dir():
+        return folder / "tokenizer"
+    packaged = weights_folder(TOKENIZER)
+    if prior.config.tokenizer and prior.config.tokenizer == fingerprint(packaged):
+        return packaged
+    raise FileNotFoundError(f"{folder}: no tokenizer was saved with this prior; name the one it was trained with")
 
 
 @torch.no_grad()

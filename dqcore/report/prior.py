@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dqcore.data.images import list_images, read_image
+from dqcore.data.images import read_image
+from dqcore.data.listing import is_collection, list_images
 from dqcore.inference.complete import complete
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.models.priors.dq_transformer import DQTransformer
@@ -62,7 +63,7 @@ def report_prior(
     rows = read_metrics(run / "metrics.jsonl")
     galleries = _samples(prior, tokenizer, seed)
     if images is not None:
-        paths = [images] if images.is_file() and images.suffix != ".txt" else list_images(images)
+        paths = [images] if images.is_file() and not is_collection(images) else list_images(images)
         galleries.append(_completions(prior, tokenizer, paths[:max_photos], seed))
     page = Page(
         title=title or f"{config['options']['preset']}: a report",

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -15,9 +14,12 @@ import torch
 from torch import Tensor
 
 from dqcore.data.batches import Crops
-from dqcore.data.codes import CachedCodes, folder_labels, read_codes
-from dqcore.data.crops import CenterCrop, RandomCrop
-from dqcore.data.images import image_to_uint8, list_images, readable_images, uint8_to_float
+from dqcore.data.codes import CachedCodes, read_codes
+from dqcore.data.crops import CenterCrop
+from dqcore.data.images import image_to_uint8, readable_images, uint8_to_float
+from dqcore.data.labels import image_labels
+from dqcore.data.listing import image_name, list_images, source_root
+from dqcore.data.preprocessing import CROPS, crop_of
 from dqcore.data.provenance import LIMIT, hash_file
 from dqcore.distributed import World
 from dqcore.distributed.sharing import share_work
@@ -53,8 +55,7 @@ def training_codes(options: PriorTraining, world: World) -> CachedCodes:
         return codes
     assert options.data is not None and tokenizer is not None
     paths = list_images(options.data)
-    root = options.data if options.data.is_dir() else options.data.parent
-    names = [os.path.relpath(path, root) for path in paths]
+    names = [image_name(path, source_root(options.data)) for path in paths]
     made_of = _made_of(options, names, identity, paths) if world.is_main else {}
     codes = _kept(options, made_of) if world.is_main else None
     if world.of_first(codes is None):
@@ -85,7 +86,16 @@ def _write(data: bytes, file: IO[bytes]) -> None:
 
 def _made_of(options: PriorTraining, names: Sequence[str], identity: str, paths: Sequence[Path]) -> dict[str, str]:
     """What codes depend on: options and names, and what the files hold."""
-    what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
+    what: tuple[Any, ...] = (
+        identity,
+        names,
+        options.image_size,
+        options.resize,
+        options.views,
+        options.seed,
+        options.classes,
+    )
+    what += (options.preprocessing,) if options.preprocessing else ()
     texts = {"made_of": repr(what), "contents": repr(_hashes(paths))}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
@@ -128,7 +138,7 @@ def _made(
             pass
         world.barrier()
         return None
-    labels, classes = folder_labels(list(name_of.values()), options.classes)
+    labels, classes = image_labels(list(name_of), list(name_of.values()), options.classes)
     label_of = dict(zip(name_of, labels, strict=True))
     codes = CachedCodes.of_maps(
         maps,
@@ -171,8 +181,8 @@ class _Encoder:
         if size % (stride := tokenizer.config.strides[0]):
             raise InputError(f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {size}")
         self.central = CenterCrop(size, resize)
-        self.crops = Crops(paths, RandomCrop(size, resize), seed=options.seed)
-        self.read = self.crops.read
+        kind = CROPS[options.preprocessing] if options.preprocessing else "random"
+        self.crops = Crops(paths, crop_of(kind, size, resize), seed=options.seed)
         self.good: list[Path] = []
         self.broken: list[str] = []
 
@@ -202,12 +212,13 @@ class _Encoder:
         """All views of some images, each of which is read once."""
         broken: list[str] = []
         paths = [self.paths[index] for index in run]
-        images = dict(readable_images(paths, lambda _, reason: broken.append(reason), read=self.read))
-        self.crops.read = images.__getitem__
+        images = dict(readable_images(paths, lambda _, reason: broken.append(reason)))
         good = [index for index in run if self.paths[index] in images]
         if not good:
             return _Encoded([], broken, [])
         crops = [[image_to_uint8(self.central.prepare(image)) for image in images.values()]]
+        if self.views > 1:
+            self.crops.read = {path: self.crops.crop.prepare(image) for path, image in images.items()}.__getitem__
         crops += [[self.crops[view, index].image for index in good] for view in range(1, self.views)]
         return _Encoded(list(images), broken, [self._maps(torch.stack(some)) for some in crops])
 
@@ -223,6 +234,6 @@ def _hashes(paths: Sequence[Path]) -> list[str]:
     for path in paths:
         try:
             found.append(hash_file(path) if len(paths) <= LIMIT else str(path.stat().st_size))
-        except OSError:
+        except (OSError, InputError):
             found.append("")
     return found

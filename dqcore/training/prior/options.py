@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from dqcore.backends import Machine, choose_device, this_machine
+from dqcore.data.preprocessing import CROPS, Preprocessing
 from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
 from dqcore.training.arguments import Arguments
@@ -19,7 +20,8 @@ __all__ = ["FREE_ON_RESUME", "PriorTraining"]
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
     {"codes", "data", "tokenizer", "out", "steps", "epochs", "minutes", "device", "compile", "checkpoint_activations"}
-    | {"encode_batch", "timeout", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume"}
+    | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
+    | {"timeout"}
 )
 
 
@@ -35,14 +37,15 @@ class PriorTraining(Arguments):
     ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper", "accumulate": 1, "timeout": TIMEOUT}
+    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper", "start": "random", "accumulate": 1, "timeout": TIMEOUT}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""
     tokenizer: Path | None = None
     """Saved tokenizer or its training run; a copy is kept beside the prior. Needed with data."""
     data: Path | None = None
-    """Folder of images, searched recursively, or a .txt list of their paths; instead of codes."""
+    """Folder of images, searched recursively, .txt list of their paths, .tar or .zip file, LMDB database, or folder of
+    such archives; instead of codes."""
     recipe: Literal["small", "photos", "paper"] | None = None
     """Network, crops and schedule. small: a network that a CPU trains in minutes; photos: that of the prior in the
     package; paper: the paper's, with 300 million parameters. By default paper on a GPU with 12 GiB or more, else
@@ -52,12 +55,15 @@ class PriorTraining(Arguments):
     out: Path = Path("runs/prior")
     """Folder of the run."""
     classes: bool = False
-    """Train a class-conditional prior: the folder that an image lies in is its class."""
+    """Train a class-conditional prior: the folder that an image lies in is its class, or the .cls file beside it in a
+    shard."""
 
     image_size: int | None = None
     """With data: height and width of a crop in pixels."""
     resize: int | None = None
     """With data: pixels of the shorter side before cropping; by default image_size, or more in small."""
+    preprocessing: Preprocessing | None = None
+    """With data: cut the views as the paper does for this data set; instead of resize. By default a random square."""
     views: int | None = None
     """With data: crops of each training image; the first is the central one, the others are random and mirrored."""
     encode_batch: int = 16
@@ -92,6 +98,9 @@ class PriorTraining(Arguments):
     """Layers that positions are predicted with; by default the preset's."""
     content_layers: int | None = None
     """Layers that contents are predicted with; by default the preset's."""
+    start: Literal["random", "codes"] | None = None
+    """Initial embeddings: random, as the paper's; codes: after the tokenizer's codebook and the places of positions,
+    which learns far sooner from few images. By default the recipe's: random in paper."""
     label_dropout: float = 0.0
     """With classes: share of labels hidden in training, which guidance in sampling needs; 0.1 is usual."""
     validation_share: float = 0.02
@@ -117,6 +126,8 @@ class PriorTraining(Arguments):
     """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
     checkpoint_minutes: float = 5.0
     """Minutes after which a checkpoint is written, however few steps there were."""
+    keep_every: int | None = None
+    """Steps between two models that are kept, in kept/STEPS, to see how a model learns; by default only the last is."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
@@ -131,15 +142,23 @@ class PriorTraining(Arguments):
         if self.data is not None and self.tokenizer is None:
             raise InputError("tokenizer: expected one to encode data with")
         self._only_one("steps", "epochs", "minutes")
+        self._only_one("preprocessing", "resize")
         self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget", "accumulate")
         self._at_least(1, "position_layers", "content_layers")
-        self._at_least(1, "log_every", "validate_every", "checkpoint_every")
+        self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._more_than_0("timeout")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")
+        if self._never_random and (self.views or 1) > 1:
+            raise InputError(f"views: expected 1, {self.preprocessing} has no random crops, got {self.views}")
         if self.label_dropout and not self.classes:
             raise InputError("label_dropout: expected 0 without classes")
+
+    @property
+    def _never_random(self) -> bool:
+        """Whether the data set's crops are always the middle square."""
+        return self.preprocessing is not None and CROPS[self.preprocessing] == "center"
 
     @classmethod
     def small(cls, data: Path, tokenizer: Path, out: Path = Path("runs/prior"), **changes: Any) -> PriorTraining:
@@ -170,9 +189,9 @@ class PriorTraining(Arguments):
         taken = {field for field in filled if getattr(self, field) is not None}
         if self.epochs is not None or self.minutes is not None or self.steps is not None:
             taken |= {"steps", "epochs"}
-        if self.image_size is not None:
+        if self.image_size is not None or self.preprocessing is not None:
             taken.add("resize")
-        if self.codes is not None:
+        if self.codes is not None or self._never_random:
             filled["views"] = 1
         filled = {field: value for field, value in filled.items() if field not in taken}
         return dataclasses.replace(self, **filled, recipe=name)

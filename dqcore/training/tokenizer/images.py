@@ -12,8 +12,10 @@ from typing import Any
 
 from dqcore.backends import this_machine
 from dqcore.data.batches import MEMORY_LIMIT, Batch, Crops, StepSampler, batch_loader
-from dqcore.data.crops import Crop, RandomCrop, RandomCropAtMost, RandomResizedCrop, WholeImage
-from dqcore.data.images import list_images, split_images
+from dqcore.data.crops import WholeImage
+from dqcore.data.listing import list_images, source_root, split_images
+from dqcore.data.preprocessing import crop_of
+from dqcore.data.splits import listed_split
 from dqcore.distributed import World
 from dqcore.training.tokenizer.options import TokenizerTraining
 
@@ -96,30 +98,19 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
         ValueError: a folder is empty, or holds fewer images than a batch.
     """
     assert options.data is not None and options.resize is not None and options.image_size is not None
-    root = _root(options.data)
-    training, validation = list_images(options.data), []
-    if options.validation is not None:
-        validation = list_images(options.validation)
-    elif options.validation_share:
-        training, validation = split_images(training, options.validation_share, root=root)
+    training, validation, roots = _listed(options)
     digest = hashlib.sha256()
-    for paths, base in (
-        (training, root),
-        (validation, root if options.validation is None else _root(options.validation)),
-    ):
+    for paths, root in zip((training, validation), roots, strict=True):
         for path in paths:
-            digest.update(os.fsencode(os.path.relpath(path, base)) + b"\n")
+            digest.update(os.fsencode(os.path.relpath(path, root)) + b"\n")
         digest.update(b"\n")
-    cut: Crop = RandomCrop(options.image_size, options.resize, options.flip)
-    if options.crop == "random-resized":
-        cut = RandomResizedCrop(options.image_size, flip=options.flip)
-    elif options.crop == "random-at-most":
-        cut = RandomCropAtMost(options.image_size, options.resize, options.flip)
+    assert options.crop is not None
+    cut = crop_of(options.crop, options.image_size, options.resize, flip=options.flip)
     options, keep = _how_to_read(options, len(training), world)
     images = TrainingImages(
         options,
         world,
-        Crops(training, cut, seed=options.seed, in_memory=options.in_memory, keep=keep),
+        Crops(training, cut, seed=options.seed, in_memory=options.in_memory, keep=keep, fast_jpeg=options.fast_jpeg),
         Crops(validation, WholeImage()),
         digest.hexdigest(),
         bool(keep),
@@ -147,5 +138,16 @@ def _how_to_read(options: TokenizerTraining, count: int, world: World) -> tuple[
     return dataclasses.replace(options, workers=min(8, max(1, machine.cores // local - 1))), 0
 
 
-def _root(source: Path) -> Path:
-    return source if source.is_dir() else source.parent
+def _listed(options: TokenizerTraining) -> tuple[list[Path], list[Path], tuple[Path, Path]]:
+    """Training and validation images, and the folders that their names are relative to.
+
+    A data set that has lists for both, as FFHQ, is split by them.
+    """
+    assert options.data is not None
+    paths, root = list_images(options.data), source_root(options.data)
+    if options.validation is not None:
+        return paths, list_images(options.validation), (root, source_root(options.validation))
+    if not options.validation_share:
+        return paths, [], (root, root)
+    parts = listed_split(options.data, paths) or split_images(paths, options.validation_share, root=root)
+    return *parts, (root, root)

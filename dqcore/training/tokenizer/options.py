@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import arg
 
 from dqcore.backends import Machine, choose_device, this_machine
+from dqcore.data.preprocessing import CROPS, CropKind, Preprocessing
 from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
 from dqcore.training.arguments import RIVALS, Arguments, renamed
@@ -22,7 +23,8 @@ __all__ = ["FREE_ON_RESUME", "TokenizerTraining"]
 #: begun when ``in_memory`` and ``vgg_weights`` had other names can be resumed because these two are among them.
 FREE_ON_RESUME = frozenset(
     {"data", "out", "steps", "epochs", "minutes", "vgg_weights", "init_from", "device", "workers", "in_memory"}
-    | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume", "timeout"}
+    | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
+    | {"timeout"}
 )
 
 
@@ -35,12 +37,19 @@ class TokenizerTraining(Arguments):
     stands in the run's ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"reconstruction": "l1", "accumulate": 1, "timeout": TIMEOUT}
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        "reconstruction": "l1",
+        "fast_jpeg": False,
+        "accumulate": 1,
+        "timeout": TIMEOUT,
+    }
 
     data: Path | None = None
-    """Folder of images, searched recursively, or a .txt list of their paths. Not needed with --resume."""
-    recipe: Literal["small", "photos", "ffhq", "imagenet", "released"] | None = None
+    """Folder of images, searched recursively, .txt list of their paths, .tar or .zip file, LMDB database, or folder of
+    such archives. Not needed with --resume."""
+    recipe: Literal["small", "small-adversarial", "photos", "ffhq", "imagenet", "released"] | None = None
     """Network, losses, schedule and crops. small: a network that a CPU trains in minutes, for reconstruction alone;
+    small-adversarial: the same with a discriminator;
     photos: the network of the weights in the package, for reconstruction alone too; ffhq, imagenet: the paper's;
     released: the authors' released configuration. By default small without a GPU and imagenet with one."""
     preset: str | None = None
@@ -62,18 +71,24 @@ class TokenizerTraining(Arguments):
     """Height and width of a training crop in pixels."""
     resize: int | None = None
     """Pixels that the shorter side is resized to before a crop is cut; by default image_size, or more in small."""
-    crop: Literal["random", "random-at-most", "random-resized"] | None = None
-    """How training crops are cut: a random square, the same without enlarging small images, or a random square of 75
-    to 100 % of the area."""
+    preprocessing: Preprocessing | None = None
+    """Cut training crops as the paper does for this data set; instead of crop and resize."""
+    crop: CropKind | None = None
+    """How training crops are cut: a random square, the same without enlarging small images, a random square of 75 to
+    100 % of the area, or the middle square, never mirrored."""
     flip: bool = True
     """Mirror half of the training crops, chosen at random."""
     in_memory: Annotated[bool, arg(aliases=["--packed"])] = False
     """Read all images once and keep them in memory (small folders); --workers then cut the crops. Where neither this
     nor --workers is given, the machine decides. Once called --packed."""
+    fast_jpeg: bool = False
+    """Decode large JPEG files at a part of their size, down to twice the pixels that are needed: faster, and not quite
+    the same pixels."""
     validation: Path | None = None
-    """Folder or .txt list of validation images; by default a share of the training images is held out."""
+    """Validation images; by default those of FFHQ's or CelebA-HQ's list beside the training images, else a share of the
+    training images is held out."""
     validation_share: float = 0.02
-    """Share of the images held out for validation, at least one; 0 for none. Not used with --validation."""
+    """Share of the images held out for validation, at least one; 0 for none. Not used with --validation or lists."""
 
     base_learning_rate: float | None = None
     """Learning rate for each image of the global batch (batch_size x accumulate x processes)."""
@@ -101,7 +116,7 @@ class TokenizerTraining(Arguments):
     perceptual_weight: float | None = None
     """Weight of the perceptual loss."""
     discriminator: bool = True
-    """Train against a patch discriminator; recipe small has none."""
+    """Train against a patch discriminator, where the recipe has one: small and photos have none."""
     discriminator_start: int = 0
     """Step from which the discriminator is trained and the adversarial loss counts."""
     discriminator_dim: int = 64
@@ -145,6 +160,8 @@ class TokenizerTraining(Arguments):
     """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
     checkpoint_minutes: float = 5.0
     """Minutes after which a checkpoint is written, however few steps there were."""
+    keep_every: int | None = None
+    """Steps between two models that are kept, in kept/STEPS, to see how a model learns; by default only the last is."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
@@ -156,7 +173,7 @@ class TokenizerTraining(Arguments):
     def __post_init__(self) -> None:
         if self.recipe is not None and self.recipe not in RECIPES:
             raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
-        self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every")
+        self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._at_least(1, "accumulate", "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
         self._more_than_0("epochs", "minutes", "base_learning_rate", "learning_rate", "gradient_clip")
         self._more_than_0("checkpoint_minutes", "timeout")
@@ -169,6 +186,8 @@ class TokenizerTraining(Arguments):
         self._only_one("steps", "epochs", "minutes")
         self._only_one("learning_rate", "base_learning_rate")
         self._only_one("warmup_steps", "warmup_epochs")
+        self._only_one("preprocessing", "crop")
+        self._only_one("preprocessing", "resize")
 
     @classmethod
     def small(cls, data: Path | str, out: Path | str = Path("runs/tokenizer"), **changes: Any) -> TokenizerTraining:
@@ -208,6 +227,8 @@ class TokenizerTraining(Arguments):
             "batch_size": self.batch_size or batch_for(recipe.batch_size, size, machine),
             "discriminator": self.discriminator and recipe.discriminator,
         }
+        if self.preprocessing is not None:
+            filled |= {"preprocessing": None, "crop": CROPS[self.preprocessing], "resize": size}
         return dataclasses.replace(self, **filled)
 
     def model_overrides(self, known: set[str]) -> dict[str, Any]:

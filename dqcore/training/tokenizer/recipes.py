@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from dqcore.backends import Machine
+from dqcore.data.preprocessing import CropKind
 from dqcore.training.schedule import Schedule
 
 __all__ = ["RECIPES", "CropKind", "Recipe", "batch_for"]
-
-CropKind = Literal["random", "random-at-most", "random-resized"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Recipe:
     Attributes:
         crop: ``"random"``: shorter side to ``resize``, random square; ``"random-at-most"``: the same, but small images
             are not enlarged; ``"random-resized"``: a square of 75 to 100 % of the area. All are mirrored half of the
-            time.
+            time. ``"center"``: the middle square, never mirrored.
         epochs: Passes over the training images.
         steps: Optimiser steps, instead of epochs.
         warmup_epochs: Epochs of linear warm-up.
@@ -122,6 +122,7 @@ _PHOTOS = Recipe(
 #: ``ffhq`` and ``imagenet`` follow the supplement; ``released`` the configuration of the authors' code for ImageNet.
 RECIPES = {
     "small": _SMALL,
+    "small-adversarial": dataclasses.replace(_SMALL, discriminator=True),
     "photos": _PHOTOS,
     "ffhq": Recipe(epochs=150, warmup_epochs=5, crop="random-resized"),
     "imagenet": Recipe(epochs=50, warmup_epochs=0.5, crop="random"),

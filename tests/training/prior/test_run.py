@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -237,6 +238,25 @@ def test_codes_are_made_again_when_a_broken_file_can_be_read(folder, tmp_path):
     shutil.copy(folder / "images" / "bright" / "03.png", images / "bright" / "03.png")
     assert len(training_codes(replace(asked, resume=True), world)) == 23  # what the run was started with
     assert len(training_codes(asked, world)) == 24
+
+
+def test_codes_of_a_shard_with_labels(folder, tmp_path):
+    """The labels that stand in it, and the crops that its data set is known for."""
+    names = sorted((folder / "images" / "dark").iterdir())
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for number, path in enumerate(names):
+            tar.add(path, path.name)
+            (tmp_path / "label").write_text(str(7 - number % 2))
+            tar.add(tmp_path / "label", f"{path.stem}.cls")
+    asked = PriorTraining.small(tmp_path / "shard.tar", folder / "tokenizer", tmp_path / "run", image_size=32)
+    asked = replace(asked, classes=True, device="cpu", preprocessing="lsun").resolved()
+    assert asked.views == 1 and asked.resize is None
+    keep_tokenizer(asked)
+    codes = training_codes(asked, World(0, 1, torch.device("cpu")))
+    assert codes.labels.tolist() == [7 - number % 2 for number in range(len(names))]
+    assert codes.names == tuple(f"shard.tar::{path.name}" for path in names) and len(codes.classes) == 8
+    with pytest.raises(ValueError, match="views: expected 1, lsun has no random crops, got 2"):
+        replace(asked, views=2)
 
 
 def test_the_tokenizer_is_copied_before_anything_is_trained(folder, tmp_path):

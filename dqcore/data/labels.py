@@ -1,0 +1,85 @@
+"""Classes of images: by the folder that each lies in, or by the label that stands beside it in a ``.tar`` shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from dqcore.data.archives import MARK, open_archive, split_member
+from dqcore.errors import InputError
+
+__all__ = ["folder_labels", "image_labels"]
+
+
+def image_labels(
+    paths: Sequence[Path], names: Sequence[str], classes: bool = True
+) -> tuple[list[int], tuple[str, ...]]:
+    """Classes of images: what their shards say (``1.cls`` beside ``1.jpg``, a number), else a class for each folder.
+
+    Args:
+        paths: Images.
+        names: What each is called in its source.
+        classes: Whether there are classes at all.
+
+    Returns:
+        The label of each image, -1 without classes, and the names of the classes by label.
+
+    Raises:
+        InputError: Images of one source have labels and others none, or an image lies in no folder of its own class.
+    """
+    written = [_written_label(path) for path in paths] if classes else []
+    known = [label for label in written if label is not None]
+    if not known:
+        return folder_labels(names, classes)
+    if len(known) < len(written):
+        raise InputError(f"classes: {paths[written.index(None)]} has no label beside it, others have")
+    return known, tuple(str(label) for label in range(max(known) + 1))
+
+
+def folder_labels(names: Sequence[str], classes: bool) -> tuple[list[int], tuple[str, ...]]:
+    """Classes of images: one for each folder.
+
+    In a tar or zip file the folders are those in it; an LMDB database is one class.
+
+    Args:
+        names: Paths of the files, relative to the folder of all images.
+        classes: Whether there are classes at all.
+
+    Returns:
+        The label of each file, -1 without classes, and the names of the classes in alphabetical order.
+
+    Raises:
+        InputError: A file lies in no folder of its own class.
+    """
+    if not classes:
+        return [-1] * len(names), ()
+    folders = [_folder(name) for name in names]
+    if "." in folders:
+        raise InputError(f"classes: expected a folder for each class, {names[folders.index('.')]} lies in none")
+    known = tuple(sorted(set(folders)))
+    places = {name: place for place, name in enumerate(known)}
+    return [places[name] for name in folders], known
+
+
+def _folder(name: str) -> str:
+    archive, _, member = name.rpartition(MARK)
+    if archive and not archive.lower().endswith((".tar", ".zip")):
+        return PurePosixPath(archive).name
+    return PurePosixPath(member).parent.as_posix()
+
+
+def _written_label(path: Path) -> int | None:
+    """The number in the ``.cls`` file of webdataset's shards."""
+    member = split_member(path)
+    if member is None:
+        return None
+    archive, name = member
+    folder, _, file = name.rpartition("/")
+    label = f"{folder}/{file.partition('.')[0]}.cls".lstrip("/")
+    try:
+        text = open_archive(archive).read(label).strip()
+    except FileNotFoundError:
+        return None
+    if not text.isdigit() or len(text) > 9:
+        raise InputError(f"{archive}{MARK}{label}: expected the number of a class")
+    return int(text)

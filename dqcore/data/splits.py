@@ -1,0 +1,75 @@
+"""The split into training and validation images that a data set comes with: FFHQ's and CelebA-HQ's lists."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dqcore.data.listing import read_lines
+from dqcore.errors import InputError
+
+__all__ = ["LISTS", "Split", "listed_split"]
+
+log = logging.getLogger(__name__)
+
+#: The lists that go round with VQGAN's code: a file name a line, such as ``00000.png``.
+LISTS = (("ffhqtrain.txt", "ffhqvalidation.txt"), ("celebahqtrain.txt", "celebahqvalidation.txt"))
+
+
+class Split(NamedTuple):
+    """Training and validation images, each in the order of its list."""
+
+    training: list[Path]
+    validation: list[Path]
+
+
+def listed_split(source: Path, paths: Sequence[Path]) -> Split | None:
+    """The split of a data set that has its lists in its folder or beside it.
+
+    A line names an image by its file's name without the ending, wherever in the source it lies: a data set that was
+    saved in another format or other folders keeps its split.
+
+    Args:
+        source: The data set.
+        paths: Its images.
+
+    Returns:
+        The split, or None where there are no lists of these images.
+
+    Raises:
+        InputError: A list names an image that is not there, or two images of the source are called the same.
+    """
+    for folder in (source, source.parent):
+        for names in LISTS:
+            training, validation = (folder / name for name in names)
+            if training.is_file() and validation.is_file():
+                by_stem = {path.stem.rpartition("::")[2]: path for path in paths}
+                if _stem(read_lines(training)[:1]) not in by_stem:
+                    continue  # the lists of another data set beside this one
+                if len(by_stem) < len(paths):
+                    raise InputError(f"{source}: two images have one name, its lists do not tell which they mean")
+                return _split(training, validation, by_stem)
+    return None
+
+
+def _split(training: Path, validation: Path, by_stem: dict[str, Path]) -> Split:
+    found = Split(_listed(training, by_stem), _listed(validation, by_stem))
+    if shared := set(found.training) & set(found.validation):
+        raise InputError(f"{validation}: {len(shared)} images stand in {training.name} too, such as {min(shared)}")
+    left = len(by_stem) - len(found.training) - len(found.validation)
+    log.info("split by %s and %s%s", training, validation.name, f"; {left} images stand in neither" if left else "")
+    return found
+
+
+def _listed(path: Path, by_stem: dict[str, Path]) -> list[Path]:
+    stems = [Path(line).stem for line in read_lines(path)]
+    missing = [stem for stem in stems if stem not in by_stem]
+    if missing:
+        raise InputError(f"{path}: {len(missing)} of its {len(stems)} images are not there, such as {missing[0]}")
+    return [by_stem[stem] for stem in dict.fromkeys(stems)]
+
+
+def _stem(lines: Sequence[str]) -> str:
+    return Path(lines[0]).stem if lines else ""

@@ -1,0 +1,206 @@
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from dqcore.data import Images
+from dqcore.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, WholeImage
+from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
+from dqcore.data.labels import image_labels
+from dqcore.data.preprocessing import crop_of, preprocess
+from dqcore.data.splits import listed_split
+
+
+def test_an_ordinary_loop(make, image):
+    """Its batches under a loader with workers, with PyTorch's own collating; classes by sorted folder name."""
+    source = make("photos", {f"{name}/{index}.png": image(index) for index, name in enumerate("bcab")})
+    data = Images(source, preprocessing="lsun", size=16, classes=True)
+    assert (
+        len(data) == 4
+        and data.classes == ("a", "b", "c")
+        and data.names == ["a/2.png", "b/0.png", "b/3.png", "c/1.png"]
+    )
+    (images, labels), (more, last) = DataLoader(data, batch_size=3, num_workers=1)
+    assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32 and images.abs().max() <= 1
+    assert labels.tolist() == [0, 1, 1] and last.tolist() == [2] and more.shape[0] == 1
+    assert torch.allclose(images[:, 0, 8, 8], torch.tensor([20.0, 0, 30]) / 127.5 - 1)
+    assert repr(data) == "Images(4 images, 3 classes, CenterCrop(size=16, resize=16))"
+
+
+def test_without_classes_and_preprocessing(make, image):
+    source = make("photos", {"1.png": image(1, (9, 7))})
+    pixels, label = Images(source)[0]
+    assert label == -1 and torch.equal(pixels, image_to_tensor(read_image(source / "1.png")))
+
+
+def test_transform_takes_the_crop(make, image):
+    data = Images(
+        make("photos", {"1.png": image(1)}), preprocessing="imagenet", size=8, transform=lambda crop: crop.size
+    )
+    assert data[0] == ((8, 8), -1)
+
+
+def test_random_crops_follow_the_seed_of_pytorch(make, image):
+    data = Images(make("photos", {"1.png": image(1, (200, 160))}), preprocessing="ffhq", size=16)
+
+    def four(seed):
+        torch.manual_seed(seed)
+        return torch.stack([data[0][0] for _ in range(4)])
+
+    assert torch.equal(four(0), four(0)) and not torch.equal(four(0), four(1))
+    assert not torch.equal(four(0)[0], four(0)[1])
+    middle = Images(data.paths[0].parent, preprocessing="ffhq", size=16, training=False)
+    assert torch.equal(middle[0][0], middle[0][0])
+
+
+def test_broken_files_are_named(make, image):
+    data = Images(make("photos", {"1.png": image(1), "2.png": b"no image"}))
+    with pytest.raises(BrokenImageError, match=r"2\.png: cannot identify"):
+        data[1]
+
+
+def test_what_the_paper_does_with_each_data_set():
+    """Table of the released code: training crops, then those for evaluation."""
+    expected = {
+        "imagenet": RandomCrop(256, 256, flip=True),
+        "ffhq": RandomResizedCrop(256, scale=(0.75, 1.0), flip=True),
+        "celebahq": CenterCrop(256, 256),
+        "lsun": CenterCrop(256, 256),
+    }
+    for name, crop in expected.items():
+        assert preprocess(name, 256, training=True) == crop
+        assert preprocess(name, 256, training=False) == CenterCrop(256, 256)
+    assert preprocess(None, 256, training=True) == WholeImage()
+    with pytest.raises(ValueError, match="preprocessing: expected one of imagenet, ffhq, celebahq, lsun, got 'coco'"):
+        preprocess("coco", 256, training=True)
+    with pytest.raises(ValueError, match="size: expected at least 1"):
+        preprocess("ffhq", 0, training=True)
+    assert crop_of("center", 64, 96, flip=True) == CenterCrop(64, 96)
+
+
+FFHQ = {f"images1024x1024/0000{index}.png": index for index in range(5)}
+
+
+@pytest.mark.parametrize("place", ["ffhq", "."])
+def test_ffhq_is_split_by_its_lists(make, image, place, tmp_path, caplog):
+    """The lists lie in its folder, or beside it as VQGAN's code has them; images may have other folders and endings."""
+    source = make("ffhq", {name.replace(".png", ".webp"): image(index, kind="WEBP") for name, index in FFHQ.items()})
+    (tmp_path / place / "ffhqtrain.txt").write_text("00003.png\n00000.png\n")
+    (tmp_path / place / "ffhqvalidation.txt").write_text("00001.png\n")
+    with caplog.at_level(logging.INFO, "dqcore"):
+        training = Images(source, preprocessing="ffhq", size=16, split="training")
+    assert "2 images stand in neither" in caplog.text
+    validation = Images(source, preprocessing="ffhq", size=16, split="validation")
+    assert [path.stem for path in training.paths] == ["00003", "00000"] and training.crop == RandomResizedCrop(16)
+    assert [path.stem for path in validation.paths] == ["00001"] and validation.crop == CenterCrop(16, 16)
+    assert len(Images(source)) == 5
+
+
+def test_celebahq_beside_ffhq_and_in_an_archive(make, image, tmp_path):
+    for name, stem in (("ffhq", "0000"), ("celebahq", "imgHQ0")):
+        (tmp_path / f"{name}train.txt").write_text(f"{stem}1.npy\n")
+        (tmp_path / f"{name}validation.txt").write_text(f"{stem}2.npy\n")
+    source = make("celebahq.zip", {f"imgHQ0{index}.jpg": image(index, kind="JPEG") for index in (1, 2)})
+    split = listed_split(source, Images(source).paths)
+    assert [[path.name for path in part] for part in split] == [
+        ["celebahq.zip::imgHQ01.jpg"],
+        ["celebahq.zip::imgHQ02.jpg"],
+    ]
+
+
+def test_lists_that_do_not_fit(make, image, tmp_path):
+    source = make("ffhq", {"00000.png": image(0), "00001.png": image(1)})
+    with pytest.raises(ValueError, match=r"split: .*ffhq has no lists of its images"):
+        Images(source, split="training")
+    with pytest.raises(ValueError, match="split: expected one of training, validation, got 'test'"):
+        Images(source, split="test")
+    (source / "ffhqtrain.txt").write_text("00000.png\n00009.png\n")
+    (source / "ffhqvalidation.txt").write_text("00001.png\n")
+    with pytest.raises(ValueError, match=r"ffhqtrain\.txt: 1 of its 2 images are not there, such as 00009"):
+        Images(source, split="training")
+    (source / "ffhqtrain.txt").write_text("00000.png\n00001.png\n")
+    with pytest.raises(ValueError, match=r"ffhqvalidation\.txt: 1 images stand in ffhqtrain\.txt too"):
+        Images(source, split="training")
+    make("ffhq", {"again/00001.png": image(1)})
+    with pytest.raises(ValueError, match="two images have one name"):
+        Images(source, split="training")
+
+
+@pytest.mark.parametrize("kind", ["photos", "photos.tar", "photos.zip"])
+def test_classes_are_the_folders_in_an_archive(make, image, kind):
+    data = Images(make(kind, {"dog/1.png": image(1), "cat/2.png": image(2)}), classes=True)
+    assert data.classes == ("cat", "dog") and data.labels == [0, 1]
+    with pytest.raises(ValueError, match=r"classes: expected a folder for each class, .*3\.png lies in none"):
+        Images(make(f"more/{kind}", {"3.png": image(1)}), classes=True)
+
+
+def test_the_databases_of_lsun_are_classes(make, image, tmp_path):
+    for name in ("church_train_lmdb", "bedroom_train_lmdb"):
+        make(f"lsun/{name}", {"0a": image(1, kind="WEBP")})
+    data = Images(tmp_path / "lsun", preprocessing="lsun", size=16, classes=True)
+    assert data.classes == ("bedroom_train_lmdb", "church_train_lmdb") and data.labels == [0, 1]
+    assert data[0][0].shape == (3, 16, 16)
+
+
+def test_labels_in_shards(make, image):
+    members = {"00/1.png": image(1), "00/1.cls": b"11\n", "00/1.json": b"{}", "2.seg.png": image(2), "2.cls": b"3"}
+    data = Images(make("photos.tar", members), classes=True)
+    assert data.names == ["photos.tar::00/1.png", "photos.tar::2.seg.png"] and data.labels == [11, 3]
+    assert len(data.classes) == 12 and data.classes[11] == "11"
+    with pytest.raises(ValueError, match=r"more\.tar::2\.png has no label beside it, others have"):
+        Images(make("more.tar", {"1.png": image(1), "1.cls": b"1", "2.png": image(2)}), classes=True)
+    with pytest.raises(ValueError, match=r"wrong\.tar::1\.cls: expected the number of a class"):
+        Images(make("wrong.tar", {"1.png": image(1), "1.cls": b"cat"}), classes=True)
+    assert image_labels([], [], False) == ([], ())
+
+
+def test_shards_of_webdataset(tmp_path, image):
+    """What that library writes is read here, with its labels."""
+    webdataset = pytest.importorskip("webdataset", reason="pip install webdataset")
+    with webdataset.TarWriter(str(tmp_path / "shard-000.tar")) as writer:
+        for index in range(3):
+            writer.write({"__key__": f"{index:04d}", "png": image(index), "cls": 5 - index})
+    data = Images(tmp_path, classes=True)
+    assert data.labels == [5, 4, 3] and [float(item[0, 0, 0]) for item, _ in data] == [
+        pytest.approx(10 * index / 127.5 - 1) for index in range(3)
+    ]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A large JPEG, smooth as photographs are."""
+    noise = np.random.default_rng(0).normal(size=(24, 36, 3))
+    small = Image.fromarray((128 + 40 * noise).clip(0, 255).astype(np.uint8))
+    small.resize((1200, 800), Image.Resampling.BICUBIC).save(tmp_path / "photo.jpg", quality=92)
+    return tmp_path / "photo.jpg"
+
+
+def test_fast_jpeg_decodes_less_and_stays_close(photo):
+    assert read_image(photo, least_side=200).size == (600, 400)  # twice 200 remain
+    assert read_image(photo, least_side=201).size == (1200, 800)
+    assert read_image(photo, least_side=20).size == (150, 100)
+    for name in ("imagenet", "ffhq", "lsun"):
+        slow, fast = (preprocess(name, 96, training=True) for _ in range(2))
+        crops = [
+            np.asarray(crop.cut(crop.prepare(read_image(photo, least_side=side)), random.Random(0)), np.float64)
+            for crop, side in ((slow, None), (fast, fast.least_side))
+        ]
+        error = np.square(crops[0] - crops[1]).mean()
+        assert 0 < error < 255**2 / 10**4  # 40 dB
+    data = Images(photo.parent, preprocessing="lsun", size=96, fast_jpeg=True)
+    assert not torch.equal(data[0][0], Images(photo.parent, preprocessing="lsun", size=96)[0][0])
+
+
+def test_fast_jpeg_leaves_other_formats_and_turned_photos(tmp_path):
+    image = Image.new("RGB", (800, 400), "red")
+    image.save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", least_side=20).size == (800, 400)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg", least_side=100).size == (200, 400)
+    assert read_image(tmp_path / "turned.jpg", least_side=None).size == (400, 800)
