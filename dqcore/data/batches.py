@@ -184,8 +184,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         parts: int = 1,
     ) -> None:
         if batch_size * processes * parts > num_images:
-            size = f"{batch_size}" if processes == 1 else f"{batch_size} on each of {processes} processes"
-            size += f" in {parts} parts" if parts > 1 else ""
+            size = f"{parts} x {batch_size}" if parts > 1 else f"{batch_size}"
+            size += f" on each of {processes} processes" if processes > 1 else ""
             raise InputError(f"batch_size: {size} is more than the {num_images} images there are")
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.start, self.stop, self.rank, self.processes, self.parts = start, stop, rank, processes, parts

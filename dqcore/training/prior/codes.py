@@ -86,15 +86,8 @@ def _write(data: bytes, file: IO[bytes]) -> None:
 
 def _made_of(options: PriorTraining, names: Sequence[str], identity: str, paths: Sequence[Path]) -> dict[str, str]:
     """What codes depend on: options and names, and what the files hold."""
-    what: tuple[Any, ...] = (
-        identity,
-        names,
-        options.image_size,
-        options.resize,
-        options.views,
-        options.seed,
-        options.classes,
-    )
+    what: tuple[Any, ...] = (identity, names, options.image_size, options.resize)
+    what += (options.views, options.seed, options.classes)
     what += (options.preprocessing,) if options.preprocessing else ()
     texts = {"made_of": repr(what), "contents": repr(_hashes(paths))}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.data.preprocessing import CROPS, Preprocessing
@@ -37,7 +36,7 @@ class PriorTraining(Arguments):
     ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper", "start": "random", "accumulate": 1, "timeout": TIMEOUT}
+    ADDED = Arguments.ADDED | {"recipe": "paper", "start": "random"}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""

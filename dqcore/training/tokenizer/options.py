@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -37,12 +36,7 @@ class TokenizerTraining(Arguments):
     stands in the run's ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {
-        "reconstruction": "l1",
-        "fast_jpeg": False,
-        "accumulate": 1,
-        "timeout": TIMEOUT,
-    }
+    ADDED = Arguments.ADDED | {"reconstruction": "l1", "fast_jpeg": False}
 
     data: Path | None = None
     """Folder of images, searched recursively, .txt list of their paths, .tar or .zip file, LMDB database, or folder of
