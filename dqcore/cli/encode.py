@@ -144,8 +144,8 @@ def _streams(job: _Job, budget: Budget) -> None:
             results.append((name, result))
             bar.advance(task)
 
-        rest = {"written": written, "failed": failures.append, "world": job.world, "signals": check.signals}
-        encode_photos(job.codec, job.named, folder, budget, job.digests, **rest)
+        more: dict[str, Any] = {"failed": failures.append, "world": job.world, "signals": check.signals}
+        encode_photos(job.codec, job.named, folder, budget, job.digests, written=written, **more)
         check(before + len(results), len(job.named))
     if folder is None:
         return

@@ -57,10 +57,10 @@ def training_codes(options: PriorTraining, world: World) -> CachedCodes:
     paths = list_images(options.data)
     names = [image_name(path, source_root(options.data)) for path in paths]
     made_of = _made_of(options, names, identity, paths) if world.is_main else {}
-    codes = _kept(options, made_of) if world.is_main else None
-    if world.of_first(codes is None):
-        codes = _made(options, world, tokenizer, identity, dict(zip(paths, names, strict=True)), made_of)
-    return _read(options) if codes is None else codes
+    found = _kept(options, made_of) if world.is_main else None
+    if world.of_first(found is None):
+        found = _made(options, world, tokenizer, identity, dict(zip(paths, names, strict=True)), made_of)
+    return _read(options) if found is None else found
 
 
 def kept_tokenizer(options: PriorTraining) -> Path:

@@ -121,7 +121,7 @@ class PriorStep(TrainingStep):
             losses = output.content_loss, output.position_loss
             if counts is not None:
                 losses = model.losses_within(output, counts)
-            (self.world.size * sum(losses)).backward()  # the mean over processes is then their sum
+            (self.world.size * (losses[0] + losses[1])).backward()  # the mean over processes is then their sum
         return _sums(output, losses, len(part[0]), self.num_granularities)
 
     @property
