@@ -15,11 +15,16 @@ def places(size):
     return [os.environ | rest | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
-def launch(script, *words, size):
-    """Run a script in each process; gives exit code, stdout and stderr of each."""
+def start(script, *words, size):
+    """Start a script in each process."""
     command = [sys.executable, "-c", script, *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, env=place, **pipes) for place in places(size)]
+    return [subprocess.Popen(command, env=place, **pipes) for place in places(size)]
+
+
+def launch(script, *words, size):
+    """Run a script in each process; gives exit code, stdout and stderr of each."""
+    started = start(script, *words, size=size)
     try:
         found = [process.communicate(timeout=150) for process in started]
     finally:

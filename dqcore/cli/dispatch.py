@@ -54,10 +54,10 @@ def main(args: Sequence[str] | None = None) -> int:
         _tell(f"error: {' '.join(str(error).split()) or 'unknown error'}")
         return 2
     except Exception as error:
-        if _is_lost_process(error):
-            _tell("error: another process ended, or did not answer in time (--timeout)")
-            return 1
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if _is_lost_process(error):
+            _tell(f"error: another process ended, or did not answer in time (--timeout): {reason[:300]}")
+            return 1
         _tell(f"error: unexpected {reason[:300]} (traceback: {_keep_traceback()})")
         return 1
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from dqcore.cli.naming import digests_of, name_photos
+from dqcore.cli.naming import name_photos
 from dqcore.cli.stopping import stoppable
 from dqcore.data.listing import is_collection
 from dqcore.data.reading import allow_pixels
@@ -21,7 +21,7 @@ from dqcore.errors import InputError
 from dqcore.files import remove_leftovers, sole_owner
 from dqcore.inference.budget import Budget, budget_of
 from dqcore.inference.codec import Codec, load_codec
-from dqcore.inference.encode import encode_images
+from dqcore.inference.encode import encode_images, hash_photos
 from dqcore.inference.streams import (
     SUFFIX,
     StreamFolder,
@@ -94,7 +94,7 @@ def encode(
     streams = {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp} if kind == "dqc" else {}
     about = {**_description(codec), "ratio": ratio, "num_codes": num_codes, **streams}
     with allow_pixels(max_pixels), sole_owner(out, "encoding") if world.is_main else contextlib.nullcontext():
-        job = _Job(codec, named, digests_of(named, world), out, about, world)
+        job = _Job(codec, named, hash_photos(named, world), out, about, world)
         if kind == "shards":
             return _shards(job, shard_size, batch_size, ratio, num_codes)
         _streams(job, budget)

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from dqcore.data.archives import split_member
 from dqcore.data.listing import image_name, is_collection, list_images, source_root
-from dqcore.data.shards import hash_file
-from dqcore.distributed import World
 from dqcore.errors import InputError
 
-__all__ = ["digests_of", "name_photos"]
+__all__ = ["name_photos"]
 
 
 def name_photos(photos: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -31,10 +29,3 @@ def name_photos(photos: Sequence[Path]) -> list[tuple[str, Path]]:
                 raise InputError(f"photos: {named[name]} and {path} would both be called {name}")
             named[name] = path
     return list(named.items())
-
-
-def digests_of(named: Sequence[tuple[str, Path]], world: World) -> dict[str, str]:
-    """What each file holds, by its name; every process reads its part of them."""
-    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
-    everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
-    return {name: everyone[name] for name, _ in named}

@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from dqcore import training
 from dqcore.cli.given import named_options
+from dqcore.distributed import process_rank
 from dqcore.progress import ask, shown_log
 from dqcore.training import PriorTraining, StoppedError, TokenizerTraining
 from dqcore.training.arguments import Arguments
@@ -31,7 +32,7 @@ def train_tokenizer(options: Annotated[TokenizerTraining, arg(name="")]) -> None
         run = training.train_tokenizer(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_psnr" in row), None)
     numbers = f", {last['val_psnr']:.2f} dB on held-out images" if last else ""
-    print(f"model in {run.path / 'model'}{numbers}; dqcore report {run.path} makes its report")
+    _tell(f"model in {run.path / 'model'}{numbers}; dqcore report {run.path} makes its report")
 
 
 def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
@@ -44,7 +45,13 @@ def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
         run = training.train_prior(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_bits_per_image" in row), None)
     numbers = f", {last['val_bits_per_image']:.1f} bits an image on held-out ones" if last else ""
-    print(f"model in {run.path / 'model'}{numbers}; dqcore sample {run.path} draws from it")
+    _tell(f"model in {run.path / 'model'}{numbers}; dqcore sample {run.path} draws from it")
+
+
+def _tell(text: str) -> None:
+    """Print the result, in the first of several processes."""
+    if process_rank() == 0:
+        print(text)
 
 
 def _of_run(options: Options) -> Options:

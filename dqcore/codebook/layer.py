@@ -108,6 +108,11 @@ class CodebookLayer(nn.Module):
         self._start(codes)
 
     @property
+    def started(self) -> bool:
+        """Whether it has codes: one that starts from data has none before its first training batch."""
+        return self._ready or bool(self.initialised)
+
+    @property
     def usage(self) -> float:
         """Share of codes that some vector chose in the last 100 training batches, in [0, 1]."""
         return float((self.codebook.idle < USAGE_WINDOW).float().mean())

@@ -165,24 +165,35 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         stop: Step to stop before.
         rank: Number of this process. Of every global batch, ``processes * batch_size`` images, it takes this part.
         processes: How many processes there are.
+        parts: Batches that make up a step, one after the other; of each, every process has its part.
 
     Raises:
         ValueError: the global batch is larger than the data set.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, *, seed: int, start: int, stop: int, rank: int = 0, processes: int = 1
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        processes: int = 1,
+        parts: int = 1,
     ) -> None:
-        if batch_size * processes > num_images:
-            size = f"{batch_size}" if processes == 1 else f"{batch_size} on each of {processes} processes"
+        if batch_size * processes * parts > num_images:
+            size = f"{parts} x {batch_size}" if parts > 1 else f"{batch_size}"
+            size += f" on each of {processes} processes" if processes > 1 else ""
             raise InputError(f"batch_size: {size} is more than the {num_images} images there are")
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.start, self.stop, self.rank, self.processes = start, stop, rank, processes
+        self.start, self.stop, self.rank, self.processes, self.parts = start, stop, rank, processes, parts
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return self.num_images // (self.batch_size * self.processes)
+        """Steps in an epoch."""
+        return self.num_images // (self.batch_size * self.processes * self.parts)
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
@@ -194,8 +205,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             if epoch != current:
                 gen = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}").getrandbits(63))
                 current, order = epoch, torch.randperm(self.num_images, generator=gen)
-            first = (place * self.processes + self.rank) * self.batch_size
-            yield [(epoch, index) for index in order[first : first + self.batch_size].tolist()]
+            batches = range(place * self.parts, (place + 1) * self.parts)
+            starts = [(batch * self.processes + self.rank) * self.batch_size for batch in batches]
+            yield [(epoch, index) for first in starts for index in order[first : first + self.batch_size].tolist()]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

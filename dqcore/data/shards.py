@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ INDEX = "index.json"
 
 
 class ShardWriter:
-    """Writes ``codes-00000.safetensors``, ... and ``index.json``. A killed run continues after its last whole shard.
+    """Writes ``codes-00000.safetensors``, ... and ``index.json``. A killed run continues after the last shard listed.
 
     A shard holds ``<i>.codes (H, W)`` int32 and ``<i>.grain (h, w)`` uint8 for image ``i`` of the index. Each file is
     written atomically, and a shard before the index that lists it.
@@ -50,6 +51,8 @@ class ShardWriter:
         self.index = open_index(folder, description)
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
+        self._shards = len({entry["shard"] for entry in self.index["images"]})
+        self._index_due = 0.0  # by the clock of time.monotonic
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed in its first shard can go on
 
@@ -84,7 +87,9 @@ class ShardWriter:
             }
         )
         if len(self._entries) == self.shard_size:
-            self.flush()
+            self._write_shard()
+            if time.monotonic() >= self._index_due:
+                self._write_index()
 
     def skip(self, name: str, reason: str, digest: str = "") -> None:
         """List a broken file in the index."""
@@ -93,15 +98,25 @@ class ShardWriter:
 
     def flush(self) -> None:
         """Write the images added since the last shard as a shard, then the index."""
+        self._write_shard()
+        self._write_index()
+
+    def _write_shard(self) -> None:
         if self._entries:
             save_tensors(self.folder / self._shard_name(), self._tensors)
             self.index["images"] += self._entries
             self._tensors, self._entries = {}, []
+            self._shards += 1
+
+    def _write_index(self) -> None:
+        """Write all of the index. A large one is due again when 20 times as long as this took is over."""
+        start = time.monotonic()
         write_json(self.folder / INDEX, self.index)
+        now = time.monotonic()
+        self._index_due = now + 20 * (now - start) if now - start > 0.1 else now
 
     def _shard_name(self) -> str:
-        number = len({entry["shard"] for entry in self.index["images"]})
-        return f"codes-{number:05d}.safetensors"
+        return f"codes-{self._shards:05d}.safetensors"
 
 
 def open_index(folder: Path, description: dict[str, Any], what: str = "codes") -> dict[str, Any]:

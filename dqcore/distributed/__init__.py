@@ -31,6 +31,7 @@ __all__ = [
     "num_processes",
     "process_rank",
     "sum_over_processes",
+    "sum_with_gradient",
 ]
 
 #: Seconds that a process waits for another one, unless the user says otherwise.
@@ -54,7 +55,8 @@ def from_all_processes(values: Tensor) -> Tensor:
     if num_processes() == 1:
         return values[None]
     every = values.new_empty(num_processes() * values.numel())
-    dist.all_gather_into_tensor(every, values.flatten())
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before PyTorch 2.14
+    gather(every, values.flatten())
     return every.view(-1, *values.shape)
 
 
@@ -64,6 +66,22 @@ def sum_over_processes(values: Tensor) -> Tensor:
         return values
     total = values.clone()
     dist.all_reduce(total)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return sum_over_processes(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_processes(gradient.contiguous())
+
+
+def sum_with_gradient(values: Tensor) -> Tensor:
+    """:func:`sum_over_processes` whose gradient is that of the sum of all processes' losses; all go back through it."""
+    total: Tensor = values if num_processes() == 1 else _Sum.apply(values)
     return total
 
 

@@ -33,7 +33,7 @@ def first_to_fail() -> bool:
 
     def ask() -> None:
         with contextlib.suppress(Exception):
-            store = dist.TCPStore(
+            store = dist.TCPStore(  # type: ignore[attr-defined]
                 os.environ["MASTER_ADDR"],
                 int(os.environ["MASTER_PORT"]),
                 is_master=False,

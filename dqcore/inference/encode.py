@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, readable_images
-from dqcore.data.shards import ShardWriter
+from dqcore.data.shards import ShardWriter, hash_file
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
 from dqcore.inference.measure import encode
 from dqcore.inference.reconstruct import pad_to_stride
 
-__all__ = ["encode_images"]
+__all__ = ["encode_images", "hash_photos"]
 
 Named = Sequence[tuple[str, Path]]
 
@@ -80,6 +80,13 @@ def encode_images(
     finally:
         if writer is not None:
             writer.flush()  # whatever ends this, what was encoded is kept
+
+
+def hash_photos(named: Named, world: World = ALONE) -> dict[str, str]:
+    """:func:`dqcore.data.shards.hash_file` of each file, by its name; every process reads its part of them."""
+    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
+    everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
+    return {name: everyone[name] for name, _ in named}
 
 
 def _write(writer: ShardWriter, result: _Encoded, digest: str) -> None:

@@ -128,7 +128,8 @@ def evaluate_photos(
     if twin is not None and options.twin is not None:
         again = PhotoBatches(batches.good, protocol, batch_size=options.batch_size, world=world)
         peers += compare_twin(model, cost, twin, StreamCost.of_checkpoint(options.twin, twin.config), again, world)
-    described = _described(options, protocol, batches, checkpoint) | (sets.protocol(options) if sets else {})
+    described = world.of_first(_described(options, protocol, batches, checkpoint) if world.is_main else None)
+    described |= sets.protocol(options) if sets else {}
     curve = tuple(comparison.curve if options.ratios else ())
     return PhotoEvaluation(numbers, described, batches.broken, peers, curve, sets.numbers(options) if sets else {})
 

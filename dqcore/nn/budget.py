@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from dqcore.distributed import num_processes, sum_with_gradient
 from dqcore.errors import InputError
 from dqcore.nn.allocation import target_shares
 
@@ -15,7 +16,8 @@ __all__ = ["BudgetLoss", "ReleasedBudgetLoss"]
 class BudgetLoss(nn.Module):
     """``weight * sum_g (rho_g - r_g)^2`` over the granularities above the coarsest.
 
-    ``rho_g`` is the share of granularity g in the whole batch, so that single images may differ from the target.
+    ``rho_g`` is the share of granularity g in the whole batch, so that single images may differ from the target; in
+    training that is the batch of all processes, which must have equal parts.
 
     Args:
         ratio: Target shares ``r_g``, coarse to fine; a number for two granularities.
@@ -45,6 +47,8 @@ class BudgetLoss(nn.Module):
         if gate.dim() != 4 or gate.shape[1] != len(self.ratio) + 1:
             raise InputError(f"gate: expected (B, {len(self.ratio) + 1}, h, w), got {tuple(gate.shape)}")
         shares = gate.mean((0, 2, 3))[1:]
+        if self.training:
+            shares = sum_with_gradient(shares) / num_processes()
         return (shares - shares.new_tensor(self.ratio)).square()
 
 

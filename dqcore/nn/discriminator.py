@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
+from dqcore.nn.batch_norm import JoinedBatchNorm2d
 
 #: Smallest height and width that leave one logit.
 MIN_SIZE = 24
@@ -14,8 +15,8 @@ MIN_SIZE = 24
 class PatchDiscriminator(nn.Module):
     """PatchGAN: for each 70 x 70 patch a logit that says whether it is from a photograph or from the decoder.
 
-    It has three strided and two plain 4 x 4 convolutions, and 2,765,633 parameters at the paper's width. Each process
-    has its own batch statistics; they are not synchronised.
+    It has three strided and two plain 4 x 4 convolutions, and 2,765,633 parameters at the paper's width. Its batch
+    statistics are those of all processes together.
 
     Args:
         dim: Channels after the first convolution; they double up to 8 times as many.
@@ -26,7 +27,7 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(3, dim, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for width, stride in ((2, 2), (4, 2), (8, 1)):
             convolution = nn.Conv2d(dim * width // 2, dim * width, 4, stride=stride, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(dim * width), nn.LeakyReLU(0.2)]
+            layers += [convolution, JoinedBatchNorm2d(dim * width), nn.LeakyReLU(0.2)]
         self.main = nn.Sequential(*layers, nn.Conv2d(dim * 8, 1, 4, padding=1))
         self.apply(_initialise)
 

@@ -95,7 +95,8 @@ class GainRouter(Router):
             gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
             weight = tried.float() / tried.sum().clamp_min(1)
             size = sum_over_processes((gain.abs() * weight).sum()) / num_processes()
-            self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
+            if not _again():
+                self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
         foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
         return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
 
@@ -122,6 +123,8 @@ class GainRouter(Router):
     def _follow(self, gains: Tensor) -> Tensor:
         """The thresholds of this batch, which all processes share; the stored ones move towards them."""
         now = self._thresholds_of(from_all_processes(gains).flatten(0, 1).transpose(0, 1).flatten(1))
+        if _again():
+            return now
         self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))
         return now
 
@@ -133,6 +136,11 @@ class GainRouter(Router):
             thresholds.append(_with_above(values[refined], number))
             refined = refined & (values > thresholds[-1])
         return torch.stack(thresholds)
+
+
+def _again() -> bool:
+    """Whether this pass is computed again, in the backward pass of activation checkpointing: it moves no average."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _above(gains: Tensor, thresholds: Tensor) -> Tensor:

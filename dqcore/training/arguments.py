@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
 
 __all__ = ["Arguments", "renamed"]
@@ -48,7 +49,8 @@ class Arguments:
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}  # old names of options, and what they are called now
-    ADDED: ClassVar[Mapping[str, Any]] = {}  # options that older runs lack, and what those did
+    #: Options that older runs lack, and what those did.
+    ADDED: ClassVar[dict[str, Any]] = {"accumulate": 1, "timeout": TIMEOUT}
 
     out: Path
     resume: bool

@@ -5,6 +5,7 @@ The order of the images and the learning rate are functions of the step, so they
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from dqcore.training.state import read_state
 __all__ = ["capture", "restore"]
 
 FORMAT = 1
+
+log = logging.getLogger(__name__)
 
 
 def capture(
@@ -46,26 +49,30 @@ def capture(
 
 
 def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str], float]:
-    """Put a captured state back, random states included.
+    """Put a captured state back, random states included, unless it is of another number of processes.
 
     Returns:
         The ``completed``, ``broken`` and ``seconds`` (0 for None) that :func:`capture` was called with.
 
     Raises:
-        ValueError: the file is damaged, has another format, or is of a run with other parts or other processes.
+        ValueError: the file is damaged, has another format, or is of a run with other parts.
     """
     state = read_state(path)
     if state.get("format") != FORMAT:
         raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, got {state.get('format')}")
     if lacking := {"random", "step", "broken"} - state.keys():
         raise InputError(f"{path}: not a checkpoint of a training run (it lacks {', '.join(sorted(lacking))})")
-    if len(state["random"]) != world.size:
-        raise InputError(f"{path}: written by {len(state['random'])} processes, cannot be resumed by {world.size}")
     step.load_state_dict(state)
-    cpu, cuda = state["random"][world.rank]
-    torch.set_rng_state(cpu)
-    if cuda is not None and world.device.type == "cuda":
-        torch.cuda.set_rng_state(cuda, world.device)
+    if len(state["random"]) == world.size:
+        cpu, cuda = state["random"][world.rank]
+        torch.set_rng_state(cpu)
+        if cuda is not None and world.device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, world.device)
+    elif world.is_main:
+        log.warning(
+            "%s: written by %d processes, goes on with %d: their batches and random numbers are others",
+            *(path, len(state["random"]), world.size),
+        )
     return int(state["step"]), list(state["broken"]), float(state.get("seconds", 0.0))
 
 

@@ -12,11 +12,12 @@ from PIL import Image
 
 import dqcore
 from dqcore.cli import main
+from dqcore.files.tensors import read_state
 from dqcore.models.auto import fingerprint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
 
-from processes import launch
+from processes import launch, start
 
 VERBS = """
 import json, sys
@@ -59,12 +60,15 @@ def verbs(root, out):
     photos, checkpoint = f"{root}/photos", ["--checkpoint", f"{root}/tokenizer", "--device", "cpu"]
     encode = ["encode", photos, *checkpoint, "--batch-size", "2"]
     sample = ["sample", f"{root}/prior", "--tokenizer", f"{root}/tokenizer", "--device", "cpu"]
+    prior = ["train", "prior", "--data", photos, "--tokenizer", f"{root}/tokenizer", "--device", "cpu", "--steps", "1"]
+    prior += ["--preset", "dqtransformer-tiny", "--image-size", "32", "--token-budget", "100", "--timeout", "60"]
     return [
         [*encode, "--out", f"{out}/shards", "--shard-size", "16"],
         [*encode, "--out", f"{out}/streams", "--format", "dqc"],
         ["decode", f"{out}/shards", *checkpoint, "--out", f"{out}/pictures"],
         ["evaluate", photos, *checkpoint, "--json", f"{out}/numbers.json", "--ratios", "0.5", "--twin", checkpoint[1]],
         [*sample, "--count", "10", "--batch-size", "2", "--out", f"{out}/samples", "--seed", "4"],
+        [*prior, "--encode-batch", "4", "--views", "2", "--validation-share", "0", "--out", f"{out}/run"],
     ]
 
 
@@ -77,7 +81,8 @@ def run(root, out, size):
 
 def contents(out):
     """Hash of every file, by its name."""
-    files = [path for path in out.rglob("*") if path.is_file() and path.name != "numbers.json"]
+    folders = ("shards", "streams", "pictures", "samples", "run/model/tokenizer")
+    files = [path for name in folders for path in (out / name).rglob("*") if path.is_file()]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -109,7 +114,56 @@ def test_every_verb_makes_what_one_process_makes(folder, alone, size):
     assert contents(out) == contents(alone)
     numbers, expected = (json.loads((place / "numbers.json").read_text()) for place in (out, alone))
     assert close(numbers, expected)
+    codes, expected = (read_state(place / "run" / "codes.pt") for place in (out, alone))
+    assert codes["names"] == expected["names"] and len(codes["names"]) == 39
+    for name in ("codes", "positions", "grains", "ends", "labels"):
+        assert torch.equal(codes[name], expected[name]), name
     assert "39 images" in results[0][1] and results[0][1].count("2 broken files") == 2
     assert "39 pictures decoded, 0 not" in results[0][1] and "10 images in" in results[0][1]
+    assert results[0][1].count("model in") == 1
     for _, text, err in results[1:]:
         assert not err and all(line.startswith("--") for line in text.splitlines())
+
+
+FAULTS = """
+import json, os, signal, sys
+from dqcore.cli import main
+from dqcore.errors import InputError
+from dqcore.inference import encode
+
+def lost(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def stopped(*_):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def failing(*_):
+    raise InputError("photo: this process alone cannot go on")
+
+if os.environ["RANK"] == "1":
+    encode._encode = {"lost": lost, "stopped": stopped, "failing": failing}[sys.argv[1]]
+raise SystemExit(main(json.loads(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        ("lost", 1, "error: another process ended, or did not answer in time (--timeout)"),
+        ("stopped", 1, "error: another process ended, or did not answer in time (--timeout)"),
+        ("failing", 2, "error: photo: this process alone cannot go on"),
+    ],
+)
+def test_a_process_that_fails_ends_all_with_one_line(folder, fault, code, line):
+    words = verbs(folder, folder / fault)[0] + ["--timeout", "8"]
+    processes = start(FAULTS, fault, json.dumps(words), size=2)
+    try:
+        texts = [process.communicate(timeout=100)[1] for process in processes[: 1 + (fault == "failing")]]
+        codes = [process.wait(30) for process in processes[: len(texts)]]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(codes) and codes[-1] == code
+    told = [line for text in texts for line in text.splitlines() if line]
+    assert len(told) == 1 and told[0].startswith(f"dqcore: {line}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
 from dqcore.models.pretrained import Pretrained
 from dqcore.models.priors.config import PriorOutput
 from dqcore.models.sampling.settings import Sampling
+from dqcore.models.tape import Tape
 from dqcore.nn.transformer import Transformer
 
 __all__ = ["Prior"]
@@ -24,6 +26,7 @@ class Prior(Pretrained):
     """
 
     config: Any
+    tape: Tape
 
     def facts(self) -> dict[str, str]:
         """The codes that it predicts, its layers, and its classes if there are some."""
@@ -60,6 +63,26 @@ class Prior(Pretrained):
     if TYPE_CHECKING:  # a module's own gives Any
 
         def __call__(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput: ...  # noqa: D102
+
+    def token_counts(self, sequence: CodeSequence) -> Tensor:
+        """How many tokens of each granularity :meth:`forward` predicts of these images, ``(G,)`` int64."""
+        raise NotImplementedError
+
+    def losses_within(self, output: PriorOutput, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """What images add to the content and the position loss of a larger batch that they are a part of.
+
+        Args:
+            output: What :meth:`forward` returned for them.
+            counts: :meth:`token_counts` of the whole batch.
+        """
+        content = output.content_losses.sum() / counts.sum()
+        losses = output.position_losses
+        if losses is None:
+            return content, torch.zeros_like(content)
+        if not self.tape.coarse_to_fine:
+            return content, losses.sum() / counts.sum()
+        sums = [torch.where(output.targets.grains == g, losses, 0.0).sum() for g in range(len(counts))]
+        return content, (torch.stack(sums) / counts).mean()
 
     def sample(
         self,

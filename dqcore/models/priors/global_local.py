@@ -103,6 +103,11 @@ class GlobalLocal(Prior):
         targets = Targets(contents.flatten(), torch.zeros_like(grains), grains)
         return PriorOutput(loss, loss, torch.zeros_like(loss), logits, None, targets, losses, None)
 
+    def token_counts(self, sequence: CodeSequence) -> Tensor:
+        """Places of the regions of each granularity, placeholders included."""
+        grains = self._grains(self.contents_of(sequence, self.config.codebook_size))
+        return self.num_places * torch.bincount(grains.flatten(), minlength=self.config.num_granularities)
+
     def predict_contents(self, contents: Tensor, labels: Tensor) -> Tensor:
         """Predict each place from the places before it in its region and from the regions before.
 

@@ -159,6 +159,12 @@ class TapePrior(Prior):
         logits = content_logits, position_logits
         return PriorOutput(loss, content_loss, position_loss, *logits, targets, content_losses, position_losses)
 
+    def token_counts(self, sequence: CodeSequence) -> Tensor:
+        """Codes and special tokens of each granularity, the first token of each image left out."""
+        tokens = self.tape.lay_out(sequence, torch.zeros(len(sequence), dtype=torch.int64, device=sequence.device))
+        grains = self.tape.grains[tokens.entries[tokens.inputs + 1]]
+        return torch.bincount(grains, minlength=self.config.num_granularities)
+
     def _mean_position_loss(self, losses: Tensor, grains: Tensor) -> Tensor:
         """In a coarse-to-fine prior every granularity has the same weight, however few codes it has (paper)."""
         if not self.tape.coarse_to_fine:

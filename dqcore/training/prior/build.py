@@ -83,10 +83,12 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
         gradient_clip=options.gradient_clip,
         autocast=choose_autocast(options.precision, world.device),
         average=None if options.average_decay is None else WeightAverage(model, options.average_decay),
+        accumulate=options.accumulate,
     )
     training, held_out = _split(codes, options.validation_share, options.seed, options.views)
     lengths = codes.lengths[training] + getattr(model.tape, "num_specials", 1)
-    batches = TokenBatches(lengths, options.token_budget, seed=options.seed, rank=world.rank, processes=world.size)
+    budget = options.token_budget * options.accumulate
+    batches = TokenBatches(lengths, budget, seed=options.seed, rank=world.rank, processes=world.size)
     return PriorStage(options, world, codes, training, held_out, batches, step)
 
 

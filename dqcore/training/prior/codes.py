@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dqcore.data.batches import MEMORY_LIMIT, Crops
+from dqcore.data.batches import Crops
 from dqcore.data.codes import CachedCodes, read_codes
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import BrokenImageError, image_to_uint8, readable_images, uint8_to_float
+from dqcore.data.images import image_to_uint8, readable_images, uint8_to_float
 from dqcore.data.labels import image_labels
 from dqcore.data.listing import image_name, list_images, source_root
 from dqcore.data.preprocessing import CROPS, crop_of
 from dqcore.data.provenance import LIMIT, hash_file
 from dqcore.distributed import World
+from dqcore.distributed.sharing import share_work
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
 from dqcore.models.auto import TOKENIZERS, check_identity, fingerprint, load_saved, model_folder, saved_files
@@ -38,7 +38,7 @@ _NEEDED = ("config.json", "model.safetensors")
 
 
 def training_codes(options: PriorTraining, world: World) -> CachedCodes:
-    """The codes that the options ask for. Every process calls this; the main one makes them, the others wait for it.
+    """The codes that the options ask for. Every process calls this, and makes its part of them if there are none.
 
     The tokenizer is the one beside the prior, where :func:`keep_tokenizer` has put it.
 
@@ -53,12 +53,14 @@ def training_codes(options: PriorTraining, world: World) -> CachedCodes:
         made_by = codes.tokenizer or "unknown"
         check_identity(f"the codes in {options.codes} were made by", made_by, identity, str(options.tokenizer))
         return codes
-    if not world.is_main:
-        world.barrier()
-    codes = _kept_or_made(options, world, tokenizer, identity)
-    if world.is_main:
-        world.barrier()
-    return codes
+    assert options.data is not None and tokenizer is not None
+    paths = list_images(options.data)
+    names = [image_name(path, source_root(options.data)) for path in paths]
+    made_of = _made_of(options, names, identity, paths) if world.is_main else {}
+    found = _kept(options, made_of) if world.is_main else None
+    if world.of_first(found is None):
+        found = _made(options, world, tokenizer, identity, dict(zip(paths, names, strict=True)), made_of)
+    return _read(options) if found is None else found
 
 
 def kept_tokenizer(options: PriorTraining) -> Path:
@@ -82,32 +84,57 @@ def _write(data: bytes, file: IO[bytes]) -> None:
     file.write(data)
 
 
-def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, identity: str) -> CachedCodes:
-    """The codes in the run's folder, if they were made from the same images in the same way; else new ones.
+def _made_of(options: PriorTraining, names: Sequence[str], identity: str, paths: Sequence[Path]) -> dict[str, str]:
+    """What codes depend on: options and names, and what the files hold."""
+    what: tuple[Any, ...] = (identity, names, options.image_size, options.resize)
+    what += (options.views, options.seed, options.classes)
+    what += (options.preprocessing,) if options.preprocessing else ()
+    texts = {"made_of": repr(what), "contents": repr(_hashes(paths))}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+
+def _read(options: PriorTraining) -> CachedCodes:
+    return CachedCodes.of_state(read_state(options.out / CACHE))
+
+
+def _kept(options: PriorTraining, made_of: dict[str, str]) -> CachedCodes | None:
+    """The codes in the run's folder, if they were made from the same images in the same way.
 
     A run that goes on keeps its codes. A new one makes them again if a file could not be read or has changed since.
     """
-    assert options.data is not None and tokenizer is not None and options.views is not None
-    paths = list_images(options.data)
-    names = [image_name(path, source_root(options.data)) for path in paths]
-    what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
-    what += (options.preprocessing,) if options.preprocessing else ()
-    made_of = hashlib.sha256(repr(what).encode()).hexdigest()
-    new = world.is_main and not options.resume
-    contents = hashlib.sha256(repr(_hashes(paths)).encode()).hexdigest() if world.is_main else ""
     cache = options.out / CACHE
-    if cache.is_file():
-        state = read_state(cache)
-        changed = bool(state.get("broken")) or state.get("contents", contents) != contents
-        if state.get("made_of") == made_of and not (new and changed):
-            return CachedCodes.of_state(state)
-    log.info("encoding %d crops of %d images", options.views * len(paths), len(paths))
-    encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), world.device)
-    name_of = dict(zip(paths, names, strict=True))
-    labels, classes = image_labels(paths, names, options.classes)
-    label_of = dict(zip(names, labels, strict=True))
+    if not cache.is_file():
+        return None
+    state = read_state(cache)
+    changed = bool(state.get("broken")) or state.get("contents", made_of["contents"]) != made_of["contents"]
+    if state.get("made_of") != made_of["made_of"] or (changed and not options.resume):
+        return None
+    return CachedCodes.of_state(state)
+
+
+def _made(
+    options: PriorTraining,
+    world: World,
+    tokenizer: Path,
+    identity: str,
+    name_of: dict[Path, str],
+    made_of: dict[str, str],
+) -> CachedCodes | None:
+    """Encode the images, every process its part; the first process writes the codes to the cache and returns them."""
+    assert options.views is not None
+    if world.is_main:
+        log.info("encoding %d crops of %d images", options.views * len(name_of), len(name_of))
+    encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), list(name_of))
+    maps = encoded.maps(world)
+    if not world.is_main:
+        for _ in maps:
+            pass
+        world.barrier()
+        return None
+    labels, classes = image_labels(list(name_of), list(name_of.values()), options.classes)
+    label_of = dict(zip(name_of, labels, strict=True))
     codes = CachedCodes.of_maps(
-        encoded.maps(paths),
+        maps,
         [],  # known when it is known which files can be read
         num_granularities=encoded.tokenizer.config.num_granularities,
         codebook_size=encoded.tokenizer.config.codebook_size,
@@ -116,67 +143,82 @@ def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, 
     )
     for reason in encoded.broken:
         log.warning("left out: %s", reason)
-    good = [name_of[path] for path in encoded.good]
-    labels_of_good = torch.tensor([label_of[name] for name in good] * options.views, dtype=torch.int64)
-    codes = dataclasses.replace(codes, labels=labels_of_good, names=tuple(good))
-    if world.is_main:
-        write_state(cache, codes.to_state() | {"made_of": made_of, "contents": contents, "broken": encoded.broken})
+    labels_of_good = torch.tensor([label_of[path] for path in encoded.good] * options.views, dtype=torch.int64)
+    codes = dataclasses.replace(codes, labels=labels_of_good, names=tuple(name_of[path] for path in encoded.good))
+    write_state(options.out / CACHE, codes.to_state() | made_of | {"broken": encoded.broken})
+    world.barrier()
     return codes
+
+
+class _Encoded(NamedTuple):
+    """Some images: those that could be read, why the others could not, and code maps and grain maps of each view."""
+
+    good: list[Path]
+    broken: list[str]
+    views: list[tuple[Tensor, Tensor]]
 
 
 class _Encoder:
     """Encodes the crops of images, and knows which files they came from.
 
     Attributes:
-        good: The files that could be read, in their order.
+        good: The files that could be read, in their order; known in the first process, as ``broken``.
         broken: Why each of the others could not.
     """
 
-    def __init__(self, options: PriorTraining, tokenizer: Any, device: torch.device) -> None:
-        self.options, self.tokenizer, self.device = options, tokenizer.eval(), device
+    def __init__(self, options: PriorTraining, tokenizer: Any, paths: Sequence[Path]) -> None:
+        assert options.image_size is not None and options.views is not None
+        size, resize = options.image_size, options.resize or options.image_size
+        self.tokenizer, self.paths = tokenizer.eval(), paths
+        self.views, self.batch = options.views, options.encode_batch
+        if size % (stride := tokenizer.config.strides[0]):
+            raise InputError(f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {size}")
+        self.central = CenterCrop(size, resize)
+        kind = CROPS[options.preprocessing] if options.preprocessing else "random"
+        self.crops = Crops(paths, crop_of(kind, size, resize), seed=options.seed)
         self.good: list[Path] = []
         self.broken: list[str] = []
 
-    @torch.no_grad()
-    def maps(self, paths: Sequence[Path]) -> Iterator[tuple[Tensor, Tensor]]:
+    def maps(self, world: World) -> Iterator[tuple[Tensor, Tensor]]:
         """Code maps ``(B, H, W)`` and grain maps ``(B, h, w)``: of all images in their first view, then in the next.
 
+        Every process iterates; only the first one gets them.
+
         Raises:
-            InputError: No file can be read, or one could be for its first view and cannot be any more.
+            InputError: No file can be read.
         """
-        options = self.options
-        assert options.image_size is not None and options.views is not None
-        resize, stride = options.resize or options.image_size, self.tokenizer.config.strides[0]
-        if options.image_size % stride:
-            raise InputError(
-                f"image_size: expected a multiple of {stride}, the tokenizer's stride, got {options.image_size}"
-            )
-        central = Crops(paths, CenterCrop(options.image_size, resize), seed=options.seed)
-        yield from self._batches(self._first_view(central))
-        if not self.good:
-            raise InputError(f"data: none of its {len(paths)} images can be read, the first: {self.broken[0]}")
-        kind = CROPS[options.preprocessing] if options.preprocessing else "random"
-        random = Crops(self.good, crop_of(kind, options.image_size, resize), seed=options.seed, keep=MEMORY_LIMIT // 4)
-        for view in range(1, options.views):
-            yield from self._batches(self._later_view(random, view))
+        count = len(self.paths)
+        runs = [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
+        views: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self.views)]
+        for found in share_work(world, runs, self._encode):
+            self.good += found.good
+            self.broken += found.broken
+            for some, maps in zip(views, found.views, strict=False):
+                some.append(maps)
+        if world.is_main and not self.good:
+            raise InputError(f"data: none of its {count} images can be read, the first: {self.broken[0]}")
+        for some in views:
+            yield from ((codes.long(), grain.long()) for codes, grain in some)
 
-    def _first_view(self, crops: Crops) -> Iterator[Tensor]:
-        for path, image in readable_images(crops.paths, lambda _, reason: self.broken.append(reason), read=crops.read):
-            self.good.append(path)
-            yield image_to_uint8(image)
+    @torch.no_grad()
+    def _encode(self, run: range) -> _Encoded:
+        """All views of some images, each of which is read once."""
+        broken: list[str] = []
+        paths = [self.paths[index] for index in run]
+        images = dict(readable_images(paths, lambda _, reason: broken.append(reason)))
+        good = [index for index in run if self.paths[index] in images]
+        if not good:
+            return _Encoded([], broken, [])
+        crops = [[image_to_uint8(self.central.prepare(image)) for image in images.values()]]
+        if self.views > 1:
+            self.crops.read = {path: self.crops.crop.prepare(image) for path, image in images.items()}.__getitem__
+        crops += [[self.crops[view, index].image for index in good] for view in range(1, self.views)]
+        return _Encoded(list(images), broken, [self._maps(torch.stack(some)) for some in crops])
 
-    def _later_view(self, crops: Crops, view: int) -> Iterator[Tensor]:
-        """Random crops of the good images; another in the place of one would have its label and its place."""
-        for index, path in enumerate(crops.paths):
-            sample = crops[view, index]
-            if sample.broken:
-                raise BrokenImageError(f"{path}: could be read before, and now: {sample.broken[0]}")
-            yield sample.image
-
-    def _batches(self, images: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        while batch := list(itertools.islice(images, self.options.encode_batch)):
-            encoding = self.tokenizer.encode(uint8_to_float(torch.stack(batch).to(self.device)))
-            yield encoding.codes, encoding.grain
+    def _maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        device = self.tokenizer.quantizer.codebook.weight.device
+        encoding = self.tokenizer.encode(uint8_to_float(pixels.to(device)))
+        return encoding.codes.to("cpu", torch.int32), encoding.grain.to("cpu", torch.uint8)
 
 
 def _hashes(paths: Sequence[Path]) -> list[str]:

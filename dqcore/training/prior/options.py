@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.data.preprocessing import CROPS, Preprocessing
+from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
 from dqcore.training.arguments import Arguments
 from dqcore.training.prior.recipes import RECIPES
@@ -20,6 +20,7 @@ __all__ = ["FREE_ON_RESUME", "PriorTraining"]
 FREE_ON_RESUME = frozenset(
     {"codes", "data", "tokenizer", "out", "steps", "epochs", "minutes", "device", "compile", "checkpoint_activations"}
     | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
+    | {"timeout"}
 )
 
 
@@ -35,7 +36,7 @@ class PriorTraining(Arguments):
     ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper", "start": "random"}
+    ADDED = Arguments.ADDED | {"recipe": "paper", "start": "random"}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""
@@ -74,7 +75,10 @@ class PriorTraining(Arguments):
     minutes: float | None = None
     """Length of the run by the clock, from its start; the learning rate falls with time. Instead of steps or epochs."""
     token_budget: int | None = None
-    """Tokens in a step, in each process; the paper's recipe holds about 30 images of 640 codes."""
+    """Tokens that go through the network together, in each process; the paper's recipe holds about 30 images of 640
+    codes."""
+    accumulate: int = 1
+    """Batches of a step, in each process, one after the other: for larger steps than the memory holds."""
     learning_rate: float | None = None
     """Learning rate after the warm-up, whatever the batch."""
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -109,6 +113,8 @@ class PriorTraining(Arguments):
     """Auto is bfloat16 on a GPU or CPU that multiplies in it; losses are always float32."""
     compile: bool = False
     """Compile the transformers' blocks with torch.compile."""
+    timeout: float = TIMEOUT
+    """Under torchrun, seconds to wait for a process that does not answer before the run ends."""
     checkpoint_activations: bool = False
     """Keep only the blocks' inputs for the backward pass: less memory, a third more computing."""
     log_every: int = 50
@@ -136,10 +142,11 @@ class PriorTraining(Arguments):
             raise InputError("tokenizer: expected one to encode data with")
         self._only_one("steps", "epochs", "minutes")
         self._only_one("preprocessing", "resize")
-        self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget")
+        self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget", "accumulate")
         self._at_least(1, "position_layers", "content_layers")
         self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
+        self._more_than_0("timeout")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")
         if self._never_random and (self.views or 1) > 1:

@@ -74,7 +74,7 @@ def train_prior(
     Determinism: on the CPU, runs and resumed runs of a length in steps or epochs give the same bits for equal numbers
     of threads.
     """
-    world = join_world(options.device)
+    world = join_world(options.device, options.timeout)
     clock, machine = Clock(world), this_machine(world.device)
     options = options.resolved(machine)
     with world.fork_rng(), sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dqcore.codes import CodeSequence
 from dqcore.distributed import World
@@ -18,8 +21,13 @@ from dqcore.training.stage import NonFiniteLossError, TrainingStep
 __all__ = ["PriorStep", "measure"]
 
 
+Part = tuple[CodeSequence, Tensor | None]
+
+
 class PriorStep(TrainingStep):
     """A training step of a prior, and everything that it changes: AdamW with betas (0.9, 0.95) on packed batches.
+
+    The batches of all processes count as one, token by token. Gradients travel while the backward pass goes on.
 
     Args:
         model: Prior; ``model(sequence, labels)`` returns a :class:`PriorOutput`.
@@ -28,6 +36,7 @@ class PriorStep(TrainingStep):
         gradient_clip: Largest norm of the gradient, or None.
         autocast: Run the network in bfloat16.
         average: Moving average of the weights, updated after each step.
+        accumulate: Runs of images of a batch that go through the network one after the other, at most.
     """
 
     def __init__(
@@ -39,7 +48,9 @@ class PriorStep(TrainingStep):
         gradient_clip: float | None = None,
         autocast: bool = False,
         average: WeightAverage | None = None,
+        accumulate: int = 1,
     ) -> None:
+        self.accumulate = accumulate
         self.limit = float("inf") if gradient_clip is None else gradient_clip
         self.autocast = autocast
         linear = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
@@ -49,6 +60,11 @@ class PriorStep(TrainingStep):
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
         self.parameters = decayed + others
         super().__init__(model, world, average, optimizer=self.optimizer)
+        self.parallel: Any = model
+        if world.size > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # newer releases rename an option
+                self.parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(
         self, sequence: CodeSequence, labels: Tensor | None, completed: int, learning_rate: float
@@ -62,20 +78,20 @@ class PriorStep(TrainingStep):
             learning_rate: For this step.
 
         Returns:
-            The numbers of :func:`measure`, as means over all processes, and ``gradient_norm``.
+            The numbers of :func:`measure` for the batches of all processes together, and ``gradient_norm``.
 
         Raises:
             NonFiniteLossError: the loss or the gradient is infinite or NaN; no weight has changed.
         """
         self.model.train()
-        output = self._forward(self.model, sequence, labels)
+        parts = self._runs(sequence, labels)
+        counts = self._counts(parts)
         self.optimizer.zero_grad()
-        output.loss.backward()
-        self.world.average_gradients(self.parameters)
+        sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.limit)
-        numbers = measure(output, len(sequence), self.num_granularities)
-        values = self.world.mean(torch.stack([*numbers.values(), norm.float()])).tolist()
-        row = dict(zip([*numbers, "gradient_norm"], values, strict=True))
+        numbers = _numbers(self.world.sum(sums), self.num_granularities)
+        numbers["gradient_norm"] = norm.double()
+        row = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(row[name]):
                 raise NonFiniteLossError(name, completed + 1, row[name])
@@ -83,6 +99,30 @@ class PriorStep(TrainingStep):
         if self.average is not None:
             self.average.update_parameters(self.model)
         return row
+
+    def _runs(self, sequence: CodeSequence, labels: Tensor | None) -> list[Part]:
+        """The batch in at most ``accumulate`` runs of images."""
+        size = -(-len(sequence) // self.accumulate)
+        cuts = [slice(start, start + size) for start in range(0, len(sequence), size)]
+        return [(sequence[cut], None if labels is None else labels[cut]) for cut in cuts]
+
+    def _counts(self, parts: list[Part]) -> Tensor | None:
+        """Tokens of each granularity in all parts of all processes, ``(G,)``; None if there is one part in all."""
+        if len(parts) == self.world.size == 1:
+            return None
+        model: Any = self.model
+        return self.world.sum(torch.stack([model.token_counts(sequence) for sequence, _ in parts]).sum(0))
+
+    def _part(self, part: Part, counts: Tensor | None, *, last: bool) -> Tensor:
+        """Add the gradient of a part to those before it, and average over processes after the last; its sums."""
+        model: Any = self.model
+        with contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync():
+            output = self._forward(self.parallel, *part)
+            losses = output.content_loss, output.position_loss
+            if counts is not None:
+                losses = model.losses_within(output, counts)
+            (self.world.size * (losses[0] + losses[1])).backward()  # the mean over processes is then their sum
+        return _sums(output, losses, len(part[0]), self.num_granularities)
 
     @property
     def num_granularities(self) -> int:
@@ -131,16 +171,33 @@ def measure(output: PriorOutput, num_images: int, num_granularities: int) -> dic
         num_granularities: Granularities of the model.
 
     Returns:
-        Scalars, float32: ``loss``, ``content_loss``, ``position_loss``; ``bits_per_image``, which an ideal coder would
+        Scalars, float64: ``loss``, ``content_loss``, ``position_loss``; ``bits_per_image``, which an ideal coder would
         spend on all contents and positions of an image, its special tokens included; ``content_loss_<g>`` and
         ``position_loss_<g>``, means over the tokens of granularity g in nats, 0 if there are none.
     """
+    losses = output.content_loss, output.position_loss
+    return _numbers(_sums(output, losses, num_images, num_granularities), num_granularities)
+
+
+@torch.no_grad()
+def _sums(output: PriorOutput, losses: tuple[Tensor, Tensor], num_images: int, num_granularities: int) -> Tensor:
+    """What the numbers are made of, float64, to be added up over the parts of a batch.
+
+    Content loss, position loss, images; then tokens, content losses and position losses of each granularity.
+    """
     contents, positions = output.content_losses, output.position_losses
     positions = torch.zeros_like(contents) if positions is None else positions
-    values = [output.loss.detach(), output.content_loss.detach(), output.position_loss.detach()]
-    values.append((contents.double().sum() + positions.double().sum()).float() / (num_images * math.log(2)))
-    for g in range(num_granularities):
-        mine = output.targets.grains == g
-        count = mine.sum().clamp_min(1)
-        values += [torch.where(mine, losses, 0.0).sum() / count for losses in (contents, positions)]
+    first = torch.stack([*losses, losses[0].new_tensor(num_images)]).double()
+    rows = torch.stack([torch.ones_like(contents), contents, positions]).double()
+    each = [torch.where(output.targets.grains == g, rows, 0.0).sum(1) for g in range(num_granularities)]
+    return torch.cat([first, *each])
+
+
+def _numbers(sums: Tensor, num_granularities: int) -> dict[str, Tensor]:
+    """The numbers of :func:`measure` from the sums of :func:`_sums`."""
+    content, position, images = sums[:3]
+    each = sums[3:].view(num_granularities, 3)
+    means = each[:, 1:] / each[:, :1].clamp_min(1)
+    bits = each[:, 1:].sum() / (images * math.log(2))
+    values = [content + position, content, position, bits, *means.flatten()]
     return dict(zip(_names(num_granularities), values, strict=True))

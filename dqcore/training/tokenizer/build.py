@@ -91,6 +91,7 @@ def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> Toke
         discriminator=discriminator,
         perceptual=perceptual,
         average=average,
+        accumulate=options.accumulate,
     )
 
 
@@ -108,7 +109,7 @@ def new_schedule(options: TokenizerTraining, steps_per_epoch: int, world: World)
         warmup = round((options.warmup_epochs or 0) * steps_per_epoch)
     peak = options.learning_rate
     if peak is None:
-        peak = (options.base_learning_rate or 0) * options.batch_size * world.size
+        peak = (options.base_learning_rate or 0) * options.batch_size * options.accumulate * world.size
     if options.minutes is not None:
         return TimedLearningRate(peak, warmup, 60 * options.minutes, options.schedule)
     total = options.steps if options.steps is not None else round((options.epochs or 0) * steps_per_epoch)
@@ -126,9 +127,10 @@ def fit_router(options: TokenizerTraining, step: TokenizerStep, images: Training
     if not hasattr(router, "fit") or getattr(router, "fitted", False):
         return
     assert options.batch_size is not None and options.threshold_images is not None
-    steps = -(-options.threshold_images // (options.batch_size * images.world.size))
+    crops = options.batch_size * options.accumulate * images.world.size
+    steps = -(-options.threshold_images // crops)
     if images.world.is_main:
-        log.info("fitting the router to %d crops", steps * options.batch_size * images.world.size)
+        log.info("fitting the router to %d crops", steps * crops)
 
     def batches() -> Iterator[Tensor]:
         for batch in images.batches(0, steps):

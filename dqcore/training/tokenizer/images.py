@@ -83,6 +83,7 @@ class TrainingImages:
             stop=stop,
             rank=world.rank,
             processes=world.size,
+            parts=options.accumulate,
         )
 
     def _loader(self, crops: Crops, keys: Iterable[list[tuple[int, int]]]) -> Iterable[Batch]:

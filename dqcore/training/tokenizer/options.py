@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.data.preprocessing import CROPS, CropKind, Preprocessing
+from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
 from dqcore.training.arguments import RIVALS, Arguments, renamed
 from dqcore.training.tokenizer.recipes import RECIPES, batch_for
@@ -23,6 +23,7 @@ __all__ = ["FREE_ON_RESUME", "TokenizerTraining"]
 FREE_ON_RESUME = frozenset(
     {"data", "out", "steps", "epochs", "minutes", "vgg_weights", "init_from", "device", "workers", "in_memory"}
     | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
+    | {"timeout"}
 )
 
 
@@ -35,7 +36,7 @@ class TokenizerTraining(Arguments):
     stands in the run's ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"reconstruction": "l1", "fast_jpeg": False}
+    ADDED = Arguments.ADDED | {"reconstruction": "l1", "fast_jpeg": False}
 
     data: Path | None = None
     """Folder of images, searched recursively, .txt list of their paths, .tar or .zip file, LMDB database, or folder of
@@ -57,7 +58,9 @@ class TokenizerTraining(Arguments):
     minutes: float | None = None
     """Length of the run by the clock, from its start; the learning rate falls with time. Instead of steps or epochs."""
     batch_size: int | None = None
-    """Images in a step, in each process."""
+    """Images that go through the networks together, in each process."""
+    accumulate: int = 1
+    """Batches of a step, in each process, one after the other: for larger steps than the memory holds."""
     image_size: int | None = None
     """Height and width of a training crop in pixels."""
     resize: int | None = None
@@ -82,7 +85,7 @@ class TokenizerTraining(Arguments):
     """Share of the images held out for validation, at least one; 0 for none. Not used with --validation or lists."""
 
     base_learning_rate: float | None = None
-    """Learning rate for each image of the global batch (batch_size x processes)."""
+    """Learning rate for each image of the global batch (batch_size x accumulate x processes)."""
     learning_rate: float | None = None
     """Learning rate whatever the batch; instead of base_learning_rate."""
     schedule: Literal["constant", "cosine"] | None = None
@@ -141,6 +144,8 @@ class TokenizerTraining(Arguments):
     """Processes that read images; 0 reads them between the steps. By default as many as there are cores to spare."""
     compile: bool = False
     """Compile encoder and decoder with torch.compile."""
+    timeout: float = TIMEOUT
+    """Under torchrun, seconds to wait for a process that does not answer before the run ends."""
     log_every: int | None = None
     """Steps between two rows of metrics.jsonl; there is one after the first step and at least every 15 seconds."""
     validate_every: int | None = None
@@ -163,9 +168,9 @@ class TokenizerTraining(Arguments):
         if self.recipe is not None and self.recipe not in RECIPES:
             raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
         self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "keep_every")
-        self._at_least(1, "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
+        self._at_least(1, "accumulate", "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
         self._more_than_0("epochs", "minutes", "base_learning_rate", "learning_rate", "gradient_clip")
-        self._more_than_0("checkpoint_minutes")
+        self._more_than_0("checkpoint_minutes", "timeout")
         self._at_least(0, "perceptual_weight", "adversarial_maximum", "budget_weight", "warmup_epochs", "warmup_steps")
         self._at_least(0, "discriminator_start", "workers", "seed")
         self._below_1("validation_share", kind="share")

@@ -87,7 +87,7 @@ def train_tokenizer(
 
     Determinism: on the CPU, runs and resumed runs of a length in steps give the same bits for equal numbers of threads.
     """
-    world = join_world(options.device)
+    world = join_world(options.device, options.timeout)
     clock = Clock(world)
     options = _with_perceptual(options.resolved(this_machine(world.device)), world)
     with world.fork_rng():
@@ -158,9 +158,10 @@ def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTrain
 def _summary(images: TrainingImages, model: nn.Module) -> str:
     """What was chosen, in a line."""
     options, machine = images.options, this_machine(images.world.device)
+    batch = f"{options.accumulate} x {options.batch_size}" if options.accumulate > 1 else f"{options.batch_size}"
     return (
         f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
-        f"{options.batch_size} crops of {options.image_size} pixels a step; {images.reading}; {machine}"
+        f"{batch} crops of {options.image_size} pixels a step; {images.reading}; {machine}"
     )
 
 

@@ -20,6 +20,7 @@ from dqcore.nn.discriminator import (
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
 from dqcore.training.stage import NonFiniteLossError, TrainingStep
+from dqcore.training.tokenizer.parts import Output, forward_in_parts, gradient_at, one_batch
 from dqcore.training.tokenizer.pixels import PIXEL_LOSSES
 
 __all__ = ["LossWeights", "TokenizerStep"]
@@ -72,6 +73,9 @@ class TokenizerStep(TrainingStep):
         discriminator: None trains without one.
         perceptual: None trains without LPIPS.
         average: Moving average of the weights, updated after each step.
+        accumulate: Parts of a batch that go through the tokenizer one after the other. Their results are those of the
+            whole batch: discriminator, budget and codebook see all of it. Each part is computed twice, because its
+            gradient is known only then.
     """
 
     def __init__(
@@ -84,7 +88,9 @@ class TokenizerStep(TrainingStep):
         discriminator: PatchDiscriminator | None = None,
         perceptual: PerceptualLoss | None = None,
         average: WeightAverage | None = None,
+        accumulate: int = 1,
     ) -> None:
+        self.accumulate = accumulate
         self.weights, self.discriminator, self.perceptual = weights, discriminator, perceptual
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Fused: unfused, Adam takes an eighth of a small network's step on a CPU.
@@ -110,7 +116,8 @@ class TokenizerStep(TrainingStep):
         """
         adversarial = self.discriminator is not None and completed >= self.weights.discriminator_start
         self.model.train()
-        terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
+        with one_batch(self.model, images, self.accumulate, self.world):
+            terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
         self.world.average_gradients(self.parameters)
         terms["gradient_norm"] = self._clip()
         if adversarial:
@@ -136,8 +143,7 @@ class TokenizerStep(TrainingStep):
         Returns:
             The terms, the reconstruction ``(B, 3, H, W)`` float32, detached, and the grain map or None.
         """
-        with self._autocast():
-            output = self.model(images)
+        output = self._forward(images)
         reconstruction = output.reconstruction.detach().float().requires_grad_()
         terms = {"reconstruction_loss": PIXEL_LOSSES[self.weights.reconstruction](images, reconstruction)}
         image_loss = terms["reconstruction_loss"]
@@ -150,7 +156,7 @@ class TokenizerStep(TrainingStep):
         total = image_loss.detach() + regularisers.detach()
         if adversarial:
             loss, pull = self._adversarial_gradient(reconstruction)
-            weight = self._adversarial_weight(output.reconstruction, gradient, pull)
+            weight = self._adversarial_weight(output, gradient, pull)
             gradient = gradient + weight * pull
             terms |= {"adversarial_loss": loss, "adversarial_weight": weight}
             total = total + weight * loss
@@ -160,6 +166,14 @@ class TokenizerStep(TrainingStep):
             [output.reconstruction, regularisers], [gradient.to(output.reconstruction.dtype), torch.ones_like(total)]
         )
         return terms, reconstruction.detach(), output.grain
+
+    def _forward(self, images: Tensor) -> Output:
+        """The tokenizer's output for a batch; of one in parts with the losses of the whole."""
+        with self._autocast():
+            if self.accumulate > 1:
+                return forward_in_parts(self.model, images, self.accumulate)
+            out = self.model(images)
+            return Output(out.reconstruction, out.commitment_loss, out.budget_loss, out.grain)
 
     def _adversarial_gradient(self, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's loss, and its gradient with respect to the reconstruction."""
@@ -172,22 +186,22 @@ class TokenizerStep(TrainingStep):
         self.discriminator.requires_grad_(True)
         return loss.detach(), pull
 
-    def _adversarial_weight(self, reconstruction: Tensor, gradient: Tensor, pull: Tensor) -> Tensor:
+    def _adversarial_weight(self, output: Output, gradient: Tensor, pull: Tensor) -> Tensor:
         """The adaptive weight of the adversarial loss.
 
         It compares the gradients of both losses at the weights of the last layer, so the backward pass goes through
         that layer alone.
 
         Args:
-            reconstruction: The model's output, with history.
+            output: The model's output, with history.
             gradient: Gradient of the other image losses with respect to it, float32.
             pull: Gradient of the adversarial loss with respect to it, float32.
         """
-        last: Any = self.model.get_submodule("decoder.conv_out").weight
+        layer: Any = self.model.get_submodule("decoder.conv_out")
 
         def at_last(values: Tensor) -> Tensor:
-            (result,) = torch.autograd.grad(reconstruction, last, values.to(reconstruction.dtype), retain_graph=True)
-            return self.world.mean(result.float())
+            with self._autocast():
+                return self.world.mean(gradient_at(layer, output, values))
 
         return adversarial_weight(at_last(gradient), at_last(pull), self.weights.adversarial_maximum)
 
