@@ -90,8 +90,8 @@ def _kept_or_made(options: PriorTraining, world: World, tokenizer: Path | None, 
     assert options.data is not None and tokenizer is not None and options.views is not None
     paths = list_images(options.data)
     names = [image_name(path, source_root(options.data)) for path in paths]
-    what = (identity, names, options.image_size, options.resize, options.views, options.seed, options.classes)
-    what += (options.preprocessing,) if options.preprocessing else ()
+    what: tuple[Any, ...] = (identity, names, options.image_size, options.resize, options.views, options.seed)
+    what += (options.classes, options.preprocessing) if options.preprocessing else (options.classes,)
     made_of = hashlib.sha256(repr(what).encode()).hexdigest()
     new = world.is_main and not options.resume
     contents = hashlib.sha256(repr(_hashes(paths)).encode()).hexdigest() if world.is_main else ""
