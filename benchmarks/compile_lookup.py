@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.kernels import code_sums, codebook_update, dynamic_lookup, lookup_loss, nearest_code, patch_entropy
+from dqcore.kernels import (
+    code_sums,
+    codebook_update,
+    dynamic_lookup,
+    dynamic_lookup_backward,
+    lookup_loss,
+    nearest_code,
+    patch_entropy,
+)
 from dqcore.ops.patch_entropy import GREY, NO_MASS
 
 
@@ -50,7 +58,7 @@ def _lookup(num_granularities: int, dtype: torch.dtype, memory: torch.memory_for
     grain, codebook = _empty(8, 16, 16, dtype=torch.int64), _empty(1024, 256)
     dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
     codes = _empty(8, *maps[-1].shape[2:], dtype=torch.int64)
-    dynamic_lookup.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
+    dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
 
 
 def _update(dim: int, threshold: float | None) -> None:

@@ -53,7 +53,7 @@ def backward(form: str, dtype: str, device: str) -> Any:
     """Both gradients."""
     import torch
 
-    from dqcore.kernels.dynamic_lookup import dynamic_lookup_bwd
+    from dqcore.kernels.dynamic_lookup_backward import dynamic_lookup_bwd
 
     maps, grain, codebook = problem(form, dtype, device)
     quantized, grad_quantized = torch.ones_like(maps[-1]), torch.ones_like(maps[-1])

@@ -31,7 +31,8 @@ def progress_bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+    hidden = not sys.stderr.isatty() or not _talks()
+    return Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
 
 
 class TrainingBar:
@@ -127,7 +128,7 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def shown_log() -> Iterator[None]:
     """Print what dqcore logs, from INFO up, to stdout: for programs that talk to somebody."""
-    if os.environ.get("RANK", "0") != "0":  # one of several processes, the first of which talks
+    if not _talks():
         yield
         return
     logger = logging.getLogger("dqcore")
@@ -139,6 +140,11 @@ def shown_log() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
+
+
+def _talks() -> bool:
+    """Whether this process shows anything: of several processes the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Printing(logging.Handler):

@@ -16,12 +16,11 @@ from dqcore.codebook.recompute import in_backward, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged, arrange, check_code_map
-from dqcore.nn.finite import holes_of, not_finite, uncount, without
+from dqcore.nn.finite import holes_of, not_finite, without
 from dqcore.nn.layouts import layout_of
+from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.quantized import Quantized
-from dqcore.ops import CodeSums, Lookup, dynamic_lookup, lookup_loss
-from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
-from dqcore.ops.reference.lookup_loss import lookup_loss_reference
+from dqcore.ops import Lookup
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
@@ -132,7 +131,7 @@ class DynamicQuantizer(CodebookLayer):
         given = arrange(features, grain, mask, lengths, self)
         maps, hole, dtype = self._vectors(given)
         codes, learn, again = self._codes_for(maps, given, hole, learn)
-        lookup = self._lookup(maps, given, codes.detach(), learn, hole)
+        lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=self.portable)
         losses = self._losses(lookup, codes)
         if lookup.statistics is not None and not again:
             self._learn(maps, given.grain, lookup)
@@ -233,31 +232,12 @@ class DynamicQuantizer(CodebookLayer):
             codes = codes.clone()  # a restart writes to the codes before the backward pass
         return self.metric(codes, 1), learn, False
 
-    def _lookup(self, maps: list[Tensor], given: Arranged, codes: Tensor, learn: bool, hole: Tensor | None) -> Lookup:
-        if self.portable or maps[-1].numel() == 0:
-            found = dynamic_lookup_reference(maps, given.selected, codes, learn)
-            lookup = Lookup(*found[:3], CodeSums(*found[3:]) if learn else None)
-        else:
-            lookup = dynamic_lookup(maps, given.grain, codes, mask=given.mask, with_sums=learn)
-        if hole is None:
-            return lookup
-        statistics = lookup.statistics
-        if statistics is not None:
-            counts = uncount(statistics.counts, lookup.codes, hole, given.selected, len(maps))
-            statistics = CodeSums(counts, statistics.sums)
-        error = lookup.error.masked_fill(hole, 0)
-        return Lookup(lookup.codes.masked_fill(hole, -1), lookup.quantized, error, statistics)
-
     def _losses(self, lookup: Lookup, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its commitment part and its codebook part."""
-        error, dim, beta = lookup.error, self.codebook.dim, self.commitment
+        error, dim = lookup.error, self.codebook.dim
         if not (self.training or self.eval_loss):
             return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
-        if self.portable or error.numel() == 0:
-            _, commitment, rest, _ = lookup_loss_reference(error, lookup.codes, dim, beta)
-            loss, rest = commitment + rest.detach(), rest.detach()
-        else:
-            loss, commitment, rest = lookup_loss(error, lookup.codes, dim, beta)
+        loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self.portable)
         if codes.requires_grad and lookup.statistics is not None:
             numbers = (lookup.codes >= 0).sum().clamp_min(1) * dim
             pull = self.codebook.loss(codes, *lookup.statistics) / numbers

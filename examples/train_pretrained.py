@@ -19,7 +19,7 @@ import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.provenance import RECORD
 from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train_tokenizer
-from dqcore.training.tokenizer.tables import write_tables
+from dqcore.training.tokenizer.tables import some_images, write_tables
 
 TOKENIZER, PRIOR = "dqvae-dual-small", "dqtransformer-small"
 
@@ -44,7 +44,7 @@ def _store(model: dqcore.DQVAE, arguments: argparse.Namespace, folder: Path) -> 
     """Write the tokenizer as the package keeps it: half precision, code tables, hashes of photographs."""
     model.save_pretrained(folder, torch.float16)
     model = dqcore.DQVAE.from_pretrained(folder)  # the codes to count are those of the weights as they are stored
-    write_tables(model, list_images(arguments.photos), folder)
+    write_tables(model, some_images(model, list_images(arguments.photos)), folder)
     shutil.copyfile(arguments.out / "tokenizer" / RECORD, folder / RECORD)
 
 

@@ -205,3 +205,8 @@ class Vectors(NamedTuple):
     def packed(self) -> int:
         """The same of what follows rounding, which reads packed rows if there are any."""
         return self.align if self.rows is None else self.rows.element_size()
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie side by side in memory and cells do not."""
+    return x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()

@@ -21,7 +21,7 @@ RETIRED = [
       "dqcore/convert/tokenizer.py", "dqcore/models/tokenizers/*.py"]),
     (r"\btokens?\b", "vector", ["dqcore/quantizer.py", "dqcore/codebook.py", "dqcore/estimators.py",
      "dqcore/ops/*nearest_code.py", "dqcore/ops/*dynamic_lookup.py", "dqcore/ops/*code_sums.py",
-     "kernels/*_code*.py", "kernels/dynamic_lookup.py", "kernels/rounding.py", "kernels/scan.py", "kernels/settle.py",
+     "kernels/*_code*.py", "kernels/dynamic_lookup*.py", "kernels/rounding.py", "kernels/scan.py", "kernels/settle.py",
      "kernels/vectors.py"], []),
     (r"\bslots?\b", "place or index; a slot is a sample that is being drawn", ["csrc/*", "dqcore/ops/*layout.py",
      "dqcore/ops/*pack_codes.py", "dqcore/ops/*pack_features.py", "dqcore/ops/*dynamic_lookup.py"], []),

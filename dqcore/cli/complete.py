@@ -18,6 +18,7 @@ from dqcore.inference.pictures import check_targets, write_picture
 from dqcore.inference.sample import load_pair
 from dqcore.models.auto import model_folder
 from dqcore.models.sampling.settings import Sampling
+from dqcore.models.weights import PRIOR, weights_folder
 
 __all__ = ["complete"]
 
@@ -25,7 +26,7 @@ __all__ = ["complete"]
 def complete(
     photo: Annotated[Path, Positional],
     *,
-    prior: Path,
+    prior: Path | None = None,
     keep: str = "upper",
     out: Path = Path("completions"),
     count: int = 4,
@@ -43,7 +44,7 @@ def complete(
 
     Args:
         photo: Image file.
-        prior: Folder of a saved prior or of a training run.
+        prior: Folder of a saved prior or of a training run; by default the prior that comes with the package.
         keep: What is kept: upper or left (half), x,y,w,h of a rectangle in pixels of the photo, or the file of a mask
             of the photo's size, white where the photo is kept.
         out: Folder for the pictures.
@@ -63,6 +64,7 @@ def complete(
     check_targets([kept, *targets])
     image = read_image(photo)
     kept_part(keep, image.size)  # refuse what cannot be read before the models are loaded
+    prior = prior or weights_folder(PRIOR)
     model, decoder = load_pair(prior, tokenizer, pick_device(device))
     if label == "all":
         raise InputError("label: expected one class, got all")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from torch import Tensor
 from tyro.conf import Positional, arg
 
-from dqcore.cli.stopping import stoppable
+from dqcore.cli.stopping import Stoppable, stoppable
 from dqcore.data.images import tensor_to_image
+from dqcore.distributed import TIMEOUT, World, join_world
+from dqcore.distributed.sharing import Turns
 from dqcore.errors import InputError
 from dqcore.files import sole_owner, write_atomically
 from dqcore.inference.codec import Codec, load_codec
-from dqcore.inference.decode import count_items, decode_item, list_codes
+from dqcore.inference.decode import Item, count_items, decode_item, list_codes
 from dqcore.inference.streams import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import progress_bar
@@ -33,8 +36,11 @@ def decode(
     preview: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    timeout: float = TIMEOUT,
 ) -> None:
     """Decode .dqc files, folders of them, or the shards of dqcore encode, to PNG pictures of the photos' own size.
+
+    Under torchrun the processes share the pictures.
 
     Args:
         codes: .dqc files, folders of them, or folders of shards.
@@ -44,43 +50,81 @@ def decode(
         preview: Decode the coarse codes alone, which come first in a .dqc file; its beginning will do.
         overwrite: Replace pictures that are there.
         device: auto, cpu, cuda or cuda:N.
+        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
     if not codes:
         raise InputError(f"codes: expected at least one {SUFFIX} file or folder")
     for source in codes:
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
-    codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
+    world = join_world(device, timeout)
+    codec = load_codec(checkpoint or weights_folder(TOKENIZER), str(world.device))
     alone = out.suffix.lower() == ".png"
     if alone and (len(codes) != 1 or not codes[0].is_file()):
         raise InputError(f"out: {out} is one picture, expected one {SUFFIX} file; name a folder")
-    with contextlib.nullcontext() if alone else sole_owner(out, "writing pictures"):
-        _decode(codec, codes, out, alone, preview, overwrite)
+    with contextlib.nullcontext() if alone or not world.is_main else sole_owner(out, "writing pictures"):
+        world.barrier()
+        job = _Job(codec, codes, out, alone, preview, overwrite)
+        with stoppable("decode", "picture") as check:
+            _decode(job, world, check)
 
 
-def _decode(codec: Codec, codes: Sequence[Path], out: Path, alone: bool, preview: bool, overwrite: bool) -> None:
-    targets: set[Path] = set()
-    failures: list[str] = []
-    number = 0
-    total = sum(count_items(source) for source in codes)
-    with progress_bar() as bar, stoppable("decode", "picture") as check:
+@dataclass(frozen=True)
+class _Job:
+    """Codes to decode, and how."""
+
+    codec: Codec
+    codes: Sequence[Path]
+    out: Path
+    alone: bool
+    preview: bool
+    overwrite: bool
+
+    @property
+    def total(self) -> int:
+        """How many pictures there are to be."""
+        return sum(count_items(source) for source in self.codes)
+
+    def items(self) -> Iterator[tuple[Item, Path]]:
+        """Everything to decode, and its picture's file."""
+        for source in self.codes:
+            folder = self.out / source.resolve().name if len(self.codes) > 1 and source.is_dir() else self.out
+            for item in list_codes(source, self.codec):
+                yield item, self.out if self.alone else folder / f"{item.name}.png"
+
+
+def _decode(job: _Job, world: World, check: Stoppable) -> None:
+    """Decode what has its turn in this process; what came of it is told by the first one."""
+    turns, targets, total = Turns(world), set[Path](), job.total
+    mine, done = turns.take(), 0
+    failures: dict[int, str] = {}
+    with progress_bar() as bar:
         task = bar.add_task("decode", total=total)
-        for source in codes:
-            for item in list_codes(source, codec):
-                folder = out / source.resolve().name if len(codes) > 1 and source.is_dir() else out
-                target = out if alone else folder / f"{item.name}.png"
-                number += 1
-                try:
-                    _check_target(target, out, targets)
-                    _write(decode_item(codec, item, preview=preview), target, overwrite)
-                except InputError as error:
-                    if total == 1:
-                        raise
-                    failures.append(str(error))
-                    print(f"not decoded: {error}", file=sys.stderr)
-                bar.advance(task)
-                check(number, total)
-    _finish(number, failures, out)
+        for number, (item, target) in enumerate(job.items()):
+            taken = target in targets
+            targets.add(target)
+            if check.signals.received:
+                turns.close()
+                break
+            if number != mine:
+                continue
+            try:
+                _check_target(target, job.out, taken)
+                _write(decode_item(job.codec, item, preview=job.preview), target, job.overwrite)
+            except InputError as error:
+                if total == 1:
+                    raise
+                failures[number] = str(error)
+                print(f"not decoded: {error}", file=sys.stderr)
+            done += 1
+            bar.update(task, completed=number + 1)
+            mine = turns.take()
+    done = sum(world.gather(done))
+    check.signals.received = max(world.gather(check.signals.received))
+    check(done, total)
+    failures = {number: text for part in world.gather(failures) for number, text in part.items()}
+    if world.is_main:
+        _finish(done, [failures[number] for number in sorted(failures)], job.out)
 
 
 def _finish(number: int, failures: Sequence[str], out: Path) -> None:
@@ -90,11 +134,10 @@ def _finish(number: int, failures: Sequence[str], out: Path) -> None:
         raise InputError(f"{len(failures)} of {number} were not decoded, the first: {failures[0]}")
 
 
-def _check_target(target: Path, out: Path, targets: set[Path]) -> None:
+def _check_target(target: Path, out: Path, taken: bool) -> None:
     """Raise if a picture would lie elsewhere, or replace one of this run."""
-    if ".." in target.relative_to(out).parts or target in targets:
+    if ".." in target.relative_to(out).parts or taken:
         raise InputError(f"out: {target} is no place for another picture")
-    targets.add(target)
 
 
 def _write(image: Tensor, target: Path, overwrite: bool) -> None:

@@ -45,18 +45,39 @@ def main(args: Sequence[str] | None = None) -> int:
         with _terminable():
             return _dispatch(words)
     except KeyboardInterrupt as stop:  # a training run that was stopped says more
-        print(f"dqcore: {str(stop) or 'interrupted'}", file=sys.stderr)
+        _tell(str(stop) or "interrupted")
         return int(getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # the program that reads our output, such as head, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DqcoreError, OSError) as error:
-        print(f"dqcore: error: {' '.join(str(error).split()) or 'unknown error'}", file=sys.stderr)
+        _tell(f"error: {' '.join(str(error).split()) or 'unknown error'}")
         return 2
     except Exception as error:
+        if _is_lost_process(error):
+            _tell("error: another process ended, or did not answer in time (--timeout)")
+            return 1
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"dqcore: error: unexpected {reason[:300]} (traceback: {_keep_traceback()})", file=sys.stderr)
+        _tell(f"error: unexpected {reason[:300]} (traceback: {_keep_traceback()})")
         return 1
+
+
+def _tell(message: str) -> None:
+    """Print why the program ends; of several processes the first to end does."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from dqcore.distributed.failing import first_to_fail
+
+        if not first_to_fail():
+            return
+    print(f"dqcore: {message}", file=sys.stderr, flush=True)
+
+
+def _is_lost_process(error: Exception) -> bool:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from dqcore.distributed.failing import is_lost_process
+
+    return is_lost_process(error)
 
 
 class _TerminatedError(KeyboardInterrupt):

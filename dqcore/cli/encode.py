@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dqcore.data.archives import split_member
 from dqcore.data.listing import image_name, is_collection, list_images, source_root
 from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known, hash_file
+from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError
 from dqcore.files import remove_leftovers, sole_owner
 from dqcore.inference.budget import Budget, budget_of
@@ -53,11 +55,12 @@ def encode(
     batch_size: int = 8,
     max_pixels: int | None = None,
     device: str = "auto",
+    timeout: float = TIMEOUT,
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
 
     Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
-    are known by name and content.
+    are known by name and content. Under torchrun the processes share the photos.
 
     Args:
         photos: Image files, folders of images, searched recursively, .txt lists of their paths, archives (.tar, .zip,
@@ -76,6 +79,7 @@ def encode(
         batch_size: Images of one size that go through the model together, at most; for shards.
         max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
         device: auto, cpu, cuda or cuda:N.
+        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
     if min(shard_size, batch_size) < 1:
         raise InputError("shard_size, batch_size: expected at least 1")
@@ -86,18 +90,26 @@ def encode(
     kind = _format(format, photos, alone)
     if kind == "shards" and (bytes or bpp or per_megapixel or exact):
         raise InputError("format: shards take ratio or num_codes alone; expected --format dqc with the other targets")
-    codec = load_codec(checkpoint or weights_folder(TOKENIZER), device)
+    world = join_world(device, timeout)
+    codec = load_codec(checkpoint or weights_folder(TOKENIZER), str(world.device))
     if alone:
         with allow_pixels(max_pixels):
-            return _one(codec, named[0][1], out, budget, overwrite)
-    digests = {name: hash_file(path) for name, path in named}
+            return _one(codec, named[0][1], out, budget, overwrite) if world.is_main else None
     about = {**_description(codec), "ratio": ratio, "num_codes": num_codes}
-    with allow_pixels(max_pixels), sole_owner(out, "encoding"):
+    with allow_pixels(max_pixels), sole_owner(out, "encoding") if world.is_main else contextlib.nullcontext():
+        job = _Job(codec, named, _digests(named, world), out, about, world)
         if kind == "shards":
-            _shards(_Job(codec, named, digests, out, about), shard_size, batch_size, ratio, num_codes)
+            _shards(job, shard_size, batch_size, ratio, num_codes)
         else:
             about |= {"per_megapixel": per_megapixel, "bytes": bytes, "bpp": bpp}
-            _streams(_Job(codec, named, digests, out, about), budget)
+            _streams(job, budget)
+
+
+def _digests(named: Sequence[tuple[str, Path]], world: World) -> dict[str, str]:
+    """What each file holds, by its name; every process reads its part of them."""
+    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
+    everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
+    return {name: everyone[name] for name, _ in named}
 
 
 def _format(asked: str, photos: Sequence[Path], alone: bool) -> str:
@@ -116,6 +128,7 @@ class _Job:
     digests: dict[str, str]
     out: Path
     description: dict[str, Any]
+    world: World
 
 
 def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -> None:
@@ -127,8 +140,8 @@ def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool) -
 
 
 def _streams(job: _Job, budget: Budget) -> None:
-    folder = StreamFolder(job.out, job.description)
-    before = count_known(folder.index, job.digests, job.out)
+    folder = StreamFolder(job.out, job.description) if job.world.is_main else None
+    before = count_known(folder.index, job.digests, job.out) if folder else 0
     results: list[tuple[str, Written]] = []
     failures: list[str] = []
     with progress_bar() as bar, stoppable("encode", "photo") as check:
@@ -137,9 +150,13 @@ def _streams(job: _Job, budget: Budget) -> None:
         def written(name: str, result: Written) -> None:
             results.append((name, result))
             bar.advance(task)
-            check(before + len(results), len(job.named))
 
-        encode_photos(job.codec, job.named, folder, budget, job.digests, written=written, failed=failures.append)
+        shared = {"world": job.world, "signals": check.signals}
+        told = {"written": written, "failed": failures.append}
+        encode_photos(job.codec, job.named, folder, budget, job.digests, **told, **shared)
+        check(before + len(results), len(job.named))
+    if folder is None:
+        return
     for reason in failures:
         print(f"not encoded: {reason}", file=sys.stderr)
     _print_written(results)
@@ -164,14 +181,16 @@ def _print_written(results: Sequence[tuple[str, Written]]) -> None:
 
 
 def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:
-    writer = ShardWriter(job.out, job.description, shard_size=shard_size)
-    before = count_known(writer.index, job.digests, job.out)
+    writer = ShardWriter(job.out, job.description, shard_size=shard_size) if job.world.is_main else None
+    before = count_known(writer.index, job.digests, job.out) if writer else 0
+    done = before
     with progress_bar() as bar, stoppable("encode", "batch") as check:
         task = bar.add_task("encode", total=len(job.named))
 
         def progress(finished: int) -> None:
+            nonlocal done
+            done = finished
             bar.update(task, completed=finished)
-            check(finished, len(job.named))
 
         encode_images(
             job.codec.model,
@@ -182,8 +201,12 @@ def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, nu
             num_codes=num_codes,
             batch_size=batch_size,
             progress=progress,
+            world=job.world,
+            signals=check.signals,
         )
-    _print_result(writer.index, job, before)
+        check(done, len(job.named))
+    if writer is not None:
+        _print_result(writer.index, job, before)
 
 
 def _numbers(result: Written) -> str:

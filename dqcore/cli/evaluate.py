@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from json import loads
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from dqcore.cli.evaluate_sets import measure_pair, measure_samples, measured, print_rows
+from dqcore.distributed import process_rank
 from dqcore.errors import InputError
 from dqcore.files import write_json
 from dqcore.inference.compare import CurvePoint
-from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
+from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation
 from dqcore.inference.peers import PeerNumbers
 from dqcore.models.weights import TOKENIZER, weights_folder
-from dqcore.progress import progress_bar
 
 __all__ = ["evaluate"]
 
@@ -25,34 +25,69 @@ def evaluate(
     options: Annotated[EvaluationOptions, arg(name="")],
     *,
     checkpoint: Path | None = None,
+    compare: tuple[Path, Path] | None = None,
+    samples: Path | None = None,
+    reference: Path | None = None,
     json: Path | None = None,
 ) -> None:
     """Measure a tokenizer on photos: distortion, rate, use of the codebook; beside it JPEG and WebP at the same bytes.
 
     Photos keep their native size: they are padded to the tokenizer's stride, the reconstruction is cropped back and
-    rounded to 8 bits, and the mean is taken of each photo's PSNR.
+    rounded to 8 bits, and the mean is taken of each photo's PSNR. Under torchrun the processes share the photos. With
+    --compare, two tokenizers are measured on the same photos, and their differences have 95 % intervals. With --samples
+    and --reference, a folder of samples is measured against real images.
 
     Args:
         images: Image files, folders that are searched recursively, .txt lists of paths, archives (.tar, .zip, LMDB).
         options: The options of dqcore.inference.evaluate.
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
+        compare: Folders of two tokenizers; or, without images, two files that --json wrote.
+        samples: Folder of samples, or .txt list of them.
+        reference: Folder of real images, or .txt list of them, to measure the samples against.
         json: Also write the numbers and the protocol to this file.
     """
     if json is not None:
         _check_target(json)
-    with progress_bar() as bar:
-        task = bar.add_task("evaluate", total=None)
-        found = evaluate_photos(
-            images,
-            checkpoint or weights_folder(TOKENIZER),
-            options,
-            progress=lambda finished, total: bar.update(task, completed=finished, total=total),
-        )
-    for reason in found.broken:
-        print(f"broken: {reason}", file=sys.stderr)
-    if json is not None:
-        write_json(json, found.as_json())
-    _print(found)
+    _check_modes(images, options, checkpoint, compare, samples, reference)
+    if samples is not None and reference is not None:
+        found: dict[str, Any] = measure_samples(samples, reference, options)
+    elif compare is not None:
+        found = measure_pair(images, compare, options)
+    else:
+        found = _measure(images, checkpoint or weights_folder(TOKENIZER), options)
+    if json is not None and process_rank() == 0:
+        write_json(json, found)
+
+
+def _measure(images: tuple[Path, ...], checkpoint: Path, options: EvaluationOptions) -> dict[str, Any]:
+    """Measure one tokenizer, and print what was found."""
+    found = measured("evaluate", images, checkpoint, options)
+    if process_rank() == 0:
+        _print(found)
+    return found.as_json()
+
+
+def _check_modes(
+    images: tuple[Path, ...],
+    options: EvaluationOptions,
+    checkpoint: Path | None,
+    compare: tuple[Path, Path] | None,
+    samples: Path | None,
+    reference: Path | None,
+) -> None:
+    """Raise if words of two different ways to call the verb are mixed."""
+    if (samples is None) != (reference is None):
+        raise InputError("samples: expected together with reference")
+    if samples is not None and (images or checkpoint is not None or compare is not None):
+        raise InputError("samples: not with images, checkpoint or compare; give real images as reference")
+    if compare is not None and checkpoint is not None:
+        raise InputError("compare: not with checkpoint; name both tokenizers")
+    idle: tuple[str, ...] = ("ratios", "twin") if compare is not None else ()
+    if samples is not None:
+        idle = ("ratio", "num_codes", "ratios", "twin", "vgg_weights")
+    for name in idle:
+        if getattr(options, name) != getattr(EvaluationOptions(), name):
+            raise InputError(f"{name}: not with {'samples' if samples is not None else 'compare'}")
 
 
 def _check_target(path: Path) -> None:
@@ -68,9 +103,9 @@ def _check_target(path: Path) -> None:
 
 
 def _print(found: PhotoEvaluation) -> None:
-    rows = [*found.numbers.table(), *((name, str(value)) for name, value in found.protocol.items())]
-    for name, text in rows:
-        print(f"{name:<26}{text}")
+    sets = [(name, f"{value:.5g}") for name, value in found.sets.items()]
+    protocol = [(name, str(value)) for name, value in found.protocol.items() if value is not None]
+    print_rows([*found.numbers.table(), *sets, *protocol])
     if found.peers:
         print("\nbeside it, on the same photos (a codec's bytes include its header)")
         for peer in found.peers:

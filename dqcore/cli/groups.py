@@ -10,13 +10,14 @@ REST = "options"
 GROUPS = {
     "files": (
         "data codes tokenizer prior checkpoint config images out validation validation_share init_from resume twin "
-        "format packing overwrite json strip preview shard_size keep vgg_weights test page"
+        "format packing overwrite json strip preview shard_size keep vgg_weights test page compare samples reference"
     ),
     "how many codes": "ratio num_codes per_megapixel exact bytes bpp ratios",
+    "sets of images": "metrics network inception_weights resize_by",
     "how long": "steps epochs minutes scale seeds minutes_per_run",
     "network": (
         "recipe preset codebook_size initialisation restart classes dropout label_dropout "
-        "position_layers content_layers"
+        "position_layers content_layers start"
     ),
     "images": (
         "image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos peers "
@@ -33,7 +34,7 @@ GROUPS = {
     "drawing": (
         "count label temperature top_k top_p position_temperature position_top_k position_top_p guidance slots"
     ),
-    "log and checkpoints": "log_every validate_every checkpoint_every checkpoint_minutes tensorboard",
+    "log and checkpoints": "log_every validate_every checkpoint_every checkpoint_minutes keep_every tensorboard",
     "machine": "device precision workers batch_size compile checkpoint_activations seed jobs",
 }
 _GROUP = {name: title for title, names in GROUPS.items() for name in names.split()}

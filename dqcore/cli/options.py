@@ -149,8 +149,12 @@ def _descriptions(documented: Any) -> dict[str, str]:
     """What a docstring says of each argument or attribute."""
     import docstring_parser
 
-    read = docstring_parser.parse_from_object if inspect.isclass(documented) else _parse_function
-    return {param.arg_name: param.description or "" for param in read(documented).params}
+    found = {}
+    parts = reversed(inspect.getmro(documented)[:-1]) if inspect.isclass(documented) else (documented,)
+    for part in parts:  # of a class first those that it inherits from
+        read = docstring_parser.parse_from_object if inspect.isclass(part) else _parse_function
+        found.update({param.arg_name: param.description or "" for param in read(part).params})
+    return found
 
 
 def _parse_function(function: Callable[..., Any]) -> Any:

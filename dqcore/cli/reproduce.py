@@ -23,12 +23,12 @@ from dqcore.experiments import (
     versions,
     write_summary,
 )
-from dqcore.files import write_json
+from dqcore.files import sole_owner, write_json
 from dqcore.report.results import write_results
 
 __all__ = ["reproduce"]
 
-Name = Literal["all", "budget", "ratios", "maps", "router", "priors", "layers", "headline", "report"]
+Name = Literal["all", "budget", "ratios", "maps", "router", "learning", "priors", "layers", "headline", "report"]
 
 
 def reproduce(
@@ -72,7 +72,8 @@ def reproduce(
     setting = Setting(SCALES[scale], photos, out, minutes_per_run, versions())
     at_once = jobs or (1 if scale == "gpu" else _cores())
     _say(say_plan(chosen, setting, seeds, at_once))
-    run_experiments(chosen, setting, seeds, jobs=at_once, say=lambda line: print(line, flush=True))
+    with sole_owner(out, "reproducing"):
+        run_experiments(chosen, setting, seeds, jobs=at_once, say=lambda line: print(line, flush=True))
     for experiment in chosen:
         summary = write_summary(experiment, out)
         if summary is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ["class_labels", "sample"]
 
 
 def sample(
-    prior: Annotated[Path, Positional],
+    prior: Annotated[Path | None, Positional] = None,
     *,
     out: Path = Path("samples"),
     count: int = 64,
@@ -40,13 +41,14 @@ def sample(
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
+    timeout: float = 1800.0,
 ) -> None:
     """Draw images from a trained prior: PNGs, and a grid of the first 64.
 
-    Sample i depends on the seed and i alone.
+    Sample i depends on the seed and i alone. Under torchrun the processes share the images, in whole batches.
 
     Args:
-        prior: Folder of a saved prior or of a training run.
+        prior: Folder of a saved prior or of a training run; by default the prior that comes with the package.
         out: Folder for the images; samples of an earlier call are replaced or removed, other files stay.
         count: Number of images.
         label: Class of all images, by name or number; "all" takes the classes in turn and names each file by its class,
@@ -64,24 +66,30 @@ def sample(
         batch_size: Images decoded together.
         seed: Fixes the samples.
         device: auto, cpu, cuda or cuda:N.
+        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
     from dqcore.cli.stopping import stoppable
-    from dqcore.inference.load import pick_device
+    from dqcore.distributed import join_world
     from dqcore.inference.sample import load_pair, write_samples
     from dqcore.models.auto import model_folder
     from dqcore.models.sampling.settings import Sampling
+    from dqcore.models.weights import PRIOR, weights_folder
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
     sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
-    model, decoder = load_pair(prior, tokenizer, pick_device(device))
+    world = join_world(device, timeout)
+    prior = prior or weights_folder(PRIOR)
+    model, decoder = load_pair(prior, tokenizer, world.device)
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
-    rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names}
+    rest: dict[str, Any] = {"slots": slots, "batch_size": batch_size, "names": names, "world": world}
     again = "the same line draws them all again"
-    with sole_owner(out, "writing pictures"), progress_bar() as bar, stoppable("sample", "sample", again) as check:
+    alone = sole_owner(out, "writing pictures") if world.is_main else contextlib.nullcontext()
+    with alone, progress_bar() as bar, stoppable("sample", "sample", again) as check:
         rest |= {"progress": _report_to(bar, count), "written": lambda written: check(written, count)}
         samples = write_samples(model, decoder, out, count, labels=labels, sampling=sampling, seed=seed, **rest)
-    _tell(samples, out)
+    if world.is_main:
+        _tell(samples, out)
 
 
 def _tell(samples: Samples, out: Path) -> None:

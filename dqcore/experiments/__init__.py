@@ -3,7 +3,7 @@
 An experiment names its arms, measures each when it is trained, and says of each claim of the paper whether it holds.
 """
 
-from dqcore.experiments import budget, headline, layers, maps, priors, ratios, router
+from dqcore.experiments import budget, headline, layers, learning, maps, priors, ratios, router
 from dqcore.experiments.plan import Experiment, say_plan
 from dqcore.experiments.results import read_results
 from dqcore.experiments.runner import run_experiments
@@ -34,6 +34,7 @@ EXPERIMENTS = {
         "budget": budget,
         "maps": maps,
         "router": router,
+        "learning": learning,
         "priors": priors,
         "layers": layers,
     }.items()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dqcore.experiments.scales import Scale
 from dqcore.models.auto import TOKENIZERS, kind_of_preset
-from dqcore.models.tokenizers.base import TokenizerConfig
+from dqcore.models.tokenizers.config import TokenizerConfig
 
 __all__ = ["Arm", "dual", "fixed", "prior", "triple", "with_needs"]
 
@@ -54,7 +54,9 @@ class Arm:
         }
 
 
-def dual(scale: Scale, seed: int, router: str, ratio: float = 0.5, weight: float | None = None) -> Arm:
+def dual(
+    scale: Scale, seed: int, router: str, ratio: float = 0.5, weight: float | None = None, adversarial: bool = False
+) -> Arm:
     """A DQ-VAE with two granularities.
 
     Args:
@@ -63,12 +65,18 @@ def dual(scale: Scale, seed: int, router: str, ratio: float = 0.5, weight: float
         router: ``"feature"``, ``"gain"``, ``"entropy"`` or ``"random"``.
         ratio: Target share of fine regions.
         weight: Weight of the budget loss, the paper's lambda; by default 10.
+        adversarial: Train against a discriminator.
     """
     name = f"{router}-r{ratio:g}" + ("" if weight is None else f"-lambda{weight:g}")
     model = {**dict(scale.model), "router": router, "target_ratio": (ratio,)}
     if weight is not None:
         model["budget_weight"] = float(weight)
-    return Arm(name, seed, "tokenizer", scale.preset, model, scale.tokenizer)
+    options = dict(scale.tokenizer)
+    if adversarial:
+        name, options = f"{name}-adversarial", {**options, **scale.adversarial}
+    if ratio == 0.5 and weight is None:
+        options["keep_every"] = scale.keep_every
+    return Arm(name, seed, "tokenizer", scale.preset, model, options)
 
 
 def triple(scale: Scale, seed: int, ratio: tuple[float, float]) -> Arm:

@@ -13,8 +13,8 @@ from dqcore.experiments.measure import curve, last_tenth, load_arm, measure_toke
 from dqcore.experiments.results import Results
 from dqcore.experiments.scales import Scale
 from dqcore.experiments.setting import Setting
-from dqcore.experiments.statistics import interval
 from dqcore.experiments.summary import chart, series, summary, table
+from dqcore.metrics.intervals import interval
 
 __all__ = ["arms", "measure", "settled", "summarise"]
 

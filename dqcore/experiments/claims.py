@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dqcore.experiments.statistics import Interval
+from dqcore.metrics.intervals import Interval
 
 __all__ = ["SEEDS", "Claim", "Verdict", "judge", "judge_within", "together"]
 

@@ -6,7 +6,9 @@ Of the paper: figures 2 and 3 of the supplement.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from dqcore.inference.photos import PhotoBatches
 from dqcore.metrics.rank import spearman
 from dqcore.nn.allocation import exact_share
 
-__all__ = ["arms", "error_map", "measure", "summarise"]
+__all__ = ["arms", "correlate", "error_map", "measure", "summarise"]
 
 TITLE = "Grain maps and a VQGAN's errors"
 ROUTERS = ("feature", "gain", "entropy", "random")
@@ -44,12 +46,22 @@ def arms(scale: Scale, seeds: int) -> list[Arm]:
 
 
 def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
-    """Rank correlations of scores and grain map with the error map.
+    """Rank correlations of scores and grain map with the error map, see :func:`correlate`."""
+    return correlate(load_arm(arm, setting), load_arm(arm.needs[-1], setting), setting.photos.test)
 
-    Over the regions of all photos together, and as the mean over photos.
+
+def correlate(model: Any, twin: Any, photos: Sequence[Path]) -> dict[str, Any]:
+    """Rank correlations with the twin's error map, of the router's ``scores`` and of its ``grain`` map.
+
+    Args:
+        model: A DQ-VAE with two granularities.
+        twin: A tokenizer whose coarsest stride is the DQ-VAE's.
+        photos: The photos.
+
+    Returns:
+        Each over ``"all regions"`` of the photos together, and as the ``"mean of photos"``; None where it is undefined.
     """
-    model, twin = load_arm(arm, setting), load_arm(arm.needs[-1], setting)
-    triples = [_maps(model, twin, images) for images in PhotoBatches(setting.photos.test, batch_size=1)]
+    triples = [_maps(model, twin, images) for images in PhotoBatches(photos, batch_size=1)]
     names, columns = ("scores", "grain"), list(zip(*triples, strict=True))
     found: dict[str, Any] = {}
     for name, values in zip(names, columns, strict=False):

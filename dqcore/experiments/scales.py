@@ -28,6 +28,8 @@ class Scale:
         samples: Images drawn from each prior.
         seconds: What an arm is expected to take, for the plan: ``tokenizer`` and ``prior`` in training, ``measure``
             afterwards.
+        keep_every: Steps between the models that are kept of the arms of ``learning``.
+        adversarial: Changes of the options of a tokenizer's training with a discriminator.
         model: Changes of every tokenizer's config; fields that all tokenizers have.
     """
 
@@ -44,6 +46,8 @@ class Scale:
     test_photos: int
     samples: int
     seconds: Mapping[str, float]
+    keep_every: int
+    adversarial: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +66,8 @@ _CPU = Scale(
     test_photos=24,
     samples=64,
     seconds={"tokenizer": 80, "prior": 90, "measure": 28},
+    keep_every=100,
+    adversarial={"recipe": "small-adversarial", "discriminator_dim": 32},
 )
 #: Not measured on a GPU yet: steps are chosen so that a run should take about five minutes on an H100.
 _GPU = Scale(
@@ -79,6 +85,9 @@ _GPU = Scale(
     test_photos=500,
     samples=1000,
     seconds={"tokenizer": 300, "prior": 300, "measure": 30},
+    keep_every=800,
+    adversarial={"recipe": "small-adversarial", "batch_size": 48, "image_size": 256, "resize": 768}
+    | {"warmup_steps": 300, "average_decay": 0.999},
 )
 
 SCALES = {scale.name: scale for scale in (_CPU, _GPU)}

@@ -21,7 +21,7 @@ from dqcore.experiments.arms import Arm
 from dqcore.experiments.scales import Scale
 from dqcore.files import write_atomically
 
-__all__ = ["Photos", "Setting", "find_photos", "versions"]
+__all__ = ["Photos", "Setting", "find_photos", "spread", "versions"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
     measured = held_out if test is None else list_images(test)
     if test is not None:
         name += f", measured on {test.resolve().name}"
-    chosen = _spread(held_out, scale.validation_photos), _spread(measured, scale.test_photos)
+    chosen = spread(held_out, scale.validation_photos), spread(measured, scale.test_photos)
     digest = hashlib.sha256()
     for path in (*list_images(train), *chosen[0], *chosen[1]):
         digest.update(hash_file(path).encode())
@@ -127,7 +127,7 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
+def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
     """At most so many paths, evenly spread over all."""
     if len(paths) <= most:
         return tuple(paths)

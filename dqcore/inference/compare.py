@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.inference.measure import Evaluation, Measured
 from dqcore.inference.peers import CODECS, Codec, Coded, PeerNumbers, PeerTotals, ladders
@@ -123,6 +124,12 @@ class Comparison:
         if self._keep:
             self.shown += photos
 
+    def join(self, world: World) -> None:
+        """Take in the numbers of the other processes, not what they show; every one calls this."""
+        for point in self._points.values():
+            point.join(world)
+        self._own.join(world)
+
     @property
     def own(self) -> PeerNumbers:
         """The tokenizer at the bytes of the evaluation, on the photos that were compared."""
@@ -151,6 +158,11 @@ class _Point:
         self._rows.append([result.psnr, result.num_bytes, result.image.shape[1] * result.image.shape[2]])
         for name, coded in state.peers.items():
             self._peers[name].add(result.image, coded.pixels(), len(coded.data), coded.fits)
+
+    def join(self, world: World) -> None:
+        self._rows = [row for rows in world.gather(self._rows) for row in rows]
+        for totals in self._peers.values():
+            totals.join(world)
 
     def numbers(self, detail: float) -> CurvePoint:
         decibels, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()

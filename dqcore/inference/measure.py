@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.distributed import ALONE, World
 from dqcore.inference.encoded import EncodedImages, encode
 from dqcore.inference.protocol import NATIVE, decode_to_size, pad_to_stride
 from dqcore.inference.rate import StreamCost
@@ -40,6 +42,8 @@ class Evaluation:
         rank_correlation: Spearman's rank correlation of the regions' granularities with the entropies of their grey
             values; None where all regions have the same granularity.
         code_counts: How often each code occurs, ``K`` numbers.
+        each: The numbers of each image, in their order, by name: ``psnr``, ``ssim``, ``ms_ssim``, ``lpips``,
+            ``bits_per_pixel``; None where the image is too small, or LPIPS was not measured.
         protocol: What was measured of each image, by name.
     """
 
@@ -58,6 +62,7 @@ class Evaluation:
     ratios: tuple[float, ...]
     rank_correlation: float | None
     code_counts: tuple[int, ...]
+    each: dict[str, tuple[float | None, ...]]
     protocol: str = str(NATIVE)
 
     @property
@@ -120,6 +125,7 @@ def evaluate_tokenizer(
     cost: StreamCost | None = None,
     protocol: str = str(NATIVE),
     each: Callable[[Measured], object] | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Encode and decode images, and measure; see :mod:`dqcore.inference.protocol` for how.
 
@@ -132,6 +138,7 @@ def evaluate_tokenizer(
         cost: Counts the bytes; by default with uniform tables.
         protocol: What of each photo the batches hold, by name.
         each: Called with every batch as it was measured.
+        world: The processes that share the images; the numbers are those of all.
 
     Returns:
         An :class:`Evaluation`.
@@ -151,9 +158,9 @@ def evaluate_tokenizer(
         results = decode_to_size(model, encoding.codes, encoding.grain, height, width)
         maps = zip(encoding.codes.cpu(), encoding.grain.cpu(), strict=True)
         num_bytes = [cost.bytes_of(codes, grain, height, width) for codes, grain in maps]
-        distance = torch.zeros(len(images)) if perceptual is None else perceptual(images, results)
+        distance = torch.full((len(images),), math.nan) if perceptual is None else perceptual(images, results)
         totals.add(images, padded, encoding, results, distance, num_bytes)
         if each is not None:
             each(Measured(images, padded, encoded, encoding, results, num_bytes))
-    found = Evaluation(**totals.numbers(), protocol=protocol)
-    return dataclasses.replace(found, lpips=None) if perceptual is None else found
+    totals.join(world)
+    return Evaluation(**totals.numbers(), protocol=protocol)

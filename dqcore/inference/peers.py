@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, tensor_to_image
+from dqcore.distributed import World
 from dqcore.metrics.distortion import ms_ssim, psnr, ssim
 
 if TYPE_CHECKING:
@@ -150,6 +151,12 @@ class PeerTotals:
             ]
         )
         self._too_large += not fits
+
+    def join(self, world: World) -> None:
+        """Take in the photos of the other processes; every one calls this."""
+        found = world.gather((self._rows, self._too_large))
+        self._rows = [row for rows, _ in found for row in rows]
+        self._too_large = sum(number for _, number in found)
 
     def numbers(self) -> PeerNumbers:
         """Of all photos so far, at least one."""

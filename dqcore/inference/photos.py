@@ -11,6 +11,7 @@ from torch import Tensor
 from dqcore.data.archives import split_member
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, readable_images
 from dqcore.data.listing import is_collection, list_images
+from dqcore.distributed import ALONE, World
 from dqcore.errors import InputError
 from dqcore.inference.protocol import NATIVE, Protocol
 
@@ -49,8 +50,10 @@ def list_photos(sources: Sequence[Path], argument: str = "images") -> list[Path]
 class PhotoBatches:
     """Photos of one size together, ``(B, 3, H, W)`` in [-1, 1], in the order of their files; to iterate over once.
 
+    Of several processes each gets its part of the photos, and must iterate to the end.
+
     Attributes:
-        good: The files read so far, in their order.
+        good: The files that could be read, of all processes, in their order; known after the last batch.
         broken: Why each of the others was passed over.
 
     Args:
@@ -58,7 +61,8 @@ class PhotoBatches:
         protocol: What of each photo is measured.
         batch_size: Images of a batch, at most; large photos come alone.
         argument: What the user named the files by, for the message if none can be read.
-        progress: Called after each file with the number of files so far and the number of all.
+        progress: Called after each file with the number of files so far and the number of all, those of this process.
+        world: The processes that share the photos.
 
     Raises:
         ValueError: While iterating: none of the files can be read.
@@ -72,11 +76,15 @@ class PhotoBatches:
         batch_size: int = 8,
         argument: str = "images",
         progress: Callable[[int, int], object] | None = None,
+        world: World = ALONE,
     ) -> None:
         self.good: list[Path] = []
         self.broken: list[str] = []
-        self._paths, self._protocol, self._batch_size = paths, protocol, batch_size
-        self._argument, self._progress = argument, progress
+        self._all, self._paths = paths, paths[world.rank :: world.size]
+        self._protocol, self._batch_size = protocol, batch_size
+        self._argument, self._progress, self._world = argument, progress, world
+        self._reasons: dict[Path, str] = {}
+        self._read_so_far: list[Path] = []
 
     def __iter__(self) -> Iterator[Tensor]:
         images: list[Tensor] = []
@@ -90,16 +98,25 @@ class PhotoBatches:
             files.append(path)
         if images:
             yield from self._batch(files, images)
+        self._join()
         if not self.good:
-            count, first = len(self._paths), self.broken[0]
+            count, first = len(self._all), self.broken[0]
             raise InputError(f"{self._argument}: none of its {count} images can be read, the first: {first}")
+
+    def _join(self) -> None:
+        """Take in what the other processes have read."""
+        found = self._world.gather((set(self._read_so_far), self._reasons))
+        good = set[Path]().union(*(some for some, _ in found))
+        reasons = {path: reason for _, some in found for path, reason in some.items()}
+        self.good = [path for path in self._all if path in good]
+        self.broken = [reasons[path] for path in self._all if path in reasons]
 
     def _fits(self, images: list[Tensor], image: Tensor) -> bool:
         area = (len(images) + 1) * image.shape[1] * image.shape[2]
         return image.shape == images[0].shape and len(images) < self._batch_size and area <= BATCH_PIXELS
 
     def _batch(self, files: list[Path], images: list[Tensor]) -> Iterator[Tensor]:
-        self.good += files
+        self._read_so_far += files
         yield torch.stack(images)
         self._report()
 
@@ -110,9 +127,9 @@ class PhotoBatches:
         return image
 
     def _skip(self, path: Path, reason: str) -> None:
-        self.broken.append(reason)
+        self._reasons[path] = reason
         self._report()
 
     def _report(self) -> None:
         if self._progress is not None:
-            self._progress(len(self.good) + len(self.broken), len(self._paths))
+            self._progress(len(self._read_so_far) + len(self._reasons), len(self._paths))

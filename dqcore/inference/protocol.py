@@ -2,10 +2,15 @@
 
 By default a photo keeps its native size. It is padded to the tokenizer's coarsest stride, the reconstruction is cropped
 back and rounded to the 8 bits that a file would hold. PSNR is that of each photo; then the mean is taken.
+
+A result keeps its protocol as texts and numbers by name. Two results may stand side by side where
+:data:`MUST_AGREE` says the same of both.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +24,19 @@ from dqcore.metrics.distortion import round_to_8bit
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["NATIVE", "Protocol", "decode_to_size", "pad_to_stride"]
+__all__ = [
+    "MUST_AGREE",
+    "NATIVE",
+    "Protocol",
+    "check_same_protocol",
+    "decode_to_size",
+    "pad_to_stride",
+    "said_otherwise",
+    "say_versions",
+]
+
+#: Parts of a protocol that two results must have in common to be compared.
+MUST_AGREE = ("protocol", "images", "data hash")
 
 
 @dataclass(frozen=True)
@@ -72,3 +89,34 @@ def decode_to_size(model: Any, codes: Tensor, grain: Tensor, height: int, width:
         float32, ``(B, 3, height, width)`` in [-1, 1], rounded to 8 bits.
     """
     return round_to_8bit(model.decode(codes, grain)[:, :, :height, :width])
+
+
+def say_versions(*packages: str) -> str:
+    """Installed versions, such as ``"dqcore 0.1.0, torch 2.14.1"``; packages that are not installed are left out."""
+    found = []
+    for name in ("dqcore", "torch", *packages):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def said_otherwise(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, ...] = MUST_AGREE) -> list[str]:
+    """Where two results' protocols differ, in words; a part that one of them lacks differs from any value."""
+    return [f"{name} {a.get(name)!r} and {b.get(name)!r}" for name in names if a.get(name) != b.get(name)]
+
+
+def check_same_protocol(a: Mapping[str, Any], b: Mapping[str, Any], argument: str = "compare") -> None:
+    """Raise unless two results were measured on the same photos in the same way.
+
+    Args:
+        a: The protocol of a result.
+        b: That of another.
+        argument: What the user named them by.
+
+    Raises:
+        InputError: They differ in what :data:`MUST_AGREE` names.
+    """
+    if found := said_otherwise(a, b):
+        raise InputError(f"{argument}: these results were not measured alike: {'; '.join(found)}")

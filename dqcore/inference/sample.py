@@ -13,15 +13,17 @@ from torch import Tensor
 
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
+from dqcore.distributed import ALONE, World
 from dqcore.inference.pictures import check_targets, is_ours, write_picture
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
+from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.ops.unpack_codes import unpack_codes
 
 __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
-#: Samples drawn before they are decoded and written. Slots are idle only while the last of them are drawn.
+#: Samples that a process draws before they are decoded and written. Slots idle only while the last of them are drawn.
 CHUNK = 8192
 
 
@@ -43,7 +45,13 @@ class Samples:
 
 
 def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device | str = "cpu") -> tuple[Any, Any]:
-    """Load a saved prior and the tokenizer it belongs to, by default the one saved with it; both in evaluation mode.
+    """Load a saved prior and the tokenizer it belongs to, both in evaluation mode.
+
+    Args:
+        prior: Folder of a saved prior or of its run.
+        tokenizer: Folder of a tokenizer; by default the one saved with the prior, or the one that comes with the
+            package if the prior belongs to that.
+        device: Where they go.
 
     Raises:
         FileNotFoundError: One of them is missing.
@@ -51,12 +59,20 @@ def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device |
     """
     folder = model_folder(prior)
     model = load_saved(folder, PRIORS)
-    where = folder / "tokenizer" if tokenizer is None else tokenizer
-    if tokenizer is None and not where.is_dir():
-        raise FileNotFoundError(f"{prior}: no tokenizer was saved with this prior; name the one it was trained with")
+    where = _tokenizer_beside(folder, model) if tokenizer is None else tokenizer
     decoder = load_saved(where, TOKENIZERS)
     check_belongs(model, decoder, fingerprint(where))
     return model.to(device), decoder.to(device)
+
+
+def _tokenizer_beside(folder: Path, prior: Any) -> Path:
+    """The folder of the tokenizer that a saved prior belongs to."""
+    if (folder / "tokenizer").is_dir():
+        return folder / "tokenizer"
+    packaged = weights_folder(TOKENIZER)
+    if prior.config.tokenizer and prior.config.tokenizer == fingerprint(packaged):
+        return packaged
+    raise FileNotFoundError(f"{folder}: no tokenizer was saved with this prior; name the one it was trained with")
 
 
 @torch.no_grad()
@@ -121,6 +137,7 @@ def write_samples(
     names: Sequence[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
     written: Callable[[int], object] | None = None,
+    world: World = ALONE,
     **settings: Any,
 ) -> Samples:
     """Draw, decode and write images: ``out/00000.png``, ... and ``out/grid.png`` with the first 64.
@@ -138,8 +155,10 @@ def write_samples(
         slots: Number of samples drawn at once.
         batch_size: Images decoded together.
         names: What the file of each sample is to be called before its number, such as its class: ``cat-00007.png``.
-        progress: Called with the number of drawn samples and the number of all.
-        written: Called after each batch with the number of images written so far; what it raises ends the work.
+        progress: Called with the number of drawn samples and the number of all, those of this process.
+        written: Called after each batch with the number of images that this process has written so far; what it raises
+            ends the work.
+        world: The processes that share the images, in whole batches; every one calls this.
         **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
 
     Raises:
@@ -147,27 +166,43 @@ def write_samples(
     """
     sampling = replace(sampling or Sampling(), **settings)
     paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
-    check_targets([*paths, out / "grid.png"])
-    number, seconds = 0, 0.0
+    grid = out / "grid.png"
+    if world.is_main:
+        check_targets([*paths, grid])
+    world.barrier()
+    mine = _part(count, batch_size, world)
+    seconds = 0.0
     shown: list[Tensor] = []
-    for first in range(0, count, CHUNK):
-        size = min(CHUNK, count - first)
+    for first in range(mine.start, mine.stop, CHUNK):
+        size = min(CHUNK, mine.stop - first)
         some = labels[first : first + size] if isinstance(labels, Tensor) else labels
         start = time.perf_counter()
-        report = None if progress is None else _offset(progress, first, count)
+        report = None if progress is None else _offset(progress, first - mine.start, len(mine))
         sequence = prior.sample(size, some, sampling, seed=seed, first=first, slots=slots, progress=report)
         for begin in range(0, size, batch_size):
             images = decode_sequence(tokenizer, sequence[begin : begin + batch_size], batch_size).clamp(-1, 1).cpu()
             seconds += time.perf_counter() - start
-            for image in images:
-                write_picture(paths[number], tensor_to_image(image), "sample")
-                number += 1
-            shown += images[: max(0, 64 - len(shown))]
-            if written is not None and number < count:
-                written(number)
+            number = first + begin
+            for path, image in zip(paths[number : number + len(images)], images, strict=True):
+                write_picture(path, tensor_to_image(image), "sample")
+            shown += images[: max(0, 64 - number)]
+            if written is not None and number + len(images) < mine.stop:
+                written(number + len(images) - mine.start)
             start = time.perf_counter()
-    write_picture(out / "grid.png", tensor_to_image(image_grid(torch.stack(shown))), "sample")
-    return Samples(paths, out / "grid.png", count / seconds, _remove_stale(out, {*paths, out / "grid.png"}))
+    shown = [image for part in world.gather_first(shown) for image in part]
+    slowest = max(world.gather(seconds))
+    removed = 0
+    if world.is_main:
+        write_picture(grid, tensor_to_image(image_grid(torch.stack(shown))), "sample")
+        removed = _remove_stale(out, {*paths, grid})
+    return Samples(paths, grid, count / slowest, removed)
+
+
+def _part(count: int, batch_size: int, world: World) -> range:
+    """The samples of this process: whole batches, so that the images do not depend on the number of processes."""
+    batches = -(-count // batch_size)
+    first, stop = (batches * rank // world.size * batch_size for rank in (world.rank, world.rank + 1))
+    return range(first, min(stop, count))
 
 
 def _prefix(names: Sequence[str] | None, index: int) -> str:

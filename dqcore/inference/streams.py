@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
 from dqcore.data.shards import INDEX, forget_broken, open_index
+from dqcore.distributed import ALONE, World
+from dqcore.distributed.sharing import Signals, share_work
 from dqcore.errors import InputError
 from dqcore.files import write_atomically, write_json
 from dqcore.inference.budget import Budget
@@ -102,31 +104,24 @@ class StreamFolder:
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder, self.index = folder, open_index(folder, {"format": "dqc", **description})
         self._files = {entry["file"] for entry in self.index["images"]}
-        self._tokenizer = str(description.get("tokenizer", ""))
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed at once can go on
 
-    def add(self, name: str, digest: str, written: Written) -> None:
-        """Write a photo's stream; it is named after the photo, with its ending where two are else called the same."""
+    def place(self, name: str) -> str:
+        """The file for a photo's stream: named after the photo, with its ending where two are else called the same."""
         file = str(PurePosixPath(name).with_suffix(SUFFIX))
         if file in self._files:
             file = name + SUFFIX
-        path = self.folder / file
-        write_stream_file(path, written.data, overwrite=file not in self._files and self._is_ours(path))
         self._files.add(file)
+        return file
+
+    def add(self, name: str, file: str, digest: str, written: Written) -> None:
+        """List a photo's stream, which was written to the file that :meth:`place` gave."""
         forget_broken(self.index, name)
         about = {"size": list(written.size), "bytes": len(written.data), "num_codes": written.num_codes}
         self.index["images"].append({"name": name, "file": file, "sha256": digest, **about})
         if len(self.index["images"]) % _EVERY == 0:
             self.flush()
-
-    def _is_ours(self, path: Path) -> bool:
-        """Whether a stream that the index lacks is of this tokenizer: that of a run that was killed."""
-        try:
-            header = read_header(path.read_bytes(), str(path))
-        except (OSError, InputError):
-            return False
-        return self._tokenizer.startswith(header.model)
 
     def skip(self, name: str, reason: str, digest: str) -> None:
         """List a broken file in the index."""
@@ -138,40 +133,91 @@ class StreamFolder:
         write_json(self.folder / INDEX, self.index)
 
 
+class _Task(NamedTuple):
+    """A photo to encode, and where its stream goes."""
+
+    name: str
+    photo: Path
+    file: str
+    target: Path
+
+
+class _Result(NamedTuple):
+    """What came of a photo: a stream that was written, a broken file, or one that the budget does not allow."""
+
+    task: _Task
+    written: Written | None = None
+    broken: str = ""
+    failed: str = ""
+
+
 def encode_photos(
     codec: Codec,
     paths: Sequence[tuple[str, Path]],
-    folder: StreamFolder,
+    folder: StreamFolder | None,
     budget: Budget,
     digests: Mapping[str, str],
     *,
     written: Callable[[str, Written], object],
     failed: Callable[[str], object],
+    world: World = ALONE,
+    signals: Signals | None = None,
 ) -> None:
     """Encode photos to a folder; those that its index has are left as they are, broken ones are tried again.
+
+    Several processes share the photos, and each writes its streams; the first one keeps the index.
 
     Args:
         codec: The tokenizer.
         paths: Names for the index, and files.
-        folder: Takes the streams.
+        folder: Takes the streams; only the first process needs it.
         budget: How large each may be.
         digests: Of each name, its file's :func:`dqcore.data.shards.hash_file`.
-        written: Called after each photo with its name and what was written.
-        failed: Called with the reason for each photo that could not be had within the budget; a later run tries again.
+        written: Called in the first process after each photo with its name and what was written.
+        failed: Called in the first process with the reason for each photo that could not be had within the budget; a
+            later run tries again.
+        world: The processes that share the photos; every one calls this.
+        signals: Where a process was told to stop, all stop after their present photos.
     """
-    known = {entry["name"] for entry in folder.index["images"]}
+    tasks = world.of_first(None if folder is None else _tasks(folder, paths))
     try:
-        for name, path in paths:
-            if name in known:
-                continue
-            try:
-                result = encode_photo(codec, path, budget)
-            except BrokenImageError as error:
-                folder.skip(name, str(error), digests[name])
-            except InputError as error:
-                failed(f"{path}: {error}")
+        for result in share_work(world, tasks, lambda task: _encode_to_file(codec, task, budget), signals):
+            assert folder is not None
+            task = result.task
+            if result.failed:
+                failed(result.failed)
+            elif result.written is None:
+                folder.skip(task.name, result.broken, digests[task.name])
             else:
-                folder.add(name, digests[name], result)
-                written(name, result)
+                folder.add(task.name, task.file, digests[task.name], result.written)
+                written(task.name, result.written)
     finally:
-        folder.flush()
+        if folder is not None:
+            folder.flush()
+
+
+def _tasks(folder: StreamFolder, paths: Sequence[tuple[str, Path]]) -> list[_Task]:
+    """The photos that the index lacks; files are named before any is written, so that no process names two alike."""
+    known = {entry["name"] for entry in folder.index["images"]}
+    placed = [(name, path, folder.place(name)) for name, path in paths if name not in known]
+    return [_Task(name, path, file, folder.folder / file) for name, path, file in placed]
+
+
+def _encode_to_file(codec: Codec, task: _Task, budget: Budget) -> _Result:
+    try:
+        result = encode_photo(codec, task.photo, budget)
+    except BrokenImageError as error:
+        return _Result(task, broken=str(error))
+    except InputError as error:
+        return _Result(task, failed=f"{task.photo}: {error}")
+    write_stream_file(task.target, result.data, overwrite=_is_ours(task.target, codec))
+    return _Result(task, result)
+
+
+def _is_ours(path: Path, codec: Codec) -> bool:
+    """Whether a stream that the index lacks is of this tokenizer: that of a run that was killed."""
+    try:
+        header = read_header(path.read_bytes(), str(path))
+    except (OSError, InputError):
+        return False
+    return codec.identity.startswith(header.model)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.metrics.coding import (
     bits_per_pixel,
@@ -24,7 +25,10 @@ from dqcore.metrics.rank import spearman
 from dqcore.models.tokenizers.base import Encoding
 from dqcore.ops import patch_entropy
 
-__all__ = ["Totals"]
+__all__ = ["EACH", "Totals"]
+
+#: What is measured of each image, in this order.
+EACH = ("psnr", "ssim", "ms_ssim", "lpips", "codes", "bytes", "uncoded_bits", "pixels")
 
 
 class Totals:
@@ -32,7 +36,7 @@ class Totals:
 
     def __init__(self, config: Any) -> None:
         self._config = config
-        self._images: list[Tensor] = []  # of each image: PSNR, SSIM, MS-SSIM, LPIPS, codes, bytes, bits uncoded
+        self._images: list[Tensor] = []  # a row for each image, its columns are EACH
         self._codes = torch.zeros(config.codebook_size, dtype=torch.int64)
         self._regions = torch.zeros(config.num_granularities, dtype=torch.int64)
         self._grains: list[Tensor] = []
@@ -55,7 +59,7 @@ class Totals:
             padded: The images as they were encoded.
             encoding: Their encoding.
             results: Their reconstructions, ``(B, 3, H, W)``.
-            distance: LPIPS of each, ``(B,)``.
+            distance: LPIPS of each, ``(B,)``; NaN if it was not measured.
             num_bytes: Bytes of each.
         """
         size, number = self._config.codebook_size, self._config.num_granularities
@@ -69,6 +73,7 @@ class Totals:
             codes_per_image(grain),
             torch.tensor(num_bytes),
             bits_per_pixel(grain, size, number, area) * area,
+            torch.full((len(images),), area),
         )
         self._images.append(torch.stack([column.double().cpu() for column in columns], 1))
         self._codes += code_counts(encoding.codes, grain, size).cpu()
@@ -77,12 +82,24 @@ class Totals:
         self._entropies.append(patch_entropy(padded, self._config.strides[0]).flatten().cpu())
         self._pixels += len(images) * area
 
+    def join(self, world: World) -> None:
+        """Take in what the other processes have measured; every one calls this."""
+        for rank, other in enumerate(world.gather(self)):
+            if rank == world.rank:
+                continue
+            self._images += other._images
+            self._codes += other._codes
+            self._regions += other._regions
+            self._grains += other._grains
+            self._entropies += other._entropies
+            self._pixels += other._pixels
+
     def numbers(self) -> dict[str, Any]:
         """The fields of :class:`dqcore.inference.measure.Evaluation`, of all images together."""
         if not self._images:
             raise InputError("batches: expected at least one image, got none")
         table = torch.cat(self._images)
-        decibels, similarity, scales, distance, codes, num_bytes, bits = table.mean(0).tolist()
+        decibels, similarity, scales, distance, codes, num_bytes, bits, _ = table.mean(0).tolist()
         per_pixel = len(table) / self._pixels
         correlation = spearman(torch.cat(self._grains), torch.cat(self._entropies))
         return {
@@ -90,7 +107,7 @@ class Totals:
             "psnr": decibels,
             "ssim": similarity,
             "ms_ssim": None if math.isnan(scales) else scales,
-            "lpips": distance,
+            "lpips": None if math.isnan(distance) else distance,
             "codes_per_image": codes,
             "bytes_per_image": num_bytes,
             "bits_per_pixel": 8 * num_bytes * per_pixel,
@@ -101,4 +118,13 @@ class Totals:
             "ratios": tuple((self._regions / self._regions.sum()).tolist()),
             "rank_correlation": None if math.isnan(correlation) else correlation,
             "code_counts": tuple(self._codes.tolist()),
+            "each": _columns(table),
         }
+
+
+def _columns(table: Tensor) -> dict[str, tuple[float | None, ...]]:
+    """What was measured of each image, by name; None where it could not be."""
+    found = dict(zip(EACH, table.T, strict=True))
+    found["bits_per_pixel"] = 8 * found["bytes"] / found["pixels"]
+    names = ("psnr", "ssim", "ms_ssim", "lpips", "bits_per_pixel")
+    return {name: tuple(None if math.isnan(value) else value for value in found[name].tolist()) for name in names}

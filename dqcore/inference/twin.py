@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.distributed import ALONE, World
 from dqcore.inference.compare import peer_of
 from dqcore.inference.encoded import EncodedImages
 from dqcore.inference.measure import Measured, evaluate_tokenizer
@@ -56,7 +57,7 @@ def within_bytes(encoded: EncodedImages, cost: StreamCost, limit: int, height: i
 
 @torch.no_grad()
 def compare_twin(
-    model: Any, cost: StreamCost, twin: Any, twin_cost: StreamCost, batches: Iterable[Tensor]
+    model: Any, cost: StreamCost, twin: Any, twin_cost: StreamCost, batches: Iterable[Tensor], world: World = ALONE
 ) -> tuple[PeerNumbers, PeerNumbers]:
     """Measure a twin, and the tokenizer with as many bytes for each photo as the twin takes.
 
@@ -66,6 +67,7 @@ def compare_twin(
         twin: Another tokenizer, usually one of fixed length.
         twin_cost: Counts the twin's bytes.
         batches: Image batches ``(B, 3, H, W)`` in [-1, 1].
+        world: The processes that share the images; the numbers are those of all.
 
     Returns:
         The twin's numbers, and the tokenizer's at the twin's bytes.
@@ -80,5 +82,6 @@ def compare_twin(
             result = decode_to_size(model, encoding.codes, encoding.grain, height, width)
             mine.add(image, result[0], size, size <= limit)
 
-    found = evaluate_tokenizer(twin, batches, cost=twin_cost, each=match)
+    found = evaluate_tokenizer(twin, batches, cost=twin_cost, each=match, world=world)
+    mine.join(world)
     return peer_of(f"twin ({type(twin).__name__})", found), mine.numbers()

@@ -14,8 +14,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Squared Frechet distance of two normal distributions fitted to features.
 
     ``|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))``. The trace of the root is the sum of the singular values of
-    the product of the centred features, so no matrix of the features' dimension is made, and fewer samples than
-    dimensions will do. The distance of few samples is too large; compare sets of equal numbers only.
+    the product of the centred features, so no root of a matrix is taken, and fewer samples than dimensions will do.
+    The distance of few samples is too large; compare sets of equal numbers only.
 
     Args:
         x: ``(N, D)``, any dtype, at least 2 samples.
@@ -28,6 +28,11 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
         raise InputError(f"y: expected (M, D) features, M at least 2, like x {tuple(x.shape)}, got {tuple(y.shape)}")
     a, b = x.double(), y.double()
     means = (a.mean(0) - b.mean(0)).square().sum()
-    a, b = (a - a.mean(0)) / (len(a) - 1) ** 0.5, (b - b.mean(0)) / (len(b) - 1) ** 0.5
+    a, b = (_at_most_square((each - each.mean(0)) / (len(each) - 1) ** 0.5) for each in (a, b))
     root = torch.linalg.svdvals(a @ b.T).sum()
     return float(means + a.square().sum() + b.square().sum() - 2 * root)
+
+
+def _at_most_square(features: Tensor) -> Tensor:
+    """A matrix with the same product ``X^T X``, of at most as many rows as columns."""
+    return features if len(features) <= features.shape[1] else torch.linalg.qr(features, mode="r").R

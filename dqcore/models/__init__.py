@@ -1,4 +1,7 @@
-"""Models: tokenizers, priors, sampling. A model's file holds a frozen config dataclass, ``PRESETS`` and the module."""
+"""Models: tokenizers, priors, sampling.
+
+A model's file holds a frozen config dataclass, ``PRESETS`` and the module; those of DQ-VAE are in ``dqvae_config``.
+"""
 
 from dqcore.models.tokenizers.base import Encoding, TokenizerOutput
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig

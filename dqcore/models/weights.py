@@ -6,16 +6,16 @@ from pathlib import Path
 
 from dqcore.errors import InputError
 
-__all__ = ["TOKENIZER", "weights_folder"]
+__all__ = ["PRIOR", "TOKENIZER", "weights_folder"]
 
-#: The preset whose weights a verb takes where the user names no tokenizer.
-TOKENIZER = "dqvae-dual-small"
+#: The presets whose weights a verb takes where the user names no tokenizer, or no prior.
+TOKENIZER, PRIOR = "dqvae-dual-small", "dqtransformer-small"
 
 _FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
 def weights_folder(preset: str) -> Path:
-    """The folder of a preset's weights, as :meth:`dqcore.DQVAE.from_pretrained` takes it.
+    """The folder of a preset's weights, as ``from_pretrained`` of its class takes it.
 
     Raises:
         InputError: None come with this preset.

@@ -4,7 +4,8 @@ from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.decoder import Decoder
 from dqcore.nn.encoder import Encoder
 from dqcore.nn.gain import GainRouter
-from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter, Routing
+from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter
+from dqcore.nn.routing import Routing
 
 __all__ = [
     "BudgetLoss",

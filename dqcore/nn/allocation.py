@@ -71,8 +71,7 @@ def counts_for_ratio(shares: Sequence[float], num_regions: int) -> list[int]:
 
 def exact_share(scores: Tensor, shares: Sequence[float]) -> Tensor:
     """Grain map ``(B, h, w)`` in which each image has these shares, for scores ``(B, G - 1, h, w)``."""
-    counts = counts_for_ratio(shares, scores[0, 0].numel())
-    return allocate(scores, torch.tensor([counts], device=scores.device).expand(scores.shape[0], -1))
+    return allocate(scores, _same_counts(scores, counts_for_ratio(shares, scores[0, 0].numel())))
 
 
 def counts_for_codes(scores: Tensor, num_codes: Tensor) -> Tensor:
@@ -118,7 +117,7 @@ def counts_wanted(
         raise InputError("num_codes: expected either ratio or num_codes, got both")
     if ratio is not None:
         counts = counts_for_ratio(target_shares("ratio", ratio, num_granularities), regions)
-        return lambda scores: torch.tensor([counts] * batch, device=scores.device)
+        return lambda scores: _same_counts(scores, counts)
     if num_codes is not None:
         budget = torch.as_tensor(num_codes).detach().cpu()
         if budget.is_floating_point() or budget.dtype == torch.bool or budget.shape not in ((), (batch,)):
@@ -127,6 +126,11 @@ def counts_wanted(
             raise InputError(f"num_codes: expected at least {regions}, one for each region, got {num_codes}")
         return lambda scores: counts_for_codes(scores, budget.long().expand(batch))
     return None
+
+
+def _same_counts(scores: Tensor, counts: Sequence[int]) -> Tensor:
+    """Counts of every image ``(B, G)``, on the device of ``scores``; filled there, so that the host does not wait."""
+    return torch.stack([torch.full(scores.shape[:1], count, device=scores.device) for count in counts], 1)
 
 
 def _nearest_counts(budget: int, num_regions: int, at_least: list[int]) -> list[int]:

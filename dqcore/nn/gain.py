@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dqcore.distributed import from_all_processes, num_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
-from dqcore.nn.router import Routing
+from dqcore.nn.routing import Router, Routing
 
 __all__ = ["GainRouter"]
 
@@ -25,7 +25,7 @@ __all__ = ["GainRouter"]
 IMAGES_TRIED, REGIONS_TRIED = 4, 4
 
 
-class GainRouter(nn.Module):
+class GainRouter(Router):
     """Refine the regions with the largest expected gain: squared error saved for each further code.
 
     Args:
@@ -57,12 +57,7 @@ class GainRouter(nn.Module):
         """Route by the maps and the images' local variance; neither gets a gradient."""
         with torch.autocast(images.device.type, enabled=False):
             gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
-        if self.training:
-            grain = _grain(gains, self._follow(gains.detach()))
-        elif self.thresholds.isnan().any():
-            grain = exact_share(gains.detach().cummin(1).values, self.ratio)
-        else:
-            grain = _grain(gains, self.thresholds)
+        grain = _grain(gains, self._follow(gains.detach())) if self.training else self._settled_grain(gains.detach())
         return Routing(grain, gains=gains)
 
     def refinement_scores(self, routing: Routing) -> Tensor:
@@ -78,11 +73,7 @@ class GainRouter(nn.Module):
     ) -> Tensor:
         """Squared error of the gains foretold, on regions that are tried at a neighbouring granularity.
 
-        Args:
-            routing: What :meth:`forward` returned for the batch.
-            images: The batch, ``(B, 3, H, W)``.
-            reconstruction: Its reconstruction with the grain map of ``routing``.
-            reconstruct: Reconstructs a slice of the batch with another grain map ``(b, h, w)``.
+        Arguments: :meth:`Router.loss`.
 
         Returns:
             Scalar, in units of ``scale``.
@@ -107,6 +98,14 @@ class GainRouter(nn.Module):
             self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
         foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
         return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
+
+    def _settled_grain(self, gains: Tensor) -> Tensor:
+        """The grain map by the stored thresholds, or by the target shares of each image where they are NaN.
+
+        Both are computed: so the host does not wait to learn which is needed, and a compiled graph is whole.
+        """
+        alone = exact_share(gains.cummin(1).values, self.ratio)
+        return torch.where(self.thresholds.isnan().any(), alone, _grain(gains, self.thresholds))
 
     @torch.no_grad()
     def settle(self, gains: Sequence[Tensor]) -> Tensor:

@@ -1,14 +1,9 @@
-"""Routers: which granularity each region of an image gets (paper, section 3.2).
-
-A router is called as ``router(images, maps)`` with images ``(B, 3, H, W)`` and the encoder's maps coarse to fine, and
-returns :class:`Routing`. For callers who set the number of codes, ``router.refinement_scores(routing)`` says how much
-each region needs to go from granularity g to g + 1 (:mod:`dqcore.nn.allocation`).
-"""
+"""The routers of the paper (section 3.2) and its ablations: by features, by entropy, at random."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +12,7 @@ from torch import Tensor, nn
 from dqcore.errors import InputError
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.blocks import group_norm
+from dqcore.nn.routing import Router, Routing
 from dqcore.ops.patch_entropy import patch_entropy
 
 __all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "Routing", "entropy_thresholds"]
@@ -24,26 +20,7 @@ __all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "Routing", 
 Gate = Literal["linear", "silu", "relu"]
 
 
-class Routing(NamedTuple):
-    """What a router decided.
-
-    Attributes:
-        grain: Granularity of each region, int64, ``(B, h, w)``.
-        gate: Learned routers only: one-hot of ``grain`` over axis 1, ``(B, G, h, w)``; in training its gradient is that
-            of the soft probabilities.
-        gate_logits: Learned routers only: the logits without noise, float32, ``(B, h, w, G)``.
-        entropy: Entropy routers only: entropy of each region, nats, float32, ``(B, h, w)``.
-        gains: Gain routers only: what each refinement is expected to gain, float32, ``(B, G - 1, h, w)``.
-    """
-
-    grain: Tensor
-    gate: Tensor | None = None
-    gate_logits: Tensor | None = None
-    entropy: Tensor | None = None
-    gains: Tensor | None = None
-
-
-class FeatureRouter(nn.Module):
+class FeatureRouter(Router):
     """``grain = argmax_g gate([norm_0(z_0), pool(norm_1(z_1)), ...])_g`` for each region (paper, section 3.2).
 
     In training, Gumbel noise is added to the logits before the argmax, and the gate has the gradient of their softmax
@@ -104,7 +81,7 @@ class FeatureRouter(nn.Module):
         return torch.stack(slopes, 1)
 
 
-class EntropyRouter(nn.Module):
+class EntropyRouter(Router):
     """``grain = number of thresholds below the region's entropy``: no parameters, no gradient (paper's repository).
 
     Without thresholds, before :meth:`fit` has seen images or a state dict was loaded, the target shares hold in each
@@ -182,7 +159,7 @@ class EntropyRouter(nn.Module):
         self.fitted = not bool(self.thresholds.isnan().any())
 
 
-class RandomRouter(nn.Module):
+class RandomRouter(Router):
     """Random regions in exactly the target shares: the paper's ablation of routing.
 
     In training the regions are drawn anew at each step. In evaluation all images of a grid size have the same regions.

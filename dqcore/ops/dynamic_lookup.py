@@ -140,7 +140,7 @@ def _triton_backward(
     grad_quantized: Tensor | None,
     grad_error: Tensor | None,
 ) -> list[Tensor]:
-    from dqcore.kernels.dynamic_lookup import dynamic_lookup_bwd
+    from dqcore.kernels.dynamic_lookup_backward import dynamic_lookup_bwd
 
     return dynamic_lookup_bwd(maps, grain, codes, quantized, grad_quantized, grad_error)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqcore.data.images import list_images
+from dqcore.data.images import image_to_tensor, list_images, read_image
 from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.data.splits import training_split
 from dqcore.errors import InputError
@@ -23,7 +23,8 @@ from dqcore.report.charts import rate_chart, tokenizer_charts
 from dqcore.report.headline import granularities, headline, peer_rows, target_ratio
 from dqcore.report.page import Gallery, Page, write_page
 from dqcore.report.photos import photo_entry
-from dqcore.training.log import read_metrics
+from dqcore.training.log import read_metrics, read_pictures
+from dqcore.training.status import read_status
 
 __all__ = ["read_config", "report_run"]
 
@@ -74,6 +75,7 @@ def report_run(
         ValueError: the run's files cannot be read, or it held out no images and none were given.
     """
     config, model = read_config(run), load_tokenizer(run, device)
+    now = read_status(run)
     cost = StreamCost.of_checkpoint(run, model.config)
     batches = PhotoBatches(_held_out(config["options"], images)[:max_images], protocol)
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
@@ -91,9 +93,9 @@ def report_run(
         photos_title=_photos_title(known),
         photos_remark=_photos_remark(len(photos), known),
         opening=opening,
-        galleries=galleries,
+        galleries=[*_while_it_trained(run), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
-        settings=_settings(config, found, say_provenance(known)),
+        settings=_settings(config, found, say_provenance(known)) | ({} if now is None else {"training": str(now)}),
         **_parts(model, found, comparison, peers, photos),
     )
     return write_page(out or run / "report.html", page), found
@@ -103,6 +105,13 @@ def _twin(model: Any, cost: StreamCost, folder: Path, shown: PhotoBatches, devic
     """Another tokenizer on the photos shown."""
     other = load_tokenizer(folder, device)
     return tuple(compare_twin(model, cost, other, StreamCost.of_checkpoint(folder, other.config), shown))
+
+
+def _while_it_trained(run: Path) -> list[Gallery]:
+    """The pictures that the training kept, the last of them first."""
+    kept = [(image_to_tensor(read_image(path)), f"step {step:,}") for step, path in reversed(read_pictures(run))]
+    remark = "Held-out photos, their reconstructions, and where the codes are; the latest first."
+    return [Gallery("While it trained", remark, kept)] if kept else []
 
 
 def _details(config: Any) -> tuple[float, ...]:

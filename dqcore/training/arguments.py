@@ -43,6 +43,7 @@ class Arguments:
         validate_every: Steps between two validations.
         checkpoint_every: Steps between two checkpoints.
         checkpoint_minutes: Minutes between two checkpoints, whichever comes first.
+        keep_every: Steps between two models that are kept.
         tensorboard: Also write TensorBoard events.
     """
 
@@ -55,6 +56,7 @@ class Arguments:
     validate_every: int | None
     checkpoint_every: int
     checkpoint_minutes: float
+    keep_every: int | None
     tensorboard: bool
 
     @classmethod

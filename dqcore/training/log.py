@@ -1,4 +1,4 @@
-"""Where a run's numbers go: always into a JSONL file, to a progress bar or the log, on request to TensorBoard."""
+"""Where a run's numbers and pictures go: into its folder, to a progress bar or the log, on request to TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
+
+from dqcore.data.images import tensor_to_image
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
+from dqcore.inference.pictures import is_ours, write_picture
 from dqcore.progress import EvenLines, TrainingBar
 from dqcore.training.schedule import LearningRate, TimedLearningRate
+from dqcore.training.status import Status
 
 Row = dict[str, Any]
+
+#: Pictures that a run keeps: the first, the last, and some between them.
+KEPT_PICTURES = 12
 
 
 def read_metrics(path: Path, *, last_step: int | None = None) -> list[Row]:
@@ -46,7 +54,7 @@ class MetricsLog:
     """Writes the rows of a run.
 
     Args:
-        folder: The run's folder; rows go to its ``metrics.jsonl``.
+        folder: The run's folder; rows go to its ``metrics.jsonl``, pictures to ``pictures/``.
         resume_at: Step that a resumed run starts after. Rows of later steps are removed; with 0, all rows are.
         length: The run's length.
         tensorboard: Also write TensorBoard events to ``folder/tensorboard``.
@@ -72,7 +80,7 @@ class MetricsLog:
         write_atomically(path, lambda file: file.write(text.encode()))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = _event_writer(folder, resume_at) if tensorboard else None
-        self._progress = progress
+        self._folder, self._progress = folder, progress
         self._length = length
         self._bar = _bar(resume_at, length) if progress is None and sys.stderr.isatty() else None
         total = length.total if isinstance(length, LearningRate) else None
@@ -112,6 +120,38 @@ class MetricsLog:
             self._bar.show(row)
         if self._lines is not None:
             self._lines.show(row)
+
+    def tell(self, status: Status) -> None:
+        """Say what the run is doing now."""
+        status.write(self._folder)
+        if self._events is not None:
+            for name in ("memory_gib", "seconds_left"):
+                self._events.add_scalar(name, getattr(status, name), status.step)
+
+    def show(self, step: int, picture: Tensor) -> None:
+        """Keep a picture ``(3, H, W)`` in [-1, 1] of what the model does after a step."""
+        folder = self._folder / "pictures"
+        write_picture(folder / f"{step:08d}.png", tensor_to_image(picture), "training")
+        _thin(folder)
+        if self._events is not None:
+            self._events.add_image("reconstructions", (picture + 1) / 2, step)
+
+
+def read_pictures(folder: Path) -> list[tuple[int, Path]]:
+    """The pictures of a run, by their steps.
+
+    Args:
+        folder: The run's folder.
+    """
+    paths = sorted((folder / "pictures").glob("????????.png"))
+    return [(int(path.stem), path) for path in paths if path.stem.isdecimal() and is_ours(path, "training")]
+
+
+def _thin(folder: Path) -> None:
+    """Remove every other picture where there are too many."""
+    paths = [path for _, path in read_pictures(folder.parent)]
+    for path in paths[1:-1:2] if len(paths) > KEPT_PICTURES else ():
+        path.unlink()
 
 
 def _bar(resume_at: int, length: LearningRate | TimedLearningRate) -> TrainingBar:

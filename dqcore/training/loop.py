@@ -17,6 +17,7 @@ from dqcore.training.log import MetricsLog, Row
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.stage import NonFiniteLossError, NonFiniteWeightsError, Stage
 from dqcore.training.state import write_state
+from dqcore.training.status import Status, peak_memory, seconds_left
 from dqcore.training.stop import StoppedError, StopSignals
 
 __all__ = ["Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
@@ -95,7 +96,9 @@ class Loop(Generic[Batch]):
         moment = Moment(self.clock.before, 0)
         if self._share(moment) >= 1:
             if self.world.is_main:
-                self.stage.save_model()  # it may be older than the checkpoint, if the run was killed between the two
+                self.stage.save_model(
+                    self.options.out / "model"
+                )  # it may be older than the checkpoint, if the run was killed between the two
             return
         if self.total is None:
             moment = self.clock.agree(0)
@@ -104,7 +107,7 @@ class Loop(Generic[Batch]):
             rate = self.learning_rate(self.completed, moment.seconds)
             numbers, images = self._step(batch, rate)
             self.completed += 1
-            times.images += images
+            times.add(images)
             moment = self.clock.agree(signals.received)
             last = self._share(moment) >= 1
             logged = self._record(log, numbers | {"learning_rate": rate}, moment, times, last)
@@ -123,6 +126,8 @@ class Loop(Generic[Batch]):
         logged |= moment.seconds - times.row >= ROW_SECONDS
         if logged:
             self._write(log, numbers | self.stage.status() | {"images_per_second": times.images_per_second})
+            if log is not None:
+                log.tell(self._status(moment, times, last))
             times.row = moment.seconds
         if log is not None:
             log.advance(self.completed, moment.seconds)
@@ -132,10 +137,14 @@ class Loop(Generic[Batch]):
         """Validate and write a checkpoint, each if it is time; stop after a signal."""
         options = self.options
         stopped = bool(moment.signal) and not last
+        if options.keep_every and self.completed % options.keep_every == 0 and self.world.is_main:
+            self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
         if (self.completed % self.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
             self._write(log, row)
+            if log is not None and (picture := self.stage.picture()) is not None:
+                log.show(self.completed, picture)
         if stopped:
             raise StoppedError(options.out, self.completed, moment.signal)
         due = moment.seconds - times.saved >= 60 * options.checkpoint_minutes
@@ -145,6 +154,10 @@ class Loop(Generic[Batch]):
 
     def _share(self, moment: Moment) -> float:
         return self.learning_rate.share(self.completed, moment.seconds)
+
+    def _status(self, moment: Moment, times: _Times, last: bool) -> Status:
+        left = 0.0 if last else seconds_left(self.learning_rate, self.completed, moment.seconds, times.step_seconds)
+        return Status(self.completed, self.total, times.images_per_second, peak_memory(self.world.device), left)
 
     def _goes_on(self, estimate: Estimate) -> bool:
         """Tell how long the run will take; ask about one of days, where there is somebody to ask."""
@@ -175,7 +188,7 @@ class Loop(Generic[Batch]):
         state = self._state()
         if self.world.is_main:
             write_state(self.checkpoint, state)  # first: a model without a checkpoint could not be resumed
-            self.stage.save_model()
+            self.stage.save_model(self.options.out / "model")
         self.world.barrier()
 
     def _check_weights(self) -> None:
@@ -209,10 +222,20 @@ class _Times:
         self.restart()
 
     def restart(self) -> None:
-        """Count images from here."""
-        self.images, self._start = 0, time.perf_counter()
+        """Count images and steps from here."""
+        self._images, self._steps, self._start = 0, 0, time.perf_counter()
+
+    def add(self, images: int) -> None:
+        """Count a step on so many images."""
+        self._images += images
+        self._steps += 1
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step since the last restart."""
+        return (time.perf_counter() - self._start) / self._steps
 
     @property
     def images_per_second(self) -> float:
         """Images a second since the last restart."""
-        return self.images / (time.perf_counter() - self._start)
+        return self._images / (time.perf_counter() - self._start)

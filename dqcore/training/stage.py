@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -117,8 +118,12 @@ class Stage(Protocol[Batch]):
         """The numbers measured on held-out images; None if there are none."""
         ...
 
-    def save_model(self) -> None:
-        """Write the weights to use into the run's folder."""
+    def picture(self) -> torch.Tensor | None:
+        """What the model does, to look at: ``(3, H, W)`` in [-1, 1]; None where there is nothing to see."""
+        ...
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights to use into a folder, as the kind's ``from_pretrained`` reads them."""
         ...
 
     def contents_of(self, batch: Batch) -> Row:

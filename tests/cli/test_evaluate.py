@@ -54,3 +54,38 @@ def test_other_files_are_left_alone(fails, checkpoint, pictures, tmp_path):
     (tmp_path / "mine.json").write_text('{"mine": 1}')
     message = fails("evaluate", pictures, "--checkpoint", checkpoint, "--json", tmp_path / "mine.json")
     assert "holds no numbers of dqcore evaluate" in message and (tmp_path / "mine.json").read_text() == '{"mine": 1}'
+
+
+def test_two_tokenizers_side_by_side(run, fails, checkpoint, pictures, tmp_path):
+    args = ("evaluate", pictures, "--limit", 3, "--size", 32)
+    code, out, _ = run(*args, "--compare", checkpoint, checkpoint, "--json", tmp_path / "pair.json")
+    assert code == 0 and re.search(r"^PSNR +([\d.]+)  \1  \+0\.000 ± 0\.000 dB$", out, re.MULTILINE)
+    stored = json.loads((tmp_path / "pair.json").read_text())
+    assert stored["numbers"]["psnr"]["difference"] == 0 and stored["images"] == 3
+    for name, size in (("a", 32), ("b", 32), ("c", 48)):
+        run(*args[:-1], size, "--checkpoint", checkpoint, "--no-peers", "--json", tmp_path / f"{name}.json")
+    code, again, _ = run("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert code == 0 and again.splitlines()[3:] == out.splitlines()[3:]
+    message = fails("evaluate", "--compare", tmp_path / "a.json", tmp_path / "c.json")
+    assert "compare: these results were not measured alike: protocol 'central 32x32" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--compare", "a", "b"), "images: expected at least one file or folder, or two files of results"),
+        (("--compare", "a", "b", "--checkpoint", "c"), "compare: not with checkpoint"),
+        (("photos", "--compare", "a", "b", "--twin", "c"), "twin: not with compare"),
+        (("--samples", "a"), "samples: expected together with reference"),
+        (("photos", "--samples", "a", "--reference", "b"), "samples: not with images, checkpoint or compare"),
+        (("--samples", "a", "--reference", "b", "--num-codes", 5), "num_codes: not with samples"),
+    ],
+)
+def test_ways_to_call_it_are_not_mixed(fails, words, message):
+    assert message in fails("evaluate", *words)
+
+
+def test_samples(run, fails, pictures):
+    words = ("evaluate", "--samples", pictures, "--reference", pictures, "--metrics", "fid")
+    message = fails(*words, "--inception-weights", pictures / "gone.pth")
+    assert "gone.pth" in message or "pip install 'dqcore[metrics]'" in message

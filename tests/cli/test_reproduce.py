@@ -54,3 +54,13 @@ def test_mistakes_are_found_before_anything_is_made(words, message, fails, tmp_p
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_gpu_scale_needs_a_gpu(fails, tmp_path):
     assert "scale: gpu needs a CUDA device" in fails("reproduce", "all", "--scale", "gpu", "--out", tmp_path)
+
+
+def test_two_at_once_are_refused(fails, tmp_path):
+    code = "from pathlib import Path; from dqcore.files import sole_owner; import sys, time\n"
+    code += "with sole_owner(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert f"out: another process is reproducing in {tmp_path}" in fails("reproduce", "router", "--out", tmp_path)
+        other.kill()

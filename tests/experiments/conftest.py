@@ -23,6 +23,8 @@ TINY = Scale(
     validation_photos=1,
     test_photos=2,
     samples=2,
+    keep_every=1,
+    adversarial={"recipe": "small-adversarial", "discriminator_dim": 4},
     seconds={"tokenizer": 1, "prior": 1, "measure": 1},
     model={"codebook_size": 16, "dim": 8, "latent_channels": 64, "channels": 8, "initialisation": "uniform"},
 )

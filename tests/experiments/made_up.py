@@ -103,6 +103,22 @@ def router(good):
     return arms | {f"feature-r{ratio}": arm(22.1 if good else 25) for ratio in (0.3, 0.7)}
 
 
+def learning(good):
+    """The gain router ahead early and late, or behind."""
+    sign = 1 if good else -1
+
+    def arm(value):
+        def make(e):
+            points = {name: [[1, value / 2 + e], [2, value + e]] for name in ("errors", "entropy", "psnr")}
+            first, last = ({name: both[at][1] for name, both in points.items()} for at in (0, 1))
+            return {**points, "fine_ratio": [[1, 0.9], [2, 0.5]], "first": first, "last": last | {"fine_ratio": 0.5}}
+
+        return make
+
+    found = {"feature": 0.5, "gain": 0.5 + 0.3 * sign, "entropy": 0.5 - 0.1 * sign, "random": 0.0}
+    return {f"{router}-r0.5{end}": arm(value) for router, value in found.items() for end in ("", "-adversarial")}
+
+
 def _curves(last):
     return {name: [[1, 5.0], [2, last]] for name in ("loss", "content_loss", "position_loss", "bits_per_image")}
 
@@ -146,6 +162,7 @@ MADE_UP = {
     "ratios": ratios,
     "maps": maps,
     "router": router,
+    "learning": learning,
     "priors": priors,
     "layers": layers,
 }

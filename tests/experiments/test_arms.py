@@ -8,7 +8,7 @@ from dqcore.experiments import EXPERIMENTS, SCALES
 from dqcore.experiments.arms import dual, fixed, prior, triple, with_needs
 from dqcore.experiments.train import new_tokenizer
 from dqcore.models.auto import PRIORS, kind_of_preset
-from dqcore.models.tokenizers.base import TokenizerConfig
+from dqcore.models.tokenizers.config import TokenizerConfig
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)

@@ -3,7 +3,7 @@
 import pytest
 
 from dqcore.experiments.claims import Claim, judge, judge_within, together
-from dqcore.experiments.statistics import Interval
+from dqcore.metrics.intervals import Interval
 
 OPEN = "cannot be said at this scale"
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from dqcore import DynamicQuantizer
 from dqcore.codebook import Gradient, RandomRestart
 from dqcore.estimators import Cosine, Rotation
+from dqcore.nn import GainRouter
 from dqcore.ops.patch_entropy import GREY, NO_MASS
 from dqcore.testing import assert_close
 
@@ -84,8 +85,20 @@ def test_backward_never_waits(name):
     assert watch.ops > 5 and watch.found == []
 
 
+@pytest.mark.parametrize("ratio", [(0.5,), (0.3, 0.3)])
+def test_a_gain_router_never_waits_in_evaluation(fake_gpu, ratio):
+    """Fake thresholds have no values: whether there are any yet must not be asked."""
+    router = GainRouter(8, ratio).eval()
+    maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(len(ratio) + 1)]
+    images = torch.randn(2, 3, 64, 64)
+    with Watch() as watch:
+        routing = router(images, maps)
+    assert routing.grain.shape == (2, 4, 4)
+    assert watch.ops > 50 and watch.found == []
+
+
 def launches():
-    from dqcore.kernels import code_sums, dynamic_lookup, nearest_code, patch_entropy
+    from dqcore.kernels import code_sums, dynamic_lookup, dynamic_lookup_backward, nearest_code, patch_entropy
 
     maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(2)]
     grain, codebook, x = torch.zeros(2, 4, 4, dtype=torch.int64), torch.randn(32, 8), torch.randn(64, 8)
@@ -94,7 +107,7 @@ def launches():
     yield lambda: code_sums.code_sums_fwd(x, torch.zeros(64, dtype=torch.int64), 32)
     yield lambda: dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
     codes = torch.zeros(2, 8, 8, dtype=torch.int64)
-    yield lambda: dynamic_lookup.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
+    yield lambda: dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
     yield lambda: patch_entropy.patch_entropy_fwd(maps[1][:, :3], 4, -1.0, 1.0, 32, 0.01, GREY, NO_MASS)
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 if not (backends.interpreting() or torch.cuda.is_available()):
     pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
 
-from dqcore.kernels import dynamic_lookup
+from dqcore.kernels import dynamic_lookup, dynamic_lookup_backward
 
 DEVICE = "cpu" if backends.interpreting() else "cuda"
 
@@ -25,7 +25,7 @@ def test_repeats_are_identical():
     for one, other in zip(first, dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True), strict=True):
         assert torch.equal(one, other)
     gradients = [torch.randn_like(first[1]), torch.randn_like(first[2])]
-    runs = [dynamic_lookup.dynamic_lookup_bwd(maps, grain, *first[:2], *gradients) for _ in range(2)]
+    runs = [dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, *first[:2], *gradients) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 

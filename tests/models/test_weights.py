@@ -14,7 +14,9 @@ from dqcore.data.photos import sample_photos
 from dqcore.data.provenance import provenance
 from dqcore.inference.codec import load_codec
 from dqcore.inference.reconstruct import reconstruct
-from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.inference.sample import load_pair
+from dqcore.models.auto import fingerprint
+from dqcore.models.weights import PRIOR, TOKENIZER, weights_folder
 
 FOLDER = weights_folder(TOKENIZER)
 
@@ -63,10 +65,15 @@ def test_the_sample_photographs_are_held_out_of_them():
     assert set(provenance(FOLDER, photos)) == {"held out"}
 
 
-def test_the_card_says_what_they_are():
-    card = (FOLDER / "README.md").read_text()
-    assert "CC BY-SA 4.0" in card and "dB" in card
+@pytest.mark.parametrize("name", [TOKENIZER, PRIOR])
+def test_the_cards_say_what_they_are(name):
+    card = (weights_folder(name) / "README.md").read_text()
+    assert "CC BY-SA 4.0" in card and name in card
     assert not re.search(r"@[A-Z]+@|TODO", card)
+
+
+def test_the_card_counts_the_photographs():
+    card = (FOLDER / "README.md").read_text()
     files = sum(int(number) for number in re.findall(r"\| (\d+) \|", card))
     seen = json.loads((FOLDER / "seen_images.json").read_text())["training"]
     assert files <= len(seen)
@@ -80,3 +87,23 @@ def test_verbs_take_them(tmp_path, capsys):
     assert main(["evaluate", str(photo), "--json", str(tmp_path / "numbers.json")]) == 0
     assert "held out" in capsys.readouterr().out
     assert (tmp_path / "photo.dqc").stat().st_size * 8 <= 0.15 * 128 * 128
+
+
+def test_the_prior_is_small_and_draws_what_the_tokenizer_decodes():
+    folder = weights_folder(PRIOR)
+    assert (folder / "model.safetensors").stat().st_size <= 12e6
+    prior, tokenizer = load_pair(folder)
+    assert not prior.training and not tokenizer.training
+    assert prior.config.tokenizer == fingerprint(FOLDER)
+    assert prior.config == dqcore.DQTransformer.from_preset(PRIOR, pretrained=True).config
+
+
+def test_verbs_take_the_prior(tmp_path):
+    rows, columns = dqcore.DQTransformer.from_preset(PRIOR, pretrained=True).config.region_grid
+    size = (16 * columns, 16 * rows)
+    assert main(["sample", "--count", "1", "--out", str(tmp_path / "samples")]) == 0
+    assert read_image(tmp_path / "samples" / "00000.png").size == size
+    photo = sample_photos("heldout")[0]
+    words = ["complete", str(photo), "--count", "1", "--out", str(tmp_path / "completions")]
+    assert main(words) == 0
+    assert read_image(tmp_path / "completions" / f"{photo.stem}-1.png").size == size

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dqcore.nn.gain import GainRouter
+from dqcore.training.average import WeightAverage
 
 
 def pyramid(granularities, batch=4, dim=6, height=3, width=5):
@@ -72,6 +73,33 @@ def test_before_training_each_image_has_the_target_share():
     router = GainRouter(6, 0.25).eval()
     maps = pyramid(2, height=4, width=4)
     assert router(images_for(maps), maps).grain.flatten(1).sum(1).tolist() == [4] * 4
+
+
+def test_evaluation_is_one_graph_before_and_after_training():
+    """The thresholds decide what the graph gives, not which graph it is."""
+    router, trained = (GainRouter(6, (0.3, 0.3)).eval() for _ in range(2))
+    maps = pyramid(3, height=4, width=4)
+    images = images_for(maps)
+    trained.load_state_dict(router.state_dict())
+    trained.settle([torch.randn(4, 2, 4, 4)])
+    compiled = torch.compile(router, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(images, maps).grain, router(images, maps).grain)
+    router.load_state_dict(trained.state_dict())
+    with torch.compiler.set_stance("fail_on_recompile"):
+        grain = compiled(images, maps).grain
+    assert torch.equal(grain, trained(images, maps).grain)
+    assert not torch.equal(grain, GainRouter._settled_grain(GainRouter(6, (0.3, 0.3)), trained(images, maps).gains))
+
+
+def test_a_moving_average_has_the_thresholds_of_its_model():
+    model = torch.nn.ModuleList([GainRouter(6, 0.25)])
+    average = WeightAverage(model, 0.5)
+    maps = pyramid(2, height=4, width=4)
+    images = images_for(maps)
+    assert average.module[0](images, maps).grain.flatten(1).sum(1).tolist() == [4] * 4
+    model[0].settle([torch.full((1, 1, 4, 4), -10.0)])
+    average.update_parameters(model)
+    assert average.module[0](images, maps).grain.all()
 
 
 def test_only_the_router_learns_from_its_loss():

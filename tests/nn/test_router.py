@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dqcore.nn import EntropyRouter, FeatureRouter, RandomRouter
-from dqcore.nn.router import Routing
+from dqcore.nn.routing import Routing
 
 
 def pyramid(granularities, batch=2, dim=8, height=3, width=5):

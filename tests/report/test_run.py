@@ -6,14 +6,17 @@ import subprocess
 
 import pytest
 import torch
+from PIL import Image
 
 import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
 from dqcore.data.provenance import record_images
 from dqcore.inference.photos import PhotoBatches
+from dqcore.inference.pictures import write_picture
 from dqcore.metrics import psnr, round_to_8bit
 from dqcore.report import report_run
+from dqcore.training.status import Status
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 #: Put into the page: what the browser made of each picture, in its title.
@@ -165,6 +168,17 @@ def test_it_says_what_was_trained_on(run, tmp_path):
     assert "<h2>Photos that it was trained on</h2>" in texts[2]
     (tmp_path / "run" / "seen_images.json").unlink()
     assert "2 unknown" in report_run(tmp_path / "run", images=tmp_path / "list.txt", max_photos=1)[0].read_text()
+
+
+def test_while_it_trains(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for step in (20, 1000):
+        write_picture(tmp_path / "run" / "pictures" / f"{step:08d}.png", Image.new("RGB", (30, 9)), "training")
+    Status(1000, 4000, 3.25, 0.5, 90.0).write(tmp_path / "run")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "photo.png")
+    text = report_run(tmp_path / "run", images=tmp_path / "photo.png")[0].read_text()
+    assert "While it trained" in text and text.index("step 1,000<") < text.index("step 20<")
+    assert "step 1,000 of 4,000, 3.25 images a second, at most 0.5 GiB of memory, about 1 min 30 s to go" in text
 
 
 def test_other_images_and_place(run, tmp_path):

@@ -2,9 +2,13 @@ import re
 import sys
 
 import pytest
+import torch
+from PIL import Image
 
-from dqcore.training.log import MetricsLog, read_metrics
-from dqcore.training.schedule import LearningRate
+from dqcore.data.images import image_to_tensor, read_image
+from dqcore.training.log import KEPT_PICTURES, MetricsLog, read_metrics, read_pictures
+from dqcore.training.schedule import LearningRate, TimedLearningRate
+from dqcore.training.status import Status, peak_memory, read_status, seconds_left
 
 
 def test_log_drops_rows_after_the_step_it_resumes_at(tmp_path, capfd):
@@ -40,6 +44,39 @@ def test_tensorboard_events(tmp_path):
         log.write({"step": 1, "loss": 0.5, "ratios": [0.5, 0.5]})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
+
+
+def test_pictures_and_status_while_it_runs(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    status = Status(2, 40, 12.5, 1.5, 76.0)
+    with MetricsLog(tmp_path, resume_at=0, length=LearningRate(1.0, 0, 40), tensorboard=True) as log:
+        log.tell(status)
+        for step in range(1, 40):
+            log.show(step, torch.full((3, 8, 12), step / 40))
+    kept = read_pictures(tmp_path)
+    steps = [step for step, _ in kept]
+    assert steps[0] == 1 and steps[-1] == 39 and steps == sorted(steps) and 6 <= len(steps) <= KEPT_PICTURES
+    assert image_to_tensor(read_image(kept[-1][1])).mean() == pytest.approx(39 / 40, abs=1 / 127)
+    assert read_status(tmp_path) == status
+    assert str(status) == "step 2 of 40, 12.5 images a second, at most 1.5 GiB of memory, about 1 min 16 s to go"
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Scalars("seconds_left")[0].value == 76 and events.Scalars("memory_gib")[0].step == 2
+    assert (events.Images("reconstructions")[-1].step, events.Images("reconstructions")[-1].width) == (39, 12)
+
+
+def test_pictures_of_others_are_left_alone(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "00000001.png")
+    assert read_pictures(tmp_path) == [] and read_pictures(tmp_path / "gone") == []
+    (tmp_path / "status.json").write_text("[]")
+    assert read_status(tmp_path) is None
+
+
+def test_how_long_a_run_still_takes():
+    assert seconds_left(LearningRate(1.0, 0, 10), 4, 99.0, 0.5) == 3.0
+    assert seconds_left(TimedLearningRate(1.0, 0, 60.0), 4, 50.0, 0.5) == 10.0
+    assert peak_memory(torch.device("cpu")) > 0.05  # torch alone takes more
 
 
 def test_damaged_rows_are_named(tmp_path):

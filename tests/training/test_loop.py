@@ -26,6 +26,7 @@ class _Counting:
     step: TrainingStep
     broken: set = field(default_factory=set)
     saved: list = field(default_factory=list)
+    folders: list = field(default_factory=list)
     fails_in: int = -1
 
     def batches(self, start, stop):
@@ -45,8 +46,12 @@ class _Counting:
     def validate(self):
         return {"val_loss": float(self.step.model.bias.detach())}
 
-    def save_model(self):
+    def picture(self):
+        return torch.full((3, 4, 6), float(self.step.model.bias.detach()) / 40)
+
+    def save_model(self, folder):
         self.saved.append(float(self.step.model.bias.detach()))
+        self.folders.append(folder.name)
 
     def contents_of(self, batch):
         return {"number": batch}
@@ -55,16 +60,22 @@ class _Counting:
         return "nobody"
 
 
-def _loop(out, total, **changes):
+def _loop(out, total, keep_every=None, **changes):
     stage = _Counting(TrainingStep(nn.Linear(1, 1), WORLD, None), **changes)
     nn.init.zeros_(stage.step.model.bias)
     times = {"log_every": 3, "validate_every": 4, "checkpoint_every": 5, "checkpoint_minutes": 9.0}
-    options = SimpleNamespace(out=out, tensorboard=False, **times)
+    options = SimpleNamespace(out=out, tensorboard=False, keep_every=keep_every, **times)
     return Loop(stage, options, Clock(WORLD), LearningRate(0.5, 0, total))
 
 
 def _numbers(rows):
     return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+
+
+def test_models_are_kept(tmp_path):
+    loop = _loop(tmp_path, 7, keep_every=3)
+    loop.run(None)
+    assert loop.stage.folders == ["0000003", "model", "0000006", "model"]
 
 
 def test_everything_has_its_time(tmp_path):
@@ -76,6 +87,9 @@ def test_everything_has_its_time(tmp_path):
     assert list(rows[0]) == ["step", "loss", "learning_rate", "use", "images_per_second"]
     assert rows[0]["learning_rate"] == 0.5 and rows[0]["images_per_second"] > 0
     assert loop.completed == 7 and loop.stage.saved == [10, 21]
+    assert [path.name for path in sorted((tmp_path / "pictures").iterdir())] == ["00000004.png", "00000007.png"]
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["step"], status["total"], status["seconds_left"]) == (7, 7, 0) and status["memory_gib"] > 0
     state = read_state(tmp_path / "checkpoint.pt")
     assert (state["step"], state["broken"], state["model"]["bias"].item()) == (7, ["file 0", "file 1"], 21)
 

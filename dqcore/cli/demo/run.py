@@ -31,7 +31,7 @@ MARK = "demo.json"
 #: What a demo leaves in its folder, and in that of its prior.
 _MADE = (
     *("model/*", "model/tokenizer/*", "checkpoint.pt", "codes.pt", "nonfinite.pt", "metrics.jsonl", "config.json"),
-    *("seen_images.json", "broken_images.txt", "evaluation.json", "report.html"),
+    *("seen_images.json", "broken_images.txt", "evaluation.json", "report.html", "status.json", "pictures/*.png"),
 )
 
 

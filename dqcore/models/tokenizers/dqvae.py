@@ -3,133 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dqcore.errors import InputError
-from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
+from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerOutput
 from dqcore.models.tokenizers.choices import Choices
-from dqcore.nn.allocation import allocate, counts_wanted, target_shares
+from dqcore.models.tokenizers.dqvae_config import PRESETS, DQVAEConfig
+from dqcore.nn.allocation import allocate, counts_wanted
 from dqcore.nn.budget import BudgetLoss, ReleasedBudgetLoss
 from dqcore.nn.gain import GainRouter
-from dqcore.nn.position import Position
-from dqcore.nn.router import EntropyRouter, FeatureRouter, Gate, RandomRouter, Routing
+from dqcore.nn.router import EntropyRouter, FeatureRouter, RandomRouter
+from dqcore.nn.routing import Router, Routing
 
 __all__ = ["DQVAE", "PRESETS", "DQVAEConfig"]
-
-
-@dataclass(frozen=True)
-class DQVAEConfig(TokenizerConfig):
-    """A tokenizer with a router and one granularity for each stride; the defaults are ``dqvae-dual``.
-
-    Fields not listed here: :class:`TokenizerConfig`.
-    """
-
-    strides: tuple[int, ...] = (16, 8)
-    decoder_multipliers: tuple[int, ...] = (1, 1, 2, 2)
-    encoder_attention: tuple[int, ...] = (8, 16)
-    decoder_attention: tuple[int, ...] = (8,)
-    position: Position = "fourier+learned"
-    router: Literal["feature", "entropy", "random", "gain"] = "feature"  # what decides a region's granularity
-    target_ratio: tuple[float, ...] = (0.5,)  # share of regions of each granularity above the coarsest
-    budget_weight: float = 10.0  # lambda (supplement, table 1)
-    budget: Literal["paper", "released"] = "paper"  # released: the loss that the authors' code computes
-    gate: Gate = "silu"  # feature router: two layers with this activation, or "linear" for one layer
-    router_groups: int = 32  # feature router: groups of its normalizations, 0 for no normalizations
-    temperature: float = 1.0  # feature router: temperature of the Gumbel-softmax
-    entropy_bins: tuple[float, float] = (-1.0, 1.0)  # entropy router: histogram range; (0, 1) for the released weights
-
-    def __post_init__(self) -> None:
-        if len(self.strides) < 2:
-            raise InputError(f"strides: expected at least two granularities, got {self.strides}; VQGAN has one")
-        super().__post_init__()
-        ratio = target_shares("target_ratio", self.target_ratio, len(self.strides))
-        object.__setattr__(self, "target_ratio", ratio)  # for two granularities the user may give one number
-        for name, known in {
-            "router": ("feature", "entropy", "random", "gain"),
-            "budget": ("paper", "released"),
-            "gate": ("silu", "relu", "linear"),
-        }.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.router == "feature" and self.router_groups and self.latent_channels % self.router_groups:
-            raise InputError(f"router_groups: expected a divisor of {self.latent_channels}, got {self.router_groups}")
-        if self.temperature <= 0:
-            raise InputError(f"temperature: expected more than 0, got {self.temperature}")
-
-
-_TINY = DQVAEConfig(
-    codebook_size=256,
-    dim=64,
-    latent_channels=64,
-    channels=16,
-    encoder_multipliers=(1, 2, 4, 4, 4),
-    decoder_multipliers=(1, 2, 4, 4),
-    num_blocks=1,
-    groups=8,
-    router_groups=8,
-    resolution=128,
-    restart=True,
-    convolutions="variance",
-)
-#: What the weights in the package were trained for: no layer above stride 4 and no attention, so that a CPU codes a
-#: photograph in a second and any size is like the crops of training.
-_DUAL_SMALL = DQVAEConfig(
-    codebook_size=2048,
-    dim=32,
-    latent_channels=64,
-    stem=4,
-    channels=16,
-    encoder_multipliers=(4, 6, 9),
-    decoder_multipliers=(6, 10),
-    encoder_attention=(),
-    decoder_attention=(),
-    middle_attention=False,
-    num_blocks=2,
-    groups=8,
-    position="none",
-    router="gain",
-    initialisation="kmeans",
-    restart=True,
-    convolutions="variance",
-)
-#: Narrower still, and a codebook that follows the encoder quickly: what a CPU trains in minutes.
-_SMALL = replace(
-    _DUAL_SMALL,
-    codebook_size=512,
-    encoder_multipliers=(3, 4, 6),
-    decoder_multipliers=(4, 8),
-    num_blocks=1,
-    decay=0.95,
-)
-_TRIPLE = DQVAEConfig(
-    strides=(32, 16, 8),
-    encoder_multipliers=(1, 1, 2, 2, 4, 4),
-    encoder_attention=(8, 16, 32),
-    target_ratio=(0.3, 0.3),
-    budget_weight=1.0,
-)
-
-PRESETS: dict[str, DQVAEConfig] = {
-    "dqvae-dual": DQVAEConfig(),
-    "dqvae-dual-entropy": DQVAEConfig(router="entropy"),
-    "dqvae-triple": _TRIPLE,
-    "dqvae-small": _SMALL,
-    "dqvae-dual-small": _DUAL_SMALL,
-    "dqvae-dual-tiny": _TINY,
-    "dqvae-dual-entropy-tiny": replace(_TINY, router="entropy"),
-    "dqvae-triple-tiny": replace(
-        _TINY,
-        strides=_TRIPLE.strides,
-        encoder_multipliers=(1, 2, 4, 4, 4, 4),
-        encoder_attention=_TRIPLE.encoder_attention,
-        target_ratio=_TRIPLE.target_ratio,
-    ),
-}
 
 
 class DQVAE(Tokenizer):
@@ -221,14 +110,14 @@ class DQVAE(Tokenizer):
         """
         encoding, routing, commitment_loss, features = self._encode(images)
         reconstruction = self.decode_quantized(encoding.quantized)
-        budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
-        if self.training and isinstance(self.router, GainRouter):
 
-            def reconstruct(some: slice, grain: Tensor) -> Tensor:
-                quantized = self.quantizer([values[some] for values in features], grain, learn=False).map
-                return self.decode_quantized(quantized)
+        def reconstruct(some: slice, grain: Tensor) -> Tensor:
+            quantized = self.quantizer([values[some] for values in features], grain, learn=False).map
+            return self.decode_quantized(quantized)
 
-            budget_loss = self.router.loss(routing, images, reconstruction, reconstruct)
+        budget_loss = self.router.loss(routing, images, reconstruction, reconstruct) if self.training else None
+        if budget_loss is None:
+            budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
     if TYPE_CHECKING:  # a module's own gives Any
@@ -262,7 +151,7 @@ class DQVAE(Tokenizer):
         return counts_wanted(images.shape[0], regions, self.config.num_granularities, ratio, num_codes)
 
 
-def _router(config: DQVAEConfig) -> FeatureRouter | EntropyRouter | RandomRouter | GainRouter:
+def _router(config: DQVAEConfig) -> Router:
     if config.router == "feature":
         return FeatureRouter(
             config.latent_channels, config.num_granularities, config.gate, config.router_groups, config.temperature

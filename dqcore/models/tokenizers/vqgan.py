@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerConfig, TokenizerOutput
+from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerOutput
+from dqcore.models.tokenizers.config import TokenizerConfig
 
 __all__ = ["PRESETS", "VQGAN", "VQGANConfig"]
 

@@ -12,14 +12,16 @@ from dqcore.data.codes import CachedCodes
 from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.errors import InputError
-from dqcore.models.auto import PRIORS, kind_of_preset
+from dqcore.models.auto import PRIORS, TOKENIZERS, kind_of_preset, load_saved
 from dqcore.training.average import WeightAverage
+from dqcore.training.prior.codes import kept_tokenizer
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.stage import PriorStage
+from dqcore.training.prior.start import start_from_codes
 from dqcore.training.prior.step import PriorStep
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 
-__all__ = ["compile_blocks", "new_prior", "new_schedule", "new_stage"]
+__all__ = ["compile_blocks", "new_prior", "new_schedule", "new_stage", "start"]
 
 
 def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
@@ -49,6 +51,20 @@ def new_prior(options: PriorTraining, codes: CachedCodes) -> Any:
     model = kind.from_preset(options.preset, **changes)
     model.checkpoint_activations(options.checkpoint_activations)
     return model
+
+
+def start(options: PriorTraining, model: Any) -> None:
+    """Give a new prior the initial embeddings that the options ask for.
+
+    Raises:
+        InputError: They are those of codes, and there is no tokenizer.
+    """
+    if options.start != "codes":
+        return
+    if options.tokenizer is None:
+        raise InputError("start: codes needs the tokenizer, whose codebook the embeddings are made of")
+    tokenizer: Any = load_saved(kept_tokenizer(options), TOKENIZERS)
+    start_from_codes(model, tokenizer.quantizer.codes, options.seed)
 
 
 def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: Any) -> PriorStage:

@@ -19,7 +19,7 @@ __all__ = ["FREE_ON_RESUME", "PriorTraining"]
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
     {"codes", "data", "tokenizer", "out", "steps", "epochs", "minutes", "device", "compile", "checkpoint_activations"}
-    | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume"}
+    | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
 )
 
 
@@ -35,7 +35,7 @@ class PriorTraining(Arguments):
     ``config.json``.
     """
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper"}
+    ADDED: ClassVar[Mapping[str, Any]] = {"recipe": "paper", "start": "random"}
 
     codes: Path | None = None
     """Folder that dqcore encode wrote. Or give data, and the codes are made now and kept in the run's folder."""
@@ -93,6 +93,9 @@ class PriorTraining(Arguments):
     """Layers that positions are predicted with; by default the preset's."""
     content_layers: int | None = None
     """Layers that contents are predicted with; by default the preset's."""
+    start: Literal["random", "codes"] | None = None
+    """Initial embeddings: random, as the paper's; codes: after the tokenizer's codebook and the places of positions,
+    which learns far sooner from few images. By default the recipe's: random in paper."""
     label_dropout: float = 0.0
     """With classes: share of labels hidden in training, which guidance in sampling needs; 0.1 is usual."""
     validation_share: float = 0.02
@@ -116,6 +119,8 @@ class PriorTraining(Arguments):
     """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
     checkpoint_minutes: float = 5.0
     """Minutes after which a checkpoint is written, however few steps there were."""
+    keep_every: int | None = None
+    """Steps between two models that are kept, in kept/STEPS, to see how a model learns; by default only the last is."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
@@ -133,7 +138,7 @@ class PriorTraining(Arguments):
         self._only_one("preprocessing", "resize")
         self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget")
         self._at_least(1, "position_layers", "content_layers")
-        self._at_least(1, "log_every", "validate_every", "checkpoint_every")
+        self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")

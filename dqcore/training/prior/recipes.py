@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["RECIPES", "PriorRecipe"]
 
@@ -25,6 +26,7 @@ class PriorRecipe:
         average_decay: Decay of the moving average of the weights; None keeps none.
         dropout: Share of activations that dropout hides; None: the preset's.
         validate_every: Steps between two validations.
+        start: Initial embeddings.
     """
 
     preset: str
@@ -40,6 +42,7 @@ class PriorRecipe:
     average_decay: float | None = None
     dropout: float | None = None
     validate_every: int = 2000
+    start: Literal["random", "codes"] = "random"
 
 
 #: ``paper`` follows the supplement. ``small`` is for some hundreds of photographs: many crops of each, no dropout.
@@ -71,6 +74,7 @@ RECIPES = {
         gradient_clip=1.0,
         average_decay=0.995,
         validate_every=1000,
+        start="codes",
     ),
     "paper": PriorRecipe("dqtransformer-base", epochs=100.0),
 }

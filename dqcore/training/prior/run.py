@@ -20,7 +20,7 @@ from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
-from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage
+from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.record import RunRecord, check_unused
@@ -86,6 +86,7 @@ def train_prior(
         codes = training_codes(options, world)
         torch.manual_seed(options.seed)
         model = new_prior(options, codes)
+        start(options, model)
         stage = new_stage(options, world, codes, model)
         if world.is_main:
             size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"

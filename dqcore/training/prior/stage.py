@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -77,9 +78,11 @@ class PriorStage:
             return None
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
-    def save_model(self) -> None:
-        """Write ``model/`` with the names of the classes; the tokenizer lies there since the start of the run."""
-        folder = self.options.out / "model"
+    def picture(self) -> None:
+        """Nothing: drawing takes too long to do it on the way."""
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model with the names of the classes; a tokenizer lies in ``model/`` since the start of the run."""
         self.step.model_to_use.save_pretrained(folder)
         if self.codes.classes:
             write_json(folder / "classes.json", list(self.codes.classes))

@@ -22,7 +22,7 @@ __all__ = ["FREE_ON_RESUME", "TokenizerTraining"]
 #: begun when ``in_memory`` and ``vgg_weights`` had other names can be resumed because these two are among them.
 FREE_ON_RESUME = frozenset(
     {"data", "out", "steps", "epochs", "minutes", "vgg_weights", "init_from", "device", "workers", "in_memory"}
-    | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "tensorboard", "resume"}
+    | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
 )
 
 
@@ -40,8 +40,9 @@ class TokenizerTraining(Arguments):
     data: Path | None = None
     """Folder of images, searched recursively, .txt list of their paths, .tar or .zip file, LMDB database, or folder of
     such archives. Not needed with --resume."""
-    recipe: Literal["small", "photos", "ffhq", "imagenet", "released"] | None = None
+    recipe: Literal["small", "small-adversarial", "photos", "ffhq", "imagenet", "released"] | None = None
     """Network, losses, schedule and crops. small: a network that a CPU trains in minutes, for reconstruction alone;
+    small-adversarial: the same with a discriminator;
     photos: the network of the weights in the package, for reconstruction alone too; ffhq, imagenet: the paper's;
     released: the authors' released configuration. By default small without a GPU and imagenet with one."""
     preset: str | None = None
@@ -106,7 +107,7 @@ class TokenizerTraining(Arguments):
     perceptual_weight: float | None = None
     """Weight of the perceptual loss."""
     discriminator: bool = True
-    """Train against a patch discriminator; recipe small has none."""
+    """Train against a patch discriminator, where the recipe has one: small and photos have none."""
     discriminator_start: int = 0
     """Step from which the discriminator is trained and the adversarial loss counts."""
     discriminator_dim: int = 64
@@ -148,6 +149,8 @@ class TokenizerTraining(Arguments):
     """Steps between two checkpoints; there is always one at the end, and one when a signal stops the run."""
     checkpoint_minutes: float = 5.0
     """Minutes after which a checkpoint is written, however few steps there were."""
+    keep_every: int | None = None
+    """Steps between two models that are kept, in kept/STEPS, to see how a model learns; by default only the last is."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
     resume: bool = False
@@ -159,7 +162,7 @@ class TokenizerTraining(Arguments):
     def __post_init__(self) -> None:
         if self.recipe is not None and self.recipe not in RECIPES:
             raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
-        self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every")
+        self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._at_least(1, "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
         self._more_than_0("epochs", "minutes", "base_learning_rate", "learning_rate", "gradient_clip")
         self._more_than_0("checkpoint_minutes")

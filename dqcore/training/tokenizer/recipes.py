@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,6 +122,7 @@ _PHOTOS = Recipe(
 #: ``ffhq`` and ``imagenet`` follow the supplement; ``released`` the configuration of the authors' code for ImageNet.
 RECIPES = {
     "small": _SMALL,
+    "small-adversarial": dataclasses.replace(_SMALL, discriminator=True),
     "photos": _PHOTOS,
     "ffhq": Recipe(epochs=150, warmup_epochs=5, crop="random-resized"),
     "imagenet": Recipe(epochs=50, warmup_epochs=0.5, crop="random"),

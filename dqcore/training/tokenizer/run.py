@@ -35,7 +35,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
-from dqcore.training.tokenizer.tables import calibrate, write_tables
+from dqcore.training.tokenizer.tables import calibrate, settles, some_images, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -134,12 +134,13 @@ def _run(
 
 def _finish(model: Any, paths: Sequence[Path], record: RunRecord, rows: list[Row]) -> None:
     """Settle what hangs on the final weights: a gain router's thresholds, the tables for streams, the model card."""
-    changed = calibrate(model, paths)  # in every process, so that all go on with the same model
+    images = some_images(model, paths) if record.world.is_main or settles(model) else []
+    changed = calibrate(model, images)  # in every process, so that all go on with the same model
     folder = record.options.out / "model"
     if record.world.is_main:
         if changed:
             model.save_pretrained(folder)
-        write_tables(model, paths, folder)
+        write_tables(model, images, folder)
         write_run_card(model, record, rows)
 
 

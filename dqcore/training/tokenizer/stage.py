@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from dqcore.training.log import Row
 from dqcore.training.stage import all_finite
 from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
+from dqcore.training.tokenizer.pictures import read_shown, show
 from dqcore.training.tokenizer.step import TokenizerStep
 from dqcore.training.tokenizer.validation import validate
 
@@ -70,9 +72,16 @@ class TokenizerStage:
             return None
         return validate(self.step.model_to_use, self.images.validation_batches(), self.world, self.step.perceptual)
 
-    def save_model(self) -> None:
-        """Write ``model/``."""
-        self.step.model_to_use.save_pretrained(self.options.out / "model")
+    def picture(self) -> Tensor | None:
+        """The first held-out photos, their reconstructions and their grain maps."""
+        size, resize = self.options.image_size, self.options.resize
+        assert size is not None and resize is not None, "options are resolved"
+        photos = read_shown(self.images.validation.paths, size, max(size, resize))
+        return None if photos is None else show(self.step.model_to_use, photos.to(self.world.device))
+
+    def save_model(self, folder: Path) -> None:
+        """Write the model."""
+        self.step.model_to_use.save_pretrained(folder)
 
     def contents_of(self, batch: Batch) -> Row:
         """The pixels of a batch, and the files of every process."""

@@ -11,60 +11,67 @@ from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, readable_images
 from dqcore.models.tokenizers.base import Tokenizer
-from dqcore.nn.gain import GainRouter
 from dqcore.stream import fit_tables, save_code_tables
 
-__all__ = ["calibrate", "write_tables"]
+__all__ = ["calibrate", "settles", "some_images", "write_tables"]
 
 _SIDE = 512  # pixels of a photo that are counted, at most, in each direction
 _PHOTOS = {"cpu": 16, "cuda": 256}
 
 
+def settles(model: Any) -> bool:
+    """Whether the model's router has thresholds to :func:`calibrate`."""
+    return hasattr(getattr(model, "router", None), "settle")
+
+
+def some_images(model: Any, paths: Sequence[Path]) -> list[Tensor]:
+    """Some training images at their own size, spread over all, for the two functions below; the same ones every time.
+
+    Args:
+        model: The trained model. One that is no tokenizer of dqcore gets no images.
+        paths: Its training images; broken ones are passed over.
+
+    Returns:
+        Each ``(1, 3, H, W)`` float32 in [-1, 1], on the CPU.
+    """
+    if not isinstance(model, Tokenizer):
+        return []
+    number = _PHOTOS.get(model.quantizer.codebook.weight.device.type, 16)
+    return list(_images(paths[:: max(1, len(paths) // number)][:number], model.config.strides[0]))
+
+
 @torch.no_grad()
-def calibrate(model: Any, paths: Sequence[Path]) -> bool:
+def calibrate(model: Any, images: Sequence[Tensor]) -> bool:
     """Set a gain router's thresholds so that training images, at their own size, get the target shares on average.
 
     In training they follow crops and weights that move.
 
     Args:
         model: The trained model; put into evaluation mode.
-        paths: Its training images.
+        images: Of :func:`some_images`.
 
     Returns:
-        Whether there was anything to set.
+        Whether there was anything to set, and an image to set it by.
     """
-    if not isinstance(getattr(model, "router", None), GainRouter):
+    if not (settles(model) and images):
         return False
     model.eval()
     device = model.quantizer.codebook.weight.device
-    gains = [model.scan(image.to(device))[1].gains for image in _some(model, paths)]
-    if gains:
-        model.router.settle(gains)
-    return bool(gains)
+    model.router.settle([model.scan(image.to(device))[1].gains for image in images])
+    return True
 
 
-def write_tables(model: Any, paths: Sequence[Path], folder: Path) -> None:
-    """Count the codes of some training images at their own size, and write the tables beside the model.
-
-    A model that is no tokenizer of dqcore gets none, nor does one whose images all turn out broken.
+def write_tables(model: Any, images: Sequence[Tensor], folder: Path) -> None:
+    """Count the codes of training images, and write the tables beside the model; without images none.
 
     Args:
         model: The trained model; put into evaluation mode.
-        paths: Its training images.
+        images: Of :func:`some_images`.
         folder: Folder of the saved model.
     """
-    if not isinstance(model, Tokenizer):
-        return
-    model.eval()
-    images = list(_some(model, paths))
     if images:
+        model.eval()
         save_code_tables(fit_tables(model, images), folder, keep=False)
-
-
-def _some(model: Any, paths: Sequence[Path]) -> Iterator[Tensor]:
-    """Some training images, spread over all; the same ones every time."""
-    number = _PHOTOS.get(model.quantizer.codebook.weight.device.type, 16)
-    return _images(paths[:: max(1, len(paths) // number)][:number], model.config.strides[0])
 
 
 def _images(paths: Sequence[Path], stride: int) -> Iterator[Tensor]:

@@ -188,13 +188,22 @@ def test_holes_decode():
     assert not torch.equal(partial, whole)
 
 
-@pytest.mark.parametrize("name", TINY[:2])
-def test_compiles_whole(name):
-    model = build(name)
+@pytest.mark.parametrize("router", ["feature", "entropy", "gain"])
+def test_compiles_whole(router):
+    model = build("dqvae-dual-tiny", router=router)
     images = detailed(1, 32, 64)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert torch.equal(compiled(images).codes, model(images).codes)
+
+
+def test_only_in_training_does_a_gain_router_add_its_loss():
+    sizes = {"channels": 8, "latent_channels": 16, "dim": 16, "router_groups": 0}
+    model = build("dqvae-dual-tiny", router="gain", **sizes)
+    assert model(detailed(2)).budget_loss == 0
+    model.train()(detailed(2)).budget_loss.backward()
+    assert all(parameter.grad is not None for parameter in model.router.parameters())
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
 
 
 def test_trains_under_bfloat16_autocast():

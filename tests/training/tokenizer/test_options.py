@@ -21,7 +21,7 @@ from dqcore.training import TokenizerTraining
         ({"average_decay": 1.0}, "average_decay: expected"),
         ({"image_size": 256, "resize": 100}, r"resize: expected at least image_size \(256\), got 100"),
         ({"steps": 5, "epochs": 1}, "give either steps or epochs"),
-        ({"recipe": "celeba"}, "recipe: expected one of small, photos, ffhq, imagenet, released"),
+        ({"recipe": "celeba"}, "recipe: expected one of small, small-adversarial, photos, ffhq, imagenet, released"),
     ],
 )
 def test_bad_values_are_named(changes, message):

@@ -12,7 +12,7 @@ from dqcore.models.tokenizers.dqvae import DQVAE
 from dqcore.training import NonFiniteLossError, TokenizerTraining, train_tokenizer
 from dqcore.training.state import read_state
 from dqcore.training.tokenizer.images import find_images
-from dqcore.training.tokenizer.tables import _some
+from dqcore.training.tokenizer.tables import some_images
 
 
 def _quiet(row):
@@ -45,7 +45,9 @@ def test_run_folder(tiny, options):
     run = train_tokenizer(options(average_decay=0.9), model=model, progress=seen.append)
     assert torch.equal(torch.get_rng_state(), state)
     names = {path.name for path in run.path.iterdir()}
-    assert names == {"metrics.jsonl", "config.json", "model", "checkpoint.pt", "seen_images.json"}
+    files = {"metrics.jsonl", "config.json", "checkpoint.pt", "seen_images.json", "status.json"}
+    assert names == files | {"model", "pictures"}
+    assert [path.name for path in sorted((run.path / "pictures").iterdir())] == ["00000004.png", "00000008.png"]
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert rows == run.metrics == seen
     steps = [row for row in rows if "loss" in row]
@@ -175,7 +177,7 @@ def test_a_gain_router_meets_its_share_on_the_training_images(tmp_path, ratio):
     paths = find_images(options.resolved(), World(0, 1, torch.device("cpu"))).training.paths
     assert model.config.router == "gain" and model.config.target_ratio == (ratio,)
     with torch.no_grad():
-        grains = [model.encode(image).grain.flatten() for image in _some(model, paths)]
+        grains = [model.encode(image).grain.flatten() for image in some_images(model, paths)]
     assert torch.cat(grains).double().mean() == pytest.approx(ratio, abs=0.02)
     saved = DQVAE.from_pretrained(out / "model")
     assert torch.equal(saved.router.thresholds, model.router.thresholds)

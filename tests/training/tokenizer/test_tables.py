@@ -5,10 +5,12 @@ import torch
 from PIL import Image
 
 import dqcore
+from dqcore.data.images import image_to_tensor
 from dqcore.inference.codec import load_codec
 from dqcore.stream import TABLES, CodeTables
 from dqcore.training import TokenizerTraining, train_tokenizer
-from dqcore.training.tokenizer.tables import write_tables
+from dqcore.training.tokenizer import tables
+from dqcore.training.tokenizer.tables import calibrate, some_images, write_tables
 
 
 def pictures(folder):
@@ -36,6 +38,21 @@ def test_small_and_broken_images_and_other_models_do_no_harm(tmp_path):
     (tmp_path / "few").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "few" / "small.png")
     model = dqcore.DQVAE.from_preset("dqvae-dual-tiny", channels=8, latent_channels=16, dim=16)
-    write_tables(model, [tmp_path / "few" / "small.png"], tmp_path)
-    write_tables(torch.nn.Linear(1, 1), [], tmp_path)
+    for other in (model, torch.nn.Linear(1, 1)):
+        images = some_images(other, [tmp_path / "few" / "small.png"])
+        write_tables(other, images, tmp_path)
+        assert images == [] and not calibrate(other, images)
     assert not (tmp_path / TABLES).exists()
+
+
+def test_each_photo_is_read_once(tmp_path, monkeypatch):
+    """Thresholds and tables are of the same images."""
+    paths, read = pictures(tmp_path / "photos"), []
+    monkeypatch.setattr(tables, "image_to_tensor", lambda picture: read.append(picture) or image_to_tensor(picture))
+    options = TokenizerTraining.small(
+        tmp_path / "photos", tmp_path / "run", steps=1, batch_size=2, image_size=32, workers=0, device="cpu",
+        perceptual="none", validation_share=0.0,
+    )  # fmt: skip
+    model = train_tokenizer(options).model
+    assert model.router.thresholds.isfinite().all() and (tmp_path / "run" / "model" / TABLES).is_file()
+    assert len(read) == len(paths) - 1

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dqcore.backends import choose_device
+from dqcore.errors import InputError
 
 __all__ = [
+    "ALONE",
+    "TIMEOUT",
     "World",
     "from_all_processes",
     "from_first_process",
@@ -29,6 +33,8 @@ __all__ = [
     "sum_over_processes",
 ]
 
+#: Seconds that a process waits for another one, unless the user says otherwise.
+TIMEOUT = 1800.0
 #: Elements in one gradient message (100 MB of float32).
 BUCKET = 25_000_000
 
@@ -105,6 +111,22 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def gather_first(self, value: Any) -> list[Any]:
+        """The value of every process, by rank, in the first process; an empty list in the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def of_first(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+        if self.size == 1:
+            return value
+        values = [value if self.is_main else None]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def barrier(self) -> None:
         """Wait for every process."""
         if self.size > 1:
@@ -141,22 +163,31 @@ class World:
             gradient.copy_(part.view_as(gradient))
 
 
-def join_world(device: str) -> World:
+#: A run of one process on the CPU.
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def join_world(device: str, timeout: float = TIMEOUT) -> World:
     """This process among those that ``torchrun`` launched, or alone.
 
     Under ``torchrun`` this starts ``torch.distributed``, which then runs until the process ends.
 
     Args:
         device: See :func:`dqcore.backends.choose_device`; ``"cuda"`` is the GPU of this process's local rank.
+        timeout: Seconds to wait for another process that does not answer, before this one fails.
 
     Raises:
-        ValueError: there is no such device.
+        InputError: there is no such device, or the timeout is no positive number.
     """
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"timeout: expected seconds, more than 0, got {timeout}")
     place = choose_device(device, index=int(os.environ.get("LOCAL_RANK", "0")))
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        # gloo beside nccl, so that plain values need not pass through a GPU
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         atexit.register(dist.destroy_process_group)  # else a later group on the same port may find this one's store
     if not dist.is_initialized():
         return World(0, 1, place)

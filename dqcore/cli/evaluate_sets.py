@@ -1,0 +1,88 @@
+"""``dqcore evaluate --compare`` and ``--samples``: two results side by side, and sets of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dqcore.distributed import process_rank
+from dqcore.errors import InputError
+from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
+from dqcore.inference.paired import compare_results, paired_notes, read_result
+from dqcore.inference.sets import evaluate_samples
+from dqcore.progress import progress_bar
+
+__all__ = ["measure_pair", "measure_samples", "measured", "print_rows"]
+
+
+def measured(title: str, images: Sequence[Path], checkpoint: Path, options: EvaluationOptions) -> PhotoEvaluation:
+    """Measure a tokenizer under a progress bar, and name the broken files."""
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=None)
+        found = evaluate_photos(
+            images,
+            checkpoint,
+            options,
+            progress=lambda finished, total: bar.update(task, completed=finished, total=total),
+        )
+    _name_broken(found.broken)
+    return found
+
+
+def measure_pair(images: Sequence[Path], pair: tuple[Path, Path], options: EvaluationOptions) -> dict[str, Any]:
+    """Compare two tokenizers on the same photos, or two results in files; print and return what was found."""
+    if images:
+        options = dataclasses.replace(options, peers=False)
+        results = [measured(f"evaluate {path}", images, path, options).as_json() for path in pair]
+    elif all(path.is_file() for path in pair):
+        results = [read_result(path) for path in pair]
+    else:
+        raise InputError("images: expected at least one file or folder, or two files of results to compare")
+    found, notes = compare_results(*results), paired_notes(*results)
+    print_rows([("A", str(pair[0])), ("B", str(pair[1]))])
+    print_rows([("", "A  B  A - B, photo by photo, with 95 % interval"), *((x.name, x.text) for x in found.values())])
+    rows = {name: [result["sets"][name] for result in results] for name in _common_sets(results)}
+    print_rows([(name, f"{a:.5g}  {b:.5g}  {a - b:+.5g}") for name, (a, b) in rows.items()])
+    protocol = {name: results[0]["measured"][name] for name in ("protocol", "images", "data hash")}
+    print_rows([*((name, str(value)) for name, value in protocol.items()), *(("not the same", note) for note in notes)])
+    numbers = {name: each.as_json() for name, each in found.items()}
+    return protocol | {"compared": [str(path) for path in pair], "numbers": numbers, "sets": rows, "notes": notes}
+
+
+def measure_samples(samples: Path, reference: Path, options: EvaluationOptions) -> dict[str, Any]:
+    """Measure samples against real images; print and return what was found."""
+    with progress_bar() as bar:
+        task = bar.add_task("evaluate", total=None)
+        found = evaluate_samples(
+            [samples],
+            [reference],
+            options,
+            progress=lambda finished, total: bar.update(task, completed=finished, total=total),
+        )
+    _name_broken(found.passed_over, "left out")
+    print_rows([(name, f"{value:.5g}") for name, value in found.numbers.items()])
+    print_rows([(name, str(value)) for name, value in found.protocol.items()])
+    return found.as_json()
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and values, one below the other; of several processes the first one prints."""
+    width = max([24, *(len(name) for name, _ in rows)]) + 2
+    for name, text in rows if process_rank() == 0 else ():
+        print(f"{name:<{width}}{text}")
+
+
+def _common_sets(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The metrics of sets that both results have, measured by the same network on the same subsets."""
+    first, second = results
+    if any(first["measured"].get(name) != second["measured"].get(name) for name in ("network", "kid")):
+        return []
+    return [name for name in first.get("sets", {}) if name in second.get("sets", {})]
+
+
+def _name_broken(reasons: Sequence[str], word: str = "broken") -> None:
+    for reason in reasons if process_rank() == 0 else ():
+        print(f"{word}: {reason}", file=sys.stderr)

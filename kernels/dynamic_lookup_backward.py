@@ -1,0 +1,161 @@
+"""Multi-granularity lookup, backward: the gradients of all maps in one launch, without atomics.
+
+A program takes one tile of the finest grid, reads its gradient once, and writes that tile of every gradient, so the
+result is the same in every run. Reference: ``dqcore.ops.dynamic_lookup``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dqcore.kernels.common import architecture, on_device
+from dqcore.kernels.vectors import is_channels_last
+
+#: A program has a tile of so many elements: of a plane so many columns, of vectors so many cells.
+BACKWARD = {"ELEMENTS": 2048, "COLUMNS": 32, "LAST_CELLS": 16, "num_warps": 4}
+
+
+@triton.jit
+def _tile(tensor, image, row, column, d, known, D: tl.constexpr, LAST: tl.constexpr):
+    """Channels ``d`` of cells of a map, ``(BLOCK_N, BLOCK_D)`` float32; lanes run along what lies side by side."""
+    start, stride_b, stride_d, stride_h, stride_w = tensor
+    start += image * stride_b + row * stride_h + column * stride_w
+    if LAST:
+        value = tl.load(start[:, None] + d[None, :] * stride_d, mask=known[:, None] & (d < D)[None, :], other=0.0)
+    else:
+        value = tl.load(start[None, :] + d[:, None] * stride_d, mask=(d < D)[:, None] & known[None, :], other=0.0)
+        value = tl.trans(value)  # loaded as (BLOCK_D, BLOCK_N)
+    return value.to(tl.float32)
+
+
+@triton.jit
+def _block_sum(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPREAD: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Sums of blocks of SPREAD x SPREAD cells, ``(ROWS * COLUMNS, BLOCK_D)`` -> that without the blocks."""
+    if SPREAD == 1:
+        return cells
+    else:
+        blocks = tl.reshape(cells, [ROWS // SPREAD, SPREAD, COLUMNS // SPREAD, SPREAD, BLOCK_D])
+        return tl.reshape(tl.sum(tl.sum(blocks, 3), 1), [ROWS * COLUMNS // (SPREAD * SPREAD), BLOCK_D])
+
+
+@triton.jit
+def _gradient(
+    x, grain, codes, straight, scale, value, grad, at,
+    GRANULARITY: tl.constexpr, G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of the map of one granularity; arguments are those of :func:`_dynamic_lookup_bwd_kernel`."""
+    image, strip, top, left, lines, columns, d = at
+    ROWS: tl.constexpr = 2 ** (G - 1)
+    SIDE: tl.constexpr = 2**GRANULARITY  # a region's, in cells of this map
+    SPREAD: tl.constexpr = ROWS // SIDE
+    place = tl.arange(0, SIDE * (COLUMNS // SPREAD))
+    row, column = top // SPREAD + place // (COLUMNS // SPREAD), left // SPREAD + place % (COLUMNS // SPREAD)
+    inside = column < columns * SIDE
+    mine = tl.load(grain + strip.to(tl.int64) * columns + column // SIDE, mask=inside, other=-1) == GRANULARITY
+    cell = (image * lines * ROWS + row * SPREAD) * (columns * ROWS) + column * SPREAD
+    mine &= inside & (tl.load(codes + cell, mask=mine & inside, other=-1) >= 0)
+    total = tl.zeros([SIDE * (COLUMNS // SPREAD), BLOCK_D], tl.float32)
+    if straight is not None:
+        total += _block_sum(straight, ROWS, COLUMNS, SPREAD, BLOCK_D)
+    if scale is not None:
+        vector = _tile(x, image, row, column, d, mine, D, LAST)
+        weight = _block_sum(tl.reshape(scale, [ROWS * COLUMNS, 1]), ROWS, COLUMNS, SPREAD, 1)
+        nearest = _block_sum(value, ROWS, COLUMNS, SPREAD, BLOCK_D)
+        total += (vector - nearest) * (weight * (2 / (SPREAD * SPREAD)))
+    start, stride_b, stride_d, stride_h, stride_w = grad
+    to = start + image * stride_b + row * stride_h + column * stride_w
+    result = tl.where(mine[:, None], total, 0.0).to(start.dtype.element_ty)
+    if LAST:
+        tl.store(to[:, None] + d[None, :] * stride_d, result, mask=inside[:, None] & (d < D)[None, :])
+    else:
+        here = (d < D)[:, None] & inside[None, :]
+        tl.store(to[None, :] + d[:, None] * stride_d, tl.trans(result), mask=here)  # (BLOCK_D, cells)
+
+
+@triton.jit(do_not_specialize=["lines", "columns"])
+def _dynamic_lookup_bwd_kernel(
+    where, grain, codes, quantized, grad_quantized, grad_error, grads, lines, columns,
+    G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The gradients of all maps in one tile: a line of regions, of it COLUMNS columns of cells, BLOCK_D channels.
+
+    Maps are tuples of a tensor and its strides, coarse to fine. ``lines`` and ``columns`` are those of the regions.
+    """
+    ROWS: tl.constexpr = 2 ** (G - 1)
+    strip = tl.program_id(0) // tl.cdiv(columns * ROWS, COLUMNS)
+    left = tl.program_id(0) % tl.cdiv(columns * ROWS, COLUMNS) * COLUMNS
+    image, top = (strip // lines).to(tl.int64), strip % lines * ROWS
+    d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)).to(tl.int64)
+    place = tl.arange(0, ROWS * COLUMNS)
+    row, column = top + place // COLUMNS, left + place % COLUMNS
+    inside = column < columns * ROWS
+    granularity = tl.load(grain + strip.to(tl.int64) * columns + column // ROWS, mask=inside, other=-1).to(tl.int32)
+    from_codes = codes + (image * lines * ROWS + row) * (columns * ROWS) + column
+    coded = inside & (tl.load(from_codes, mask=inside, other=-1) >= 0)  # (ROWS * COLUMNS,), as is the one before
+    straight, scale, value = None, None, None
+    if grad_quantized is not None:
+        straight = _tile(grad_quantized, image, row, column, d, coded, D, LAST)
+    if grad_error is not None:
+        first, stride_b, stride_h, stride_w = grad_error
+        first += image * stride_b + row * stride_h + column * stride_w
+        scale = tl.load(first, mask=coded, other=0.0).to(tl.float32)  # (ROWS * COLUMNS,)
+        blocks = tl.where(coded, ROWS >> granularity, 1) - 1  # the code's first cell has none of these bits
+        first_cell = coded & (((row | column) & blocks) == 0)
+        value = _tile(quantized, image, row, column, d, first_cell, D, LAST)  # 0 but at the first cell of each code
+    for g in tl.static_range(G):
+        at = (image, strip, top, left, lines, columns, d)
+        _gradient(
+            *(where[g], grain, codes, straight, scale, value, grads[g], at, g, G, D),
+            *(LAST, COLUMNS, BLOCK_D),
+        )
+
+
+def dynamic_lookup_bwd(
+    maps: list[Tensor],
+    grain: Tensor,
+    codes: Tensor,
+    quantized: Tensor,
+    grad_quantized: Tensor | None,
+    grad_error: Tensor | None,
+) -> list[Tensor]:
+    """The gradient of each map; ``codes`` and ``quantized`` are the forward's, either gradient may be None."""
+    grain, codes = grain.contiguous(), codes.contiguous()
+    grads = [torch.empty_like(x) for x in maps]
+    (images, lines, columns), dim = grain.shape, maps[0].shape[1]
+    if grads[-1].numel() == 0:
+        return grads
+    last = is_channels_last(maps[-1])
+    tile = _backward_tile(len(maps), columns, dim, last)
+    tiles = images * lines * triton.cdiv(maps[-1].shape[3], tile["COLUMNS"])
+    with on_device(maps[-1]):
+        _dynamic_lookup_bwd_kernel[(tiles, triton.cdiv(dim, tile["BLOCK_D"]))](
+            *(tuple(map(_strided, maps)), grain, codes, _strided(quantized), _strided(grad_quantized)),
+            *(_strided(grad_error), tuple(map(_strided, grads)), lines, columns),
+            G=len(maps),
+            D=dim,
+            LAST=last,
+            **tile,
+            # On sm_100 ptxas may spill to fit one more block, unless there is a limit; elsewhere one makes it use more.
+            **({"maxnreg": 128} if 100 <= architecture() < 120 else {}),
+        )
+    return grads
+
+
+def _backward_tile(num_granularities: int, columns: int, dim: int, last: bool) -> dict[str, Any]:
+    """A line of regions: few of its cells and many channels where these lie side by side, the reverse elsewhere."""
+    rows = 2 ** (num_granularities - 1)
+    most = max(rows, BACKWARD["LAST_CELLS"] // rows if last else BACKWARD["COLUMNS"])
+    columns = min(most, triton.next_power_of_2(columns * rows))
+    block = max(1, min(BACKWARD["ELEMENTS"] // (rows * columns), triton.next_power_of_2(dim)))
+    return {"COLUMNS": columns, "BLOCK_D": block, "num_warps": BACKWARD["num_warps"], "enable_fp_fusion": True}
+
+
+def _strided(x: Tensor | None) -> tuple[Tensor | int, ...] | None:
+    """A tensor as a kernel takes it: with all its strides."""
+    return None if x is None else (x, *x.stride())
