@@ -35,9 +35,9 @@ ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "dec
 WHOLE_MODELS = {"generate": 120, "prior_training": 60}
 #: Seconds that any other row may take.
 LIMIT = 75
-#: Files that the report leaves to ``pytest benchmarks/``: they compare whole layers or what these learn, which a CPU
-#: shows as well.
-LEFT_OUT = {"compat", "compat_vector_quantize_pytorch", "defaults"}
+#: Files that the report leaves to ``pytest benchmarks/``: they read images, or compare whole layers or what these
+#: learn, which a CPU shows as well.
+LEFT_OUT = {"compat", "compat_vector_quantize_pytorch", "defaults", "loading"}
 
 
 class Benchmark:

@@ -36,7 +36,7 @@ def test_cli_lines_parse(command):
     """Every ``dqcore`` line names a verb and options that exist: its ``--help`` lists them."""
     words = shlex.split(command, comments=True)[1:]
     verb = [word for word in words[:2] if not word.startswith("-") and "/" not in word and "." not in word]
-    verb = verb if verb[:1] == ["train"] else verb[:1]
+    verb = verb if verb[:1] in (["train"], ["data"]) else verb[:1]
     done = subprocess.run([sys.executable, "-m", "dqcore", *verb, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for option in (word for word in words if word.startswith("--")):

@@ -72,7 +72,7 @@ def data_make(
         raise InputError(f"out: {out} lies in {source}, whose images it would then be among; choose another folder")
     paths, root = list_images(source), source_root(source)
     names = [image_name(path, root) for path in paths]
-    targets = new_names(names, whole=size is None)
+    targets = new_names(names, whole=size is None, dots=packing == "folder")
     labels, class_names = image_labels(paths, names, classes)
     about = dataclasses.asdict(making) | {"classes": list(class_names)}
     with allow_pixels(max_pixels), sole_owner(out, "making a data set"):

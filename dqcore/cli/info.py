@@ -35,6 +35,7 @@ def lines() -> Iterator[str]:
     yield f"Triton     {_triton()}"
     yield f"LPIPS      {_package('lpips', 'perceptual')}"
     yield f"logging    TensorBoard {_package('tensorboard', 'tensorboard')}"
+    yield f"LMDB       {_package('lmdb', 'lmdb')}"
     yield "presets"
     for kind in (*TOKENIZERS.values(), *PRIORS.values()):
         for name in kind.PRESETS:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from dqcore.cli.stopping import stoppable
+from dqcore.data.archives import split_member
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
 from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
@@ -102,7 +103,9 @@ def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Each image's file, and the PNG file that it goes to: below a folder that was named, at the same place."""
     targets: dict[Path, Path] = {}
     for path in list_photos(sources):
-        base = next((source for source in sources if source.is_dir() and _below(path, source)), path.parent)
+        member = split_member(path)
+        home = path.parent if member is None else member[0].parent
+        base = next((source for source in sources if source.is_dir() and _below(path, source)), home)
         targets[path] = out / Path(os.path.relpath(path, base)).with_suffix(".png")
     return targets
 

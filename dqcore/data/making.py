@@ -133,22 +133,39 @@ class MadeImages(Dataset[Made]):
         return Made(name, digest, files)
 
 
-def new_names(names: Sequence[str], *, whole: bool) -> dict[str, str]:
+def new_names(names: Sequence[str], *, whole: bool, dots: bool = True) -> dict[str, str]:
     """What images are called in a new data set: with their endings where files are copied ``whole``, else without.
 
     An archive's name is left out, unless two images would then be called the same; so class folders in shards stay
     class folders.
 
+    Args:
+        names: What they are called in their source.
+        whole: Whether files are copied.
+        dots: Whether names may have dots beside that of the ending; webdataset takes the first one for the ending's.
+
     Raises:
-        InputError: Two images would be called the same, or one lies outside the source's folder.
+        InputError: Two images would be called the same.
     """
-    short = [name.rpartition(MARK)[2] for name in names]
-    long = [name.replace(MARK, "/") for name in names]
+    short = [_below(name.rpartition(MARK)[2]) for name in names]
+    long = [_below(name.replace(MARK, "/")) for name in names]
     choices = (short, long) if whole else ([_bare(name) for name in short], [_bare(name) for name in long], long)
     for found in choices:
-        if len(set(found)) == len(found) and not any(".." in PurePosixPath(name).parts for name in found):
+        found = found if dots else [_without_dots(name, whole) for name in found]
+        if len(set(found)) == len(found):
             return dict(zip(names, found, strict=True))
-    raise InputError("source: two of its images would be called the same, or one lies outside its folder")
+    raise InputError("source: two of its images would be called the same")
+
+
+def _below(name: str) -> str:
+    """A name without the way up to it: a list may name images anywhere."""
+    return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/"))
+
+
+def _without_dots(name: str, whole: bool) -> str:
+    path = PurePosixPath(name)
+    ending = path.suffix if whole and _bare(name) != name else ""
+    return str(path.with_name(path.name.removesuffix(ending).replace(".", "_") + ending))
 
 
 def _bare(name: str) -> str:

@@ -88,7 +88,7 @@ def _shrink(image: Image, least_side: int) -> None:
     """Let a JPEG be decoded at a half, a quarter or an eighth, its shorter side ``least_side`` pixels or more."""
     scale = min(image.size) // least_side
     if scale > 1:
-        image.draft(None, (image.width // scale, image.height // scale))  # type: ignore[arg-type]
+        image.draft(None, (image.width // scale, image.height // scale))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The split into training and validation images that a data set comes with: FFHQ's and CelebA-HQ's lists."""
+"""Training and validation images: by the lists that FFHQ and CelebA-HQ come with, else by a hash of each name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dqcore.data.listing import read_lines
+from dqcore.data.listing import read_lines, source_root, split_images
 from dqcore.errors import InputError
 
-__all__ = ["LISTS", "Split", "listed_split"]
+__all__ = ["LISTS", "Split", "listed_split", "training_split"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,22 @@ def listed_split(source: Path, paths: Sequence[Path]) -> Split | None:
                     raise InputError(f"{source}: two images have one name, its lists do not tell which they mean")
                 return _split(training, validation, by_stem)
     return None
+
+
+def training_split(source: Path, paths: Sequence[Path], share: float) -> Split:
+    """The training and validation images of a run: by the data set's own lists, else by a hash of each name.
+
+    Args:
+        source: The data set.
+        paths: Its images.
+        share: Share to hold out where there are no lists; 0 holds out none, whatever there is.
+
+    Raises:
+        InputError: The lists do not fit, or the share leaves no image to train on.
+    """
+    if not share:
+        return Split(list(paths), [])
+    return listed_split(source, paths) or Split(*split_images(paths, share, root=source_root(source)))
 
 
 def _split(training: Path, validation: Path, by_stem: dict[str, Path]) -> Split:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqcore.data.images import image_to_tensor, list_images, read_image, split_images
+from dqcore.data.images import image_to_tensor, list_images, read_image
 from dqcore.data.provenance import Provenance, provenance, say_provenance
+from dqcore.data.splits import training_split
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison
 from dqcore.inference.load import load_tokenizer
@@ -168,8 +169,7 @@ def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
     if not options["validation_share"]:
         raise InputError("images: the run held out no images; name a folder of some")
     data = Path(options["data"])
-    root = data if data.is_dir() else data.parent
-    return split_images(list_images(data), options["validation_share"], root=root)[1]
+    return training_split(data, list_images(data), options["validation_share"]).validation
 
 
 def _remark(kind: Provenance) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from dqcore.cli import data_make
 from dqcore.data import Images
 from dqcore.data.images import image_to_tensor, list_images, read_image
+from dqcore.data.making import new_names
 from dqcore.nn.router import EntropyRouter
 
 
@@ -181,6 +182,18 @@ def test_nothing_else_is_overwritten(run, fails, photos, tmp_path):
 def test_mistakes(fails, photos, tmp_path, options, message):
     assert message in fails("data", "make", photos, "--out", tmp_path / "x", *options)
     assert not (tmp_path / "x").exists()
+
+
+def test_names_in_a_new_data_set():
+    names = ["a.tar::x/1.b.jpg", "a.tar::2.png"]
+    assert list(new_names(names, whole=False).values()) == ["x/1.b", "2"]
+    assert list(new_names(names, whole=True).values()) == ["x/1.b.jpg", "2.png"]
+    assert list(new_names(names, whole=True, dots=False).values()) == ["x/1_b.jpg", "2.png"]
+    assert list(new_names(names, whole=False, dots=False).values()) == ["x/1_b", "2"]
+    assert list(new_names(["../y/1.png", "a/1.png"], whole=True).values()) == ["y/1.png", "a/1.png"]
+    assert list(new_names(["1.png", "1.jpg"], whole=False).values()) == ["1.png", "1.jpg"]
+    with pytest.raises(ValueError, match="two of its images would be called the same"):
+        new_names(["../y/1.png", "y/1.png"], whole=True)
 
 
 def test_names_of_images_from_several_archives(run, tmp_path):

@@ -56,6 +56,7 @@ def test_what_is_measured_is_the_same(pictures, shard, tmp_path):
 def test_reconstruct_a_shard(run, checkpoint, shard, tmp_path):
     code, out, _ = run("reconstruct", shard, "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert code == 0 and "4 images" in out
+    assert (tmp_path / "out" / "shard-0.tar::more" / "3.png").is_file()
 
 
 def test_damaged_shards_are_one_line(fails, checkpoint, shard, tmp_path):

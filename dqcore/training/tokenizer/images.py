@@ -13,9 +13,9 @@ from typing import Any
 from dqcore.backends import this_machine
 from dqcore.data.batches import MEMORY_LIMIT, Batch, Crops, StepSampler, batch_loader
 from dqcore.data.crops import WholeImage
-from dqcore.data.listing import list_images, source_root, split_images
+from dqcore.data.listing import list_images, source_root
 from dqcore.data.preprocessing import crop_of
-from dqcore.data.splits import listed_split
+from dqcore.data.splits import training_split
 from dqcore.distributed import World
 from dqcore.training.tokenizer.options import TokenizerTraining
 
@@ -139,15 +139,9 @@ def _how_to_read(options: TokenizerTraining, count: int, world: World) -> tuple[
 
 
 def _listed(options: TokenizerTraining) -> tuple[list[Path], list[Path], tuple[Path, Path]]:
-    """Training and validation images, and the folders that their names are relative to.
-
-    A data set that has lists for both, as FFHQ, is split by them.
-    """
+    """Training and validation images, and the folders that their names are relative to."""
     assert options.data is not None
     paths, root = list_images(options.data), source_root(options.data)
     if options.validation is not None:
         return paths, list_images(options.validation), (root, source_root(options.validation))
-    if not options.validation_share:
-        return paths, [], (root, root)
-    parts = listed_split(options.data, paths) or split_images(paths, options.validation_share, root=root)
-    return *parts, (root, root)
+    return *training_split(options.data, paths, options.validation_share), (root, root)

@@ -8,6 +8,7 @@ import torch
 
 from dqcore.data.crops import CenterCrop, RandomCrop, RandomResizedCrop
 from dqcore.distributed import World
+from dqcore.report.run import _held_out
 from dqcore.training import TokenizerTraining
 from dqcore.training.tokenizer.images import find_images
 
@@ -33,6 +34,7 @@ def test_lists_split_a_data_set(pictures, options, tmp_path):
     (tmp_path / "ffhqvalidation.txt").write_text("21.png\n20.png\n")
     images = find_images(options(data=tmp_path / "ffhq").resolved(), WORLD)
     assert len(images.training) == 20 and [path.name for path in images.validation.paths] == ["21.png", "20.png"]
+    assert _held_out(images.options.as_json(), None) == images.validation.paths  # what the report measures on
     named = find_images(options(data=tmp_path / "ffhq", validation=pictures).resolved(), WORLD)
     assert len(named.training) == len(named.validation) == 24
 
