@@ -9,12 +9,12 @@ from tyro.conf import Positional
 
 from dqcore.cli.sample import class_labels
 from dqcore.data.images import read_image, tensor_to_image
+from dqcore.data.pictures import check_targets, write_picture
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.inference.complete import complete as complete_photo
 from dqcore.inference.complete import kept_part
 from dqcore.inference.load import pick_device
-from dqcore.inference.pictures import check_targets, write_picture
 from dqcore.inference.sample import load_pair
 from dqcore.models.auto import model_folder
 from dqcore.models.sampling.settings import Sampling

@@ -12,12 +12,12 @@ from tyro.conf import Positional
 
 from dqcore.cli.stopping import stoppable
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
+from dqcore.data.pictures import check_targets, write_picture
 from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.photos import list_photos
-from dqcore.inference.pictures import check_targets, write_picture
 from dqcore.inference.protocol import NATIVE
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction

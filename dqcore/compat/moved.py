@@ -29,6 +29,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.evaluation.reconstruct": ("dqcore.inference.reconstruct",),
     "dqcore.evaluation.sample": ("dqcore.inference.sample",),
     "dqcore.evaluation.tokenizer": ("dqcore.inference.measure",),
+    "dqcore.inference.pictures": ("dqcore.data.pictures",),
     "dqcore.info": ("dqcore.cli.info",),
     "dqcore.models.cached_steps": ("dqcore.models.sampling.steps",),
     "dqcore.models.conditions": ("dqcore.models.priors.inputs",),

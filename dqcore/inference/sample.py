@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
-from dqcore.inference.pictures import check_targets, is_ours, write_picture
+from dqcore.data.pictures import check_targets, is_ours, write_picture
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling

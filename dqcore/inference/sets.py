@@ -13,11 +13,11 @@ from torch import Tensor
 from tyro.conf import arg
 
 from dqcore.backends import choose_device
+from dqcore.data.pictures import is_ours
 from dqcore.errors import InputError
 from dqcore.inference.load import hash_files
 from dqcore.inference.measure import Measured
 from dqcore.inference.photos import PhotoBatches, list_photos
-from dqcore.inference.pictures import is_ours
 from dqcore.inference.protocol import NATIVE, Protocol, say_versions
 from dqcore.metrics.networks import LITE0_PACKAGES, FeatureNetwork, Resize, efficientnet_lite0, inception
 from dqcore.metrics.sets import KID_SUBSET_SIZE, KID_SUBSETS, SetMetric, check_metrics, label, set_metrics

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from dqcore.data.images import tensor_to_image
+from dqcore.data.pictures import is_ours, write_picture
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
-from dqcore.inference.pictures import is_ours, write_picture
 from dqcore.progress import EvenLines, TrainingBar
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.status import Status

@@ -222,7 +222,7 @@ class _Times:
         self._images, self._steps, self._start = 0, 0, time.perf_counter()
 
     def add(self, images: int) -> None:
-        """Count a step on so many images."""
+        """Count a step on this many images."""
         self._images += images
         self._steps += 1
 

@@ -8,11 +8,11 @@ from PIL import Image
 
 from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
 from dqcore.data.photos import sample_folder, sample_photos
+from dqcore.data.pictures import write_picture
 from dqcore.errors import InputError
 from dqcore.inference import evaluate as evaluate_module
 from dqcore.inference import sets as sets_module
 from dqcore.inference.evaluate import EvaluationOptions, evaluate_photos
-from dqcore.inference.pictures import write_picture
 from dqcore.inference.sets import evaluate_samples
 from dqcore.metrics import frechet_distance
 from dqcore.metrics.networks import FeatureNetwork

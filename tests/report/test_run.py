@@ -11,9 +11,9 @@ from PIL import Image
 import dqcore
 from dqcore.data.images import list_images
 from dqcore.data.photos import sample_folder
+from dqcore.data.pictures import write_picture
 from dqcore.data.provenance import record_images
 from dqcore.inference.photos import PhotoBatches
-from dqcore.inference.pictures import write_picture
 from dqcore.metrics import psnr, round_to_8bit
 from dqcore.report import report_run
 from dqcore.training.status import Status
