@@ -59,7 +59,7 @@ class GainRouter(nn.Module):
             gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
         if self.training:
             grain = _grain(gains, self._follow(gains.detach()))
-        elif self.thresholds.isnan().any():
+        elif not torch.compiler.is_exporting() and self.thresholds.isnan().any():
             grain = exact_share(gains.detach().cummin(1).values, self.ratio)
         else:
             grain = _grain(gains, self.thresholds)
