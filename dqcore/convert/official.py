@@ -61,7 +61,7 @@ class _Inert:
     def __setstate__(self, _: Any) -> None: ...
 
 
-def _inert(path: str | os.PathLike[str]) -> list[tuple[type, str]]:
+def _inert(path: str | os.PathLike[str]) -> list[Any]:
     """What :func:`torch.load` would refuse, each to be read as an object that does nothing."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -89,8 +89,8 @@ def state_under(content: Any, prefix: str) -> dict[str, Any]:
 
 
 def _state(content: Any) -> dict[str, Any]:
-    found = content if isinstance(content, Mapping) else {"": None}
-    state = next((found[name] for name in _PLACES if isinstance(found.get(name), Mapping)), found)
+    found: Mapping[Any, Any] = content if isinstance(content, Mapping) else {"": None}
+    state: Mapping[Any, Any] = next((found[name] for name in _PLACES if isinstance(found.get(name), Mapping)), found)
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
         raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
     return dict(state)

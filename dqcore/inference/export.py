@@ -89,6 +89,7 @@ def export_tokenizer(
         DqcoreError: What was exported does not compute what the model does.
     """
     _check(out, batch_size, format, plain_ops)
+    _check_router(getattr(model, "router", None))
     model.eval()
     weight = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
@@ -128,6 +129,13 @@ def _check(out: Path, batch_size: int, format: str, plain_ops: bool) -> None:
             raise InputError(f"out: {out} holds {name}{_ENDINGS[format]} already; choose another folder")
 
 
+def _check_router(router: Any) -> None:
+    """A router without thresholds ranks the regions of each image instead, which a fixed program cannot do."""
+    thresholds = getattr(router, "thresholds", None)
+    if thresholds is not None and bool(thresholds.isnan().any()):
+        raise InputError("model: its router has no thresholds yet; train the model, or fit its router, first")
+
+
 @contextlib.contextmanager
 def _plain(model: Any, plain: bool) -> Iterator[None]:
     """Within, the quantizer looks codes up with plain ops."""
@@ -153,7 +161,12 @@ def _file(part: nn.Module, argument: Tensor, out: Path, name: str, format: Forma
         raise InputError(f"format: ONNX has no {', '.join(ours)}, which this model's router needs; use torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(program, dynamo=True, verbose=False).save(buffer)  # type: ignore[union-attr]
+        try:
+            onnx: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"format: this model cannot be written as ONNX ({reason}); use torch") from error
+    onnx.save(buffer)
     return path, _session(buffer.getvalue()), buffer.getvalue()
 
 

@@ -138,7 +138,10 @@ class GainRouter(nn.Module):
 
 def _above(gains: Tensor, thresholds: Tensor) -> Tensor:
     """Gains ``(B, G - 1, h, w)`` less their thresholds; a refinement is worth no more than those before it."""
-    return (gains - thresholds[:, None, None]).cummin(1).values
+    least = list((gains - thresholds[:, None, None]).unbind(1))
+    for g in range(1, len(least)):  # ONNX has no cummin
+        least[g] = torch.minimum(least[g - 1], least[g])
+    return torch.stack(least, 1)
 
 
 def _grain(gains: Tensor, thresholds: Tensor) -> Tensor:

@@ -80,6 +80,13 @@ def test_arguments_out_of_range(fixed, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("router", ["gain", "entropy"])
+def test_a_router_without_thresholds(router, tmp_path):
+    model = DQVAE(DQVAEConfig(strides=(4, 2), encoder_multipliers=(1, 1, 1), resolution=16, router=router, **SMALL))
+    with pytest.raises(InputError, match="its router has no thresholds yet"):
+        export_tokenizer(model, tmp_path, height=8, width=8, format="torch")
+
+
 def test_files_of_others_stay(fixed, tmp_path):
     (tmp_path / "decoder.pt2").write_text("mine")
     with pytest.raises(InputError, match=r"holds decoder\.pt2 already"):
