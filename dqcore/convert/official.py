@@ -89,11 +89,15 @@ def state_under(content: Any, prefix: str) -> dict[str, Any]:
 
 
 def _state(content: Any) -> dict[str, Any]:
-    found: Mapping[Any, Any] = content if isinstance(content, Mapping) else {"": None}
-    state: Mapping[Any, Any] = next((found[name] for name in _PLACES if isinstance(found.get(name), Mapping)), found)
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
+    whole = content if isinstance(content, Mapping) else {}
+    state = next((whole[name] for name in _PLACES if isinstance(whole.get(name), Mapping)), content)
+    if not isinstance(state, Mapping) or not all(_is_named(*item) for item in state.items()):
         raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
     return dict(state)
+
+
+def _is_named(name: Any, tensor: Any) -> bool:
+    return isinstance(name, str) and isinstance(tensor, Tensor)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from dqcore.models.tokenizers.vqgan import VQGAN, VQGANConfig
 __all__ = ["recognise", "vqgan_from_llamagen", "vqgan_from_taming", "vqgan_to_taming"]
 
 #: Tensors of a checkpoint that are not the tokenizer's: losses, a transformer, LlamaGen's record of the codes used.
-_DROPPED = re.compile(r"^(loss|transformer|cond_stage_model|permuter)\.|^quantize\.(codebook_used|used)$")
+_DROPPED = re.compile(r"^(loss|transformer|cond_stage_model|permuter)\.|^quantize\.codebook_used$")
 _CODES = "quantize.embedding.weight"
 
 #: Our names to theirs, where both libraries agree.
@@ -49,10 +49,9 @@ def recognise(state: Mapping[str, Any]) -> Literal["taming", "llamagen"] | None:
     state = state_under(state, "first_stage_model.")
     if _CODES not in state:
         return None
-    for prefix, kind in (("encoder.conv_blocks.", "llamagen"), ("encoder.down.", "taming")):
-        if any(name.startswith(prefix) for name in state):
-            return kind  # type: ignore[return-value]
-    return None
+    if any(name.startswith("encoder.conv_blocks.") for name in state):
+        return "llamagen"
+    return "taming" if any(name.startswith("encoder.down.") for name in state) else None
 
 
 def vqgan_from_taming(state_dict: Mapping[str, Any]) -> VQGAN:
@@ -95,9 +94,9 @@ def vqgan_to_taming(model: VQGAN) -> dict[str, Tensor]:
     Raises:
         ValueError: Their code has no such model.
     """
-    config = model.config
     if not isinstance(model, VQGAN):
         raise InputError(f"model: expected a VQGAN, got {type(model).__name__}")
+    config = model.config
     if config.stem != 1 or config.groups != 32 or config.position != "none" or not config.middle_attention:
         raise InputError("model: expected stem 1, 32 groups, no position and attention in the middle, as theirs have")
     state = {_CODES: model.quantizer.codes.detach().clone()}
