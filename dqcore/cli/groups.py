@@ -9,7 +9,7 @@ REST = "options"
 #: Title, and the names of its options as in Python.
 GROUPS = {
     "files": (
-        "data codes tokenizer prior checkpoint config images out validation validation_share init_from resume twin "
+        "data codes tokenizer prior checkpoint config images out validation validation_share init_from resume twin to "
         "format packing overwrite json strip preview shard_size keep vgg_weights test page compare samples reference"
     ),
     "how many codes": "ratio num_codes per_megapixel exact bytes bpp ratios",
@@ -20,8 +20,8 @@ GROUPS = {
         "position_layers content_layers start"
     ),
     "images": (
-        "image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos peers "
-        "max_pixels crops encoding quality patch_size"
+        "height width image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos "
+        "peers max_pixels crops encoding quality patch_size"
     ),
     "optimiser": (
         "token_budget base_learning_rate learning_rate schedule warmup_epochs warmup_steps weight_decay "
@@ -35,7 +35,7 @@ GROUPS = {
         "count label temperature top_k top_p position_temperature position_top_k position_top_p guidance slots"
     ),
     "log and checkpoints": "log_every validate_every checkpoint_every checkpoint_minutes keep_every tensorboard",
-    "machine": "device precision workers batch_size compile checkpoint_activations seed jobs",
+    "machine": "plain_ops device precision workers batch_size compile checkpoint_activations seed jobs",
 }
 _GROUP = {name: title for title, names in GROUPS.items() for name in names.split()}
 

@@ -89,8 +89,13 @@ VERBS = {
     ),
     "convert": Verb(
         "dqcore.cli.convert:convert",
-        "convert a checkpoint of the paper's authors",
-        "dqcore convert theirs.ckpt --config theirs.json --out models/theirs",
+        "convert a checkpoint of the paper's authors, taming-transformers or LlamaGen",
+        "dqcore convert theirs.ckpt --out models/theirs",
+    ),
+    "export": Verb(
+        "dqcore.cli.export:export",
+        "write a tokenizer's encoder and decoder as ONNX or for torch.export",
+        "dqcore export runs/mine --out exported/ --height 256 --width 256",
     ),
     "info": Verb("dqcore.cli.info:info", "show versions, devices, kernels and presets", "dqcore info"),
     "completion": Verb(

@@ -1,7 +1,9 @@
-"""To and from the checkpoints that the paper's authors released.
+"""To and from the checkpoints that the paper's authors released, and those of taming-transformers and LlamaGen.
 
-Each converter takes their state dict and their configuration, a dict (for ``dqcore convert`` a JSON file). Keys that
-are not named here are ignored.
+VQGANs of taming-transformers and LlamaGen need no configuration: their sizes are read from their tensors.
+
+Each converter of the authors' models takes their state dict and their configuration, a dict (for ``dqcore convert`` a
+JSON file). Keys that are not named here are ignored.
 
 A tokenizer's configuration:
 
@@ -28,5 +30,15 @@ A DQ-Transformer's configuration:
 from dqcore.convert.official import load_official
 from dqcore.convert.prior import dqtransformer_from_official
 from dqcore.convert.tokenizer import dqvae_from_official, dqvae_to_official
+from dqcore.convert.vqgan import recognise, vqgan_from_llamagen, vqgan_from_taming, vqgan_to_taming
 
-__all__ = ["dqtransformer_from_official", "dqvae_from_official", "dqvae_to_official", "load_official"]
+__all__ = [
+    "dqtransformer_from_official",
+    "dqvae_from_official",
+    "dqvae_to_official",
+    "load_official",
+    "recognise",
+    "vqgan_from_llamagen",
+    "vqgan_from_taming",
+    "vqgan_to_taming",
+]

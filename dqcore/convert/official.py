@@ -16,6 +16,8 @@ from dqcore.errors import InputError
 
 __all__ = ["Rule", "load_official", "missing_keys_named", "official_names", "state_under", "translate_state"]
 
+#: Where a checkpoint keeps its tensors; the first that is there is read.
+_PLACES = ("state_dict", "ema", "model")
 #: A regular expression on a name, and its replacement as for ``re.sub``.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -24,11 +26,12 @@ def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint file, ``.safetensors`` or ``.ckpt``/``.pt``/``.pth``; nothing in it is ever executed.
 
     Returns:
-        Its state dict; for a Lightning checkpoint the dict under ``state_dict``.
+        Its state dict; of a whole checkpoint the dict under ``state_dict``, ``ema`` or ``model``, in this order.
+        Objects of other kinds, such as Lightning's callbacks, are passed over.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint, or holds Python objects other than tensors and plain containers.
+        ValueError: It is no checkpoint of tensors.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
@@ -41,12 +44,30 @@ def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
         except SafetensorError as error:
             raise InputError(f"{path}: not a safetensors file ({error})") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_inert(path)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types of exception, depending on what is wrong with the file
         text = str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__
         raise InputError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
     return _state(content)
+
+
+class _Inert:
+    """Stands for an object of a kind that nobody trusts, such as a callback of Lightning, and does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def _inert(path: str | os.PathLike[str]) -> list[Any]:
+    """What :func:`torch.load` would refuse, each to be read as an object that does nothing."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file that is no archive; reading it says what is wrong
+        return []
+    return [(_Inert, name) for name in names]
 
 
 def state_under(content: Any, prefix: str) -> dict[str, Any]:
@@ -68,10 +89,15 @@ def state_under(content: Any, prefix: str) -> dict[str, Any]:
 
 
 def _state(content: Any) -> dict[str, Any]:
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+    whole = content if isinstance(content, Mapping) else {}
+    state = next((whole[name] for name in _PLACES if isinstance(whole.get(name), Mapping)), content)
+    if not isinstance(state, Mapping) or not all(_is_named(*item) for item in state.items()):
         raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
     return dict(state)
+
+
+def _is_named(name: Any, tensor: Any) -> bool:
+    return isinstance(name, str) and isinstance(tensor, Tensor)
 
 
 @contextlib.contextmanager

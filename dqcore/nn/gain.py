@@ -103,8 +103,11 @@ class GainRouter(Router):
     def _settled_grain(self, gains: Tensor) -> Tensor:
         """The grain map by the stored thresholds, or by the target shares of each image where they are NaN.
 
-        Both are computed: so the host does not wait to learn which is needed, and a compiled graph is whole.
+        Both are computed: so the host does not wait to learn which is needed, and a compiled graph is whole. An exported
+        graph has the thresholds alone.
         """
+        if torch.compiler.is_exporting():
+            return _grain(gains, self.thresholds)
         alone = exact_share(gains.cummin(1).values, self.ratio)
         return torch.where(self.thresholds.isnan().any(), alone, _grain(gains, self.thresholds))
 
@@ -145,7 +148,10 @@ def _again() -> bool:
 
 def _above(gains: Tensor, thresholds: Tensor) -> Tensor:
     """Gains ``(B, G - 1, h, w)`` less their thresholds; a refinement is worth no more than those before it."""
-    return (gains - thresholds[:, None, None]).cummin(1).values
+    least = list((gains - thresholds[:, None, None]).unbind(1))
+    for g in range(1, len(least)):  # ONNX has no cummin
+        least[g] = torch.minimum(least[g - 1], least[g])
+    return torch.stack(least, 1)
 
 
 def _grain(gains: Tensor, thresholds: Tensor) -> Tensor:

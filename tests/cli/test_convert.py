@@ -6,6 +6,7 @@ import os
 import torch
 
 import dqcore
+from dqcore.models.tokenizers.vqgan import VQGAN, VQGANConfig
 
 
 def test_convert_refuses(fails, tmp_path):
@@ -16,6 +17,26 @@ def test_convert_refuses(fails, tmp_path):
     (tmp_path / "c.json").write_text("{}")
     fails(*args)
     assert not os.path.exists(tmp_path / "o")
+
+
+def test_a_vqgan_there_and_back(run, fails, tmp_path):
+    sizes = {"channels": 32, "encoder_multipliers": (1, 1), "decoder_multipliers": (1, 1), "strides": (2,)}
+    model = VQGAN(VQGANConfig(**sizes, latent_channels=32, dim=8, codebook_size=20, num_blocks=1, encoder_attention=()))
+    model.eval().save_pretrained(tmp_path / "ours")
+    there = ("convert", tmp_path / "ours", "--to", "taming", "--out", tmp_path / "theirs.ckpt")
+    code, out, _ = run(*there)
+    assert code == 0 and "tensors in" in out
+    assert "is there already" in fails(*there)
+    code, out, _ = run("convert", tmp_path / "theirs.ckpt", "--out", tmp_path / "back")
+    assert code == 0 and "holds a tokenizer of taming-transformers" in out
+    image = torch.rand(1, 3, 8, 12) * 2 - 1
+    with torch.no_grad():
+        found, expected = VQGAN.from_pretrained(tmp_path / "back")(image), model(image)
+    assert torch.equal(found.reconstruction, expected.reconstruction)
+    torch.save({"encoder.x": torch.zeros(1)}, tmp_path / "a.ckpt")
+    assert "is neither taming-transformers' nor LlamaGen's" in fails(
+        "convert", tmp_path / "a.ckpt", "--out", tmp_path / "o"
+    )
 
 
 def test_convert(run, fails, tmp_path):

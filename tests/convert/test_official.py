@@ -1,6 +1,7 @@
 """Reading the authors' checkpoint files."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,22 @@ class Trap:
         return (Path.touch, (Path("trapped"),))
 
 
+class Maker:
+    def __reduce__(self):
+        return (tempfile.mkdtemp, ("", "trapped", "."))
+
+
 def test_load_official_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "callback": Trap()}, "trap.ckpt")
     with pytest.raises(ValueError, match=r"trap\.ckpt: not a checkpoint of tensors alone"):
         convert.load_official("trap.ckpt")
-    assert not Path("trapped").exists()
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "callback": Maker()}, "made.ckpt")
+    assert list(convert.load_official("made.ckpt")) == ["a"]
+    torch.save({"state_dict": {"a": Maker()}}, "made.ckpt")
+    with pytest.raises(ValueError, match="state_dict: expected names and tensors"):
+        convert.load_official("made.ckpt")
+    assert not list(Path().glob("trapped*"))
 
 
 def test_load_official_errors(tmp_path):
