@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dqcore.ops.cpu import split_codes
 from dqcore.ops.cpu.prepared_codes import FewVectorsCodes, PreparedCodes
 from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 
@@ -72,6 +73,7 @@ class CodeSearch:
         self.prepared: PreparedCodes | FewVectorsCodes = self._prepare(vectors)
         single = len(self.prepared.starts) == 1 and not self.prepared.empty
         self._only = self.prepared.block(0) if single else None
+        self._split = self._prepare_split()
         self._originals: Tensor | None = None
 
     def _prepare(self, vectors: int) -> PreparedCodes | FewVectorsCodes:
@@ -81,10 +83,28 @@ class CodeSearch:
                 return few
         return PreparedCodes(self.codebook, max(1, CODES // max(1, self.codebook.shape[1])), LANES)
 
+    def _prepare_split(self) -> split_codes.SplitCodes | None:
+        """The codes for a CPU with AMX, where it has one that pays."""
+        codes = self.prepared
+        if not isinstance(codes, PreparedCodes) or codes.empty or codes.dtype != torch.float32:
+            return None
+        few = 0 < self.codebook.numel() <= split_codes.MOST
+        return split_codes.SplitCodes(codes) if few and split_codes.supported() else None
+
     def __call__(self, vectors: Tensor) -> Tensor:
         """Nearest codes ``(n,)`` of ``vectors (n, D)``."""
         if len(vectors) == 0 or self.prepared.empty:
             return torch.full((len(vectors),), -1)
+        if self._split is None:
+            return self._search(vectors)
+        codes = self._split(vectors)
+        rest = (codes < 0).nonzero()[:, 0]
+        if len(rest):
+            codes[rest] = self._search(vectors[rest])
+        return codes
+
+    def _search(self, vectors: Tensor) -> Tensor:
+        """Nearest codes ``(n,)`` by float32 products and, where they leave it open, by float64 distances."""
         if self._only is not None:
             rows = max(64, SCORES // self.prepared.block_size, SCORES // len(self.codebook))
             return torch.cat([self._search_one_block(part) for part in vectors.split(rows)])
