@@ -1,10 +1,10 @@
 // csrc for Python: functions of pointers (as integers), sizes and a CUDA stream. dqcore/ops checks the
 // arguments; no header of torch is needed here.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include <array>
+#include <memory>
 
+#include "cpu/split_codes.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -45,37 +45,22 @@ void bind_arguments(py::module_& m) {
   }));
 }
 
-cpu::SplitCodes make_split_codes(uintptr_t tiles, uintptr_t square, uintptr_t mean, int64_t num, int64_t dim,
-                                 int64_t tiles_each, bool stacked, float scale,
-                                 const std::array<double, 7>& margin) {
-  const auto [by_norm, by_low, by_rest, by_square, radius, always, smallest] = margin;
-  return {pointer<const uint16_t>(tiles),
-          pointer<const float>(square),
-          pointer<const float>(mean),
-          num,
-          dim,
-          tiles_each,
-          stacked,
-          scale,
-          by_norm,
-          by_low,
-          by_rest,
-          by_square,
-          radius,
-          always,
-          smallest};
-}
-
 void bind_cpu(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> no_gil;
   m.def("has_tiles", &cpu::has_tiles);
-  py::class_<cpu::SplitCodes>(m, "SplitCodes", py::module_local()).def(py::init(&make_split_codes));
-  m.def(
-      "nearest_split_code",
-      [](const cpu::SplitCodes& codes, uintptr_t vectors, int64_t count, uintptr_t out, int threads) {
-        cpu::nearest_split_code(codes, pointer<const float>(vectors), count, pointer<int64_t>(out), threads);
-      },
-      no_gil);
+#ifdef DQCORE_AMX
+  py::class_<cpu::SplitCodes>(m, "SplitCodes", py::module_local())
+      .def(py::init([](uintptr_t codebook, int64_t num, int64_t dim, uintptr_t mean, float scale) {
+        return std::make_unique<cpu::SplitCodes>(pointer<const float>(codebook), num, dim,
+                                                 pointer<const float>(mean), scale);
+      }))
+      .def(
+          "nearest",
+          [](const cpu::SplitCodes& codes, uintptr_t vectors, int64_t count, uintptr_t out, int threads) {
+            codes.nearest(pointer<const float>(vectors), count, pointer<int64_t>(out), threads);
+          },
+          no_gil);
+#endif
   m.def(
       "layout_cpu",
       [](const Layout& layout, bool row_first, uintptr_t line_starts, int threads) {

@@ -17,26 +17,6 @@ struct Codes {
 
 namespace cpu {
 
-// A codebook as nearest_split_code reads it, and how much a score may be off. dqcore/ops/cpu/split_codes.py makes it.
-struct SplitCodes {
-  const uint16_t* tiles;  // bfloat16, -2 c' in parts: (num / 16, tiles_each, 16 pairs of channels, 16 codes, 2)
-  const float* square;    // ||c'||^2, (num,)
-  const float* mean;      // a vector times scale, less this, is x', (dim,)
-  int64_t num, dim, tiles_each;
-  bool stacked;  // the parts of a vector follow one another (high, low, high), rather than tile by tile (high, low)
-  float scale;
-  double by_norm, by_low, by_rest, by_square, radius, always, smallest;
-
-  // How far apart a vector's two smallest scores must be, given the squared lengths of x', of its low part, and of
-  // what both parts leave over.
-  double margin(double whole, double low, double rest) const;
-};
-
-// Whether nearest_split_code can run on this CPU.
-bool has_tiles();
-// The nearest codes of float32 vectors (count, dim), -1 for those that rounding might decide.
-void nearest_split_code(const SplitCodes&, const float* vectors, int64_t count, int64_t* out, int threads);
-
 // `line_starts` is scratch memory: (images, granularities * rows + 1).
 void layout(const Layout&, bool row_first, int32_t* line_starts, int threads);
 void pack_codes(const Layout&, const int64_t* code_map, const Codes& out, int threads);

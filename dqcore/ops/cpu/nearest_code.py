@@ -18,13 +18,14 @@ a NaN or an infinity are left out of mean and C, and their score is infinite, so
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from dqcore.ops.cpu import split_codes
 from dqcore.ops.cpu.prepared_codes import FewVectorsCodes, PreparedCodes
+from dqcore.ops.cpu.split_codes import split_codes
 from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 
 __all__ = ["VECTORS", "CodeSearch", "nearest_code_cpu"]
@@ -60,51 +61,56 @@ def _vector_blocks(x: Tensor) -> Iterator[Tensor]:
 
 
 class CodeSearch:
-    """A codebook prepared for searching. A codebook of one block is prepared once, of several blocks at each search.
+    """A codebook prepared for searching: in parts where the CPU has AMX, and for what they leave open in float32.
 
     Args:
         codebook: ``(K, D)``.
-        precision: ``"exact"``, or ``"fast"`` for the smallest score.
+        precision: ``"exact"``, or ``"fast"`` for the smallest float32 score where there is no AMX.
         vectors: How many vectors will be searched for.
     """
 
     def __init__(self, codebook: Tensor, precision: str, vectors: int) -> None:
+        self.product = functools.cache(lambda few: ProductSearch(codebook, precision, few=few))
+        self.split = split_codes(codebook) if vectors > FEW else None
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Nearest codes ``(n,)`` of ``vectors (n, D)``."""
+        if self.split is None:
+            return self.product(len(vectors) <= FEW)(vectors)
+        codes = self.split(vectors)
+        rest = (codes < 0).nonzero()[:, 0]
+        if len(rest):
+            codes[rest] = self.product(len(rest) <= FEW)(vectors[rest])
+        return codes
+
+
+class ProductSearch:
+    """A codebook prepared for float32 products, once if it is of one block, of several blocks at each search.
+
+    Args:
+        codebook: ``(K, D)``.
+        precision: ``"exact"``, or ``"fast"`` for the smallest score.
+        few: Whether only a few vectors will be searched for.
+    """
+
+    def __init__(self, codebook: Tensor, precision: str, *, few: bool) -> None:
         self.codebook, self.exact = codebook, precision == "exact"
-        self.prepared: PreparedCodes | FewVectorsCodes = self._prepare(vectors)
+        self.prepared: PreparedCodes | FewVectorsCodes = self._prepare(few)
         single = len(self.prepared.starts) == 1 and not self.prepared.empty
         self._only = self.prepared.block(0) if single else None
-        self._split = self._prepare_split()
         self._originals: Tensor | None = None
 
-    def _prepare(self, vectors: int) -> PreparedCodes | FewVectorsCodes:
-        if vectors <= FEW and 0 < self.codebook.numel() <= CODES:
-            few = FewVectorsCodes(self.codebook, LANES)
-            if few.usable:
-                return few
+    def _prepare(self, few: bool) -> PreparedCodes | FewVectorsCodes:
+        if few and 0 < self.codebook.numel() <= CODES:
+            codes = FewVectorsCodes(self.codebook, LANES)
+            if codes.usable:
+                return codes
         return PreparedCodes(self.codebook, max(1, CODES // max(1, self.codebook.shape[1])), LANES)
-
-    def _prepare_split(self) -> split_codes.SplitCodes | None:
-        """The codes for a CPU with AMX, where it has one that pays."""
-        codes = self.prepared
-        if not isinstance(codes, PreparedCodes) or codes.empty or codes.dtype != torch.float32:
-            return None
-        few = 0 < self.codebook.numel() <= split_codes.MOST
-        return split_codes.SplitCodes(codes) if few and split_codes.supported() else None
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Nearest codes ``(n,)`` of ``vectors (n, D)``."""
         if len(vectors) == 0 or self.prepared.empty:
             return torch.full((len(vectors),), -1)
-        if self._split is None:
-            return self._search(vectors)
-        codes = self._split(vectors)
-        rest = (codes < 0).nonzero()[:, 0]
-        if len(rest):
-            codes[rest] = self._search(vectors[rest])
-        return codes
-
-    def _search(self, vectors: Tensor) -> Tensor:
-        """Nearest codes ``(n,)`` by float32 products and, where they leave it open, by float64 distances."""
         if self._only is not None:
             rows = max(64, SCORES // self.prepared.block_size, SCORES // len(self.codebook))
             return torch.cat([self._search_one_block(part) for part in vectors.split(rows)])
