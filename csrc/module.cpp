@@ -2,6 +2,9 @@
 // arguments; no header of torch is needed here.
 #include <pybind11/pybind11.h>
 
+#include <memory>
+
+#include "cpu/split_codes.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -44,6 +47,20 @@ void bind_arguments(py::module_& m) {
 
 void bind_cpu(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> no_gil;
+  m.def("has_tiles", &cpu::has_tiles);
+#ifdef DQCORE_AMX
+  py::class_<cpu::SplitCodes>(m, "SplitCodes", py::module_local())
+      .def(py::init([](uintptr_t codebook, int64_t num, int64_t dim, uintptr_t mean, float scale) {
+        return std::make_unique<cpu::SplitCodes>(pointer<const float>(codebook), num, dim,
+                                                 pointer<const float>(mean), scale);
+      }))
+      .def(
+          "nearest",
+          [](const cpu::SplitCodes& codes, uintptr_t vectors, int64_t count, uintptr_t out, int threads) {
+            codes.nearest(pointer<const float>(vectors), count, pointer<int64_t>(out), threads);
+          },
+          no_gil);
+#endif
   m.def(
       "layout_cpu",
       [](const Layout& layout, bool row_first, uintptr_t line_starts, int threads) {

@@ -48,6 +48,7 @@ ROOMS = {
     "ops/reference/varlen_attention": "specification: one sequence at a time",
     "ops/reference/decode_attention": "specification: one slot at a time",
     "ops/cpu/prepared_codes": "the codebook centred and scaled, and an error bound of its products",
+    "ops/cpu/split_codes": "bfloat16 parts of the codes, for a CPU that multiplies tiles of them",
     "ops/cpu/nearest_code": "a blocked product, checked by an error bound",
     "ops/cpu/dynamic_lookup": "look up only the vectors that the grain map selects",
     "ops/cpu/patch_entropy": "add each pixel to the bins near it",

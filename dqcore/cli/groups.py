@@ -20,8 +20,8 @@ GROUPS = {
         "position_layers content_layers start"
     ),
     "images": (
-        "height width image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit photos "
-        "peers max_pixels crops encoding quality patch_size"
+        "height width image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit "
+        "photos peers max_pixels crops encoding quality patch_size"
     ),
     "optimiser": (
         "token_budget base_learning_rate learning_rate schedule warmup_epochs warmup_steps weight_decay "

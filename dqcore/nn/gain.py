@@ -103,8 +103,8 @@ class GainRouter(Router):
     def _settled_grain(self, gains: Tensor) -> Tensor:
         """The grain map by the stored thresholds, or by the target shares of each image where they are NaN.
 
-        Both are computed: so the host does not wait to learn which is needed, and a compiled graph is whole. An exported
-        graph has the thresholds alone.
+        Both are computed: so the host does not wait to learn which is needed, and a compiled graph is whole. An
+        exported graph has the thresholds alone.
         """
         if torch.compiler.is_exporting():
             return _grain(gains, self.thresholds)

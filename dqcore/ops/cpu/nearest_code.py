@@ -11,6 +11,9 @@ rounding of the float64 distance that defines the answer. So the score of the ne
 smallest score. A vector with one such *candidate* is settled; for the others the candidates' float64 distances are
 compared.
 
+A CPU with AMX first settles most vectors by products of bfloat16 parts (:mod:`dqcore.ops.cpu.split_codes`); the rest is
+for this path.
+
 Where E itself is not finite the scores prove nothing. The vector has a NaN or an infinity, or it is too far from the
 codes for float32. Such a *strange* vector has no candidates; if it is finite, it is compared with all codes. Codes with
 a NaN or an infinity are left out of mean and C, and their score is infinite, so that they are never candidates.
@@ -18,12 +21,14 @@ a NaN or an infinity are left out of mean and C, and their score is infinite, so
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from dqcore.ops.cpu.prepared_codes import FewVectorsCodes, PreparedCodes
+from dqcore.ops.cpu.split_codes import split_codes
 from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
 
 __all__ = ["VECTORS", "CodeSearch", "nearest_code_cpu"]
@@ -59,26 +64,50 @@ def _vector_blocks(x: Tensor) -> Iterator[Tensor]:
 
 
 class CodeSearch:
-    """A codebook prepared for searching. A codebook of one block is prepared once, of several blocks at each search.
+    """A codebook prepared for searching: in parts where the CPU has AMX, and for what they leave open in float32.
 
     Args:
         codebook: ``(K, D)``.
-        precision: ``"exact"``, or ``"fast"`` for the smallest score.
+        precision: ``"exact"``, or ``"fast"`` for the smallest float32 score where there is no AMX.
         vectors: How many vectors will be searched for.
     """
 
     def __init__(self, codebook: Tensor, precision: str, vectors: int) -> None:
+        self.product = functools.cache(lambda few: ProductSearch(codebook, precision, few=few))
+        self.split = split_codes(codebook) if vectors > FEW else None
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Nearest codes ``(n,)`` of ``vectors (n, D)``."""
+        if self.split is None:
+            return self.product(len(vectors) <= FEW)(vectors)
+        codes = self.split(vectors)
+        rest = (codes < 0).nonzero()[:, 0]
+        if len(rest):
+            codes[rest] = self.product(len(rest) <= FEW)(vectors[rest])
+        return codes
+
+
+class ProductSearch:
+    """A codebook prepared for float32 products, once if it is of one block, of several blocks at each search.
+
+    Args:
+        codebook: ``(K, D)``.
+        precision: ``"exact"``, or ``"fast"`` for the smallest score.
+        few: Whether only a few vectors will be searched for.
+    """
+
+    def __init__(self, codebook: Tensor, precision: str, *, few: bool) -> None:
         self.codebook, self.exact = codebook, precision == "exact"
-        self.prepared: PreparedCodes | FewVectorsCodes = self._prepare(vectors)
+        self.prepared: PreparedCodes | FewVectorsCodes = self._prepare(few)
         single = len(self.prepared.starts) == 1 and not self.prepared.empty
         self._only = self.prepared.block(0) if single else None
         self._originals: Tensor | None = None
 
-    def _prepare(self, vectors: int) -> PreparedCodes | FewVectorsCodes:
-        if vectors <= FEW and 0 < self.codebook.numel() <= CODES:
-            few = FewVectorsCodes(self.codebook, LANES)
-            if few.usable:
-                return few
+    def _prepare(self, few: bool) -> PreparedCodes | FewVectorsCodes:
+        if few and 0 < self.codebook.numel() <= CODES:
+            codes = FewVectorsCodes(self.codebook, LANES)
+            if codes.usable:
+                return codes
         return PreparedCodes(self.codebook, max(1, CODES // max(1, self.codebook.shape[1])), LANES)
 
     def __call__(self, vectors: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dqcore import backends
 
-__all__ = ["Block", "FewVectorsCodes", "PreparedCodes"]
+__all__ = ["Block", "FewVectorsCodes", "PreparedCodes", "power_of_two"]
 
 PAIRS = 2**18  # elements of a part in float64: 2 MB
 
@@ -55,7 +55,7 @@ class PreparedCodes:
         """Set centre, scale and radius of the finite codes."""
         dim = len(mean)
         largest = max(float((part.to(self.dtype) - mean).abs().max()) if dim else 0.0 for part in self._finite_parts())
-        self.scale = _power_of_two(largest)
+        self.scale = power_of_two(largest)
         self.mean = mean * self.scale
         norms = (torch.linalg.vector_norm(self._centred(part), dim=1).max() for part in self._finite_parts())
         self.radius = float(max(norms)) * 1.0001
@@ -145,7 +145,7 @@ def _mean(parts: Iterable[Tensor]) -> Tensor | None:
     return torch.stack([total for total, _ in sums]).sum(0) / sum(number for _, number in sums) if sums else None
 
 
-def _power_of_two(largest: float) -> float:
+def power_of_two(largest: float) -> float:
     """The power of two that brings ``largest`` near 1, from 2^-120 to 2^120 so that float32 can hold it; 1 for 0."""
     if not 0 < largest < float("inf"):
         return 2.0**-120 if largest else 1.0
