@@ -148,8 +148,8 @@ class Tokenizer(Pretrained):
         if config.convolutions == "variance":
             self.apply(keep_variance)
         if self.decoder.linear is not None:
-            nn.init.zeros_(self.decoder.linear.weight)
-            nn.init.zeros_(self.decoder.linear.bias)
+            for parameter in self.decoder.linear.parameters():
+                nn.init.zeros_(parameter)
 
     def facts(self) -> dict[str, str]:
         """Strides, codes, and the router if there is one."""
