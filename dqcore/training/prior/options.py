@@ -146,7 +146,6 @@ class PriorTraining(Arguments):
         self._at_least(1, "position_layers", "content_layers")
         self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
-        self._more_than_0("timeout")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")
         if self._never_random and (self.views or 1) > 1:

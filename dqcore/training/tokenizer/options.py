@@ -21,9 +21,8 @@ __all__ = ["FREE_ON_RESUME", "TokenizerTraining"]
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes. A run that was
 #: begun when ``in_memory`` and ``vgg_weights`` had other names can be resumed because these two are among them.
 FREE_ON_RESUME = frozenset(
-    {"data", "out", "steps", "epochs", "minutes", "vgg_weights", "init_from", "device", "workers", "in_memory"}
-    | {"compile", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
-    | {"timeout"}
+    {"out", "resume", "steps", "epochs", "minutes", "vgg_weights", "init_from", "device", "workers", "in_memory"}
+    | {"data", "compile", "timeout", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard"}
 )
 
 
@@ -50,7 +49,6 @@ class TokenizerTraining(Arguments):
     """Model preset."""
     out: Path = Path("runs/tokenizer")
     """Folder of the run."""
-
     steps: int | None = None
     """Optimiser steps; instead of epochs."""
     epochs: float | None = None
