@@ -11,8 +11,7 @@ rounding of the float64 distance that defines the answer. So the score of the ne
 smallest score. A vector with one such *candidate* is settled; for the others the candidates' float64 distances are
 compared.
 
-A CPU with AMX first settles most vectors by products of bfloat16 parts (:mod:`dqcore.ops.cpu.split_codes`); the rest is for this
-path.
+A CPU with AMX first settles most vectors by products of bfloat16 parts (:mod:`dqcore.ops.cpu.split_codes`).
 
 Where E itself is not finite the scores prove nothing. The vector has a NaN or an infinity, or it is too far from the
 codes for float32. Such a *strange* vector has no candidates; if it is finite, it is compared with all codes. Codes with
