@@ -122,3 +122,10 @@ def test_vectors_that_are_not_finite_get_code_0_in_the_classes():
         assert codes[3] == codes[7] == 0
         assert torch.equal(codes[finite], nearest_code(x[finite], codebook))
         assert torch.equal(most_similar(x[None], codebook[None], False)[0], codes)
+
+
+def test_the_loss_of_a_large_map_is_accurate():
+    z, codebook = torch.randn(8, 256, 32, 32), torch.randn(64, 256)
+    found = lookup(z, codebook)
+    error = (codebook[found.codes].double() - z.permute(0, 2, 3, 1).flatten(0, 2)).square().mean()
+    assert abs(float(found.commitment) / float(error) - 1) < 1e-6
