@@ -49,7 +49,8 @@ def _title(option: Option) -> str:
 def _usage(verb: str, options: list[Option]) -> str:
     words = [_call(option) for option in options if option.positional or option.required]
     words += ["[OPTIONS]"] if len(words) < len(options) else []
-    return " ".join(["usage: dqcore", verb, *words])
+    line = " ".join(["usage: dqcore", verb, *words])
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * 7, break_long_words=False, break_on_hyphens=False)
 
 
 def _call(option: Option) -> str:
