@@ -2,16 +2,20 @@
 
 import copy
 import pickle
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.functional import normalize
 
 from dqcore.compat.vector_quantize_pytorch import VectorQuantize
 from dqcore.errors import InputError
 from dqcore.testing import nearest_code_oracle
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
+
+from processes import launch
 
 package = pytest.importorskip("vector_quantize_pytorch")
 DIM, SIZE = 12, 40
@@ -221,22 +225,30 @@ def test_calls_that_make_no_sense_are_refused(name, options, shape, call):
         VectorQuantize(DIM, SIZE, **options)(torch.randn(shape), **call)
 
 
-def _train(rank, path):
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    for options in ({"kmeans_init": True, "threshold_ema_dead_code": 2}, {"use_cosine_sim": True}):
-        states = []
-        for kind in (package.VectorQuantize, VectorQuantize):
-            torch.manual_seed(0)
-            layer = kind(DIM, SIZE, sync_codebook=True, **options)
-            for number in range(5):
-                torch.manual_seed(10 * number + rank)
-                layer(torch.randn(3 + rank, 17, DIM))
-            states.append(layer.state_dict())
-        for name in states[0]:
-            torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-5, atol=1e-5)
-    dist.destroy_process_group()
+TRAINING = """
+import torch
+import torch.distributed as dist
+from vector_quantize_pytorch import VectorQuantize as Theirs
+from dqcore.compat.vector_quantize_pytorch import VectorQuantize
+
+dist.init_process_group("gloo")
+rank, dim, size = dist.get_rank(), 12, 40
+for options in ({"kmeans_init": True, "threshold_ema_dead_code": 2}, {"use_cosine_sim": True}):
+    states = []
+    for kind in (Theirs, VectorQuantize):
+        torch.manual_seed(0)
+        layer = kind(dim, size, sync_codebook=True, **options)
+        for number in range(5):
+            torch.manual_seed(10 * number + rank)
+            layer(torch.randn(3 + rank, 17, dim))
+        states.append(layer.state_dict())
+    for name in states[0]:
+        torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-5, atol=1e-5)
+dist.destroy_process_group()
+"""
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_codebook_as_theirs(tmp_path):
-    mp.spawn(_train, (tmp_path / "store",), nprocs=2)
+def test_two_processes_share_one_codebook_as_theirs():
+    results = launch(TRAINING, size=2)
+    assert [code for code, _, _ in results] == [0, 0], [err for _, _, err in results]

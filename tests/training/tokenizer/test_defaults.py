@@ -71,8 +71,10 @@ def test_this_machine():
 def test_a_small_folder_is_read_once(pictures, monkeypatch):
     from dqcore.data import batches
 
-    read, count = batches.read_image, []
-    monkeypatch.setattr(batches, "read_image", lambda path: count.append(path) or read(path))
+    read, count = batches.read_prepared, []
+    monkeypatch.setattr(
+        batches, "read_prepared", lambda path, *rest, **more: count.append(path) or read(path, *rest, **more)
+    )
     options = TokenizerTraining.small(pictures, image_size=32, batch_size=4, device="cpu").resolved()
     images = find_images(options, World(0, 1, torch.device("cpu")))
     assert images.reading == "images stay in memory" and images.options.workers == 0
