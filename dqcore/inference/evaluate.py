@@ -121,9 +121,10 @@ def evaluate_photos(
         each=_all_of(comparison if options.peers or options.ratios else None, sets),
         world=world,
     )
+    numbers = numbers.in_order(batches.order)
     comparison.join(world)
     if sets is not None:
-        sets.join(world)
+        sets.join(world, batches.order)
     peers = comparison.peers if options.peers else ()
     if twin is not None and options.twin is not None:
         again = PhotoBatches(batches.good, protocol, batch_size=options.batch_size, world=world)

@@ -55,6 +55,7 @@ class PhotoBatches:
     Attributes:
         good: The files that could be read, of all processes, in their order; known after the last batch.
         broken: Why each of the others was passed over.
+        order: For each of ``good``, its place among what one process after the other has read.
 
     Args:
         paths: Files of images.
@@ -80,6 +81,7 @@ class PhotoBatches:
     ) -> None:
         self.good: list[Path] = []
         self.broken: list[str] = []
+        self.order: list[int] = []
         self._all, self._paths = paths, paths[world.rank :: world.size]
         self._protocol, self._batch_size = protocol, batch_size
         self._argument, self._progress, self._world = argument, progress, world
@@ -105,10 +107,12 @@ class PhotoBatches:
 
     def _join(self) -> None:
         """Take in what the other processes have read."""
-        found = self._world.gather((set(self._read_so_far), self._reasons))
-        good = set[Path]().union(*(some for some, _ in found))
+        found = self._world.gather((self._read_so_far, self._reasons))
+        read = [path for some, _ in found for path in some]
+        places = {path: place for place, path in enumerate(read)}
         reasons = {path: reason for _, some in found for path, reason in some.items()}
-        self.good = [path for path in self._all if path in good]
+        self.good = [path for path in self._all if path in places]
+        self.order = [places[path] for path in self.good]
         self.broken = [reasons[path] for path in self._all if path in reasons]
 
     def _fits(self, images: list[Tensor], image: Tensor) -> bool:

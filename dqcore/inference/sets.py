@@ -107,10 +107,16 @@ class FeatureSets:
         self._made.append(self.network(measured.results))
         self._real.append(self.network(measured.images))
 
-    def join(self, world: World) -> None:
-        """Take in the features of the other processes; every one calls this."""
-        self._made = [part for parts in world.gather(self._made) for part in parts]
-        self._real = [part for parts in world.gather(self._real) for part in parts]
+    def join(self, world: World, order: Sequence[int]) -> None:
+        """Take in the features of the other processes; every one calls this.
+
+        Args:
+            world: All processes.
+            order: For each image, its place among those of one process after the other.
+        """
+        for name in ("_made", "_real"):
+            parts = [part for some in world.gather(getattr(self, name)) for part in some]
+            setattr(self, name, [torch.cat(parts)[list(order)]])
 
     def numbers(self, options: SetOptions) -> dict[str, float]:
         """The metrics of all batches so far, by their names for people."""

@@ -83,16 +83,13 @@ class Totals:
         self._pixels += len(images) * area
 
     def join(self, world: World) -> None:
-        """Take in what the other processes have measured; every one calls this."""
-        for rank, other in enumerate(world.gather(self)):
-            if rank == world.rank:
-                continue
-            self._images += other._images
-            self._codes += other._codes
-            self._regions += other._regions
-            self._grains += other._grains
-            self._entropies += other._entropies
-            self._pixels += other._pixels
+        """Take in what the other processes have measured, one after the other; every one calls this."""
+        everyone = world.gather(self)
+        for name in ("_images", "_grains", "_entropies"):
+            setattr(self, name, [part for other in everyone for part in getattr(other, name)])
+        self._codes = torch.stack([other._codes for other in everyone]).sum(0)
+        self._regions = torch.stack([other._regions for other in everyone]).sum(0)
+        self._pixels = sum(other._pixels for other in everyone)
 
     def numbers(self) -> dict[str, Any]:
         """The fields of :class:`dqcore.inference.measure.Evaluation`, of all images together."""
