@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dqcore.experiments.arms import Arm, dual, fixed
 from dqcore.experiments.claims import Claim, judge, together
 from dqcore.experiments.maps import correlate
@@ -57,17 +55,13 @@ def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
         for name, value in _point(folder, twin, setting).items():
             found[name].append([int(folder.name), value])
     found["fine_ratio"] = curve(metrics_of(arm, setting), "fine_ratio")
-    return found | {"last": {name: points[-1][1] for name, points in found.items()}} | {"first": _first(found)}
-
-
-def _first(found: dict[str, Any]) -> dict[str, float]:
-    """The values at the first kept model."""
-    return {name: found[name][0][1] for name in QUANTITIES}
+    first = {name: found[name][0][1] for name in QUANTITIES}
+    return found | {"first": first, "last": {name: points[-1][1] for name, points in found.items()}}
 
 
 def _point(folder: Path, twin: Any, setting: Setting) -> dict[str, float]:
     """What a kept model is worth; a map without a rank, as at the very start, correlates with nothing."""
-    model = load_tokenizer(folder, setting.scale.device).to(memory_format=torch.channels_last)
+    model = load_tokenizer(folder, setting.scale.device)
     photos = spread(setting.photos.test, PHOTOS)
     found = evaluate_tokenizer(model, PhotoBatches(photos), ratio=RATIO)
     errors = correlate(model, twin, photos)["scores"]["all regions"]
