@@ -1,7 +1,7 @@
 """Quantizers of other libraries against ours in their place: a training step, inference, and the host at tiny inputs.
 
-diffusers is the package itself. taming-transformers and LlamaGen are in no registry: their peers here are the formulas
-that they compute, written plainly, with every matrix that they make.
+diffusers is the package itself. taming-transformers, LlamaGen and TiTok are in no registry: their peers here are the
+formulas that they compute, written plainly, with every matrix that they make.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from timing import interleaved_medians
 from torch import nn
 from torch.nn import functional as F
 
-from dqcore.compat import diffusers, llamagen, taming
+from dqcore.compat import diffusers, llamagen, taming, titok
 from dqcore.testing import assert_nearest
 
 #: Library: shape of the map, codes, how many times faster a training step has to be.
@@ -23,6 +23,7 @@ PROBLEMS = {
     "taming_ema": ((8, 256, 32, 32), 1024, 4),
     "diffusers": ((8, 256, 32, 32), 1024, 4),
     "llamagen": ((8, 8, 32, 32), 16384, 3),
+    "titok": ((8, 256, 32, 32), 1024, 4),
 }
 TINY = (1, 64, 4, 4), 1024
 
@@ -109,6 +110,24 @@ class LlamaGenFormula(nn.Module):
         return (z + (vectors - z).detach()).permute(0, 3, 1, 2), loss, codes
 
 
+class TiTokFormula(nn.Module):
+    """All distances with the products by einsum, argmin, two losses."""
+
+    def __init__(self, size, dim):
+        super().__init__()
+        self.embedding = nn.Embedding(size, dim)
+
+    def forward(self, z):
+        """Map, loss and codes."""
+        z = z.float().permute(0, 2, 3, 1).contiguous()
+        rows, weight = z.view(-1, z.shape[-1]), self.embedding.weight
+        squares = rows.square().sum(1, keepdim=True) + weight.square().sum(1)
+        codes = (squares - 2 * torch.einsum("nd,kd->nk", rows, weight)).argmin(1)
+        vectors = self.embedding(codes).view_as(z)
+        loss = 0.25 * (vectors.detach() - z).square().mean() + (vectors - z.detach()).square().mean()
+        return (z + (vectors - z).detach()).permute(0, 3, 1, 2).contiguous(), loss, codes
+
+
 class _Flat(nn.Module):
     """A quantizer that returns (map, loss, codes)."""
 
@@ -118,7 +137,10 @@ class _Flat(nn.Module):
 
     def forward(self, z):
         """Map, loss and codes."""
-        quantized, loss, about = self.quantizer(z)
+        quantized, loss, *about = self.quantizer(z)
+        if isinstance(loss, dict):
+            return quantized, loss["quantizer_loss"], loss["min_encoding_indices"].flatten()
+        (about,) = about
         if isinstance(loss, tuple):
             loss = sum(loss[:3]) if self.training else quantized.new_zeros(())
         return quantized, loss, about[2].flatten()
@@ -132,6 +154,9 @@ def pair(library, size, dim):
         source = peer.quantizer
     elif library == "llamagen":
         ours, peer = llamagen.VectorQuantizer(size, dim, 0.25, 0.0, True, True), LlamaGenFormula(size, dim)
+        source = peer
+    elif library == "titok":
+        ours, peer = titok.VectorQuantizer(size, dim, 0.25), TiTokFormula(size, dim)
         source = peer
     elif library == "taming_ema":
         ours, peer = taming.EMAVectorQuantizer(size, dim, 0.25), TamingEMAFormula(size, dim)
