@@ -21,14 +21,14 @@ def test_headline_prints_commands_and_hours(run, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(3), ids=["tokenizer", "prior", "sample"])
-def test_the_commands_of_the_headline_results_are_real(number):
+def test_the_commands_of_the_headline_results_are_real(number, run):
     lines = [headline.commands(row)[number] for row in headline.ROWS]
     words = shlex.split(lines[0])
     verb = words[1:3] if words[1] == "train" else words[1:2]
-    shown = subprocess.run([sys.executable, "-m", "dqcore", *verb, "--help"], capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
+    code, shown, _ = run(*verb, "--help")
+    assert code == 0
     for option in {word for line in lines for word in shlex.split(line) if word.startswith("--")}:
-        assert option in shown.stdout, option
+        assert option in shown, option
 
 
 def test_report_without_results_is_one_line(fails, tmp_path):
