@@ -60,21 +60,19 @@ class VectorQuantizer(nn.Module):
         """
         check_map("z", z, self.token_size)
         z = z.float()
-        rows = z.permute(0, 2, 3, 1).reshape(-1, self.token_size)
         learn = self.clustering_vq and self.training
         if self.use_l2_norm:
             # The gradient of the norm reads the weight, which clustering is about to change: give it a copy.
             weight = self.embedding.weight.clone() if learn else self.embedding.weight
             codebook = F.normalize(weight, dim=-1)
-            units = F.normalize(rows, dim=-1)
-            found = lookup(units, codebook)
+            found = lookup(F.normalize(_rows(z), dim=-1), codebook)
             quantized = found.quantized.view(z.shape[0], *z.shape[2:], self.token_size).permute(0, 3, 1, 2)
         else:
-            codebook, units = self.embedding.weight, rows
+            codebook = self.embedding.weight
             found = lookup(z, codebook)
             quantized = found.quantized
         if learn:
-            self._cluster(rows.detach(), units.detach(), codebook.detach(), found.codes)
+            self._cluster(_rows(z.detach()), codebook.detach(), found.codes)
         commitment = self.commitment_cost * found.commitment
         return quantized.contiguous(), {
             "quantizer_loss": commitment + found.codebook,
@@ -84,9 +82,10 @@ class VectorQuantizer(nn.Module):
         }
 
     @torch.no_grad()
-    def _cluster(self, rows: Tensor, units: Tensor, codebook: Tensor, codes: Tensor) -> None:
+    def _cluster(self, rows: Tensor, codebook: Tensor, codes: Tensor) -> None:
         """Move the codes: the less a code is used, the closer to the nearest vector of all processes."""
-        codes, rows, units = _gather(codes), _gather(rows), _gather(units)
+        codes, rows = _gather(codes), _gather(rows)
+        units = F.normalize(rows, dim=-1) if self.use_l2_norm else rows
         share = torch.bincount(codes, minlength=self.codebook_size).to(self.embed_prob) / len(codes)
         self.embed_prob.mul_(self.decay).add_(share, alpha=1 - self.decay)
         closest = rows[nearest(codebook, units).clamp_min(0)]
@@ -102,6 +101,11 @@ class VectorQuantizer(nn.Module):
         else:
             raise InputError(f"indices: expected codes (N,) or weights (N, K), got shape {tuple(indices.shape)}")
         return F.normalize(vectors, dim=-1) if self.use_l2_norm else vectors
+
+
+def _rows(z: Tensor) -> Tensor:
+    """The vectors ``(N, D)`` of a map ``(B, D, H, W)``."""
+    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
 def _gather(x: Tensor) -> Tensor:
