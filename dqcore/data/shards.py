@@ -41,14 +41,24 @@ class ShardWriter:
         folder: Folder to write to.
         description: What the codes depend on (tokenizer, images, options); it becomes part of the index.
         shard_size: Images in a shard.
+        labels: What is written beside images, by name; images that an earlier run has encoded get theirs too.
 
     Raises:
         ValueError: the folder holds codes with another description, or other files.
     """
 
-    def __init__(self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000) -> None:
-        self.folder, self.shard_size = folder, shard_size
+    def __init__(
+        self,
+        folder: Path,
+        description: dict[str, Any],
+        *,
+        shard_size: int = 1000,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.shard_size, self._labels = folder, shard_size, labels or {}
         self.index = open_index(folder, description)
+        for entry in self.index["images"]:
+            entry.update(_known_by("", self._labels.get(entry["name"], "")))
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
         self._shards = len({entry["shard"] for entry in self.index["images"]})
@@ -83,7 +93,7 @@ class ShardWriter:
                 "grain_shape": list(grain.shape),
                 "num_codes": int((4 ** grain.long()).sum()),
                 "shard": self._shard_name(),
-                **_known_by(digest),
+                **_known_by(digest, self._labels.get(name, "")),
             }
         )
         if len(self._entries) == self.shard_size:
@@ -175,8 +185,8 @@ def forget_broken(index: dict[str, Any], name: str) -> None:
     index["broken"] = [entry for entry in index["broken"] if entry["name"] != name]
 
 
-def _known_by(digest: str) -> dict[str, str]:
-    return {"sha256": digest} if digest else {}
+def _known_by(digest: str, label: str = "") -> dict[str, str]:
+    return {key: text for key, text in (("sha256", digest), ("label", label)) if text}
 
 
 def hash_file(path: Path) -> str:

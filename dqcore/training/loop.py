@@ -20,10 +20,12 @@ from dqcore.training.state import write_state
 from dqcore.training.status import Status, peak_memory, seconds_left
 from dqcore.training.stop import StoppedError, StopSignals
 
-__all__ = ["Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
+__all__ = ["CHECKPOINT", "Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
 
 Batch = TypeVar("Batch")
 
+#: The file in a run's folder that it goes on from.
+CHECKPOINT = "checkpoint.pt"
 #: Seconds after which a row of metrics is due, however few steps there were.
 ROW_SECONDS = 15.0
 #: More steps than any run takes: where a timed run would end.
@@ -58,7 +60,7 @@ class Loop(Generic[Batch]):
         assert options.log_every is not None and options.validate_every is not None, "options are resolved"
         self.log_every, self.validate_every = options.log_every, options.validate_every
         self.total = learning_rate.total if isinstance(learning_rate, LearningRate) else None
-        self.checkpoint = options.out / "checkpoint.pt"
+        self.checkpoint = options.out / CHECKPOINT
         self.completed = 0
 
     def resume(self) -> None:

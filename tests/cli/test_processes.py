@@ -139,7 +139,8 @@ torch.manual_seed(0)
 convolution = torch.nn.Conv2d(3, 8, 3, stride=2)
 features = FeatureNetwork("Tiny", "Tiny 0123", lambda pixels: convolution(pixels.float()).mean((2, 3)))
 sets.load_network = lambda options: features
-sys.exit(main(["evaluate", "--samples", sys.argv[1], "--reference", sys.argv[1], "--size", "32", "--json", sys.argv[2]]))
+samples, json = sys.argv[1:]
+sys.exit(main(["evaluate", "--samples", samples, "--reference", samples, "--size", "32", "--json", json]))
 """
 
 
