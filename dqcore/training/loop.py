@@ -143,10 +143,11 @@ class Loop(Generic[Batch]):
             self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
-        if (self.completed % self.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
-            self._write(log, row)
+        if self.completed % self.validate_every == 0 or last:
+            if (row := self.stage.validate()) is not None:
+                self._write(log, row)
             if log is not None and (picture := self.stage.picture()) is not None:
-                log.show(self.completed, picture)
+                log.show(self.completed, picture, self.stage.pictured)
         if stopped:
             raise StoppedError(options.out, self.completed, moment.signal)
         due = moment.seconds - times.saved >= 60 * options.checkpoint_minutes
