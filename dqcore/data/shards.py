@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError
-from dqcore.files import write_json
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.files.tensors import load_tensors, save_tensors
 
 __all__ = [
@@ -48,12 +47,7 @@ class ShardWriter:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        description: dict[str, Any],
-        *,
-        shard_size: int = 1000,
-        labels: Mapping[str, str] | None = None,
+        self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000, labels: dict[str, str] | None = None
     ) -> None:
         self.folder, self.shard_size, self._labels = folder, shard_size, labels or {}
         self.index = open_index(folder, description)
@@ -61,7 +55,10 @@ class ShardWriter:
             entry.update(_known_by("", self._labels.get(entry["name"], "")))
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
-        self._shards = len({entry["shard"] for entry in self.index["images"]})
+        listed = {entry["shard"] for entry in self.index["images"]}
+        if lost := sorted(shard for shard in listed if not (folder / shard).is_file()):
+            raise InputError(f"out: {folder} lacks {lost[0]}, which its {INDEX} lists; choose another folder")
+        self._shards = len(listed)
         self._index_due = 0.0  # by the clock of time.monotonic
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed in its first shard can go on
@@ -121,7 +118,7 @@ class ShardWriter:
     def _write_index(self) -> None:
         """Write all of the index. A large one is due again when 20 times as long as this took is over."""
         start = time.monotonic()
-        write_json(self.folder / INDEX, self.index)
+        write_sealed(self.folder / INDEX, self.index)
         now = time.monotonic()
         self._index_due = now + 20 * (now - start) if now - start > 0.1 else now
 
@@ -208,9 +205,9 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; dqcore encode writes one")
     try:
-        index = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected an index of codes ({error!r})") from error
+        index: Any = read_sealed(path)
+    except ValueError as error:
+        raise InputError(f"{path}: expected an index of codes ({error})") from error
     if not isinstance(index, dict):
         raise InputError(f"{path}: expected an index of codes (got a JSON {type(index).__name__})")
     for name, default in (("images", None), ("broken", [])):

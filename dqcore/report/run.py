@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from dqcore.data.images import image_to_tensor, list_images, read_image
 from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.data.splits import training_split
 from dqcore.errors import InputError
+from dqcore.files.sealed import read_sealed
 from dqcore.inference.compare import Comparison
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
@@ -153,8 +153,10 @@ def read_config(run: Path) -> dict[str, Any]:
     if not path.is_file() or not (run / "model").is_dir():
         raise FileNotFoundError(f"{run}: expected the folder of a training run, with config.json and model/")
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        config: dict[str, Any] = read_sealed(path)
         _ = config["options"]["preset"], config["options"]["image_size"], config["versions"]
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the description of a training run ({error})") from error
     return config

@@ -1,6 +1,5 @@
 """The verbs on images in archives: the same numbers as on a folder, and names that tell which image is meant."""
 
-import json
 import tarfile
 
 import pytest
@@ -9,6 +8,7 @@ from PIL import Image
 
 from dqcore.data.codes import read_codes
 from dqcore.data.shards import read_index, read_shards
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.load import hash_files
 from dqcore.inference.photos import PhotoBatches, list_photos
 
@@ -56,10 +56,10 @@ def test_labels_go_with_the_codes(run, fails, checkpoint, pictures, shard, tmp_p
         f"shard-0.tar::{name}": label for name, label in labels.items()
     }
     assert codes.classes == tuple("01234567") and read_codes(tmp_path / "codes").labels.unique().tolist() == [-1]
-    index = json.loads((tmp_path / "codes" / "index.json").read_text())
+    index = read_sealed(tmp_path / "codes" / "index.json")
     for label, message in (("cat", "expected the number of a class beside"), ("", "has no label beside it")):
         index["images"][1]["label"] = label
-        (tmp_path / "codes" / "index.json").write_text(json.dumps(index))
+        write_sealed(tmp_path / "codes" / "index.json", index)
         train = ("train", "prior", "--codes", tmp_path / "codes", "--classes", "--out", tmp_path / "run")
         assert message in fails(*train)
 
