@@ -96,9 +96,14 @@ TARGETS = (
         files_of("streams"),
     ),
     Target(
-        ("run/checkpoint.pt", "run/config.json", "run/metrics.jsonl"),
+        ("run/checkpoint.pt", "run/config.json"),
         "train tokenizer --resume --steps 2 --out @run",
         run_of("run"),
+    ),
+    Target(  # a log: what it says of earlier steps changes no weights
+        ("run/metrics.jsonl", "run/seen_images.json", "run/status.json"),
+        "train tokenizer --resume --steps 2 --out @run",
+        files_of("run/model/model.safetensors"),
     ),
     Target(
         (
