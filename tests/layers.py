@@ -17,6 +17,7 @@ ROOMS = {
     "kernels": "Triton: tensors in, tensors out",
     "backends": "what this machine can run, and which device and precision to use",
     "files/__init__": "files that are whole or absent",
+    "files/sealed": "JSON objects with a checksum",
     "files/tensors": "tensors on disk, with a checksum",
     "files/checkout": "the commit that is running",
     "files/pictures": "PNG files that say that dqcore made them",

@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     try:
-        with _terminable():
+        with _endable():
             return _dispatch(words)
     except KeyboardInterrupt as stop:  # a training run that was stopped says more
         _tell(str(stop) or "interrupted")
@@ -87,20 +87,35 @@ class _TerminatedError(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a verb as Ctrl-C does: temporary files are removed, what is open is closed."""
+def _endable() -> Iterator[None]:
+    """Let SIGTERM end a verb as Ctrl-C does: temporary files are removed, what is open is closed.
 
-    def terminate(number: int, frame: object) -> None:
-        raise _TerminatedError("terminated")
+    Libraries make other errors of an interruption, or go on after it; what the signal asked for is done all the same.
+    """
+    noted: list[KeyboardInterrupt] = []
+
+    def end(number: int, frame: object) -> None:
+        noted.append(_TerminatedError("terminated") if number == signal.SIGTERM else KeyboardInterrupt())
+        raise noted[0]
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    heeded = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a shell it is ignored
+        heeded.append(signal.SIGINT)
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
+    except Exception as error:
+        if noted:
+            raise noted[0] from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted:
+        raise noted[0]
 
 
 def _keep_traceback() -> str:

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from dqcore.cli.naming import name_photos
 from dqcore.cli.stopping import stoppable
+from dqcore.data.labels import labels_written
 from dqcore.data.listing import is_collection
 from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known
@@ -176,7 +177,9 @@ def _print_written(results: Sequence[tuple[str, Written]]) -> None:
 
 
 def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:
-    writer = ShardWriter(job.out, job.description, shard_size=shard_size) if job.world.is_main else None
+    writer = None
+    if job.world.is_main:
+        writer = ShardWriter(job.out, job.description, shard_size=shard_size, labels=labels_written(job.named))
     before = count_known(writer.index, job.digests, job.out) if writer else 0
     done = before
     with progress_bar() as bar, stoppable("encode", "batch") as check:

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from dqcore.cli.evaluate_sets import measure_pair, measure_samples, measured, print_rows
 from dqcore.distributed import process_rank
 from dqcore.errors import InputError
-from dqcore.files import write_json
+from dqcore.files.sealed import write_sealed
 from dqcore.inference.compare import CurvePoint
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation
 from dqcore.inference.peers import PeerNumbers
@@ -56,7 +56,7 @@ def evaluate(
     else:
         found = _measure(images, checkpoint or weights_folder(TOKENIZER), options)
     if json is not None and process_rank() == 0:
-        write_json(json, found)
+        write_sealed(json, found)
 
 
 def _measure(images: tuple[Path, ...], checkpoint: Path, options: EvaluationOptions) -> dict[str, Any]:

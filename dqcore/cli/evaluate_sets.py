@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqcore.distributed import process_rank
+from dqcore.distributed import join_world, process_rank
 from dqcore.errors import InputError
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
 from dqcore.inference.paired import compare_results, paired_notes, read_result
@@ -38,6 +38,7 @@ def measure_pair(images: Sequence[Path], pair: tuple[Path, Path], options: Evalu
         options = dataclasses.replace(options, peers=False)
         results = [measured(f"evaluate {path}", images, path, options).as_json() for path in pair]
     elif all(path.is_file() for path in pair):
+        join_world("cpu", options.timeout)  # of several processes the first one prints
         results = [read_result(path) for path in pair]
     else:
         raise InputError("images: expected at least one file or folder, or two files of results to compare")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
-from dqcore.data.labels import folder_labels
+from dqcore.data.labels import labels_of
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
 from dqcore.ops.pack_codes import pack_codes
@@ -115,7 +115,7 @@ def read_codes(folder: Path, *, classes: bool = False) -> CachedCodes:
 
     Args:
         folder: Folder of the index and the shards.
-        classes: Take the name of the folder that an image lay in as its class.
+        classes: Take the label that stood beside an image as its class, or else the name of the folder that it lay in.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -127,6 +127,7 @@ def read_codes(folder: Path, *, classes: bool = False) -> CachedCodes:
         about = {"codebook_size": index["codebook_size"], "num_granularities": len(index["strides"])}
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / INDEX}: expected an index of codes ({error!r})") from error
-    labels, class_names = folder_labels(names, classes)
+    written = [str(entry.get("label", "")) for entry in index["images"]] if classes else []
+    labels, class_names = labels_of(written, names, classes)
     maps = ((codes[None], grain[None]) for _, codes, grain in read_shards(folder, index))
     return CachedCodes.of_maps(maps, labels, tokenizer=identity, classes=class_names, names=tuple(names), **about)

@@ -8,7 +8,10 @@ from pathlib import Path, PurePosixPath
 from dqcore.data.archives import MARK, open_archive, split_member
 from dqcore.errors import InputError
 
-__all__ = ["folder_labels", "image_labels"]
+__all__ = ["folder_labels", "image_labels", "labels_of", "labels_written"]
+
+#: Characters of a label that are kept; a number has at most 9.
+_LONGEST = 40
 
 
 def image_labels(
@@ -28,12 +31,26 @@ def image_labels(
         InputError: Images of one source have labels and others none, or an image lies in no folder of its own class.
     """
     written = [_written_label(path) for path in paths] if classes else []
-    known = [label for label in written if label is not None]
-    if not known:
+    return labels_of(written, names, classes)
+
+
+def labels_of(written: Sequence[str], names: Sequence[str], classes: bool) -> tuple[list[int], tuple[str, ...]]:
+    """:func:`image_labels`, where it is known what is written beside each image; an empty text for nothing."""
+    if not any(written):
         return folder_labels(names, classes)
-    if len(known) < len(written):
-        raise InputError(f"classes: {paths[written.index(None)]} has no label beside it, others have")
-    return known, tuple(str(label) for label in range(max(known) + 1))
+    for name, text in zip(names, written, strict=True):
+        if not text:
+            raise InputError(f"classes: {name} has no label beside it, others have")
+        if not (text.isascii() and text.isdigit()) or len(text) > 9:
+            raise InputError(f"classes: expected the number of a class beside {name}, got {text!r}")
+    labels = [int(text) for text in written]
+    return labels, tuple(str(label) for label in range(max(labels) + 1))
+
+
+def labels_written(named: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    """What is written beside images (``1.cls`` beside ``1.jpg`` in a shard), by name, for those that have a label."""
+    found = ((name, _written_label(path)) for name, path in named)
+    return {name: text for name, text in found if text}
 
 
 def folder_labels(names: Sequence[str], classes: bool) -> tuple[list[int], tuple[str, ...]]:
@@ -68,18 +85,15 @@ def _folder(name: str) -> str:
     return PurePosixPath(member).parent.as_posix()
 
 
-def _written_label(path: Path) -> int | None:
-    """The number in the ``.cls`` file of webdataset's shards."""
+def _written_label(path: Path) -> str:
+    """What the ``.cls`` file of webdataset's shards says, a number if it is right; empty where there is none."""
     member = split_member(path)
     if member is None:
-        return None
+        return ""
     archive, name = member
     folder, _, file = name.rpartition("/")
-    label = f"{folder}/{file.partition('.')[0]}.cls".lstrip("/")
     try:
-        text = open_archive(archive).read(label).strip()
+        data = open_archive(archive).read(f"{folder}/{file.partition('.')[0]}.cls".lstrip("/"))
     except FileNotFoundError:
-        return None
-    if not text.isdigit() or len(text) > 9:
-        raise InputError(f"{archive}{MARK}{label}: expected the number of a class")
-    return int(text)
+        return ""
+    return data.decode(errors="replace").strip()[:_LONGEST]

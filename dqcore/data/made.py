@@ -10,7 +10,8 @@ from typing import IO, Any, Literal
 from dqcore.data.making import Made
 from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_atomically
+from dqcore.files.sealed import write_sealed
 
 __all__ = ["DataWriter", "Packing"]
 
@@ -43,7 +44,7 @@ class DataWriter:
         self._shards = len({entry.get("shard") for entry in self.index["images"]})
         self._waiting: list[Made] = []
         if not (folder / INDEX).is_file():
-            write_json(folder / INDEX, self.index)  # says whose folder this is, so that a killed run can go on
+            write_sealed(folder / INDEX, self.index)  # says whose folder this is, so that a killed run can go on
 
     @property
     def done(self) -> set[str]:
@@ -64,7 +65,7 @@ class DataWriter:
         """Write what was added since the last shard, then the index."""
         self._store()
         self._written = len(self.index["images"])
-        write_json(self.folder / INDEX, self.index)
+        write_sealed(self.folder / INDEX, self.index)
 
     def _store(self) -> None:
         if not self._waiting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError
-from dqcore.files import write_json
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.files.tensors import load_tensors, save_tensors
 
 __all__ = [
@@ -41,17 +40,25 @@ class ShardWriter:
         folder: Folder to write to.
         description: What the codes depend on (tokenizer, images, options); it becomes part of the index.
         shard_size: Images in a shard.
+        labels: What is written beside images, by name; images that an earlier run has encoded get theirs too.
 
     Raises:
         ValueError: the folder holds codes with another description, or other files.
     """
 
-    def __init__(self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000) -> None:
-        self.folder, self.shard_size = folder, shard_size
+    def __init__(
+        self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000, labels: dict[str, str] | None = None
+    ) -> None:
+        self.folder, self.shard_size, self._labels = folder, shard_size, labels or {}
         self.index = open_index(folder, description)
+        for entry in self.index["images"]:
+            entry.update(_known_by("", self._labels.get(entry["name"], "")))
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
-        self._shards = len({entry["shard"] for entry in self.index["images"]})
+        listed = {entry["shard"] for entry in self.index["images"]}
+        if lost := sorted(shard for shard in listed if not (folder / shard).is_file()):
+            raise InputError(f"out: {folder} lacks {lost[0]}, which its {INDEX} lists; choose another folder")
+        self._shards = len(listed)
         self._index_due = 0.0  # by the clock of time.monotonic
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed in its first shard can go on
@@ -83,7 +90,7 @@ class ShardWriter:
                 "grain_shape": list(grain.shape),
                 "num_codes": int((4 ** grain.long()).sum()),
                 "shard": self._shard_name(),
-                **_known_by(digest),
+                **_known_by(digest, self._labels.get(name, "")),
             }
         )
         if len(self._entries) == self.shard_size:
@@ -111,7 +118,7 @@ class ShardWriter:
     def _write_index(self) -> None:
         """Write all of the index. A large one is due again when 20 times as long as this took is over."""
         start = time.monotonic()
-        write_json(self.folder / INDEX, self.index)
+        write_sealed(self.folder / INDEX, self.index)
         now = time.monotonic()
         self._index_due = now + 20 * (now - start) if now - start > 0.1 else now
 
@@ -175,8 +182,8 @@ def forget_broken(index: dict[str, Any], name: str) -> None:
     index["broken"] = [entry for entry in index["broken"] if entry["name"] != name]
 
 
-def _known_by(digest: str) -> dict[str, str]:
-    return {"sha256": digest} if digest else {}
+def _known_by(digest: str, label: str = "") -> dict[str, str]:
+    return {key: text for key, text in (("sha256", digest), ("label", label)) if text}
 
 
 def hash_file(path: Path) -> str:
@@ -198,9 +205,9 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; dqcore encode writes one")
     try:
-        index = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected an index of codes ({error!r})") from error
+        index: Any = read_sealed(path)
+    except ValueError as error:
+        raise InputError(f"{path}: expected an index of codes ({error})") from error
     if not isinstance(index, dict):
         raise InputError(f"{path}: expected an index of codes (got a JSON {type(index).__name__})")
     for name, default in (("images", None), ("broken", [])):

@@ -11,6 +11,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
 
-__all__ = ["load_tensors", "read_state", "save_tensors", "tensor_shapes", "write_state"]
+__all__ = ["load_tensors", "metadata_of", "read_state", "save_tensors", "tensor_shapes", "write_state"]
 
 _KEY = "sha256"
 _HEX = 64  # its digits
@@ -31,13 +32,20 @@ _MOST_HEADER = 100 << 20  # as the safetensors library allows
 _BLOCK = 1 << 20
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as a safetensors file with a checksum, atomically. The same tensors give the same bytes."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write tensors as a safetensors file with a checksum, atomically. The same tensors give the same bytes.
+
+    Args:
+        path: The file.
+        tensors: On the CPU.
+        about: Goes into its metadata.
+    """
     from safetensors.torch import save
 
     data = save(tensors, metadata={"format": "pt"})
     length = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + length]), memoryview(data)[8 + length :]
+    header["__metadata__"] |= about
     header["__metadata__"][_KEY] = _digest(header, [body])
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -66,6 +74,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # of a damaged file, anything
         raise InputError(f"{path}: not a safetensors file ({error})") from error
     return tensors
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file that can be read says of itself."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from dqcore.data.provenance import provenance, say_provenance
-from dqcore.distributed import TIMEOUT, join_world
+from dqcore.distributed import join_world
 from dqcore.inference.compare import Comparison, CurvePoint
 from dqcore.inference.load import hash_files, load_tokenizer
 from dqcore.inference.measure import Evaluation, Measured, evaluate_tokenizer
@@ -38,7 +38,6 @@ class EvaluationOptions(SetOptions):
         peers: Put JPEG and WebP at the same bytes beside it.
         twin: Folder of another tokenizer, usually of fixed length, to put beside it.
         vgg_weights: File of VGG16's weights (torchvision's vgg16-397923af.pth), to measure LPIPS too.
-        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
 
     ratio: float | None = None
@@ -47,7 +46,6 @@ class EvaluationOptions(SetOptions):
     peers: bool = True
     twin: Path | None = None
     vgg_weights: Annotated[Path | None, arg(aliases=["--perceptual-weights"])] = None
-    timeout: float = TIMEOUT
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Photos differ from each other by far more than tokenizers do. The interval of th
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.errors import InputError
+from dqcore.files.sealed import read_sealed
 from dqcore.inference.protocol import check_same_protocol, said_otherwise
 from dqcore.metrics.intervals import Interval, interval
 
@@ -98,9 +98,11 @@ def read_result(path: Path) -> dict[str, Any]:
         InputError: The file is none, or one without numbers of each photo.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = read_sealed(path)
         counts = {len(found["each"][key]) for key, *_ in QUANTITIES}
         _ = found["measured"]["protocol"]
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"compare: {path} is no result of dqcore evaluate --json ({error!r})") from error
     if counts != {found["measured"].get("images")}:

@@ -61,7 +61,7 @@ class PhotoBatches:
         paths: Files of images.
         protocol: What of each photo is measured.
         batch_size: Images of a batch, at most; large photos come alone.
-        argument: What the user named the files by, for the message if none can be read.
+        argument: What the user named the files by, for the message if none can be read; None if that is no error.
         progress: Called after each file with the number of files so far and the number of all, those of this process.
         world: The processes that share the photos.
 
@@ -75,7 +75,7 @@ class PhotoBatches:
         protocol: Protocol = NATIVE,
         *,
         batch_size: int = 8,
-        argument: str = "images",
+        argument: str | None = "images",
         progress: Callable[[int, int], object] | None = None,
         world: World = ALONE,
     ) -> None:
@@ -101,7 +101,7 @@ class PhotoBatches:
         if images:
             yield from self._batch(files, images)
         self._join()
-        if not self.good:
+        if self._argument is not None and not self.good:
             count, first = len(self._all), self.broken[0]
             raise InputError(f"{self._argument}: none of its {count} images can be read, the first: {first}")
 

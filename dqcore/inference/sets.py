@@ -6,19 +6,20 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor
 from tyro.conf import arg
 
 from dqcore.backends import choose_device
-from dqcore.distributed import World
+from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError
 from dqcore.files.pictures import is_ours
+from dqcore.inference.features import features_of_files
 from dqcore.inference.load import hash_files
 from dqcore.inference.measure import Measured
-from dqcore.inference.photos import PhotoBatches, list_photos
+from dqcore.inference.photos import list_photos
 from dqcore.inference.protocol import NATIVE, Protocol, say_versions
 from dqcore.metrics.networks import LITE0_PACKAGES, FeatureNetwork, Resize, efficientnet_lite0, inception
 from dqcore.metrics.sets import KID_SUBSET_SIZE, KID_SUBSETS, SetMetric, check_metrics, label, set_metrics
@@ -47,6 +48,7 @@ class SetOptions:
         resize_by: How inception gets its 299 pixels: as TensorFlow 1 did (torch-fidelity), or clean, as clean-fid does.
         batch_size: Small images of one size that go through the networks together.
         device: auto, cpu, cuda or cuda:N.
+        timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
 
     size: Annotated[int | None, arg(aliases=["--image-size"])] = None
@@ -59,6 +61,7 @@ class SetOptions:
     resize_by: Resize = "tensorflow"
     batch_size: int = 8
     device: str = "auto"
+    timeout: float = TIMEOUT
 
     def check(self) -> None:
         """Raise unless the numbers are in range."""
@@ -154,14 +157,14 @@ def evaluate_samples(
     *,
     progress: Callable[[int, int], object] | None = None,
 ) -> SetEvaluation:
-    """Measure samples against real images.
+    """Measure samples against real images. Under ``torchrun``, the processes share the images, and all get the result.
 
     Args:
         samples: Files, folders or ``.txt`` lists of the samples; they are taken as they are. The ``grid.png`` of
             ``dqcore sample`` is no sample.
         reference: The same of real images; ``size`` and ``resize`` say what of each is measured.
         options: What to measure, and how; FID, KID, precision and recall if it names no metrics.
-        progress: Called after each file with the number of files read and the number of all, for each set anew.
+        progress: Called in the first process with the number of files read and the number of all, for each set anew.
 
     Raises:
         InputError: An option is out of range, the network is missing, or no image of a set can be read.
@@ -173,12 +176,14 @@ def evaluate_samples(
     if not made_paths:
         raise InputError(f"samples: expected at least one image besides {GRID}")
     made_paths, real_paths = options.choose(made_paths), options.choose(list_photos(reference, "reference"))
+    world = join_world(options.device, options.timeout)
     network = load_network(options)
     check_metrics(metrics, network)
-    made = PhotoBatches(made_paths, NATIVE, batch_size=options.batch_size, argument="samples", progress=progress)
-    real = PhotoBatches(real_paths, cut, batch_size=options.batch_size, argument="reference", progress=progress)
-    features, wanted = (torch.cat([network(batch) for batch in batches]) for batches in (made, real))
-    numbers = _numbers(features, wanted, metrics, network, options.seed, False)
+    how: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
+    made = features_of_files(network, made_paths, NATIVE, world, argument="samples", **how)
+    real = features_of_files(network, real_paths, cut, world, argument="reference", **how)
+    if not world.is_main:
+        return cast(SetEvaluation, world.of_first(None))
     protocol = {
         "protocol": f"samples as they are, reference: {cut}",
         "samples": len(made.good),
@@ -189,7 +194,9 @@ def evaluate_samples(
         **_said(metrics, network, options.seed, min(len(made.good), len(real.good))),
         "versions": say_versions("torch-fidelity", "clean-fid", "pillow"),
     }
-    return SetEvaluation(numbers, protocol, [*grids, *made.broken, *real.broken])
+    numbers = _numbers(made.values, real.values, metrics, network, options.seed, False)
+    found = SetEvaluation(numbers, protocol, [*grids, *made.broken, *real.broken])
+    return cast(SetEvaluation, world.of_first(found))
 
 
 def _numbers(

@@ -14,7 +14,8 @@ from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
 from dqcore.errors import InputError
-from dqcore.files import write_atomically, write_json
+from dqcore.files import write_atomically
+from dqcore.files.sealed import write_sealed
 from dqcore.inference.budget import Budget
 from dqcore.inference.codec import Codec
 from dqcore.inference.reconstruct import pad_to_stride
@@ -103,9 +104,15 @@ class StreamFolder:
 
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder, self.index = folder, open_index(folder, {"format": "dqc", **description})
+        self.index["images"] = [entry for entry in self.index["images"] if self._is_whole(entry)]
         self._files = {entry["file"] for entry in self.index["images"]}
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed at once can go on
+
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
+        """Whether a stream is still there, and as long as it was; if not, its photo is encoded again."""
+        path = self.folder / entry["file"]
+        return path.is_file() and path.stat().st_size == entry["bytes"]
 
     def place(self, name: str) -> str:
         """The file for a photo's stream: named after the photo, with its ending where two are else called the same."""
@@ -130,7 +137,7 @@ class StreamFolder:
 
     def flush(self) -> None:
         """Write the index."""
-        write_json(self.folder / INDEX, self.index)
+        write_sealed(self.folder / INDEX, self.index)
 
 
 class _Task(NamedTuple):

@@ -49,7 +49,7 @@ def _fits(value: Any, kind: Any) -> bool:
             return all(_fits(item, args[0]) for item in value)
         return len(value) == len(args) and all(map(_fits, value, args))
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return (type(value) is int and abs(value) < 2**63) or (type(value) is float and math.isfinite(value))
     return type(value) is kind if kind in (int, bool, str, types.NoneType) else True
 
 

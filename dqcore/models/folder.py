@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
+from dqcore.files.sealed import seal_of
+from dqcore.files.tensors import metadata_of
 from dqcore.models.checks import check_types
 
-__all__ = ["config_from_dict", "fields_of", "read_config", "same_as_saved", "stored", "unknown"]
+__all__ = ["check_saved", "config_from_dict", "fields_of", "read_config", "same_as_saved", "stored", "unknown"]
 
 Config = TypeVar("Config")
 
@@ -69,6 +71,20 @@ def read_config(path: Path, cls: Any) -> Any:
         raise InputError(f"{path}: expected a {cls.__name__}, it describes {model or 'no model of dqcore'}")
     check_types(cls.Config, fields, str(path))
     return config_from_dict(cls.Config, fields, str(path))
+
+
+def check_saved(config: Path, weights: Path) -> None:
+    """Raise unless a config is the one that weights were saved with; weights of earlier versions do not know theirs.
+
+    Raises:
+        InputError: It is another one.
+    """
+    known = metadata_of(weights).get("config")
+    if known is not None and known != seal_of(json.loads(config.read_text())):
+        raise InputError(
+            f"{config}: damaged, or changed by hand since the weights were saved with it; "
+            "a config that was changed on purpose is saved with them anew (save_pretrained)"
+        )
 
 
 def same_as_saved(model: Any, config: Path, weights: Path) -> bool:

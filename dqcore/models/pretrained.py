@@ -14,10 +14,11 @@ from torch import nn
 
 from dqcore.errors import InputError
 from dqcore.files import write_json
+from dqcore.files.sealed import seal_of
 from dqcore.files.tensors import load_tensors, save_tensors, tensor_shapes
 from dqcore.models.card import write_card
 from dqcore.models.checks import build, check_finite, check_shapes
-from dqcore.models.folder import config_from_dict, fields_of, read_config, same_as_saved, stored, unknown
+from dqcore.models.folder import check_saved, config_from_dict, fields_of, read_config, same_as_saved, stored, unknown
 from dqcore.models.hub import CARD, COMPANIONS, CONFIG, WEIGHTS, download, upload
 from dqcore.models.summary import html_of, line_of, table_of
 from dqcore.models.weights import weights_folder
@@ -127,7 +128,7 @@ class Pretrained(nn.Module):
         state = {name: stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
         check_finite(state, f"{folder}: not saved")
         config = {"model": type(self).__name__, **fields_of(self.config)}
-        save_tensors(folder / WEIGHTS, state)
+        save_tensors(folder / WEIGHTS, state, {"config": seal_of(config)})
         write_json(folder / CONFIG, config)
         write_card(self, folder, model_card_kwargs or {})
         if not push_to_hub:
@@ -234,6 +235,7 @@ class Pretrained(nn.Module):
         state = load_tensors(weights)
         check_shapes(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, str(weights))
         check_finite(state, str(weights))
+        check_saved(folder / CONFIG, weights)
         model.load_state_dict(state)
         model._folder = folder.resolve()
         return model.eval()

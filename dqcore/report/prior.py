@@ -14,6 +14,7 @@ from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.report.charts import prior_charts
 from dqcore.report.page import Gallery, Page, write_page
+from dqcore.report.run import how_far, while_it_trained
 from dqcore.training.log import Row, read_metrics
 
 __all__ = ["is_prior", "report_prior"]
@@ -65,13 +66,14 @@ def report_prior(
     if images is not None:
         paths = [images] if images.is_file() and not is_collection(images) else list_images(images)
         galleries.append(_completions(prior, tokenizer, paths[:max_photos], seed))
+    galleries += while_it_trained(run, "The same samples each time")
     page = Page(
         title=title or f"{config['options']['preset']}: a report",
         intro=INTRO,
         headline=_headline(config, rows),
         galleries=galleries,
         charts=prior_charts(rows),
-        settings=_settings(config),
+        settings=_settings(config) | how_far(run),
     )
     return write_page(out or run / "report.html", page)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from dqcore.data.images import image_to_tensor, list_images, read_image
 from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.data.splits import training_split
 from dqcore.errors import InputError
+from dqcore.files.sealed import read_sealed
 from dqcore.inference.compare import Comparison
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
@@ -26,12 +26,13 @@ from dqcore.report.photos import photo_entry
 from dqcore.training.log import read_metrics, read_pictures
 from dqcore.training.status import read_status
 
-__all__ = ["read_config", "report_run"]
+__all__ = ["how_far", "read_config", "report_run", "while_it_trained"]
 
 INTRO = (
     "An ordinary image tokenizer spends as many codes on an empty sky as on a face. This one looks at every region of "
     "a photo and decides how many codes its detail is worth."
 )
+PICTURED = "Held-out photos, their reconstructions, and where the codes are"
 #: Shares of fine regions that the slider and the curve have.
 DETAILS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -90,15 +91,15 @@ def report_run(
         photos_title=_photos_title(known),
         photos_remark=_photos_remark(len(photos), known),
         opening=opening,
-        galleries=[*_while_it_trained(run), *galleries],
+        galleries=[*while_it_trained(run, PICTURED), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
-        settings=_settings(config, found, say_provenance(known)) | _training(run),
+        settings=_settings(config, found, say_provenance(known)) | how_far(run),
         **_parts(model, found, comparison, (comparison.own, *comparison.peers, *twins), photos),
     )
     return write_page(out or run / "report.html", page), found
 
 
-def _training(run: Path) -> dict[str, str]:
+def how_far(run: Path) -> dict[str, str]:
     """How far a run has come, if it says so."""
     now = read_status(run)
     return {} if now is None else {"training": str(now)}
@@ -110,11 +111,10 @@ def _twin(model: Any, cost: StreamCost, folder: Path, shown: PhotoBatches, devic
     return tuple(compare_twin(model, cost, other, StreamCost.of_checkpoint(folder, other.config), shown))
 
 
-def _while_it_trained(run: Path) -> list[Gallery]:
-    """The pictures that the training kept, the last of them first."""
+def while_it_trained(run: Path, shown: str) -> list[Gallery]:
+    """The pictures that the training kept, the last of them first; ``shown`` says what is in them."""
     kept = [(image_to_tensor(read_image(path)), f"step {step:,}") for step, path in reversed(read_pictures(run))]
-    remark = "Held-out photos, their reconstructions, and where the codes are; the latest first."
-    return [Gallery("While it trained", remark, kept)] if kept else []
+    return [Gallery("While it trained", f"{shown}; the latest first.", kept)] if kept else []
 
 
 def _details(config: Any) -> tuple[float, ...]:
@@ -153,8 +153,10 @@ def read_config(run: Path) -> dict[str, Any]:
     if not path.is_file() or not (run / "model").is_dir():
         raise FileNotFoundError(f"{run}: expected the folder of a training run, with config.json and model/")
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        config: dict[str, Any] = read_sealed(path)
         _ = config["options"]["preset"], config["options"]["image_size"], config["versions"]
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the description of a training run ({error})") from error
     return config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import typing
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
+from dqcore.files.sealed import read_sealed
 
 __all__ = ["Arguments", "renamed"]
 
@@ -153,7 +153,9 @@ def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"out: there is no run to resume in {path.parent}: config.json is missing")
     try:
-        options = json.loads(path.read_text())["options"]
+        options = read_sealed(path)["options"]
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"resume: {path} cannot be read ({error})") from error
     types = typing.get_type_hints(cls)

@@ -128,13 +128,13 @@ class MetricsLog:
             for name in ("memory_gib", "seconds_left"):
                 self._events.add_scalar(name, getattr(status, name), status.step)
 
-    def show(self, step: int, picture: Tensor) -> None:
-        """Keep a picture ``(3, H, W)`` in [-1, 1] of what the model does after a step."""
+    def show(self, step: int, picture: Tensor, pictured: str) -> None:
+        """Keep a picture ``(3, H, W)`` in [-1, 1] of what the model does after a step, and say what it shows."""
         folder = self._folder / "pictures"
         write_picture(folder / f"{step:08d}.png", tensor_to_image(picture), "training")
         _thin(folder)
         if self._events is not None:
-            self._events.add_image("reconstructions", (picture + 1) / 2, step)
+            self._events.add_image(pictured, (picture + 1) / 2, step)
 
 
 def read_pictures(folder: Path) -> list[tuple[int, Path]]:

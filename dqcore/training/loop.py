@@ -20,10 +20,12 @@ from dqcore.training.state import write_state
 from dqcore.training.status import Status, peak_memory, seconds_left
 from dqcore.training.stop import StoppedError, StopSignals
 
-__all__ = ["Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
+__all__ = ["CHECKPOINT", "Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
 
 Batch = TypeVar("Batch")
 
+#: The file in a run's folder that it goes on from.
+CHECKPOINT = "checkpoint.pt"
 #: Seconds after which a row of metrics is due, however few steps there were.
 ROW_SECONDS = 15.0
 #: More steps than any run takes: where a timed run would end.
@@ -58,7 +60,7 @@ class Loop(Generic[Batch]):
         assert options.log_every is not None and options.validate_every is not None, "options are resolved"
         self.log_every, self.validate_every = options.log_every, options.validate_every
         self.total = learning_rate.total if isinstance(learning_rate, LearningRate) else None
-        self.checkpoint = options.out / "checkpoint.pt"
+        self.checkpoint = options.out / CHECKPOINT
         self.completed = 0
 
     def resume(self) -> None:
@@ -141,10 +143,11 @@ class Loop(Generic[Batch]):
             self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
-        if (self.completed % self.validate_every == 0 or last) and (row := self.stage.validate()) is not None:
-            self._write(log, row)
+        if self.completed % self.validate_every == 0 or last:
+            if (row := self.stage.validate()) is not None:
+                self._write(log, row)
             if log is not None and (picture := self.stage.picture()) is not None:
-                log.show(self.completed, picture)
+                log.show(self.completed, picture, self.stage.pictured)
         if stopped:
             raise StoppedError(options.out, self.completed, moment.signal)
         due = moment.seconds - times.saved >= 60 * options.checkpoint_minutes

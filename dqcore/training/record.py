@@ -16,7 +16,7 @@ from torch import nn
 from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import World
 from dqcore.errors import InputError
-from dqcore.files import write_json
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.training.arguments import Arguments
 
 __all__ = ["RunRecord", "check_unused"]
@@ -67,7 +67,7 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write ``config.json``, in the main process."""
         if self.world.is_main:
-            write_json(folder / "config.json", self.as_json())
+            write_sealed(folder / "config.json", self.as_json())
 
     def check_same(self, folder: Path, *, free: Collection[str]) -> None:
         """Raise unless the run in a folder was started with the same options, on the same data.
@@ -81,9 +81,11 @@ class RunRecord:
         """
         path = folder / "config.json"
         try:
-            before = json.loads(path.read_text())
+            before = read_sealed(path)
             started = {**self.options.ADDED, **before["options"]}
             data = before[self.data_name]
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"resume: {path} cannot be read ({error!r})") from error
         for name, value in self.options.as_json().items():

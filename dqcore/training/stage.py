@@ -102,6 +102,11 @@ class Stage(Protocol[Batch]):
         """A message for each file that could not be read so far; it is kept in the checkpoint."""
         ...
 
+    @property
+    def pictured(self) -> str:
+        """What :meth:`picture` shows, in a word for TensorBoard."""
+        ...
+
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         """This process's batches of steps ``start .. stop - 1``."""
         ...

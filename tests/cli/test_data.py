@@ -15,6 +15,7 @@ from dqcore.cli import data_make
 from dqcore.data import Images
 from dqcore.data.images import image_to_tensor, list_images, read_image
 from dqcore.data.making import new_names
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.nn.router import EntropyRouter
 
 
@@ -145,7 +146,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(run, photos, tmp_path, monkeypa
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     # killed after files were written and before the index was
     index = tmp_path / "stopped" / "index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"images": []}))
+    write_sealed(index, read_sealed(index) | {"images": []})
     assert run(*args, "--out", tmp_path / "stopped")[0] == 0
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 

@@ -13,6 +13,7 @@ import pytest
 import dqcore
 import dqcore.cli.info
 from dqcore import cli
+from dqcore.errors import InputError
 from dqcore.files import write_atomically
 
 
@@ -101,6 +102,25 @@ def test_termination_is_one_line_and_closes_what_is_open(run, monkeypatch, tmp_p
     monkeypatch.setattr("dqcore.cli.info.info", ended)
     assert run("info") == (143, "", "dqcore: terminated\n")
     assert signal.getsignal(signal.SIGTERM) is before and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("not a safetensors file"), InputError("damaged"), None])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interruption_that_a_library_takes_for_something_else(run, monkeypatch, number, code, error):
+    def ended():
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            if error is not None:
+                raise error from None
+
+    monkeypatch.setattr("dqcore.cli.info.info", ended)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
+    try:
+        assert run("info") == (code, "", f"dqcore: {'terminated' if number == signal.SIGTERM else 'interrupted'}\n")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 import dqcore
 from dqcore import files
 from dqcore.data.shards import ShardWriter, read_shards
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.streams import StreamFolder
 
 
@@ -46,15 +47,18 @@ def test_encode_goes_on_and_refuses(run, fails, checkpoint, pictures, tmp_path):
     args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--shard-size", 2)
     assert run(*args)[0] == 0
     whole = [(entry["name"], codes) for entry, codes, _ in read_shards(out)]
-    index = json.loads((out / "index.json").read_text())
+    index = read_sealed(out / "index.json")
     index["images"] = index["images"][:2]  # as a kill after the first shard leaves it
-    (out / "index.json").write_text(json.dumps(index))
+    write_sealed(out / "index.json", index)
     untouched = (out / "codes-00000.safetensors").stat().st_mtime_ns
     assert run(*args)[0] == 0
     again = [(entry["name"], codes) for entry, codes, _ in read_shards(out)]
     assert [name for name, _ in again] == [name for name, _ in whole]
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(again, whole, strict=True))
     assert (out / "codes-00000.safetensors").stat().st_mtime_ns == untouched
+    (out / "codes-00000.safetensors").rename(tmp_path / "lost")
+    assert "lacks codes-00000.safetensors, which its index.json lists" in fails(*args)
+    (tmp_path / "lost").rename(out / "codes-00000.safetensors")
     assert "codes of another ratio" in fails(*args, "--ratio", 0.5)
     assert "is not empty" in fails("encode", pictures, "--checkpoint", checkpoint, "--out", pictures)
 

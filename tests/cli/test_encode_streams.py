@@ -1,6 +1,5 @@
 """``dqcore encode`` and ``dqcore decode`` with ``.dqc`` files."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ from PIL import Image
 
 import dqcore
 from dqcore.cli import decode
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.codec import load_codec
 from dqcore.stream import TABLES, read_header
 
@@ -107,6 +107,9 @@ def test_a_folder_to_files_and_back(run, fails, checkpoint, pictures, tmp_path):
     found = {path.relative_to(back).as_posix() for path in back.rglob("*.png")}
     assert found == {"0.png", "0.png.png", "1.png", "more/3.png"}
     assert np.array_equal(np.asarray(Image.open(back / "1.png")), expected(checkpoint, pictures / "1.png"))
+    (out / "0.dqc").unlink()
+    assert "3 of these 6 files were there already" in run(*args)[1]  # what is lost or cut off is encoded again
+    assert sum(path.stat().st_size for path in out.rglob("*.dqc")) == total
 
 
 def test_shards_decode_to_pictures(run, fails, checkpoint, pictures, tmp_path):
@@ -115,8 +118,7 @@ def test_shards_decode_to_pictures(run, fails, checkpoint, pictures, tmp_path):
     assert run("decode", codes, "--checkpoint", checkpoint, "--out", back)[0] == 0
     for name in ("0.png", "2.png", "more/3.png"):
         assert np.array_equal(np.asarray(Image.open(back / name)), expected(checkpoint, pictures / name))
-    index = json.loads((codes / "index.json").read_text())
-    (codes / "index.json").write_text(json.dumps({**index, "tokenizer": "f" * 64}))
+    write_sealed(codes / "index.json", read_sealed(codes / "index.json") | {"tokenizer": "f" * 64})
     assert "tokenizer" in fails("decode", codes, "--checkpoint", checkpoint, "--out", tmp_path / "other")
 
 

@@ -128,6 +128,35 @@ def test_every_verb_makes_what_one_process_makes(folder, alone, size):
         assert not err and all(line.startswith("--") for line in text.splitlines())
 
 
+SAMPLES = """
+import sys
+import torch
+from dqcore.cli import main
+from dqcore.inference import sets
+from dqcore.metrics.networks import FeatureNetwork
+
+torch.manual_seed(0)
+convolution = torch.nn.Conv2d(3, 8, 3, stride=2)
+features = FeatureNetwork("Tiny", "Tiny 0123", lambda pixels: convolution(pixels.float()).mean((2, 3)))
+sets.load_network = lambda options: features
+samples, json = sys.argv[1:]
+sys.exit(main(["evaluate", "--samples", samples, "--reference", samples, "--size", "32", "--json", json]))
+"""
+
+
+@pytest.mark.slow
+def test_samples_are_measured_together_and_said_once(folder, tmp_path):
+    pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed: dqcore[metrics]")
+    numbers, texts = [], []
+    for size in (1, 2):
+        results = launch(SAMPLES, folder / "photos", tmp_path / f"{size}.json", size=size)
+        assert [code for code, _, _ in results] == [0] * size, [err for _, _, err in results]
+        numbers.append((tmp_path / f"{size}.json").read_bytes())
+        texts.append("".join(out for _, out, _ in results))
+    assert numbers[0] == numbers[1] and texts[0] == texts[1]
+    assert json.loads(numbers[0])["measured"]["samples"] == 39
+
+
 FAULTS = """
 import json, os, signal, sys
 from dqcore.cli import main

@@ -4,8 +4,11 @@ import tarfile
 
 import pytest
 import torch
+from PIL import Image
 
+from dqcore.data.codes import read_codes
 from dqcore.data.shards import read_index, read_shards
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.load import hash_files
 from dqcore.inference.photos import PhotoBatches, list_photos
 
@@ -32,6 +35,33 @@ def test_encode_a_shard(run, checkpoint, pictures, shard, tmp_path):
         assert one[0]["sha256"] == other[0]["sha256"] and torch.equal(one[1], other[1])
     code, out, _ = run("encode", shard.parent, "--checkpoint", checkpoint, "--out", tmp_path / "photos-codes")
     assert code == 0 and "4 of these 4 files were there already" in out
+
+
+def test_labels_go_with_the_codes(run, fails, checkpoint, pictures, shard, tmp_path):
+    """A prior learns classes from the codes alone; a folder that was encoded before labels were kept gets them."""
+    sizes = {path.name: Image.open(path).size for path in pictures.rglob("*.png")}
+    alike = [path for path in sorted(pictures.rglob("*.png")) if sizes[path.name] == (64, 48)]
+    words = ("encode", shard, "--checkpoint", checkpoint, "--out", tmp_path / "codes")
+    for labels in ({}, {path.name: 7 - number for number, path in enumerate(alike)}):
+        with tarfile.open(shard, "w") as tar:
+            for path in reversed(alike):
+                tar.add(path, path.name)
+                if path.name in labels:
+                    (tmp_path / "label").write_text(f"{labels[path.name]}\n")
+                    tar.add(tmp_path / "label", f"{path.stem}.cls")
+        assert run(*words)[0] == 0
+    shard.unlink()
+    codes = read_codes(tmp_path / "codes", classes=True)
+    assert dict(zip(codes.names, codes.labels.tolist(), strict=True)) == {
+        f"shard-0.tar::{name}": label for name, label in labels.items()
+    }
+    assert codes.classes == tuple("01234567") and read_codes(tmp_path / "codes").labels.unique().tolist() == [-1]
+    index = read_sealed(tmp_path / "codes" / "index.json")
+    for label, message in (("cat", "expected the number of a class beside"), ("", "has no label beside it")):
+        index["images"][1]["label"] = label
+        write_sealed(tmp_path / "codes" / "index.json", index)
+        train = ("train", "prior", "--codes", tmp_path / "codes", "--classes", "--out", tmp_path / "run")
+        assert message in fails(*train)
 
 
 def test_one_image_of_a_shard(run, checkpoint, shard, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import dqcore
-from dqcore.data.codes import CachedCodes, folder_labels, read_codes
+from dqcore.data.codes import CachedCodes, read_codes
+from dqcore.data.labels import folder_labels
 
 
 def test_folders_of_codes(tmp_path):

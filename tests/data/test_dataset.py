@@ -153,7 +153,7 @@ def test_labels_in_shards(make, image):
     assert len(data.classes) == 12 and data.classes[11] == "11"
     with pytest.raises(ValueError, match=r"more\.tar::2\.png has no label beside it, others have"):
         Images(make("more.tar", {"1.png": image(1), "1.cls": b"1", "2.png": image(2)}), classes=True)
-    with pytest.raises(ValueError, match=r"wrong\.tar::1\.cls: expected the number of a class"):
+    with pytest.raises(ValueError, match=r"expected the number of a class beside wrong\.tar::1\.png, got 'cat'"):
         Images(make("wrong.tar", {"1.png": image(1), "1.cls": b"cat"}), classes=True)
     assert image_labels([], [], False) == ([], ())
 

@@ -258,6 +258,7 @@ def test_every_damaged_bit_of_the_weights_is_noticed(saved):
         {"codebook_size": True},
         {"decay": "0.9"},
         {"decay": float("nan")},
+        {"decay": 10**400},
         {"position": 3},
         {"groups": 0},
     ],
@@ -266,4 +267,14 @@ def test_every_damaged_bit_of_the_weights_is_noticed(saved):
 def test_damaged_configs_are_one_clear_error(saved, fields):
     edit(saved[1] / "config.json", **fields)
     with pytest.raises(ValueError, match=next(iter(fields))):
+        DQVAE.from_pretrained(saved[1])
+
+
+def test_a_config_belongs_to_its_weights(saved):
+    """Of such a change nothing else would tell: all shapes fit."""
+    path = saved[1] / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))  # laid out otherwise, the same
+    DQVAE.from_pretrained(saved[1])
+    edit(path, temperature=2.0)
+    with pytest.raises(ValueError, match=r"config\.json: damaged, or changed by hand since the weights were saved"):
         DQVAE.from_pretrained(saved[1])

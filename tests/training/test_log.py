@@ -53,7 +53,7 @@ def test_pictures_and_status_while_it_runs(tmp_path):
     with MetricsLog(tmp_path, resume_at=0, length=LearningRate(1.0, 0, 40), tensorboard=True) as log:
         log.tell(status)
         for step in range(1, 40):
-            log.show(step, torch.full((3, 8, 12), step / 40))
+            log.show(step, torch.full((3, 8, 12), step / 40), "reconstructions")
     kept = read_pictures(tmp_path)
     steps = [step for step, _ in kept]
     assert steps[0] == 1 and steps[-1] == 39 and steps == sorted(steps) and 6 <= len(steps) <= KEPT_PICTURES

@@ -28,6 +28,7 @@ class _Counting:
     saved: list = field(default_factory=list)
     folders: list = field(default_factory=list)
     fails_in: int = -1
+    pictured: str = "numbers"
 
     def batches(self, start, stop):
         return range(start, stop)

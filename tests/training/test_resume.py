@@ -11,6 +11,7 @@ import torch
 
 from dqcore import files
 from dqcore.files import sole_owner
+from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.training import train_tokenizer
 from dqcore.training.record import check_unused
 from dqcore.training.state import read_state
@@ -118,10 +119,10 @@ def test_a_checkpoint_written_halfway_is_never_seen(tiny, options, monkeypatch):
 
 def test_a_run_begun_with_the_options_old_names_is_resumed(tiny, options):
     path = train_tokenizer(options(steps=3), model=tiny(), progress=_quiet).path / "config.json"
-    config = json.loads(path.read_text())
+    config = read_sealed(path)
     for old, new in (("packed", "in_memory"), ("perceptual_weights", "vgg_weights")):
         config["options"][old] = config["options"].pop(new)
-    path.write_text(json.dumps(config))
+    write_sealed(path, config)
     run = train_tokenizer(options(steps=5, resume=True), model=tiny(), progress=_quiet)
     whole = train_tokenizer(options(steps=5, out=options().out.with_name("long")), model=tiny(), progress=_quiet)
     assert _same(run.model.state_dict(), whole.model.state_dict())

@@ -19,7 +19,7 @@ from dqcore.files import sole_owner
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
-from dqcore.training.loop import Loop
+from dqcore.training.loop import CHECKPOINT, Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
@@ -85,7 +85,9 @@ def train_prior(
         codes = training_codes(options, world)
         torch.manual_seed(options.seed)
         model = new_prior(options, codes)
-        start(options, model)
+        goes_on = options.resume and (options.out / CHECKPOINT).is_file()
+        if not goes_on:
+            start(options, model)
         stage = new_stage(options, world, codes, model)
         if world.is_main:
             size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
@@ -95,7 +97,7 @@ def train_prior(
         about = {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
         record = RunRecord(options, about, model, stage.description, "codes", loop.total or 0, world)
         torch.manual_seed(options.seed + world.rank)
-        if options.resume and loop.checkpoint.is_file():
+        if goes_on:
             record.check_same(options.out, free=FREE_ON_RESUME)
             loop.resume()
         if options.compile:

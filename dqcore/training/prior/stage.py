@@ -16,7 +16,9 @@ from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.files import write_json
 from dqcore.training.log import Row
+from dqcore.training.prior.codes import kept_tokenizer
 from dqcore.training.prior.options import PriorTraining
+from dqcore.training.prior.pictures import draw
 from dqcore.training.prior.step import PriorStep
 from dqcore.training.stage import all_finite
 
@@ -36,6 +38,7 @@ class PriorStage:
         token_batches: Which of ``training`` make up the batch of a step.
         step: The prior's training step.
         broken: Always empty: codes were made of images that could be read.
+        pictured: What the pictures show.
     """
 
     options: PriorTraining
@@ -46,6 +49,7 @@ class PriorStage:
     token_batches: TokenBatches
     step: PriorStep
     broken: set[str] = field(default_factory=set)
+    pictured: str = "samples"
 
     @property
     def description(self) -> Row:
@@ -78,8 +82,13 @@ class PriorStage:
             return None
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
-    def picture(self) -> None:
-        """Nothing: drawing takes too long to do it on the way."""
+    def picture(self) -> Tensor | None:
+        """The same few samples each time; None without a tokenizer to decode them. No other random number changes."""
+        tokenizer = kept_tokenizer(self.options)
+        if not tokenizer.is_dir():
+            return None
+        with self.world.fork_rng():
+            return draw(self.step.model_to_use, tokenizer, self.options.seed)
 
     def save_model(self, folder: Path) -> None:
         """Write the model with the names of the classes; a tokenizer lies in ``model/`` since the start of the run."""

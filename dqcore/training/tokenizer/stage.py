@@ -37,6 +37,7 @@ class TokenizerStage:
         images: Images for training and validation.
         step: The tokenizer's training step.
         broken: A message for each file that could not be read so far.
+        pictured: What the pictures show.
     """
 
     options: TokenizerTraining
@@ -44,6 +45,7 @@ class TokenizerStage:
     images: TrainingImages
     step: TokenizerStep
     broken: set[str] = field(default_factory=set)
+    pictured: str = "reconstructions"
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         """Crops of the training images."""

@@ -20,8 +20,10 @@ from dqcore.inference.sample import decode_sequence, load_pair, write_samples
 from dqcore.models.auto import fingerprint
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.stream import CodeTables, load_code_tables, save_code_tables
+from dqcore.training.prior import build
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.run import PriorTraining, train_prior
+from dqcore.training.prior.start import start_from_codes
 from dqcore.training.prior.step import PriorStep
 from dqcore.training.state import read_state
 
@@ -94,6 +96,20 @@ def test_resumed_runs_reach_the_same_numbers(folder, tmp_path):
     assert whole.metrics[-1]["val_bits_per_image"] > 0
     bits = f"{whole.metrics[-1]['val_bits_per_image']:.4g}"
     assert f"| bits per held-out image | {bits} |" in (whole.path / "model" / "README.md").read_text()
+
+
+def test_a_resumed_run_makes_its_start_no_second_time(folder, tmp_path, monkeypatch):
+    seen = []
+
+    def counted(*words):
+        seen.append(words)
+        start_from_codes(*words)
+
+    monkeypatch.setattr(build, "start_from_codes", counted)
+    asked = options(folder, tmp_path / "run", start="codes", steps=1)
+    first = train_prior(asked, progress=quiet)
+    again = train_prior(replace(asked, steps=2, resume=True), progress=quiet)
+    assert len(seen) == 1 and again.metrics[: len(first.metrics) - 1] == first.metrics[:-1]
 
 
 @pytest.mark.slow
