@@ -14,6 +14,7 @@ import torch
 
 from dqcore.distributed import World
 from dqcore.errors import InputError
+from dqcore.training.shards import FOLDER, read_shards
 from dqcore.training.stage import TrainingStep
 from dqcore.training.state import read_state
 
@@ -29,7 +30,7 @@ def capture(
 ) -> dict[str, Any]:
     """The state of a run, as tensors and plain values that can be read with ``weights_only=True``.
 
-    Every process must call this.
+    Every process must call this. Of a sharded step it lacks the tensors.
 
     Args:
         step: The training step, with the model and everything else that it changes.
@@ -44,7 +45,7 @@ def capture(
         **({} if seconds is None else {"seconds": seconds}),
         "broken": sorted(broken),
         "random": world.gather(_random_state(world.device)),
-        **step.state_dict(),
+        **({} if step.sharded else step.state_dict()),
     }
 
 
@@ -62,7 +63,10 @@ def restore(path: Path, step: TrainingStep, world: World) -> tuple[int, list[str
         raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, got {state.get('format')}")
     if lacking := {"random", "step", "broken"} - state.keys():
         raise InputError(f"{path}: not a checkpoint of a training run (it lacks {', '.join(sorted(lacking))})")
-    step.load_state_dict(state)
+    if FOLDER in state:
+        read_shards(path, state, step.tensors(), world)
+    else:
+        step.load_state_dict(state)
     if len(state["random"]) == world.size:
         cpu, cuda = state["random"][world.rank]
         torch.set_rng_state(cpu)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,10 +14,12 @@ from dqcore.training.clock import Clock, Moment
 from dqcore.training.estimate import Estimate
 from dqcore.training.log import MetricsLog, Row
 from dqcore.training.schedule import LearningRate, TimedLearningRate
+from dqcore.training.shards import ShardWriter, local
 from dqcore.training.stage import NonFiniteLossError, NonFiniteWeightsError, Stage
 from dqcore.training.state import write_state
 from dqcore.training.status import Status, peak_memory, seconds_left
 from dqcore.training.stop import StoppedError, StopSignals
+from dqcore.training.times import Times
 
 __all__ = ["CHECKPOINT", "Loop", "NonFiniteLossError", "NonFiniteWeightsError"]
 
@@ -62,6 +63,7 @@ class Loop(Generic[Batch]):
         self.total = learning_rate.total if isinstance(learning_rate, LearningRate) else None
         self.checkpoint = options.out / CHECKPOINT
         self.completed = 0
+        self._shards = ShardWriter(self.checkpoint, self.world) if stage.step.sharded else None
 
     def resume(self) -> None:
         """Continue from the checkpoint in the run's folder, random states included.
@@ -81,7 +83,7 @@ class Loop(Generic[Batch]):
         """
         with StopSignals() as signals:
             if not self.world.is_main:
-                self._train(None, signals)
+                self._train_to_the_end(None, signals)
                 return []
             with MetricsLog(
                 self.options.out,
@@ -90,21 +92,32 @@ class Loop(Generic[Batch]):
                 tensorboard=self.options.tensorboard,
                 progress=progress,
             ) as log:
-                self._train(log, signals)
+                self._train_to_the_end(log, signals)
             return log.rows
+
+    def _train_to_the_end(self, log: MetricsLog | None, signals: StopSignals) -> None:
+        """Train, and wait for a checkpoint that is still being written."""
+        try:
+            self._train(log, signals)
+        except StoppedError:
+            self._finish()
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._shards is not None:
+            self._shards.finish()
 
     def _train(self, log: MetricsLog | None, signals: StopSignals) -> None:
         estimate = Estimate(self.learning_rate, self.completed)
         moment = Moment(self.clock.before, 0)
         if self._share(moment) >= 1:
-            if self.world.is_main:
-                self.stage.save_model(
-                    self.options.out / "model"
-                )  # it may be older than the checkpoint, if the run was killed between the two
+            # It may be older than the checkpoint, if the run was killed between the two.
+            self.stage.save_model(self.options.out / "model")
             return
         if self.total is None:
             moment = self.clock.agree(0)
-        times = _Times(moment.seconds)
+        times = Times(moment.seconds)
         for batch in self.stage.batches(self.completed, NO_END if self.total is None else self.total):
             rate = self.learning_rate(self.completed, moment.seconds)
             numbers, images = self._step(batch, rate)
@@ -122,7 +135,7 @@ class Loop(Generic[Batch]):
                 self._save()
                 raise StoppedError(self.options.out, self.completed, signal.SIGINT)
 
-    def _record(self, log: MetricsLog | None, numbers: Row, moment: Moment, times: _Times, last: bool) -> bool:
+    def _record(self, log: MetricsLog | None, numbers: Row, moment: Moment, times: Times, last: bool) -> bool:
         """Write a row of metrics if it is time; returns whether it was."""
         logged = self.completed % self.log_every == 0 or last or self.completed == 1
         logged |= moment.seconds - times.row >= ROW_SECONDS
@@ -135,11 +148,11 @@ class Loop(Generic[Batch]):
             log.advance(self.completed, moment.seconds)
         return logged
 
-    def _validate_and_save(self, log: MetricsLog | None, moment: Moment, times: _Times, last: bool) -> None:
+    def _validate_and_save(self, log: MetricsLog | None, moment: Moment, times: Times, last: bool) -> None:
         """Validate and write a checkpoint, each if it is time; stop after a signal."""
         options = self.options
         stopped = bool(moment.signal) and not last
-        if options.keep_every and self.completed % options.keep_every == 0 and self.world.is_main:
+        if options.keep_every and self.completed % options.keep_every == 0:
             self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
@@ -158,7 +171,7 @@ class Loop(Generic[Batch]):
     def _share(self, moment: Moment) -> float:
         return self.learning_rate.share(self.completed, moment.seconds)
 
-    def _status(self, moment: Moment, times: _Times, last: bool) -> Status:
+    def _status(self, moment: Moment, times: Times, last: bool) -> Status:
         left = 0.0 if last else seconds_left(self.learning_rate, self.completed, moment.seconds, times.step_seconds)
         return Status(self.completed, self.total, times.images_per_second, peak_memory(self.world.device), left)
 
@@ -189,20 +202,23 @@ class Loop(Generic[Batch]):
     def _save(self) -> None:
         self._check_weights()
         state = self._state()
-        if self.world.is_main:
+        if self._shards is not None:
+            self._shards.save(state, self.stage.step.tensors())
+        elif self.world.is_main:
             write_state(self.checkpoint, state)  # first: a model without a checkpoint could not be resumed
-            self.stage.save_model(self.options.out / "model")
+        self.stage.save_model(self.options.out / "model")
         self.world.barrier()
 
     def _check_weights(self) -> None:
         """Raise rather than replace a good checkpoint by one with weights that nobody can use."""
         for model in {self.stage.step.model, self.stage.step.model_to_use}:
+            found = ""
             try:
-                check_finite(model.state_dict(), "not saved")
+                check_finite({name: local(value) for name, value in model.state_dict().items()}, "not saved")
             except InputError as error:
-                raise NonFiniteWeightsError(
-                    f"{error} after step {self.completed}; try a lower learning rate"
-                ) from error
+                found = str(error)
+            if found := next(filter(None, self.world.gather(found)), ""):
+                raise NonFiniteWeightsError(f"{found} after step {self.completed}; try a lower learning rate")
 
     def _state(self) -> Row:
         seconds = self.clock.seconds if self.total is None else None  # of a run of steps, time is no part of the state
@@ -211,34 +227,3 @@ class Loop(Generic[Batch]):
     def _write(self, log: MetricsLog | None, row: Row) -> None:
         if log is not None:
             log.write({"step": self.completed, **row})
-
-
-class _Times:
-    """When something was done last, in seconds of the run, and the images trained on since the last row.
-
-    Args:
-        start: Seconds of the run at its (new) start.
-    """
-
-    def __init__(self, start: float) -> None:
-        self.row = self.saved = start
-        self.restart()
-
-    def restart(self) -> None:
-        """Count images and steps from here."""
-        self._images, self._steps, self._start = 0, 0, time.perf_counter()
-
-    def add(self, images: int) -> None:
-        """Count a step on a number of images."""
-        self._images += images
-        self._steps += 1
-
-    @property
-    def step_seconds(self) -> float:
-        """Seconds of a step since the last restart."""
-        return (time.perf_counter() - self._start) / self._steps
-
-    @property
-    def images_per_second(self) -> float:
-        """Images a second since the last restart."""
-        return self._images / (time.perf_counter() - self._start)

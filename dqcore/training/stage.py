@@ -55,6 +55,9 @@ class TrainingStep:
             that this run does without.
     """
 
+    #: Whether the tensors lie in parts on all processes.
+    sharded = False
+
     def __init__(self, model: nn.Module, world: World, average: WeightAverage | None, **others: Any) -> None:
         self.model, self.world, self.average = model, world, average
         parts = {"model": model, **others, "average": average}
@@ -68,6 +71,10 @@ class TrainingStep:
     def state_dict(self) -> dict[str, Any]:
         """The state of every part, by its name."""
         return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def tensors(self) -> dict[str, dict[str, Any]]:
+        """Every tensor of the state by part and name, to be read or written in place, of a step that can be sharded."""
+        raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state.
@@ -128,7 +135,10 @@ class Stage(Protocol[Batch]):
         ...
 
     def save_model(self, folder: Path) -> None:
-        """Write the weights to use into a folder, as the kind's ``from_pretrained`` reads them."""
+        """Write the weights to use into a folder, as the kind's ``from_pretrained`` reads them.
+
+        Every process calls this, and the first one writes.
+        """
         ...
 
     def contents_of(self, batch: Batch) -> Row:

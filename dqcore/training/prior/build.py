@@ -16,6 +16,7 @@ from dqcore.models.auto import PRIORS, TOKENIZERS, kind_of_preset, load_saved
 from dqcore.training.average import WeightAverage
 from dqcore.training.prior.codes import kept_tokenizer
 from dqcore.training.prior.options import PriorTraining
+from dqcore.training.prior.processes import shard
 from dqcore.training.prior.stage import PriorStage
 from dqcore.training.prior.start import start_from_codes
 from dqcore.training.prior.step import PriorStep
@@ -76,14 +77,20 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
     assert options.views is not None and options.token_budget is not None
     model = model.to(world.device)
     world.broadcast(model)
+    autocast, sharded = choose_autocast(options.precision, world.device), options.shard and world.size > 1
+    average = None if options.average_decay is None else WeightAverage(model, options.average_decay)
+    for module in (model, None if average is None else average.module) if sharded else ():
+        if module is not None:
+            shard(module, world, autocast=autocast)
     step = PriorStep(
         model,
         world,
         weight_decay=options.weight_decay,
         gradient_clip=options.gradient_clip,
-        autocast=choose_autocast(options.precision, world.device),
-        average=None if options.average_decay is None else WeightAverage(model, options.average_decay),
+        autocast=autocast,
+        average=average,
         accumulate=options.accumulate,
+        sharded=sharded,
     )
     training, held_out = _split(codes, options.validation_share, options.seed, options.views)
     lengths = codes.lengths[training] + getattr(model.tape, "num_specials", 1)

@@ -20,7 +20,7 @@ __all__ = ["FREE_ON_RESUME", "PriorTraining"]
 FREE_ON_RESUME = frozenset(
     {"codes", "data", "tokenizer", "out", "steps", "epochs", "minutes", "device", "compile", "checkpoint_activations"}
     | {"encode_batch", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_every", "tensorboard", "resume"}
-    | {"timeout"}
+    | {"timeout", "shard"}
 )
 
 
@@ -115,6 +115,9 @@ class PriorTraining(Arguments):
     """Compile the transformers' blocks with torch.compile."""
     timeout: float = TIMEOUT
     """Under torchrun, seconds to wait for a process that does not answer before the run ends."""
+    shard: bool = False
+    """Under torchrun, keep only a part of weights, gradients and optimiser state in each process (FSDP2), and write
+    checkpoints while the training goes on. A run may go on with another number of processes, or without this."""
     checkpoint_activations: bool = False
     """Keep only the blocks' inputs for the backward pass: less memory, a third more computing."""
     log_every: int = 50

@@ -88,13 +88,13 @@ def train_prior(
         goes_on = options.resume and (options.out / CHECKPOINT).is_file()
         if not goes_on:
             start(options, model)
+        about = {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
         stage = new_stage(options, world, codes, model)
         if world.is_main:
             size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
             log.info("recipe %s: %s; %s tokens a step; %s", options.recipe, size, options.token_budget, machine)
         learning_rate = new_schedule(options, stage.token_batches)
         loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
-        about = {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
         record = RunRecord(options, about, model, stage.description, "codes", loop.total or 0, world)
         torch.manual_seed(options.seed + world.rank)
         if goes_on:
@@ -104,9 +104,10 @@ def train_prior(
             compile_blocks(model)
         record.write(options.out)
         rows = _run(loop, record, options.out, progress)
+        finished = stage.finished_model(everywhere=True)
         if world.is_main:
-            write_run_card(stage.step.model_to_use, record, rows)
-        return PriorRun(options.out, stage.step.model_to_use.eval(), rows, codes.classes)
+            write_run_card(finished, record, rows)
+        return PriorRun(options.out, finished.eval(), rows, codes.classes)
 
 
 def _run(loop: Loop, record: RunRecord, out: Path, progress: Callable[[Row], object] | None) -> list[Row]:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from dqcore.training.log import Row
 from dqcore.training.prior.codes import kept_tokenizer
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.pictures import draw
+from dqcore.training.prior.processes import whole_model
 from dqcore.training.prior.step import PriorStep
 from dqcore.training.stage import all_finite
 
@@ -83,18 +85,29 @@ class PriorStage:
         return self.step.validate(self.step.model_to_use, self._validation_batches())
 
     def picture(self) -> Tensor | None:
-        """The same few samples each time; None without a tokenizer to decode them. No other random number changes."""
+        """The same few samples each time; None without a tokenizer to decode them, or if the model is sharded.
+
+        No other random number changes.
+        """
         tokenizer = kept_tokenizer(self.options)
-        if not tokenizer.is_dir():
+        if self.step.sharded or not tokenizer.is_dir():
             return None
         with self.world.fork_rng():
             return draw(self.step.model_to_use, tokenizer, self.options.seed)
 
     def save_model(self, folder: Path) -> None:
         """Write the model with the names of the classes; a tokenizer lies in ``model/`` since the start of the run."""
-        self.step.model_to_use.save_pretrained(folder)
+        model = self.finished_model()
+        if not self.world.is_main:
+            return
+        model.save_pretrained(folder)
         if self.codes.classes:
             write_json(folder / "classes.json", list(self.codes.classes))
+
+    def finished_model(self, *, everywhere: bool = False) -> Any:
+        """The weights to use, in one piece: in the first process, or in all. Every process calls this."""
+        model = self.step.model_to_use
+        return whole_model(model, self.world, everywhere=everywhere) if self.step.sharded else model
 
     def contents_of(self, batch: Tensor) -> Row:
         """The numbers of the images of a batch, and their files."""
@@ -103,6 +116,8 @@ class PriorStage:
     @torch.no_grad()
     def blame(self, batch: Tensor) -> str:
         """The files of the batch whose codes alone give a loss that is not finite, or that all do."""
+        if self.step.sharded:
+            return "of a sharded run the image to blame is not looked for"
         model = self.step.model.eval()
 
         def loss_of(image: Tensor) -> Tensor:
@@ -127,10 +142,18 @@ class PriorStage:
         chosen = labels.to(self.world.device) if self.codes.classes else None
         return sequence.to(self.world.device, non_blocking=True), chosen
 
-    def _validation_batches(self) -> Iterator[tuple[CodeSequence, Tensor | None]]:
-        """This process's part of the held-out images, in batches of about ``token_budget`` codes."""
+    def _validation_batches(self) -> Iterator[tuple[CodeSequence, Tensor | None, int]]:
+        """This process's part of the held-out images, in batches of about ``token_budget`` codes.
+
+        With each the number of images that count. The processes of a sharded run have equally many batches; in one
+        too many none counts.
+        """
         mean = max(1, int(self.codes.lengths.double().mean()))
         mine = self.held_out[self.world.rank :: self.world.size]
-        for images in mine.split(max(1, (self.options.token_budget or 0) // mean)):
-            if len(images):
-                yield self._codes_of(images)
+        size = max(1, (self.options.token_budget or 0) // mean)
+        batches = [images for images in mine.split(size) if len(images)]
+        for images in batches:
+            yield *self._codes_of(images), len(images)
+        most = -(-len(self.held_out) // self.world.size)
+        for _ in range(len(batches), -(-most // size) if self.step.sharded else 0):
+            yield *self._codes_of(self.held_out[:1]), 0

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from dqcore.codes import CodeSequence
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.models.priors.config import PriorOutput
 from dqcore.training.average import WeightAverage
+from dqcore.training.prior.processes import Replicated, Sharded
+from dqcore.training.shards import flat, put, whole
 from dqcore.training.stage import NonFiniteLossError, TrainingStep
 
 __all__ = ["PriorStep", "measure"]
@@ -27,7 +28,7 @@ Part = tuple[CodeSequence, Tensor | None]
 class PriorStep(TrainingStep):
     """A training step of a prior, and everything that it changes: AdamW with betas (0.9, 0.95) on packed batches.
 
-    The batches of all processes count as one, token by token. Gradients travel while the backward pass goes on.
+    The batches of all processes count as one, token by token.
 
     Args:
         model: Prior; ``model(sequence, labels)`` returns a :class:`PriorOutput`.
@@ -37,6 +38,7 @@ class PriorStep(TrainingStep):
         autocast: Run the network in bfloat16.
         average: Moving average of the weights, updated after each step.
         accumulate: Runs of images of a batch that go through the network one after the other, at most.
+        sharded: Whether model and average are sharded (:func:`dqcore.training.prior.processes.shard`).
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class PriorStep(TrainingStep):
         autocast: bool = False,
         average: WeightAverage | None = None,
         accumulate: int = 1,
+        sharded: bool = False,
     ) -> None:
         self.accumulate = accumulate
         self.limit = float("inf") if gradient_clip is None else gradient_clip
@@ -60,11 +63,8 @@ class PriorStep(TrainingStep):
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
         self.parameters = decayed + others
         super().__init__(model, world, average, optimizer=self.optimizer)
-        self.parallel: Any = model
-        if world.size > 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # newer releases rename an option
-                self.parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.processes = Sharded(model) if sharded else Replicated(model, world)
+        self.sharded = sharded
 
     def __call__(
         self, sequence: CodeSequence, labels: Tensor | None, completed: int, learning_rate: float
@@ -87,8 +87,10 @@ class PriorStep(TrainingStep):
         parts = self._runs(sequence, labels)
         counts = self._counts(parts)
         self.optimizer.zero_grad()
+        for _ in range(len(parts), self.accumulate if self.sharded else 0):
+            self._take_part(parts[0])
         sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.limit)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.limit).detach())
         numbers = _numbers(self.world.sum(sums), self.num_granularities)
         numbers["gradient_norm"] = norm.double()
         row = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
@@ -116,13 +118,20 @@ class PriorStep(TrainingStep):
     def _part(self, part: Part, counts: Tensor | None, *, last: bool) -> Tensor:
         """Add the gradient of a part to those before it, and average over processes after the last; its sums."""
         model: Any = self.model
-        with contextlib.nullcontext() if last or self.world.size == 1 else self.parallel.no_sync():
-            output = self._forward(self.parallel, *part)
+        with contextlib.nullcontext() if last else self.processes.accumulating():
+            output = self._forward(self.processes.model, *part)
             losses = output.content_loss, output.position_loss
             if counts is not None:
                 losses = model.losses_within(output, counts)
             (self.world.size * (losses[0] + losses[1])).backward()  # the mean over processes is then their sum
         return _sums(output, losses, len(part[0]), self.num_granularities)
+
+    def _take_part(self, part: Part) -> None:
+        """Run the network where others have another part and this process has none; nothing comes of it."""
+        sequence, labels = part
+        with self.processes.accumulating():
+            output = self._forward(self.processes.model, sequence[:1], None if labels is None else labels[:1])
+            (0.0 * (output.content_loss + output.position_loss)).backward()
 
     @property
     def num_granularities(self) -> int:
@@ -131,12 +140,13 @@ class PriorStep(TrainingStep):
         return int(config.num_granularities)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, batches: Iterable[tuple[CodeSequence, Tensor | None]]) -> dict[str, Any]:
+    def validate(self, model: nn.Module, batches: Iterable[tuple[CodeSequence, Tensor | None, int]]) -> dict[str, Any]:
         """Measure a model on held-out images; it is left in evaluation mode.
 
         Args:
             model: The prior to measure, in training or averaged.
-            batches: This process's part of the images: their codes, and their labels or None.
+            batches: This process's part of the images: their codes, their labels or None, and how many of them count:
+                all, or none in a batch that is there because others have one more.
 
         Returns:
             The numbers of :func:`measure`, ``val_`` before each name, as means over the images of all processes.
@@ -144,11 +154,34 @@ class PriorStep(TrainingStep):
         model.eval()
         names = _names(self.num_granularities)
         total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.world.device)
-        for sequence, labels in batches:
+        for sequence, labels, count in batches:
             numbers = measure(self._forward(model, sequence, labels), len(sequence), self.num_granularities)
-            total += torch.stack([*numbers.values(), torch.ones_like(numbers["loss"])]).double() * len(sequence)
+            total += torch.stack([*numbers.values(), torch.ones_like(numbers["loss"])]).double() * count
         total = self.world.sum(total)
         return dict(zip([f"val_{name}" for name in names], (total[:-1] / total[-1]).tolist(), strict=True))
+
+    def tensors(self) -> dict[str, dict[str, Any]]:
+        """Every tensor of the state, sharded or not: those of model, optimiser and average, to be read or written."""
+        for parameter in self.parameters:
+            state = self.optimizer.state[parameter]
+            if not state:  # as AdamW begins
+                state["step"] = torch.tensor(0.0)
+                state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        moments = {str(i): self.optimizer.state[parameter] for i, parameter in enumerate(self.parameters)}
+        average = {} if self.average is None else {"average": self.average.state_dict()}
+        return {"model": self.model.state_dict(), "optimizer": moments, **average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state in one piece, whose tensors may be sharded here."""
+        if not self.sharded:
+            super().load_state_dict(state)
+            return
+        moments = {str(name): value for name, value in state["optimizer"]["state"].items()}
+        before = flat({**state, "optimizer": moments})
+        for name, target in flat(self.tensors()).items():
+            if name not in before or before[name].shape != target.shape:
+                raise InputError(f"checkpoint: its {name} does not fit this run")
+            put(before[name], target)
 
     def _forward(self, model: nn.Module, sequence: CodeSequence, labels: Tensor | None) -> PriorOutput:
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.autocast):

@@ -83,7 +83,8 @@ class TokenizerStage:
 
     def save_model(self, folder: Path) -> None:
         """Write the model."""
-        self.step.model_to_use.save_pretrained(folder)
+        if self.world.is_main:
+            self.step.model_to_use.save_pretrained(folder)
 
     def contents_of(self, batch: Batch) -> Row:
         """The pixels of a batch, and the files of every process."""

@@ -1,0 +1,166 @@
+"""A state whose tensors lie in parts on all processes (FSDP2): its checkpoints, and the way to whole tensors and back.
+
+``checkpoint.pt`` then names a folder beside it, in which :mod:`torch.distributed.checkpoint` keeps the tensors. It is
+written, with a checksum of each file there, when all of them are; until then it names the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dqcore.distributed import World
+from dqcore.errors import InputError
+from dqcore.training.state import write_state
+
+__all__ = ["ShardWriter", "flat", "local", "put", "read_shards", "whole"]
+
+#: Entries of ``checkpoint.pt``: the folder's name, and the SHA-256 of each file in it.
+FOLDER, FILES = "shards", "files"
+
+Tensors = dict[str, dict[str, Any]]
+_checkpoint: Any = torch.distributed.checkpoint
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a tensor; a tensor that is not sharded as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor with the parts of all processes, each of which must call this; one that is not sharded as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of nested mappings, by their keys with dots between."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, Mapping):
+            found |= {f"{name}.{rest}": tensor for rest, tensor in flat(value).items()}
+    return found
+
+
+@torch.no_grad()
+def put(value: Tensor, target: Tensor) -> None:
+    """Write a whole tensor, that each process has, into one that may be sharded."""
+    if isinstance(target, DTensor):
+        here = value.to(target.device)
+        value = distribute_tensor(here, target.device_mesh, target.placements, src_data_rank=None)
+    target.copy_(value)
+
+
+class ShardWriter:
+    """Writes checkpoints while the training goes on. Every process has one and calls its methods.
+
+    Args:
+        path: ``checkpoint.pt`` of the run, on a file system that all processes share.
+        world: All processes.
+    """
+
+    def __init__(self, path: Path, world: World) -> None:
+        self.path, self.world = path, world
+        self._group: Any = dist.new_group(backend="gloo")  # the training's own group is busy meanwhile
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: Mapping[str, Any], tensors: Tensors) -> None:
+        """Begin a checkpoint; the tensors may change as soon as this returns.
+
+        Args:
+            state: Everything else, with the step's number as ``step``.
+            tensors: By part and name.
+
+        Raises:
+            InputError: The checkpoint before could not be written.
+        """
+        self.finish()
+        folder = self.path.with_name(f"{self.path.stem}-{state['step']:07d}")
+        if self.world.is_main:
+            shutil.rmtree(folder, ignore_errors=True)  # a killed run's, which checkpoint.pt does not name
+        self.world.barrier()
+        written = _checkpoint.async_save(tensors, checkpoint_id=folder, process_group=self._group)
+        self._thread = threading.Thread(target=self._complete, args=(written, folder, dict(state)))
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is complete.
+
+        Raises:
+            InputError: It could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.world.barrier()
+        if self._error is not None:
+            reason = (str(self._error).strip() or type(self._error).__name__).splitlines()[-1]
+            raise InputError(f"out: the checkpoint beside {self.path} could not be written: {reason}") from self._error
+
+    def _complete(self, written: Any, folder: Path, state: dict[str, Any]) -> None:
+        try:
+            written.result()  # of the first process: when all have written
+            if self.world.is_main:
+                write_state(self.path, {**state, FOLDER: folder.name, FILES: _digests(folder)})
+                for other in self.path.parent.glob(f"{self.path.stem}-*"):
+                    if other != folder and other.is_dir():
+                        shutil.rmtree(other, ignore_errors=True)
+        except BaseException as error:
+            self._error = error
+
+
+def read_shards(path: Path, state: Mapping[str, Any], tensors: Tensors, world: World) -> None:
+    """Read the tensors of a checkpoint, of however many processes, in place; every process calls this.
+
+    Args:
+        path: The run's ``checkpoint.pt``.
+        state: Its contents.
+        tensors: Where to; sharded or not, and of as many processes as there are now.
+        world: All processes.
+
+    Raises:
+        InputError: A file is missing or damaged, or the tensors are others.
+    """
+    folder = path.with_name(str(state[FOLDER]))
+    damaged = world.of_first(_damaged(folder, state[FILES]) if world.is_main else None)
+    if damaged:
+        raise InputError(f"{folder / damaged}: missing or damaged; {path.name} names it")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # by one process, as it should be
+            _checkpoint.load(tensors, checkpoint_id=folder, no_dist=world.size == 1)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise InputError(f"{folder}: not a checkpoint of this run: {reason}") from error
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a folder, by name."""
+    return {path.name: _digest(path) for path in sorted(folder.iterdir())}
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _damaged(folder: Path, known: Mapping[str, str]) -> str:
+    """The first file that is not as it was written, or an empty text."""
+    found = _digests(folder) if folder.is_dir() else {}
+    return next((name for name, digest in known.items() if found.get(name) != digest), "")

@@ -1,0 +1,147 @@
+"""A prior whose weights lie in parts on all processes: the numbers of DDP, and checkpoints that any number reads."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import dqcore
+from dqcore.errors import InputError
+from dqcore.training.prior.run import PriorTraining, train_prior
+from dqcore.training.state import read_state
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # where the tests' helpers lie
+
+from processes import launch
+
+pytestmark = pytest.mark.slow
+
+TINY = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "router_groups": 4, "codebook_size": 16}
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from dqcore.training.prior.run import PriorTraining, train_prior
+
+torch.set_num_threads(1)
+root, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
+paths = {"data": root / "images", "tokenizer": root / "tokenizer"}
+for name, changes in json.loads(sys.argv[3]).items():
+    run = train_prior(PriorTraining(**paths, out=root / name, **(fields | changes)), progress=lambda row: None)
+    assert not any(hasattr(value, "full_tensor") for value in run.model.state_dict().values())
+"""
+
+FIELDS = {
+    "recipe": "paper",
+    "preset": "dqtransformer-tiny",
+    "image_size": 32,
+    "steps": 4,
+    "token_budget": 60,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "device": "cpu",
+    "precision": "float32",
+    "schedule": "constant",
+    "average_decay": 0.9,
+    "gradient_clip": 1.0,
+    "dropout": 0.0,
+    "validation_share": 0.2,
+}
+
+
+def _launch(root, runs, size):
+    for code, _, errors in launch(SCRIPT, root, json.dumps(FIELDS), json.dumps(runs), size=size):
+        assert code == 0, errors
+
+
+def _weights(root, name):
+    return dqcore.DQTransformer.from_pretrained(root / name / "model").state_dict()
+
+
+def _rows(root, name):
+    return [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def _same(one, other, **tolerance):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], **tolerance)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Photos, a tokenizer, and runs of two processes: ``ddp``, ``sharded``, of parts of batches, and half a run."""
+    root = tmp_path_factory.mktemp("sharded")
+    gen = torch.Generator().manual_seed(0)
+    (root / "images").mkdir()
+    for number in range(16):
+        pixels = torch.randint(0, 256, (40, 40, 3), generator=gen, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(root / "images" / f"{number:02d}.png")
+    torch.manual_seed(0)
+    dqcore.DQVAE.from_preset("dqvae-dual-tiny", **TINY).save_pretrained(root / "tokenizer")
+    parts = {"accumulate": 2, "steps": 2}
+    runs = {"ddp": {}, "sharded": {"shard": True}, "half": {"shard": True, "steps": 2}}
+    runs |= {"ddp-parts": parts, "sharded-parts": parts | {"shard": True}}
+    _launch(root, runs, size=2)
+    return root
+
+
+@pytest.mark.parametrize("end", ["", "-parts"])
+def test_numbers_are_those_of_ddp(root, end):
+    for row, other in zip(_rows(root, f"sharded{end}"), _rows(root, f"ddp{end}"), strict=True):
+        assert row.keys() == other.keys()
+        for name in row.keys() - {"images_per_second"}:
+            assert row[name] == pytest.approx(other[name], rel=1e-5), name
+    _same(_weights(root, f"sharded{end}"), _weights(root, f"ddp{end}"), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_has_one_checkpoint_and_says_what_it_is(root):
+    folders = [path.name for path in (root / "sharded").iterdir() if path.is_dir() and path.name != "model"]
+    assert folders == ["checkpoint-0000004"]
+    state = read_state(root / "sharded" / "checkpoint.pt")
+    assert (state["step"], state["shards"]) == (4, "checkpoint-0000004")
+    assert state["files"].keys() == {path.name for path in (root / "sharded" / "checkpoint-0000004").iterdir()}
+    config = json.loads((root / "sharded" / "config.json").read_text())
+    assert config["model"]["kind"] == "DQTransformer"
+    assert config["parameters"] == json.loads((root / "ddp" / "config.json").read_text())["parameters"]
+
+
+def _alone(root, name, **changes):
+    paths = {"data": root / "images", "tokenizer": root / "tokenizer", "out": root / name}
+    return train_prior(PriorTraining(**paths, **(FIELDS | changes)), progress=lambda row: None)
+
+
+def test_any_number_of_processes_goes_on(root):
+    for name in ("again", "three", "alone"):
+        shutil.copytree(root / "half", root / name)
+    _alone(root, "whole", steps=2)
+    shutil.copytree(root / "whole", root / "split")
+    resumed = {"resume": True, "shard": True}
+    _launch(root, {"again": resumed, "split": resumed | {"steps": 2}}, size=2)
+    _same(_weights(root, "again"), _weights(root, "sharded"), rtol=0, atol=0)
+    _same(_weights(root, "split"), _weights(root, "whole"), rtol=0, atol=0)
+    _launch(root, {"three": resumed | {"steps": 2}}, size=3)
+    _same(_weights(root, "three"), _weights(root, "half"), rtol=0, atol=0)
+    _alone(root, "alone", steps=2, resume=True)
+    _same(_weights(root, "alone"), _weights(root, "half"), rtol=0, atol=0)
+    run = _alone(root, "alone", steps=3, resume=True)
+    assert run.metrics[-1]["step"] == 3
+    assert "model" in read_state(root / "alone" / "checkpoint.pt")
+
+
+def test_damage_is_noticed(root, tmp_path):
+    shutil.copytree(root / "half", root / "damaged")
+    path = next((root / "damaged" / "checkpoint-0000002").glob("__0_*"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=f"{path.name}: missing or damaged"):
+        _alone(root, "damaged", resume=True)
+    shutil.rmtree(path.parent)
+    with pytest.raises(InputError, match="missing or damaged"):
+        _alone(root, "damaged", resume=True)
