@@ -70,7 +70,7 @@ def _read(checkpoint: Path, config: Path | None) -> Any:
         return _READ[kind](state)
     try:
         settings = json.loads(config.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{config}: expected a JSON object ({error})") from error
     if not isinstance(settings, dict):
         raise InputError(f"{config}: expected a JSON object, got {type(settings).__name__}")

@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -54,6 +55,9 @@ def main(args: Sequence[str] | None = None) -> int:
         _tell(f"error: {' '.join(str(error).split()) or 'unknown error'}")
         return 2
     except Exception as error:
+        if _is_out_of_memory(error):
+            _tell(f"error: there is not enough memory for that {' '.join(str(error).split())[:300]}".rstrip())
+            return 2
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         if _is_lost_process(error):
             _tell(f"error: another process ended, or did not answer in time (--timeout): {reason[:300]}")
@@ -70,6 +74,12 @@ def _tell(message: str) -> None:
         if not first_to_fail():
             return
     print(f"dqcore: {message}", file=sys.stderr, flush=True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory could not be had: Python's, or by PyTorch's words that of the machine or of a GPU."""
+    refused = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or bool(refused)
 
 
 def _is_lost_process(error: Exception) -> bool:
@@ -182,14 +192,25 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Refuse what would be read as something else: an empty path as the present folder, a number beyond 64 bits."""
+    """Refuse what would be read as something else, or for ever: an empty path, a number beyond 64 bits, a pipe."""
     for before, word in zip(["", *words], words, strict=False):
         name = before if before.startswith("--") else "argument"
         option, _, value = word.partition("=") if word.startswith("--") else (name, "", word)
         if not value and (not word or word.endswith("=")):
             raise InputError(f"{option.lstrip('-')}: expected something, got an empty text")
+        if value and _is_no_file(value):
+            raise InputError(f"{option.lstrip('-')}: {value} is a pipe or a device, expected a file or a folder")
         if re.fullmatch(r"[+-]?\d{19,}", value) and abs(int(value[:400])) >= 2**63:
             raise InputError(f"{option.lstrip('-')}: expected a number below 2**63, got {value[:40]}")
+
+
+def _is_no_file(word: str) -> bool:
+    """Whether a word is the path of something that is there, and is neither a file nor a folder."""
+    try:
+        mode = os.stat(word).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _postponed(function: Callable[..., object]) -> Callable[..., Callable[[], object]]:

@@ -229,6 +229,8 @@ def _print_result(index: dict[str, Any], job: _Job, before: int) -> None:
     images, broken = index["images"], index["broken"]
     for file in broken:
         print(f"broken: {file['reason']}", file=sys.stderr)
+    if broken and not images:
+        raise InputError(f"photos: none of these {len(job.named)} can be read, the first: {broken[0]['reason']}")
     codes = sum(image["num_codes"] for image in images)
     mean = f", {codes / len(images):.1f} codes per image" if images else ""
     there = f" {before} of these {len(job.named)} files were there already." if before else ""

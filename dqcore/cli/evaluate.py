@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from dqcore.cli.evaluate_sets import measure_pair, measure_samples, measured, print_rows
+from dqcore.cli.targets import check_json_target
 from dqcore.distributed import process_rank
 from dqcore.errors import InputError
 from dqcore.files.sealed import write_sealed
@@ -47,7 +47,7 @@ def evaluate(
         json: Also write the numbers and the protocol to this file.
     """
     if json is not None:
-        _check_target(json)
+        check_json_target(json, "evaluate", "protocol")
     _check_modes(images, options, checkpoint, compare, samples, reference)
     if samples is not None and reference is not None:
         found: dict[str, Any] = measure_samples(samples, reference, options)
@@ -88,18 +88,6 @@ def _check_modes(
     for name in idle:
         if getattr(options, name) != getattr(EvaluationOptions(), name):
             raise InputError(f"{name}: not with {'samples' if samples is not None else 'compare'}")
-
-
-def _check_target(path: Path) -> None:
-    """Raise if a file would be replaced that holds no numbers of this verb."""
-    if not path.exists():
-        return
-    try:
-        before = loads(path.read_text())
-    except (OSError, ValueError):
-        before = None
-    if not isinstance(before, dict) or "protocol" not in before:
-        raise InputError(f"json: {path} is there already and holds no numbers of dqcore evaluate; choose another name")
 
 
 def _print(found: PhotoEvaluation) -> None:

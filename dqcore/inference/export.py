@@ -88,7 +88,10 @@ def export_tokenizer(
             the model's router.
         DqcoreError: What was exported does not compute what the model does.
     """
-    _check(out, batch_size, format, plain_ops)
+    for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+    _check(out, format, plain_ops)
     _check_router(getattr(model, "router", None))
     model.eval()
     weight = next(model.parameters())
@@ -115,9 +118,7 @@ def export_tokenizer(
     return Exported(encoder, decoder, agreement, difference)
 
 
-def _check(out: Path, batch_size: int, format: str, plain_ops: bool) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size: expected at least 1, got {batch_size}")
+def _check(out: Path, format: str, plain_ops: bool) -> None:
     if format not in _ENDINGS:
         raise InputError(f"format: expected onnx or torch, got {format!r}")
     if format == "onnx" and not plain_ops:

@@ -7,40 +7,43 @@ written, with a checksum of each file there, when all of them are; until then it
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shutil
 import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.training.state import write_state
 
-__all__ = ["ShardWriter", "flat", "local", "put", "read_shards", "whole"]
+__all__ = ["ShardWriter", "flat", "is_sharded", "local", "put", "read_shards", "whole"]
 
 #: Entries of ``checkpoint.pt``: the folder's name, and the SHA-256 of each file in it.
 FOLDER, FILES = "shards", "files"
 
 Tensors = dict[str, dict[str, Any]]
-_checkpoint: Any = torch.distributed.checkpoint
+
+
+def is_sharded(value: Tensor) -> TypeGuard[Any]:
+    """Whether it is a DTensor; their module takes a second to import, which a run without them does not need."""
+    return hasattr(value, "full_tensor")
 
 
 def local(value: Tensor) -> Tensor:
     """This process's part of a tensor; a tensor that is not sharded as it is."""
-    return value.to_local() if isinstance(value, DTensor) else value
+    return value.to_local() if is_sharded(value) else value
 
 
 def whole(value: Tensor) -> Tensor:
     """A tensor with the parts of all processes, each of which must call this; one that is not sharded as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if is_sharded(value) else value
 
 
 def flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -57,7 +60,9 @@ def flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
 @torch.no_grad()
 def put(value: Tensor, target: Tensor) -> None:
     """Write a whole tensor, that each process has, into one that may be sharded."""
-    if isinstance(target, DTensor):
+    if is_sharded(target):
+        from torch.distributed.tensor import distribute_tensor
+
         here = value.to(target.device)
         value = distribute_tensor(here, target.device_mesh, target.placements, src_data_rank=None)
     target.copy_(value)
@@ -92,7 +97,7 @@ class ShardWriter:
         if self.world.is_main:
             shutil.rmtree(folder, ignore_errors=True)  # a killed run's, which checkpoint.pt does not name
         self.world.barrier()
-        written = _checkpoint.async_save(tensors, checkpoint_id=folder, process_group=self._group)
+        written = _checkpoints().async_save(tensors, checkpoint_id=folder, process_group=self._group)
         self._thread = threading.Thread(target=self._complete, args=(written, folder, dict(state)))
         self._thread.start()
 
@@ -141,10 +146,15 @@ def read_shards(path: Path, state: Mapping[str, Any], tensors: Tensors, world: W
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # by one process, as it should be
-            _checkpoint.load(tensors, checkpoint_id=folder, no_dist=world.size == 1)
+            _checkpoints().load(tensors, checkpoint_id=folder, no_dist=world.size == 1)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(f"{folder}: not a checkpoint of this run: {reason}") from error
+
+
+def _checkpoints() -> Any:
+    """The module :mod:`torch.distributed.checkpoint`."""
+    return importlib.import_module("torch.distributed.checkpoint")
 
 
 def _digests(folder: Path) -> dict[str, str]:

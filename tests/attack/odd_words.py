@@ -27,7 +27,7 @@ HUGE |= {"position_layers", "content_layers", "max_pixels", "batch_size", "token
 
 #: A line of each verb that does its work in a moment; ``demo`` and ``reproduce`` have none, and must be refused.
 LINES = {
-    "demo": "--out @photos",
+    "demo": "--out @photos --steps 0",
     "data stats": "@photos",
     "data make": "@photos --out @out --size 16",
     "train tokenizer": "--data @photos --image-size 32 --batch-size 4 --preset dqvae-dual-tiny --steps 1 --out @out",

@@ -94,6 +94,27 @@ def test_a_bug_is_one_line_that_names_its_traceback(monkeypatch, run):
     kept.unlink()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")],
+    ids=str,
+)
+def test_too_little_memory_is_no_bug(fails, monkeypatch, error):
+    def large():
+        raise error
+
+    monkeypatch.setattr("dqcore.cli.info.info", large)
+    assert "error: there is not enough memory for that" in fails("info")
+
+
+@pytest.mark.parametrize(
+    "words", [("convert", "x.ckpt", "--out", "y", "--config"), ("report", "x", "--out"), ("encode",)]
+)
+def test_pipes_are_never_opened(fails, tmp_path, words):
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is a pipe or a device, expected a file or a folder" in fails(*words, tmp_path / "pipe")
+
+
 def test_termination_is_one_line_and_closes_what_is_open(run, monkeypatch, tmp_path):
     def ended():
         write_atomically(tmp_path / "file", lambda file: os.kill(os.getpid(), signal.SIGTERM))

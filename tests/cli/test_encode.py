@@ -42,6 +42,14 @@ def test_encode(run, checkpoint, pictures, tmp_path):
         assert torch.equal(codes, expected.codes[0]) and torch.equal(grain, expected.grain[0])
 
 
+def test_nothing_to_encode_is_an_error(run, checkpoint, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    for kind in ("dqc", "shards"):
+        words = ("encode", tmp_path / "a.png", "--checkpoint", checkpoint, "--out", tmp_path / kind, "--format", kind)
+        code, _, err = run(*words)
+        assert code == 2 and "photos: none of these 1 can be read, the first:" in err
+
+
 def test_encode_goes_on_and_refuses(run, fails, checkpoint, pictures, tmp_path):
     out = tmp_path / "codes"
     args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--shard-size", 2)

@@ -59,8 +59,8 @@ class Draw:
 
 def check_draw(temperature: float, top_k: int | None, top_p: float, prefix: str = "") -> None:
     """Raise :class:`InputError` unless these are settings of a :class:`Draw`; ``prefix`` goes before their names."""
-    if not temperature > 0:
-        raise InputError(f"{prefix}temperature: expected more than 0, got {temperature}")
+    if not 1e-30 <= temperature <= 1e30:  # beyond, quotients leave float32
+        raise InputError(f"{prefix}temperature: expected more than 0, from 1e-30 to 1e30, got {temperature}")
     if top_k is not None and top_k < 1:
         raise InputError(f"{prefix}top_k: expected at least 1, or None, got {top_k}")
     if not 0 < top_p <= 1:

@@ -30,6 +30,8 @@ def test_generate_and_the_command_line_have_the_same_defaults(function):
     ("name", "value"),
     [
         ("temperature", 0.0),
+        ("temperature", float("inf")),
+        ("temperature", 1e-40),
         ("top_k", 0),
         ("top_p", 0.0),
         ("top_p", 1.1),
