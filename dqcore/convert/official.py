@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
             return load_file(path)
         except SafetensorError as error:
             raise InputError(f"{path}: not a safetensors file ({error})") from error
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals(_inert(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -51,6 +53,19 @@ def load_official(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = text.splitlines()[0] if text else type(error).__name__
         raise InputError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
     return _state(content)
+
+
+def _check_archive(path: str | os.PathLike[str]) -> None:
+    """Raise if a checksum in a zip archive, such as PyTorch writes, is wrong: PyTorch itself does not look at them."""
+    if not zipfile.is_zipfile(path):  # an older format of PyTorch's, or something else, which reading it will tell
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # of a damaged file, anything
+        raise InputError(f"{path}: damaged ({error})") from error
+    if damaged is not None:
+        raise InputError(f"{path}: damaged, the checksum of {damaged} in it is wrong")
 
 
 class _Inert:

@@ -48,7 +48,7 @@ class Making:
     def __post_init__(self) -> None:
         if self.size is None and (self.resize is not None or self.crops != 1):
             raise InputError("size: expected one with resize or crops, because images else stay as they are")
-        if min(self.size or 1, self.crops) < 1 or not 1 <= self.quality <= 100:
+        if min(1 if self.size is None else self.size, self.crops) < 1 or not 1 <= self.quality <= 100:
             raise InputError("size, crops, quality: expected at least 1, and a quality of at most 100")
         if self.size is not None and self.resize is not None and (self.resize < self.size or self.crop == "none"):
             raise InputError(f"resize: expected at least size ({self.size}), and a crop to cut, got {self.resize}")

@@ -96,7 +96,7 @@ def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
         name = json.loads(config.read_text()).get("model")
     except (ValueError, AttributeError) as error:
         raise InputError(f"{config}: expected a JSON object ({error})") from error
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise InputError(f"{path}: expected one of {', '.join(kinds)}, it describes {name or 'no model of dqcore'}")
     return kinds[name].from_pretrained(config.parent)
 

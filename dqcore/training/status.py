@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dqcore.files import write_json
+from dqcore.models.checks import check_types
 from dqcore.progress import duration
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 
@@ -50,8 +51,10 @@ class Status:
 def read_status(folder: Path) -> Status | None:
     """What a run's folder says; None where it says nothing that can be read."""
     try:
-        return Status(**json.loads((folder / FILE).read_text()))
-    except (OSError, ValueError, TypeError):
+        fields = json.loads((folder / FILE).read_text())
+        check_types(Status, fields, FILE)
+        return Status(**fields)
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

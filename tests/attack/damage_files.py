@@ -116,13 +116,22 @@ TARGETS = (
         run_of("prior-run"),
     ),
     Target(("numbers.json",), "evaluate --compare @numbers.json @others.json --json @out", numbers_of),
-    Target(("photos/a/00.png",), "encode @photos/a/00.png --checkpoint @tokenizer --out @out.dqc", files_of("out.dqc")),
+    Target(("taming.ckpt",), "convert @taming.ckpt --out @out", files_of("out")),
+    Target(  # a page shows what the log says, whatever it is
+        ("run/metrics.jsonl", "run/status.json", "run/seen_images.json", "run/model/config.json"),
+        "report @run --images @photos/a/00.png --photos 1 --out @out.html",
+        lambda root: (root / "out.html").exists(),
+    ),
 )
 
 
 def make(root):
     """All files, whole."""
+    import dqcore
+
     tiny.make(root)
+    sizes = {"channels": 32, "groups": 32, "encoder_multipliers": (1,) * 4, "decoder_multipliers": (1,) * 4}
+    dqcore.VQGAN.from_preset("vqgan-f8-tiny", **sizes).save_pretrained(root / "vqgan")  # as theirs can be
     small = f"--data {root}/photos --image-size 32 --steps 1"
     measured = f"evaluate {root}/photos --limit 3 --checkpoint {root}/tokenizer --no-peers"
     words = [
@@ -130,9 +139,10 @@ def make(root):
         f"train prior {small} --tokenizer {root}/tokenizer --views 1 --out {root}/prior-run",
         f"{measured} --json {root}/numbers.json",
         f"{measured} --json {root}/others.json --ratio 1",
+        f"convert {root}/vqgan --to taming --out {root}/taming.ckpt",
     ]
     for line in words:
-        if tiny.run([*line.split(), "--device", "cpu"]):
+        if tiny.run([*line.split(), *([] if line.startswith("convert") else ["--device", "cpu"])]):
             raise SystemExit(f"failed: {line}")
 
 
@@ -215,7 +225,8 @@ class Attack:
         words = [f"{self.work}/{word[1:]}" if word.startswith("@") else word for word in target.words.split()]
         signal.alarm(SECONDS)
         try:
-            code = tiny.run([*words, "--device", "cpu"] if "--compare" not in words else words, self.log)
+            plain = words[0] == "convert" or "--compare" in words
+            code = tiny.run(words if plain else [*words, "--device", "cpu"], self.log)
         except HungError:
             code = -signal.SIGALRM
         finally:

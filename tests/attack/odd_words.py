@@ -52,7 +52,6 @@ def make(root):
     """What the lines name."""
     tiny.make(root)
     (root / "empty").mkdir()
-    os.mkfifo(root / "fifo")
 
 
 def lines():
@@ -87,7 +86,8 @@ class Attack:
     """
 
     def __init__(self, root):
-        self.root, self.log, self.here = root, root / "log", root / "here"
+        self.whole, self.root = root, root.with_name(root.name + "-work")
+        self.log, self.here = root.with_name(root.name + ".log"), self.root / "here"
         self.counts = {"refused": 0, "done": 0}
         self.wrong, self.done = [], []
         signal.signal(signal.SIGALRM, _hang)
@@ -103,14 +103,18 @@ class Attack:
 
     def case(self, words):
         """Run a line, and judge what came of it."""
-        for folder in (self.here, self.root / "out"):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.here.mkdir()
+        shutil.rmtree(self.root / "out", ignore_errors=True)
+        if not self.here.exists():  # what was refused has changed nothing else
+            shutil.copytree(self.whole, self.root)
+            os.mkfifo(self.root / "fifo")
+            self.here.mkdir()
         os.chdir(self.here)
         code = self.run([f"{self.root}/{word[1:]}" if word.startswith("@") else word for word in words])
         text, said = self.log.read_text(errors="replace"), " ".join(word[:60] for word in words)
         left = os.listdir(self.here)
         one_line = re.search(r"^dqcore: error: [^\n]+\n\Z", text, re.MULTILINE) and "Traceback" not in text
+        if code != 2 or left:
+            shutil.rmtree(self.root)
         if code == 0:
             self.counts["done"] += 1
             self.done.append(said)
@@ -130,11 +134,12 @@ def main():
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     root = Path(tempfile.mkdtemp(prefix="dqcore-words-"))
-    make(root)
+    (root / "whole").mkdir()
+    make(root / "whole")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     chosen = [words for words in lines() if given.only in " ".join(words)]
     random.Random(given.seed).shuffle(chosen)
-    attack = Attack(root)
+    attack = Attack(root / "whole")
     for words in chosen[: given.cases]:
         attack.case(words)
     for line in attack.done if given.done else ():

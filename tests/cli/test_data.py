@@ -177,6 +177,7 @@ def test_nothing_else_is_overwritten(run, fails, photos, tmp_path):
         (("--size", 16, "--crops", 2), "crops: expected 1 with crop center"),
         (("--size", 16, "--resize", 8), "resize: expected at least size"),
         (("--size", 16, "--quality", 0), "size, crops, quality"),
+        (("--size", 0), "size, crops, quality"),
         (("--classes",), "classes: expected none with --packing folder"),
     ],
 )

@@ -47,6 +47,25 @@ def test_load_official_runs_nothing(tmp_path, monkeypatch):
     assert not list(Path().glob("trapped*"))
 
 
+def test_every_damaged_bit_of_an_archive_is_noticed(tmp_path):
+    """PyTorch reads on over a wrong checksum."""
+    path, state = tmp_path / "model.ckpt", {"a": torch.arange(300.0)}
+    torch.save(state, path)
+    data = path.read_bytes()
+    refused = 0
+    for place in range(0, len(data), 7):
+        damaged = bytearray(data)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        try:
+            found = convert.load_official(path)
+        except ValueError as error:
+            refused += "damaged" in str(error)
+            continue
+        assert torch.equal(found["a"], state["a"]), place
+    assert refused > 100
+
+
 def test_load_official_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert.load_official(tmp_path / "nothing.ckpt")

@@ -27,6 +27,14 @@ def test_a_saved_model_is_loaded_by_its_class(saved_tokenizer):
         load_saved(saved_tokenizer.parent, TOKENIZERS)
 
 
+def test_a_config_whose_model_is_no_name(tmp_path):
+    for text in ('{"model": {}}', '{"model": [1]}', "{}", "3"):
+        (tmp_path / "config.json").write_text(text)
+        (tmp_path / "model.safetensors").touch()
+        with pytest.raises(ValueError, match="expected"):
+            load_saved(tmp_path, TOKENIZERS)
+
+
 def test_the_folder_of_a_run_stands_for_its_model(saved_tokenizer, tmp_path):
     (tmp_path / "model").symlink_to(saved_tokenizer)
     assert model_folder(tmp_path) == tmp_path / "model"

@@ -69,8 +69,12 @@ def test_pictures_of_others_are_left_alone(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "00000001.png")
     assert read_pictures(tmp_path) == [] and read_pictures(tmp_path / "gone") == []
-    (tmp_path / "status.json").write_text("[]")
-    assert read_status(tmp_path) is None
+    fields = '{"step": 2, "total": 4, "images_per_second": %s, "memory_gib": 1.0, "seconds_left": 0.0}'
+    for text in ("[]", fields % "null", fields % ("9" * 400), fields % "{}"):
+        (tmp_path / "status.json").write_text(text)
+        assert read_status(tmp_path) is None
+    (tmp_path / "status.json").write_text(fields % "5")
+    assert read_status(tmp_path) is not None
 
 
 def test_how_long_a_run_still_takes():

@@ -146,7 +146,8 @@ class PriorTraining(Arguments):
         self._only_one("steps", "epochs", "minutes")
         self._only_one("preprocessing", "resize")
         self._at_least(1, "image_size", "resize", "views", "encode_batch", "token_budget", "accumulate")
-        self._at_least(1, "position_layers", "content_layers")
+        for name in ("position_layers", "content_layers"):
+            self._require(name, "a number from 1 to 1000", lambda value: 1 <= value <= 1000)
         self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")

@@ -205,6 +205,7 @@ def test_only_linear_weights_decay():
         ({"epochs": 1.0}, "steps"),
         ({"label_dropout": 0.1}, "label_dropout"),
         ({"token_budget": 0}, "token_budget"),
+        ({"content_layers": 10**9}, "content_layers: expected a number from 1 to 1000"),
         ({"resize": -1}, "resize: expected at least 1, got -1"),
         ({"preset": "dqtransformer-tyni"}, "the nearest is 'dqtransformer-tiny'"),
         ({"image_size": 40}, "image_size: expected a multiple of 16"),
