@@ -99,7 +99,7 @@ class Loop(Generic[Batch]):
         """Train, and wait for a checkpoint that is still being written."""
         try:
             self._train(log, signals)
-        except StoppedError:
+        except (StoppedError, NonFiniteLossError, NonFiniteWeightsError):
             self._finish()
             raise
         self._finish()
@@ -203,7 +203,10 @@ class Loop(Generic[Batch]):
         self._check_weights()
         state = self._state()
         if self._shards is not None:
+            first = self.world.of_first(not self.checkpoint.is_file())
             self._shards.save(state, self.stage.step.tensors())
+            if first:  # a model without a checkpoint could not be resumed
+                self._shards.finish()
         elif self.world.is_main:
             write_state(self.checkpoint, state)  # first: a model without a checkpoint could not be resumed
         self.stage.save_model(self.options.out / "model")

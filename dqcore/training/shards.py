@@ -146,8 +146,12 @@ def read_shards(path: Path, state: Mapping[str, Any], tensors: Tensors, world: W
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # by one process, as it should be
-            _checkpoints().load(tensors, checkpoint_id=folder, no_dist=world.size == 1)
-    except Exception as error:
+            module = _checkpoints()
+            reader = importlib.import_module("dqcore.training.shard_reader").ShardReader(folder)
+            module.load(tensors, storage_reader=reader, no_dist=world.size == 1)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # that of torch is no Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(f"{folder}: not a checkpoint of this run: {reason}") from error
 

@@ -68,19 +68,19 @@ class Sharded:
 def shard(model: nn.Module, world: World, *, autocast: bool) -> None:
     """Split the weights of a prior over all processes, in place: each transformer block for itself, then the rest.
 
-    With ``autocast`` blocks are gathered in bfloat16, which is what they compute in; weights, gradients and the
-    optimiser stay in float32.
+    With ``autocast`` the linear layers of blocks are gathered in bfloat16, which is what they compute in; all else,
+    with gradients and the optimiser, stays in float32.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    policy = MixedPrecisionPolicy()
-    if autocast:
-        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for part in model.children():
         for block in getattr(part, "blocks", []):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
+            for linear in (block.attention, block.mlp) if autocast else ():
+                fully_shard(linear, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 

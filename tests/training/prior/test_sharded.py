@@ -1,6 +1,8 @@
 """A prior whose weights lie in parts on all processes: the numbers of DDP, and checkpoints that any number reads."""
 
+import hashlib
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from PIL import Image
 import dqcore
 from dqcore.errors import InputError
 from dqcore.training.prior.run import PriorTraining, train_prior
-from dqcore.training.state import read_state
+from dqcore.training.state import read_state, write_state
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where the tests' helpers lie
 
@@ -87,6 +89,8 @@ def root(tmp_path_factory):
     parts = {"accumulate": 2, "steps": 2}
     runs = {"ddp": {}, "sharded": {"shard": True}, "half": {"shard": True, "steps": 2}}
     runs |= {"ddp-parts": parts, "sharded-parts": parts | {"shard": True}}
+    half = {"precision": "bfloat16", "steps": 2}
+    runs |= {"ddp-half": half, "sharded-half": half | {"shard": True}}
     _launch(root, runs, size=2)
     return root
 
@@ -98,6 +102,24 @@ def test_numbers_are_those_of_ddp(root, end):
         for name in row.keys() - {"images_per_second"}:
             assert row[name] == pytest.approx(other[name], rel=1e-5), name
     _same(_weights(root, f"sharded{end}"), _weights(root, f"ddp{end}"), rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_they_are_nearly_those_of_ddp(root):
+    for row, other in zip(_rows(root, "sharded-half"), _rows(root, "ddp-half"), strict=True):
+        for name in row.keys() - {"images_per_second"}:
+            assert row[name] == pytest.approx(other[name], rel=2e-2), name
+    assert _weights(root, "sharded-half")["content_embedding.weight"].dtype == torch.float32
+
+
+def test_a_table_of_contents_runs_no_code(root):
+    shutil.copytree(root / "half", root / "forged")
+    table = root / "forged" / "checkpoint-0000002" / ".metadata"
+    table.write_bytes(pickle.dumps(print))
+    state = read_state(root / "forged" / "checkpoint.pt")
+    state["files"][".metadata"] = hashlib.sha256(table.read_bytes()).hexdigest()
+    write_state(root / "forged" / "checkpoint.pt", state)
+    with pytest.raises(InputError, match="its table of contents names"):
+        _alone(root, "forged", resume=True)
 
 
 def test_a_run_has_one_checkpoint_and_says_what_it_is(root):
