@@ -153,7 +153,7 @@ def _triple(results: Results) -> list[str]:
 def _rate_chart(results: Results) -> dict[str, Any]:
     lines = [
         series("DQ-VAE", _points(results, _dual(results, "feature")), "first", dots=True),
-        series("three granularities", _points(results, _triple(results)), "faint", dots=True),
+        series("triple", _points(results, _triple(results)), "faint", dots=True),
         series("random routing", _points(results, _dual(results, "random")), "second", dots=True),
         series("VQGAN f16, f8", _points(results, [COARSE, FINE]), "third", dots=True),
     ]
