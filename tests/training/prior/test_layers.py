@@ -25,5 +25,5 @@ def test_layers_replace_the_presets():
 def test_a_prior_without_such_layers_refuses_them():
     with pytest.raises(InputError, match="position_layers: preset global-local-tiny has no such thing"):
         prior("global-local-tiny", position_layers=1)
-    with pytest.raises(InputError, match="content_layers: expected at least 1, got 0"):
+    with pytest.raises(InputError, match="content_layers: expected a number from 1 to 1000, got 0"):
         prior("dqtransformer-tiny", content_layers=0)
