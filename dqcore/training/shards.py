@@ -7,7 +7,6 @@ written, with a checksum of each file there, when all of them are; until then it
 from __future__ import annotations
 
 import hashlib
-import importlib
 import shutil
 import threading
 import warnings
@@ -97,7 +96,9 @@ class ShardWriter:
         if self.world.is_main:
             shutil.rmtree(folder, ignore_errors=True)  # a killed run's, which checkpoint.pt does not name
         self.world.barrier()
-        written = _checkpoints().async_save(tensors, checkpoint_id=folder, process_group=self._group)
+        from torch.distributed.checkpoint.state_dict_saver import async_save
+
+        written = async_save(tensors, checkpoint_id=folder, process_group=self._group)
         self._thread = threading.Thread(target=self._complete, args=(written, folder, dict(state)))
         self._thread.start()
 
@@ -110,9 +111,8 @@ class ShardWriter:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.world.barrier()
-        if self._error is not None:
-            reason = (str(self._error).strip() or type(self._error).__name__).splitlines()[-1]
+        reason = "" if self._error is None else _reason(self._error)
+        if reason := next(filter(None, self.world.gather(reason)), ""):
             raise InputError(f"out: the checkpoint beside {self.path} could not be written: {reason}") from self._error
 
     def _complete(self, written: Any, folder: Path, state: dict[str, Any]) -> None:
@@ -143,22 +143,22 @@ def read_shards(path: Path, state: Mapping[str, Any], tensors: Tensors, world: W
     damaged = world.of_first(_damaged(folder, state[FILES]) if world.is_main else None)
     if damaged:
         raise InputError(f"{folder / damaged}: missing or damaged; {path.name} names it")
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    from dqcore.training.shard_reader import ShardReader
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # by one process, as it should be
-            module = _checkpoints()
-            reader = importlib.import_module("dqcore.training.shard_reader").ShardReader(folder)
-            module.load(tensors, storage_reader=reader, no_dist=world.size == 1)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # that of torch is no Exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise InputError(f"{folder}: not a checkpoint of this run: {reason}") from error
+            load(tensors, storage_reader=ShardReader(folder), no_dist=world.size == 1)
+    except (CheckpointException, Exception) as error:  # the former is no Exception
+        raise InputError(f"{folder}: not a checkpoint of this run: {_reason(error)}") from error
 
 
-def _checkpoints() -> Any:
-    """The module :mod:`torch.distributed.checkpoint`."""
-    return importlib.import_module("torch.distributed.checkpoint")
+def _reason(error: BaseException) -> str:
+    """The last line of an error's message; those before it are of torch's own processes."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -77,10 +77,10 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
     assert options.views is not None and options.token_budget is not None
     model = model.to(world.device)
     world.broadcast(model)
-    autocast, sharded = choose_autocast(options.precision, world.device), options.shard and world.size > 1
+    autocast = choose_autocast(options.precision, world.device)
     average = None if options.average_decay is None else WeightAverage(model, options.average_decay)
-    for module in (model, None if average is None else average.module) if sharded else ():
-        if module is not None:
+    if options.shard and world.size > 1:
+        for module in [model] if average is None else [model, average.module]:
             shard(module, world, autocast=autocast)
     step = PriorStep(
         model,
@@ -90,7 +90,6 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
         autocast=autocast,
         average=average,
         accumulate=options.accumulate,
-        sharded=sharded,
     )
     training, held_out = _split(codes, options.validation_share, options.seed, options.views)
     lengths = codes.lengths[training] + getattr(model.tape, "num_specials", 1)

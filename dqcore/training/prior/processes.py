@@ -26,8 +26,6 @@ class Replicated:
         world: All processes.
     """
 
-    sharded = False
-
     def __init__(self, model: nn.Module, world: World) -> None:
         self.model: Any = model
         if world.size > 1:
@@ -49,8 +47,6 @@ class Sharded:
     Args:
         model: Prior that :func:`shard` was called with.
     """
-
-    sharded = True
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model

@@ -16,7 +16,7 @@ from dqcore.errors import InputError
 from dqcore.models.priors.config import PriorOutput
 from dqcore.training.average import WeightAverage
 from dqcore.training.prior.processes import Replicated, Sharded
-from dqcore.training.shards import flat, put, whole
+from dqcore.training.shards import flat, is_sharded, put, whole
 from dqcore.training.stage import NonFiniteLossError, TrainingStep
 
 __all__ = ["PriorStep", "measure"]
@@ -31,14 +31,14 @@ class PriorStep(TrainingStep):
     The batches of all processes count as one, token by token.
 
     Args:
-        model: Prior; ``model(sequence, labels)`` returns a :class:`PriorOutput`.
+        model: Prior; ``model(sequence, labels)`` returns a :class:`PriorOutput`. It may be sharded
+            (:func:`dqcore.training.prior.processes.shard`), and so is the average then.
         world: This process and its device.
         weight_decay: Of the weights of linear layers.
         gradient_clip: Largest norm of the gradient, or None.
         autocast: Run the network in bfloat16.
         average: Moving average of the weights, updated after each step.
         accumulate: Runs of images of a batch that go through the network one after the other, at most.
-        sharded: Whether model and average are sharded (:func:`dqcore.training.prior.processes.shard`).
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class PriorStep(TrainingStep):
         autocast: bool = False,
         average: WeightAverage | None = None,
         accumulate: int = 1,
-        sharded: bool = False,
     ) -> None:
         self.accumulate = accumulate
         self.limit = float("inf") if gradient_clip is None else gradient_clip
@@ -63,8 +62,8 @@ class PriorStep(TrainingStep):
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
         self.parameters = decayed + others
         super().__init__(model, world, average, optimizer=self.optimizer)
-        self.processes = Sharded(model) if sharded else Replicated(model, world)
-        self.sharded = sharded
+        self.sharded = any(map(is_sharded, self.parameters))
+        self.processes = Sharded(model) if self.sharded else Replicated(model, world)
 
     def __call__(
         self, sequence: CodeSequence, labels: Tensor | None, completed: int, learning_rate: float

@@ -6,14 +6,18 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 from PIL import Image
 
 import dqcore
+from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.training.prior.run import PriorTraining, train_prior
+from dqcore.training.prior.stage import PriorStage
 from dqcore.training.state import read_state, write_state
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # where the tests' helpers lie
@@ -109,6 +113,22 @@ def test_in_bfloat16_they_are_nearly_those_of_ddp(root):
         for name in row.keys() - {"images_per_second"}:
             assert row[name] == pytest.approx(other[name], rel=2e-2), name
     assert _weights(root, "sharded-half")["content_embedding.weight"].dtype == torch.float32
+
+
+def test_processes_validate_equally_often_and_count_each_image_once():
+    """A process with a batch less would leave the others waiting in the network."""
+    for count, size in ((13, 2), (1, 3), (7, 3)):
+        found = []
+        for rank in range(size):
+            stage = object.__new__(PriorStage)
+            about = {"held_out": torch.arange(count), "world": World(rank, size, torch.device("cpu"))}
+            about |= {"options": SimpleNamespace(token_budget=6), "step": SimpleNamespace(sharded=True)}
+            for name, value in (about | {"codes": SimpleNamespace(lengths=torch.ones(count))}).items():
+                object.__setattr__(stage, name, value)
+            with mock.patch.object(PriorStage, "_codes_of", lambda self, images: (images, None)):
+                found.append([images for _, _, images in stage._validation_batches()])
+        assert len({len(batches) for batches in found}) == 1
+        assert sum(map(sum, found)) == count
 
 
 def test_a_table_of_contents_runs_no_code(root):
