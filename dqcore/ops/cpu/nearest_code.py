@@ -82,6 +82,7 @@ class CodeSearch:
             return self.product(len(vectors) <= FEW)(vectors)
         codes = self.split(vectors)
         rest = (codes < 0).nonzero()[:, 0]
+        rest = rest[_finite(vectors[rest])]  # the others have no code, and need no search to know it
         if len(rest):
             codes[rest] = self.product(len(rest) <= FEW)(vectors[rest])
         return codes
@@ -155,7 +156,7 @@ class ProductSearch:
         if strange is not None:
             codes = codes.masked_fill(strange, -1)
             rows = strange.nonzero()[:, 0]
-            rows = rows[vectors[rows].sum(1, dtype=torch.float64).isfinite()]  # which no finite vector overflows
+            rows = rows[_finite(vectors[rows])]
             if len(rows):
                 codes[rows] = nearest_code_reference(vectors[rows], self.codebook, "exact")
         return codes
@@ -195,6 +196,11 @@ class ProductSearch:
             first = torch.full_like(order, len(group)).scatter_reduce_(0, group, order, "amin")
             self._originals = first[group] == order
         return self._originals[code]
+
+
+def _finite(vectors: Tensor) -> Tensor:
+    """Which vectors have neither a NaN nor an infinity, ``(n,)``: no sum of float32's numbers overflows float64."""
+    return vectors.sum(1, dtype=torch.float64).isfinite()
 
 
 def _candidates(scores: Tensor, margin: Tensor, limit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
