@@ -12,6 +12,7 @@ from PIL import Image
 
 import dqcore
 from dqcore.cli import main
+from dqcore.files.sealed import read_sealed
 from dqcore.files.tensors import read_state
 from dqcore.models.auto import fingerprint
 
@@ -115,7 +116,7 @@ def test_every_verb_makes_what_one_process_makes(folder, alone, size):
     results = run(folder, out, size)
     assert [code for code, _, _ in results] == [0] * size, [err for _, _, err in results]
     assert contents(out) == contents(alone)
-    numbers, expected = (json.loads((place / "numbers.json").read_text()) for place in (out, alone))
+    numbers, expected = (read_sealed(place / "numbers.json") for place in (out, alone))
     assert close(numbers, expected)
     codes, expected = (read_state(place / "run" / "codes.pt") for place in (out, alone))
     assert codes["names"] == expected["names"] and len(codes["names"]) == 39
