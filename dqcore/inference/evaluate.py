@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from dqcore.data.provenance import provenance, say_provenance
 from dqcore.distributed import join_world
+from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison, CurvePoint
 from dqcore.inference.load import hash_files, load_tokenizer
 from dqcore.inference.measure import Evaluation, Measured, evaluate_tokenizer
@@ -97,6 +98,7 @@ def evaluate_photos(
     """
     protocol = Protocol(options.size, options.resize)
     options.check()
+    _check_sets(options)
     paths = options.choose(list_photos(images))
     world = join_world(options.device, options.timeout)
     model = load_tokenizer(checkpoint, str(world.device))
@@ -131,6 +133,13 @@ def evaluate_photos(
     described |= sets.protocol(options) if sets else {}
     curve = tuple(comparison.curve if options.ratios else ())
     return PhotoEvaluation(numbers, described, batches.broken, peers, curve, sets.numbers(options) if sets else {})
+
+
+def _check_sets(options: EvaluationOptions) -> None:
+    """Refuse options of metrics of sets where none is to be measured."""
+    for name in ("network", "inception_weights", "resize_by") if not options.metrics else ():
+        if getattr(options, name) != getattr(EvaluationOptions(), name):
+            raise InputError(f"{name}: it is for metrics, and none is asked for; expected metrics, such as fid, too")
 
 
 def _all_of(*hooks: Callable[[Measured], object] | None) -> Callable[[Measured], None]:

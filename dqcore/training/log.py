@@ -33,21 +33,30 @@ def read_metrics(path: Path, *, last_step: int | None = None) -> list[Row]:
         last_step: Leave out the rows of later steps.
 
     Raises:
-        InputError: A line is no row of metrics.
+        InputError: A line is no row of metrics, or comes before one of an earlier step.
     """
     if not path.is_file():
         return []
+    text = path.read_text(errors="replace")
+    lines = text.splitlines()
     rows: list[Row] = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not text.endswith("\n"):
             break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise InputError(f"{path}: damaged, expected rows with a step, got {line[:60]!r}")
-        if last_step is None or row["step"] <= last_step:
-            rows.append(row)
-    return rows
+        row = _row(line)
+        if row is None or (rows and row["step"] < rows[-1]["step"]):
+            expected = "expected rows with a step, the earlier ones first"
+            raise InputError(f"{path}: damaged, {expected}, got in line {number} {line[:60]!r}")
+        rows.append(row)
+    return [row for row in rows if last_step is None or row["step"] <= last_step]
+
+
+def _row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 class MetricsLog:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from PIL import Image
 
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.photos import sample_folder, sample_photos
+from dqcore.errors import InputError
 from dqcore.inference.evaluate import EvaluationOptions, evaluate_photos
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import reconstruct
@@ -37,6 +39,14 @@ def test_the_protocol_tells_what_was_measured(checkpoint):
         "num codes": 10,
         "seed": 2,
     }
+
+
+@pytest.mark.parametrize(
+    "given", [{"network": "efficientnet-lite0"}, {"inception_weights": Path("w.pth")}, {"resize_by": "clean"}], ids=list
+)
+def test_options_of_metrics_need_metrics(checkpoint, given):
+    with pytest.raises(InputError, match=f"{next(iter(given))}: it is for metrics"):
+        evaluate_photos([sample_folder("heldout")], checkpoint, EvaluationOptions(**given))
 
 
 def test_single_files_at_their_native_size(model, checkpoint, tmp_path):

@@ -87,7 +87,19 @@ def test_damaged_rows_are_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1}]
-    for line in ("3", "[]", '{"loss": 1}', '{"step": "x"}'):
-        path.write_text(f'{{"step": 1}}\n{line}\n')
-        with pytest.raises(ValueError, match="damaged, expected rows with a step"):
+    path.write_text('{"step": 1}\n{"step": 2, "lo\n')  # the line is whole, so no killed run left it
+    with pytest.raises(ValueError, match="in line 2"):
+        read_metrics(path)
+    for line in ("3", "[]", '{"loss": 1}', '{"step": "x"}', '{"step": true}', '{"step": 0}', '{"step": 2, "l'):
+        path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+        with pytest.raises(ValueError, match=r"damaged, expected rows with a step.*in line 2"):
             read_metrics(path)
+
+
+def test_a_run_with_damaged_rows_is_not_resumed_and_keeps_them(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st\x00p": 2}\n{"step": 3}\n')
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="damaged"):
+        MetricsLog(tmp_path, resume_at=3, length=LearningRate(1.0, 0, 9))
+    assert path.read_bytes() == before

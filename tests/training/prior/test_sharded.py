@@ -42,6 +42,19 @@ for name, changes in json.loads(sys.argv[3]).items():
     assert not any(hasattr(value, "full_tensor") for value in run.model.state_dict().values())
 """
 
+#: Every process dies when the tensors of its second checkpoint are written, and ``checkpoint.pt`` is not.
+KILLED = """
+import os
+from dqcore.training.shards import ShardWriter
+complete = ShardWriter._complete
+def die(self, written, folder, state):
+    if state["step"] < 4:
+        return complete(self, written, folder, state)
+    written.result()
+    os._exit(9)
+ShardWriter._complete = die
+"""
+
 FIELDS = {
     "recipe": "paper",
     "preset": "dqtransformer-tiny",
@@ -60,9 +73,9 @@ FIELDS = {
 }
 
 
-def _launch(root, runs, size):
-    for code, _, errors in launch(SCRIPT, root, json.dumps(FIELDS), json.dumps(runs), size=size):
-        assert code == 0, errors
+def _launch(root, runs, size, script=SCRIPT, expected=0):
+    for code, _, errors in launch(script, root, json.dumps(FIELDS), json.dumps(runs), size=size):
+        assert code == expected, errors
 
 
 def _weights(root, name):
@@ -90,7 +103,7 @@ def root(tmp_path_factory):
         Image.fromarray(pixels.numpy()).save(root / "images" / f"{number:02d}.png")
     torch.manual_seed(0)
     dqcore.DQVAE.from_preset("dqvae-dual-tiny", **TINY).save_pretrained(root / "tokenizer")
-    parts = {"accumulate": 2, "steps": 2}
+    parts = {"accumulate": 2, "steps": 2}  # in the second step 2 parts of 6 images, and 1 part of 1 image
     runs = {"ddp": {}, "sharded": {"shard": True}, "half": {"shard": True, "steps": 2}}
     runs |= {"ddp-parts": parts, "sharded-parts": parts | {"shard": True}}
     half = {"precision": "bfloat16", "steps": 2}
@@ -174,6 +187,15 @@ def test_any_number_of_processes_goes_on(root):
     run = _alone(root, "alone", steps=3, resume=True)
     assert run.metrics[-1]["step"] == 3
     assert "model" in read_state(root / "alone" / "checkpoint.pt")
+
+
+def test_a_kill_while_a_checkpoint_is_written_loses_what_came_after_the_one_before(root):
+    _launch(root, {"killed": {"shard": True}}, size=2, script=KILLED + SCRIPT, expected=9)
+    assert read_state(root / "killed" / "checkpoint.pt")["step"] == 2
+    assert (root / "killed" / "checkpoint-0000004").is_dir()
+    _launch(root, {"killed": {"resume": True, "shard": True}}, size=2)
+    _same(_weights(root, "killed"), _weights(root, "sharded"), rtol=0, atol=0)
+    assert [path.name for path in (root / "killed").glob("checkpoint-*")] == ["checkpoint-0000004"]
 
 
 def test_damage_is_noticed(root, tmp_path):
