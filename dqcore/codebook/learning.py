@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dqcore.codebook import fused
 from dqcore.codebook.draw import Drawn, Looked, seed_of
 from dqcore.codebook.modules import Codebook, host_knows
 from dqcore.distributed import (
@@ -80,7 +81,7 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
     """Update a codebook from the batches of all processes, and revive unused codes by vectors of that batch."""
     statistics = reduce_statistics(batch.counts.float(), batch.sums.float())
     if restart is None or batch.source is None:
-        codebook.update(*statistics)
+        fused.move(codebook, *statistics)
         return
     seed = seed_of(codebook.cluster_size)  # of the state that the parts of a batch were drawn with
     codebook.update(*statistics)

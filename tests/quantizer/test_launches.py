@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dqcore import DynamicQuantizer
-from dqcore.codebook import PAPER
+from dqcore.codebook import EMA, PAPER
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -16,15 +16,16 @@ from launches import counting
 MOST = 19
 
 
-def launches(dtype, train=True, **options):
+def launches(dtype, train=True, steps=1, **options):
     with counting() as counter:
         quantizer = DynamicQuantizer(256, 1024, 2, **options).train(train)
         maps = [torch.randn(32, 256, 16 << g, 16 << g, dtype=dtype, requires_grad=train) for g in range(2)]
         grain, grad = torch.ones(32, 16, 16, dtype=torch.int64), torch.randn(32, 256, 32, 32, dtype=dtype)
-        counter.names.clear()
-        out = quantizer(maps, grain)
-        if train:
-            torch.autograd.grad([out.map, out.loss], maps, [grad, None])
+        for _ in range(steps):
+            counter.names.clear()
+            out = quantizer(maps, grain)
+            if train:
+                torch.autograd.grad([out.map, out.loss], maps, [grad, None])
     return counter.names
 
 
@@ -34,6 +35,13 @@ def test_a_training_step_launches_few_kernels(dtype, options):
     names = launches(dtype, **options)
     assert len(names) <= MOST, names
     assert {"_dynamic_lookup_fill_kernel", "_codebook_update_kernel", "_lookup_loss_kernel"} <= set(names)
+
+
+@pytest.mark.parametrize("steps,most", [(1, 17), (2, MOST + 2)])
+def test_the_parts_of_a_batch_launch_few_more(steps, most):
+    names = launches(torch.float32, steps=steps, learning=EMA(every=2), restart=None)
+    assert len(names) <= most, names
+    assert ("_codebook_update_kernel" in names) == (steps == 2)
 
 
 def test_evaluation_launches_the_lookup_alone():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from dqcore import DynamicQuantizer
-from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+import dqcore
+from dqcore import DynamicQuantizer, backends
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart, fused
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Rotation
 
@@ -224,6 +225,23 @@ def test_parts_of_a_batch_teach_as_the_whole():
     assert not equal(before, parts.state_dict())
     with pytest.raises(InputError, match="every"):
         EMA(every=0)
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
+def test_parts_without_restart_are_taken_in_by_the_op(monkeypatch):
+    calls = []
+    op = fused.codebook_update
+    monkeypatch.setattr(fused, "codebook_update", lambda *args, **options: calls.append(1) or op(*args, **options))
+    expected = DynamicQuantizer(4, 30, learning=EMA(decay=0.8, every=2), restart=None)
+    found = copy.deepcopy(expected)
+    for _ in range(2):
+        for part in torch.randn(4, 4, 5, 5).split(2):
+            expected(part)
+            with dqcore.backend("interpreter"):
+                found(part)
+    assert len(calls) == 2
+    for (name, value), wanted in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_codes_can_be_set():
