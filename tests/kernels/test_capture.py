@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 
 import pytest
 import torch
@@ -9,12 +10,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dqcore import DynamicQuantizer
+from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import Gradient, RandomRestart
 from dqcore.estimators import Cosine, Rotation
 from dqcore.nn import GainRouter
 from dqcore.ops.patch_entropy import GREY, NO_MASS
 from dqcore.testing import assert_close
+
+extension, pack_features, expand_features = (
+    importlib.import_module(f"dqcore.ops.{name}") for name in ("extension", "pack_features", "expand_features")
+)
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero", "equal", "bincount", "_unique2",
          "unique_dim", "unique_consecutive", "repeat_interleave.Tensor", "lift_fresh", "lift_fresh_copy"}  # fmt: skip
@@ -124,6 +129,26 @@ def test_launchers_never_wait(fake_gpu, monkeypatch):
         with Watch() as watch:
             launch()
         assert watch.found == [] and len(launched) > before
+
+
+@pytest.mark.skipif(backends.extension() is None, reason="needs the extension")
+@pytest.mark.parametrize("last", [False, True])
+def test_features_are_packed_and_expanded_without_waiting(fake_gpu, monkeypatch, last):
+    """Forward and backward, as each is the gradient of the other; the number of codes is known."""
+    launched = []
+    for module in (extension, pack_features, expand_features):
+        monkeypatch.setattr(module, "call", lambda stem, device, *args: launched.append((stem, device.type)))
+    grain, memory_format = torch.zeros(2, 4, 4, dtype=torch.int64), torch.channels_last if last else None
+    with Watch() as watch:
+        features = torch.randn(2, 8, 8, 8)
+        features = features.contiguous(memory_format=memory_format) if last else features
+        packed = pack_features._extension(features, grain, "row-first", 2, True, 56)
+        spread = expand_features._extension(packed, grain, "row-first", 2, True, last)
+        pack_features._extension(spread, grain, "row-first", 2, False, len(packed))
+    assert packed.shape == (56, 8) and spread.is_contiguous(memory_format=memory_format or torch.contiguous_format)
+    assert watch.found == []
+    assert launched == [("layout", "cuda"), ("pack_features", "cuda"), ("layout", "cuda"), ("expand_features", "cuda"),
+                        ("layout", "cuda"), ("pack_features", "cuda")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
