@@ -50,10 +50,10 @@ void bind_cpu(py::module_& m) {
   m.def("has_tiles", &cpu::has_tiles);
 #ifdef DQCORE_AMX
   py::class_<cpu::SplitCodes>(m, "SplitCodes", py::module_local())
-      .def(py::init([](uintptr_t codebook, int64_t num, int64_t dim, uintptr_t mean, float scale) {
-        return std::make_unique<cpu::SplitCodes>(pointer<const float>(codebook), num, dim,
-                                                 pointer<const float>(mean), scale);
+      .def(py::init([](uintptr_t codebook, int64_t num, int64_t dim) {
+        return std::make_unique<cpu::SplitCodes>(pointer<const float>(codebook), num, dim);
       }))
+      .def_readonly("usable", &cpu::SplitCodes::usable)
       .def(
           "nearest",
           [](const cpu::SplitCodes& codes, uintptr_t vectors, int64_t count, uintptr_t out, int threads) {

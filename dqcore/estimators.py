@@ -14,6 +14,8 @@ from dqcore.ops.layout import merge_maps
 
 __all__ = ["Cosine", "Euclidean", "Rotation", "StraightThrough"]
 
+_LEAST = 2.0**-149  # the least number above 0 in float32
+
 
 @dataclass(frozen=True)
 class StraightThrough:
@@ -30,10 +32,10 @@ class Rotation:
 
     def __call__(self, maps: Sequence[Tensor], grain: Tensor, lookup: Lookup) -> Tensor:
         """The quantized map with the rotated gradient. It merges the maps, which costs a few passes over them."""
-        z, e = merge_maps(maps, grain).float(), lookup.quantized.detach().float()
-        norm_z = torch.linalg.vector_norm(z.detach(), dim=1, keepdim=True).clamp_min(1e-12)
-        norm_e = torch.linalg.vector_norm(e, dim=1, keepdim=True)
-        u, q = z.detach() / norm_z, e / norm_e.clamp_min(1e-12)
+        dtype = torch.promote_types(lookup.quantized.dtype, torch.float32)
+        z, e = merge_maps(maps, grain).to(dtype), lookup.quantized.detach().to(dtype)
+        norm_z, norm_e = _length(z.detach(), 1), _length(e, 1)
+        u, q = z.detach() / norm_z, e / norm_e
         middle = F.normalize(u + q, dim=1)
         turned = z - 2 * middle * (middle * z).sum(1, keepdim=True) + 2 * q * (u * z).sum(1, keepdim=True)
         rotated = turned * (norm_e / norm_z)
@@ -51,8 +53,23 @@ class Euclidean:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Compare directions: vectors and codes are scaled to length 1, in float32, before the lookup."""
+    """Compare directions: vectors and codes are scaled to length 1, in float32 at least, before the lookup."""
 
     def __call__(self, vectors: Tensor, dim: int) -> Tensor:
         """The vectors along ``dim``, each of length 1."""
-        return F.normalize(vectors.float(), dim=dim)
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        return vectors / _length(vectors, dim)
+
+
+def _length(vectors: Tensor, dim: int) -> Tensor:
+    """Lengths along ``dim``, which stays; the least number for 0.
+
+    Where the host may ask, they are right in all of float32's range: squares leave it beyond 1e18 and below 1e-18.
+    """
+    length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if vectors.device.type == "cpu" and not traced:
+        small = length < 1e-18
+        if bool((length > 1e18).any()) or (bool(small.any()) and bool((vectors.where(small, 0) != 0).any())):
+            length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True, dtype=torch.float64)
+    return length.clamp(_LEAST, torch.finfo(vectors.dtype).max).to(vectors.dtype)

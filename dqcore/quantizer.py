@@ -18,7 +18,7 @@ from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.finite import holes_of, not_finite, without
 from dqcore.nn.layouts import layout_of
-from dqcore.nn.lookup import look_up, loss_of
+from dqcore.nn.lookup import look_up, loss_of, project
 from dqcore.nn.quantized import Quantized
 from dqcore.ops import Lookup
 
@@ -129,15 +129,16 @@ class DynamicQuantizer(CodebookLayer):
                 or a codebook that waits for its first training batch.
         """
         given = arrange(features, grain, mask, lengths, self)
+        portable = self.portable or torch._C._are_functorch_transforms_active()
         maps, hole, dtype = self._vectors(given)
         codes, learn, again = self._codes_for(maps, given, hole, learn)
-        lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=self.portable)
+        lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=portable)
         losses = self._losses(lookup, codes)
         if lookup.statistics is not None and not again:
             self._learn(maps, given.grain, lookup)
-        if self._plain:
+        if self._plain and hole is None:
             return Quantized(*given.restore(lookup.quantized, lookup.codes), *losses)
-        quantized = self.project_out(self.estimator(maps, given.selected, lookup).to(dtype))
+        quantized = project(self.project_out, self.estimator(maps, given.selected, lookup).to(dtype))
         if hole is not None or (given.mask is not None and self._projected):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
         return Quantized(*given.restore(quantized, lookup.codes), *losses)
@@ -174,8 +175,9 @@ class DynamicQuantizer(CodebookLayer):
         self._check_started()
         layout = layout_of(codes.dim() + 1, self.channel_last)
         grid = layout.to_grid(codes).long()
-        vectors = F.embedding(grid.clamp_min(0), self.metric(self.codebook.weight, 1)).to(self._dtype)
-        quantized = self.project_out(vectors.permute(0, 3, 1, 2).contiguous()).masked_fill(grid[:, None] < 0, 0)
+        vectors = F.embedding(grid.clamp_min(0), self.metric(self.codebook.rows, 1)).to(self._dtype)
+        quantized = project(self.project_out, vectors.permute(0, 3, 1, 2).contiguous())
+        quantized = quantized.masked_fill(grid[:, None] < 0, 0)
         return layout.restore(quantized, codes.shape[1:-1])
 
     def initialise(self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None) -> None:
@@ -192,7 +194,7 @@ class DynamicQuantizer(CodebookLayer):
 
     def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
         """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""
-        compiling = torch.compiler.is_compiling()
+        compiling = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         on_cpu = given.maps[-1].device.type == "cpu"
         report = not compiling and (self.nonfinite or ("raise" if on_cpu else "mask")) == "raise"
         ask = not compiling and (report or on_cpu)
@@ -201,7 +203,7 @@ class DynamicQuantizer(CodebookLayer):
         maps, bad = given.maps, not_finite(given.maps, ask)
         if bad is not None:
             maps = without(maps, bad)
-        maps = [self.project_in(values) for values in maps]
+        maps = [project(self.project_in, values) for values in maps]
         dtype = maps[-1].dtype
         if self._projected and (overflow := not_finite(maps, ask)) is not None:
             bad = overflow if bad is None else [a | b for a, b in zip(bad, overflow, strict=True)]
@@ -215,13 +217,11 @@ class DynamicQuantizer(CodebookLayer):
     ) -> tuple[Tensor, bool, bool]:
         """The codes to look up in, scaled as the metric wants; whether to learn; whether this repeats a pass."""
         learn = learn and self.training
-        if in_backward():
-            past = self._first_passes.find(maps)
-            codes = self.codebook.codes
-            if past is not None:
-                learn = past.learn
-                codes = substitute(codes, past.codes)
-            return self.metric(codes, 1), learn and not self.frozen, True
+        if in_backward() and (past := self._first_passes.find(maps)) is not None:
+            codes = substitute(self.codebook.codes, past.codes)
+            return self.metric(codes, 1), past.learn and not self.frozen, True
+        if self._apart and learn:
+            self._agree()
         if not self._ready:
             self._initialise(maps, given.selected, hole, learn=learn)
         learn = learn and not self.frozen
@@ -237,7 +237,9 @@ class DynamicQuantizer(CodebookLayer):
         error, dim = lookup.error, self.codebook.dim
         if not (self.training or self.eval_loss):
             return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
-        loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self.portable)
+        loss, commitment, rest = loss_of(
+            lookup, dim, self.commitment, portable=self.portable or torch._C._are_functorch_transforms_active()
+        )
         if codes.requires_grad and lookup.statistics is not None:
             numbers = (lookup.codes >= 0).sum().clamp_min(1) * dim
             pull = self.codebook.loss(codes, *lookup.statistics) / numbers

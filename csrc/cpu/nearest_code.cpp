@@ -1,128 +1,37 @@
 // The nearest code of each vector by AMX, where rounding cannot have decided between two codes.
 //
-// Tiles add up the products high high, high low and low high of vectors and codes in float32, and nothing is kept but
-// each vector's two smallest scores and the code of the smallest. Reference: dqcore.ops.nearest_code.
+// First the high parts of vectors and codes alone are multiplied: a third of the work, which settles most vectors. For the
+// rest tiles add up the products high high, high low and low high. The few that this leaves open are compared in float64.
+// Reference: dqcore.ops.nearest_code.
 #ifdef DQCORE_AMX
 #include <atomic>
-#include <limits>
+#include <cmath>
 #include <memory>
 
 #include "cpu/parallel.h"
-#include "cpu/split.h"
+#include "cpu/tiles.h"
 
 namespace dqcore::cpu {
 namespace {
 
-constexpr int64_t kPair = 2 * kSide;    // vectors, and codes, whose scores are computed together
 constexpr int64_t kStrip = 2 * kPair;   // vectors that a thread takes at a time
 constexpr int64_t kSlab = 1 << 19;      // bytes of codes that stay in a core's cache
 constexpr int64_t kProductBytes = 64;   // what parallel_for is told of a product: bytes moved in its time
-constexpr int kBytes = sizeof(Tile::rows[0]);
+constexpr int64_t kHighParts = 96;      // channels of which a product of the high parts alone takes much less time
+constexpr int64_t kTrial = 4 * kStrip;  // vectors after which a thread knows whether the high parts settle enough
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// The two smallest scores of a vector in each column of the tiles, and which tile had the smallest.
-struct alignas(64) Smallest {
-  Smallest() {
-    std::fill_n(best, kSide, std::numeric_limits<float>::infinity());
-    std::fill_n(second, kSide, std::numeric_limits<float>::infinity());
-  }
-  float best[kSide], second[kSide];
-  int32_t tile[kSide] = {};
-};
-
-// What a thread knows of the vectors that it has taken.
+// Vectors in parts, and what is known of them.
 struct alignas(64) Strip {
-  explicit Strip(const SplitCodes& codes)
-      : tiles(kStrip / kSide * codes.tiles_each), high(codes.dim + kSide), low(codes.dim + kSide) {}
+  explicit Strip(const SplitCodes& codes) : tiles(kStrip / kSide * codes.tiles_each) {}
   std::vector<Tile> tiles;
-  std::vector<uint16_t> high, low;
-  alignas(64) float products[4][kSide * kSide];
   Smallest smallest[kStrip];
   Lengths lengths[kStrip];
+  int64_t places[kStrip];  // which of all vectors they are
+  int64_t count = 0;
 };
 
-// Products of the tiles 4, 5 of 32 vectors and 6, 7 of 32 codes.
-DQ_TILES inline void multiply() {
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_dpbf16ps(3, 5, 7);
-}
-
-// Adds up the products of stacked parts.
-DQ_TILES inline void multiply_stacked(const Tile* a, const Tile* b, int64_t tiles) {
-  for (int64_t tile = 0; tile < tiles; ++tile, ++a, ++b) {
-    _tile_loadd(4, a, kBytes);
-    _tile_loadd(5, a + tiles, kBytes);
-    _tile_loadd(6, b, kBytes);
-    _tile_loadd(7, b + tiles, kBytes);
-    multiply();
-  }
-}
-
-// Adds up the products of parts whose tiles take turns.
-DQ_TILES inline void multiply_split(const Tile* a, const Tile* b, int64_t tiles) {
-  for (int64_t high = 0, low = 1; high < tiles; high += 2, low += 2) {
-    _tile_loadd(4, a + low, kBytes);
-    _tile_loadd(5, a + tiles + low, kBytes);
-    _tile_loadd(6, b + high, kBytes);
-    _tile_loadd(7, b + tiles + high, kBytes);
-    multiply();
-    _tile_loadd(4, a + high, kBytes);
-    _tile_loadd(5, a + tiles + high, kBytes);
-    multiply();
-    _tile_loadd(6, b + low, kBytes);
-    _tile_loadd(7, b + tiles + low, kBytes);
-    multiply();
-  }
-}
-
-// Takes the products of 16 vectors and 32 codes, which lie in two tiles, into what is known of the vectors.
-DQ_TILES inline void keep_smallest(const float* products, const float* square, int32_t tile, Smallest* smallest) {
-  const __m512 squares[2] = {_mm512_loadu_ps(square), _mm512_loadu_ps(square + kSide)};
-  const __m512i tiles[2] = {_mm512_set1_epi32(tile), _mm512_set1_epi32(tile + 1)};
-  for (int64_t row = 0; row < kSide; ++row, ++smallest) {
-    __m512 best = _mm512_load_ps(smallest->best), second = _mm512_load_ps(smallest->second);
-    __m512i where = _mm512_load_si512(smallest->tile);
-    for (int side = 0; side < 2; ++side) {
-      const __m512 score = _mm512_add_ps(_mm512_load_ps(products + (side * kSide + row) * kSide), squares[side]);
-      where = _mm512_mask_mov_epi32(where, _mm512_cmp_ps_mask(score, best, _CMP_LT_OQ), tiles[side]);
-      second = _mm512_min_ps(second, _mm512_max_ps(best, score));
-      best = _mm512_min_ps(best, score);
-    }
-    _mm512_store_ps(smallest->best, best);
-    _mm512_store_ps(smallest->second, second);
-    _mm512_store_si512(smallest->tile, where);
-  }
-}
-
-// Compares 32 vectors with the codes from `start` to `end`.
-DQ_TILES void scan(const SplitCodes& codes, Strip& strip, int64_t first, int64_t start, int64_t end) {
-  const Tile* const a = strip.tiles.data() + first / kSide * codes.tiles_each;
-  for (int64_t code = start; code < end; code += kPair) {
-    const Tile* const b = codes.tiles.data() + code / kSide * codes.tiles_each;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    codes.stacked ? multiply_stacked(a, b, codes.tiles_each) : multiply_split(a, b, codes.tiles_each);
-    _tile_stored(0, strip.products[0], kBytes);
-    _tile_stored(1, strip.products[1], kBytes);
-    _tile_stored(2, strip.products[2], kBytes);
-    _tile_stored(3, strip.products[3], kBytes);
-    const int32_t tile = static_cast<int32_t>(code / kSide);
-    keep_smallest(strip.products[0], codes.square.data() + code, tile, strip.smallest + first);
-    keep_smallest(strip.products[2], codes.square.data() + code, tile, strip.smallest + first + kSide);
-  }
-}
-
 // The vector's nearest code, or -1 where another one's score is within the margin. A NaN anywhere gives -1.
-DQ_TILES int64_t settled(const SplitCodes& codes, const Smallest& smallest, const Lengths& lengths) {
+DQ_TILES int64_t settled(const Smallest& smallest, double margin) {
   const __m512 best = _mm512_load_ps(smallest.best);
   const float first = _mm512_reduce_min_ps(best);
   const __mmask16 equal = _mm512_cmp_ps_mask(best, _mm512_set1_ps(first), _CMP_EQ_OQ);
@@ -131,46 +40,141 @@ DQ_TILES int64_t settled(const SplitCodes& codes, const Smallest& smallest, cons
   const __mmask16 others = static_cast<__mmask16>(~(1u << lane));
   const double second = std::min(_mm512_reduce_min_ps(_mm512_load_ps(smallest.second)),
                                  _mm512_mask_reduce_min_ps(others, best));
-  return second - first > codes.margin(lengths) ? smallest.tile[lane] * kSide + lane : -1;
+  return second - first > margin ? smallest.tile[lane] * kSide + lane : -1;
 }
 
-// Splits up to 64 vectors into the tiles of a strip.
-void take(const SplitCodes& codes, const float* vectors, int64_t count, Strip& strip) {
-  for (int64_t index = 0; index < count; ++index) {
-    const float* const vector = vectors + index * codes.dim;
-    strip.smallest[index] = Smallest();
-    strip.lengths[index] =
-        split(vector, codes.scale, codes.mean.data(), 1, codes.dim, strip.high.data(), strip.low.data());
-    Tile* const tiles = strip.tiles.data() + index / kSide * codes.tiles_each;
-    lay_out(codes, strip.high.data(), strip.low.data(), false,
-            [&](int64_t tile, int64_t column, const uint16_t* values, int64_t size) {
-              uint16_t* const row = tiles[tile].rows[index % kSide] + column;
-              size == kWidth ? std::copy_n(values, kWidth, row) : std::copy_n(values, size, row);  // one fixed size
-            });
-  }
-  std::atomic_signal_fence(std::memory_order_seq_cst);  // tile loads read what was stored here
-}
-
-// Takes strips of vectors until none is left.
-DQ_TILES void work(const SplitCodes& codes, const float* vectors, int64_t count, int64_t* out,
-                   std::atomic<int64_t>& next) {
-  const auto strip = std::make_unique<Strip>(codes);
-  const int64_t num = codes.square.size(), bytes = 2 * codes.tiles_each * sizeof(Tile);
-  const int64_t slab = std::max<int64_t>(1, kSlab / bytes) * kPair;
-  const TileConfig config;
-  _tile_loadconfig(&config);
-  for (int64_t start; (start = next.fetch_add(kStrip)) < count;) {
-    const int64_t here = std::min(kStrip, count - start);
-    take(codes, vectors + start * codes.dim, here, *strip);
-    for (int64_t code = 0; code < num; code += slab) {
-      for (int64_t first = 0; first < here; first += kPair)
-        scan(codes, *strip, first, code, std::min(num, code + slab));
+// The code of the smallest float64 distance, or -1 where the rounding of distances might decide.
+DQ_TILES int64_t nearest_in_float64(const SplitCodes& codes, const float* vector) {
+  constexpr int64_t kTogether = 4;
+  double best = std::numeric_limits<double>::infinity(), second = best;
+  int64_t nearest = -1;
+  for (int64_t start = 0; start < codes.num; start += kTogether) {
+    const float* values[kTogether];
+    __m512d sums[kTogether];
+    for (int64_t index = 0; index < kTogether; ++index) {
+      values[index] = codes.codebook + std::min(start + index, codes.num - 1) * codes.dim;
+      sums[index] = _mm512_setzero_pd();
     }
-    for (int64_t index = 0; index < here; ++index)
-      out[start + index] = settled(codes, strip->smallest[index], strip->lengths[index]);
+    for (int64_t first = 0; first < codes.dim; first += 8) {
+      const __mmask8 mask = static_cast<__mmask8>((1u << std::min<int64_t>(8, codes.dim - first)) - 1);
+      const __m512d own = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, vector + first));
+      for (int64_t index = 0; index < kTogether; ++index) {
+        const __m512d apart = _mm512_sub_pd(own, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, values[index] + first)));
+        sums[index] = _mm512_fmadd_pd(apart, apart, sums[index]);
+      }
+    }
+    for (int64_t index = 0; index < std::min(kTogether, codes.num - start); ++index) {
+      const double distance = _mm512_reduce_add_pd(sums[index]);
+      second = std::min(second, std::max(best, distance));
+      if (distance < best) best = distance, nearest = start + index;
+    }
   }
-  _tile_release();
+  return second - best > 4.1 * (codes.dim + 8) * 0x1p-53 * second ? nearest : -1;
 }
+
+// One thread's work: takes strips of vectors until none is left.
+class Worker {
+ public:
+  Worker(const SplitCodes& codes, const float* vectors, int64_t* out)
+      : codes_(codes),
+        vectors_(vectors),
+        out_(out),
+        slab_(std::max<int64_t>(1, kSlab / static_cast<int64_t>(2 * codes.tiles_each * sizeof(Tile))) * kPair),
+        high_(codes.dim + kSide),
+        low_(codes.dim + kSide),
+        strip_(codes),
+        open_(codes) {}
+
+  DQ_TILES void work(int64_t count, std::atomic<int64_t>& next) {
+    const TileConfig config;
+    _tile_loadconfig(&config);
+    for (int64_t start; (start = next.fetch_add(kStrip)) < count;) {
+      take(start, std::min(kStrip, count - start));
+      const bool enough = tried_ < kTrial || 4 * settled_ > tried_;
+      codes_.dim >= kHighParts && enough ? try_high_parts() : finish(strip_);
+    }
+    finish(open_);
+    _tile_release();
+  }
+
+ private:
+  // Splits vectors into the tiles of the strip.
+  void take(int64_t start, int64_t count) {
+    strip_.count = count;
+    for (int64_t index = 0; index < count; ++index) {
+      strip_.smallest[index] = Smallest();
+      strip_.places[index] = start + index;
+      strip_.lengths[index] = split(vectors_ + (start + index) * codes_.dim, codes_.scale, codes_.mean.data(), 1,
+                                    codes_.dim, high_.data(), low_.data());
+      Tile* const tiles = strip_.tiles.data() + index / kSide * codes_.tiles_each;
+      lay_out(codes_, high_.data(), low_.data(), false,
+              [&](int64_t tile, int64_t column, const uint16_t* values, int64_t size) {
+                uint16_t* const row = tiles[tile].rows[index % kSide] + column;
+                size == kWidth ? std::copy_n(values, kWidth, row) : std::copy_n(values, size, row);  // one fixed size
+              });
+    }
+  }
+
+  // Settles by the high parts what they can, and keeps the rest until it fills a strip.
+  DQ_TILES void try_high_parts() {
+    compare<Parts::kHigh>(strip_);
+    for (int64_t index = 0; index < strip_.count; ++index) {
+      const int64_t code = settled(strip_.smallest[index], codes_.margin(strip_.lengths[index], true));
+      out_[strip_.places[index]] = code;
+      settled_ += code >= 0;
+      if (code < 0) keep_open(index);
+      if (open_.count == kStrip) finish(open_);
+    }
+    tried_ += strip_.count;
+  }
+
+  void keep_open(int64_t index) {
+    const int64_t place = open_.count++;
+    open_.smallest[place] = Smallest();
+    open_.places[place] = strip_.places[index];
+    open_.lengths[place] = strip_.lengths[index];
+    const Tile* const from = strip_.tiles.data() + index / kSide * codes_.tiles_each;
+    Tile* const to = open_.tiles.data() + place / kSide * codes_.tiles_each;
+    for (int64_t tile = 0; tile < codes_.tiles_each; ++tile)
+      std::copy_n(from[tile].rows[index % kSide], kWidth, to[tile].rows[place % kSide]);
+  }
+
+  // Settles a strip by all parts, and a few of its vectors in float64; it is empty then.
+  DQ_TILES void finish(Strip& strip) {
+    codes_.stacked ? compare<Parts::kStacked>(strip) : compare<Parts::kSplit>(strip);
+    for (int64_t index = 0; index < strip.count; ++index) {
+      const int64_t place = strip.places[index];
+      out_[place] = settled(strip.smallest[index], codes_.margin(strip.lengths[index], false));
+      if (out_[place] < 0 && few_ > 0 && std::isfinite(strip.lengths[index].all)) {
+        out_[place] = nearest_in_float64(codes_, vectors_ + place * codes_.dim);
+        --few_;
+      }
+    }
+    few_ += strip.count / kSide;
+    strip.count = 0;
+  }
+
+  template <Parts kParts>
+  DQ_TILES void compare(Strip& strip) {
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // tile loads read what was stored
+    const int64_t num = codes_.square.size();
+    for (int64_t code = 0; code < num; code += slab_) {
+      for (int64_t first = 0; first < strip.count; first += kPair)
+        scan<kParts>(codes_, strip.tiles.data() + first / kSide * codes_.tiles_each, code,
+                     std::min(num, code + slab_), products_, strip.smallest + first);
+    }
+  }
+
+  const SplitCodes& codes_;
+  const float* vectors_;
+  int64_t* out_;
+  int64_t slab_;  // codes that are compared with a strip before the next ones
+  std::vector<uint16_t> high_, low_;
+  Strip strip_, open_;
+  Products products_;
+  int64_t tried_ = 0, settled_ = 0;  // vectors whose high parts were tried, and were enough
+  int64_t few_ = kStrip;             // vectors that may still be compared in float64, which takes long
+};
 
 }  // namespace
 
@@ -178,7 +182,7 @@ void SplitCodes::nearest(const float* vectors, int64_t count, int64_t* out, int 
   std::atomic<int64_t> next{0};
   const int64_t tiles = kStrip / kSide * square.size() / kSide;
   parallel_for((count + kStrip - 1) / kStrip, tiles * (products_each + 4) * kProductBytes, threads,
-               [&](int64_t, int64_t) { work(*this, vectors, count, out, next); });
+               [&](int64_t, int64_t) { std::make_unique<Worker>(*this, vectors, out)->work(count, next); });
 }
 
 }  // namespace dqcore::cpu

@@ -20,24 +20,29 @@ struct Lengths {
 
 class SplitCodes {
  public:
-  // Takes float32 codes (num, dim). x' is a vector times `scale` less `mean`; c' is that of a code.
-  SplitCodes(const float* codebook, int64_t num, int64_t dim, const float* mean, float scale);
-  // The nearest codes of float32 vectors (count, dim), -1 for those that rounding might decide.
+  // Takes float32 codes (num, dim), and reads them later. x' is a vector times `scale` less `mean`; c' is that of a code.
+  SplitCodes(const float* codebook, int64_t num, int64_t dim);
+  // The nearest codes of float32 vectors (count, dim), -1 for those that rounding might decide. Not if `usable` is false.
   void nearest(const float* vectors, int64_t count, int64_t* out, int threads) const;
 
-  // How far apart a vector's two smallest scores must be.
-  double margin(const Lengths& vector) const;
+  // How far apart a vector's two smallest scores must be; those of the high parts alone, if `high`.
+  double margin(const Lengths& vector, bool high) const;
 
-  int64_t dim;
+  const float* codebook;
+  int64_t num, dim;
+  bool usable;            // all codes are finite
   bool stacked;           // few channels: a vector's parts follow one another; else a tile of high, a tile of low, ...
   int64_t tiles_each;     // tiles that hold the parts of 16 vectors or codes
   int64_t products_each;  // products of tiles that give the scores of 16 vectors and 16 codes
-  float scale;
   std::vector<float> mean;
+  float scale;
   std::vector<Tile> tiles;    // of -2 c': those of 16 codes after the other; a row holds 16 pairs, one of each code
   std::vector<float> square;  // ||c'||^2, infinite for codes that fill up the last two tiles
 
  private:
+  void centre();
+  void split_all();
+
   double radius = 0, low = 0, rest = 0;  // the largest lengths of any c', and of the parts of -2 c'
 };
 

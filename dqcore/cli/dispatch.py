@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import functools
 import io
-import itertools
 import os
 import re
 import signal
@@ -176,6 +175,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     """
     import tyro
 
+    from dqcore.cli.complaint import in_plain_words
     from dqcore.cli.near import check_options
     from dqcore.cli.options import function_of
 
@@ -188,7 +188,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     except SystemExit as stop:
         if stop.code != 2:
             raise
-    raise InputError(f"{_first_paragraph(complaint.getvalue())} (see dqcore {verb} --help)")
+    raise InputError(f"{in_plain_words(complaint.getvalue())} (see dqcore {verb} --help)")
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -224,14 +224,6 @@ def _postponed(function: Callable[..., object]) -> Callable[..., Callable[[], ob
         return functools.partial(function, *args, **options)
 
     return bind
-
-
-def _first_paragraph(text: str) -> str:
-    """The message of tyro's box: what follows its title, up to the next rule or empty line."""
-    lines = [line.strip(" │╭╮╰╯─").strip() for line in text.splitlines()]
-    lines = [line for line in lines[1:] if not line or line.strip("-")]
-    paragraph = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines))
-    return " ".join(paragraph) or "the arguments cannot be read"
 
 
 def split_verb(words: list[str]) -> tuple[str | None, list[str]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from dqcore.inference.export import Format, export_tokenizer
+from dqcore.inference.export import Format, check_export, export_tokenizer
 from dqcore.models.auto import TOKENIZERS, load_saved
 
 __all__ = ["export"]
@@ -37,6 +37,7 @@ def export(
         batch_size: Images of a batch.
         plain_ops: Look codes up with PyTorch's own ops. Without, a torch program is faster but needs dqcore.
     """
+    check_export(out, format, plain_ops)  # before the model is loaded
     found = export_tokenizer(
         load_saved(checkpoint, TOKENIZERS),
         out,

@@ -1,4 +1,4 @@
-"""What a user may have meant who typed an option that the verb does not have."""
+"""What a user may have meant who typed an option that the verb does not have, or one option twice."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ __all__ = ["check_options"]
 
 
 def check_options(verb: str, words: Sequence[str]) -> None:
-    """Refuse an option that the verb does not have, and name the nearest one, of this verb or of another.
+    """Refuse an option that is there twice, and one that the verb does not have; name the nearest, also of other verbs.
 
     Raises:
         InputError: There is one.
     """
-    known = _flags(verb)
+    known, seen = _flags(verb), set[str]()
     for word in words:
         if word == "--":
             return
         flag = word.split("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known:
             raise InputError(f"{verb} has no option {flag}{_hint(verb, flag, known)} (see dqcore {verb} --help)")
+        if flag in seen:
+            raise InputError(f"{flag.lstrip('-')}: it is there twice (see dqcore {verb} --help)")
+        seen |= {flag} if flag.startswith("--") else set()
 
 
 def _hint(verb: str, flag: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from dqcore.codebook.draw import Looked
 from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes, learn, place_in_batch
 from dqcore.codebook.modules import Codebook
 from dqcore.codebook.recompute import FirstPasses
-from dqcore.distributed import num_processes
+from dqcore.distributed import from_first_process, num_processes
 from dqcore.drawing import as_html, bars, readable
 from dqcore.errors import InputError
 from dqcore.metrics.coding import perplexity
@@ -50,6 +50,7 @@ class CodebookLayer(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
         self._ready, self._dtype = False, torch.float32
         self._first_passes = FirstPasses()
+        self._apart = False  # whether processes may have drawn other codes each
         self._accumulating = 0  # how many ``accumulate`` are open
         self._pending: Batch | None = None  # batches that wait for an update
         self.reset_parameters()
@@ -60,7 +61,7 @@ class CodebookLayer(nn.Module):
         ``to_empty`` calls this when the layer leaves the meta device. The projections have a ``reset_parameters`` each.
         """
         self.codebook.reset_parameters()
-        self._ready = False
+        self._ready, self._pending = False, None
         with torch.no_grad():
             self.initialised.fill_(False)
         if not self.initialisation.needs_data:
@@ -161,7 +162,15 @@ class CodebookLayer(nn.Module):
                 self._start(codes)
 
     @torch.no_grad()
+    def _agree(self) -> None:
+        """Take the first process's codes, where each drew its own as the layer left the meta device."""
+        self._apart = False
+        if num_processes() > 1 and self.started and not isinstance(self.codebook.weight, nn.Parameter):
+            self._start(from_first_process(self.codebook.codes))
+
+    @torch.no_grad()
     def _start(self, codes: Tensor) -> None:
+        self._pending = None  # what was gathered is of other codes
         weight = self.codebook.weight
         everything = torch.ones(self.codebook.size, dtype=torch.bool, device=weight.device)
         self.codebook.replace(codes.detach().to(weight.device, weight.dtype), everything)
@@ -192,7 +201,15 @@ class CodebookLayer(nn.Module):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        self._pending, self._apart = None, False
         self._ready = not self.initialised.is_meta and bool(self.initialised)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle made within :meth:`accumulate` has left it, without what was gathered."""
+        state = self.__dict__.copy()
+        if self._accumulating:
+            state |= {"_accumulating": 0, "_pending": None}
+        return state
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> CodebookLayer:
         was_meta = self.codebook.weight.is_meta
@@ -200,6 +217,7 @@ class CodebookLayer(nn.Module):
         super()._apply(fn, *args, **kwargs)
         if was_meta and not self.codebook.weight.is_meta:
             self.reset_parameters()
+            self._apart = True
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:

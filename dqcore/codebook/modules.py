@@ -43,9 +43,14 @@ class Codebook(nn.Module):
         self.register_buffer("weight", weight)
 
     @property
+    def rows(self) -> Tensor:
+        """Codes and padding row, ``(K + 1, D)``."""
+        return self.weight
+
+    @property
     def codes(self) -> Tensor:
         """The codes alone, ``(K, D)``."""
-        return self.weight[: self.size]
+        return self.rows[: self.size]
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Take in one batch's counts ``(K,)`` and vector sums ``(K, D)``. A batch without vectors changes nothing."""
@@ -90,14 +95,19 @@ class Codebook(nn.Module):
         """
         return counts.new_zeros(())
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Take codes and statistics of a narrower dtype as float32; ``assign=True`` would else keep their dtype."""
+        for name, value in state_dict.items():  # torch made the mapping for this call
+            if name.startswith(prefix) and isinstance(value, Tensor) and _is_narrow(value):
+                state_dict[name] = value.float()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Codebook:
         """Move to another device or dtype, but keep float32 where ``fn`` would give a narrower dtype."""
 
         def keep(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            if not tensor.is_floating_point() or torch.finfo(moved.dtype).bits >= 32:
-                return moved
-            return tensor.to(moved.device, torch.float32)
+            return tensor.to(moved.device, torch.float32) if _is_narrow(moved) else moved
 
         return super()._apply(keep, *args, **kwargs)
 
@@ -146,6 +156,12 @@ class GradientCodebook(Codebook):
     def _register_weight(self, weight: Tensor) -> None:
         self.weight = nn.Parameter(weight)
 
+    @property
+    def rows(self) -> Tensor:
+        """Codes and padding row; outside a forward pass under FSDP a copy, for which every process must ask."""
+        weight: Any = self.weight
+        return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "weight" and hasattr(value, "device_mesh"):
@@ -153,9 +169,10 @@ class GradientCodebook(Codebook):
 
     def replace(self, codes: Tensor, replaced: Tensor) -> None:
         """Replace codes; where FSDP shards the weight, in this process's shard too, which outlives the forward pass."""
-        super().replace(codes, replaced)
         shards = self.__dict__.get("_shards")
-        if shards is None or self.weight is shards:
+        if shards is None or self.weight is not shards:
+            super().replace(codes, replaced)
+        if shards is None:
             return
         from torch.distributed.tensor import distribute_tensor
 
@@ -163,6 +180,7 @@ class GradientCodebook(Codebook):
             rows = torch.cat([rows, rows.new_zeros(1, self.dim)])  # the padding row stays
             return distribute_tensor(rows, shards.device_mesh, shards.placements, src_data_rank=None).to_local()
 
+        self.cluster_size.masked_fill_(replaced, 1)
         local = shards.to_local().detach()
         local.copy_(torch.where(part(replaced[:, None].expand(-1, self.dim)), part(codes.to(local.dtype)), local))
 
@@ -177,6 +195,10 @@ class GradientCodebook(Codebook):
         """A term with the squared error's gradient to ``codes``, which needs the counts and sums alone."""
         pull = 2 * (counts[:, None] * codes - sums).detach()
         return (pull * codes).sum()
+
+
+def _is_narrow(values: Tensor) -> bool:
+    return values.is_floating_point() and torch.finfo(values.dtype).bits < 32
 
 
 def host_knows(values: Tensor) -> bool:

@@ -2,7 +2,8 @@
 
 The second pass must see the state of the first one and must not change it once more. A pass is a second one if it runs
 inside a backward pass. That holds for both of PyTorch's checkpoints and for those of other libraries, because each of
-them runs it from a node of the graph. Which first pass it repeats is told by its input, which is the same bit for bit.
+them runs it from a node of the graph. Which first pass it repeats is told by its input, which is the same bit for bit
+but for kernels whose sums come in any order.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = ["FirstPass", "FirstPasses", "in_backward", "substitute"]
 
-#: First passes that are kept at most: those whose backward pass may be still to come.
-KEPT = 16
+#: First passes that are kept at most: those whose backward pass may be still to come, and are sure to come.
+KEPT, SURE = 16, 64
+#: How far the marks of a pass and its repetition may lie apart, as a share of the mark.
+APART = 1e-3
 
 
 def in_backward() -> bool:
@@ -52,13 +57,15 @@ class FirstPass:
     """A forward pass that may be computed again.
 
     Attributes:
-        codes: ``(K, D)``, the codes that it looked up in, a copy.
+        codes: ``(K, D)``, the codes that it looked up in, a copy; passes between which they did not change share it.
+        version: How often the codes had been written to.
         learn: Whether it learned.
         mark: Sums over the features, which tell them from those of other passes.
         repeated: Whether it was computed again.
     """
 
     codes: Tensor
+    version: int
     learn: bool
     mark: Tensor
     repeated: bool = False
@@ -72,16 +79,27 @@ class FirstPasses:
 
     def __init__(self) -> None:
         self._passes: list[FirstPass] = []
+        self._forgotten = False  # whether one was dropped that was not repeated
 
     def keep(self, maps: Sequence[Tensor], codes: Tensor, learn: bool) -> None:
         """Remember a new pass, if it may be computed again."""
         if not _may_be_repeated():
             return
-        passes = [known for known in self._passes if not known.repeated][1 - KEPT :]
-        self._passes = [*passes, FirstPass(codes.detach().clone(), learn, _mark(maps))]
+        passes = [known for known in self._passes if not known.repeated]
+        most = SURE if torch.is_grad_enabled() else KEPT  # without a graph it may be nobody's first pass
+        self._forgotten = len(passes) >= most or (self._forgotten and bool(passes))
+        last, codes = passes[-1] if passes else None, codes.detach()
+        same = last is not None and last.version == codes._version and last.codes.shape == codes.shape
+        if codes.device.type == "cpu":
+            same = same and last is not None and torch.equal(codes, last.codes)  # writes by ``.data`` count no version
+        copy = last.codes if same and last is not None else codes.clone()
+        self._passes = [*passes[1 - most :], FirstPass(copy, codes._version, learn, _mark(maps))]
 
     def find(self, maps: Sequence[Tensor]) -> FirstPass | None:
-        """The pass that these features repeat; None if no pass was kept.
+        """The pass that these features repeat; None if they are none's, so that this is a new one.
+
+        Raises:
+            InputError: They are none's, and the pass may be one of so many that it is not kept any more.
 
         Among passes with equal features it is the latest that was not repeated yet, because a backward pass goes from
         the last to the first.
@@ -91,9 +109,13 @@ class FirstPasses:
         if not known:
             return None
         distance = [0.0]
-        if len(known) > 1:
+        if len(known) > 1 or self._forgotten or mark.device.type == "cpu":  # else nobody waits for a GPU
             distance = torch.stack([(one.mark - mark).abs().sum() for one in known]).tolist()
         least = min(distance)
+        if least > APART * float(mark.abs().sum()):
+            if self._forgotten:
+                raise InputError("features: a checkpoint repeats one of too many passes before a backward pass")
+            return None
         nearest = [one for one, far in zip(known, distance, strict=True) if far == least]
         found = ([one for one in nearest if not one.repeated] or nearest)[-1]
         found.repeated = True

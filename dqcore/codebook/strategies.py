@@ -37,7 +37,7 @@ class EMA:
 
     Args:
         decay: Share of the old average that each update keeps, in [0, 1).
-        eps: Laplace smoothing of the cluster sizes.
+        eps: Laplace smoothing of the cluster sizes; 0 for as little as keeps the codes finite.
         every: Training batches that make one update: with gradient accumulation over n batches, ``every=n`` gives the
             codebook of one batch that is n times as large. Statistics wait in memory only: a checkpoint between two
             updates does not hold them.
@@ -56,7 +56,7 @@ class EMA:
 
     def build(self, size: int, dim: int) -> Codebook:
         """An :class:`EMACodebook`."""
-        return EMACodebook(size, dim, self.decay, self.eps, self.every)
+        return EMACodebook(size, dim, self.decay, max(self.eps, 1e-30), self.every)
 
 
 @dataclass(frozen=True)

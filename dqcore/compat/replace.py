@@ -129,7 +129,7 @@ def _take_over(old: nn.Module, new: nn.Module) -> None:
         if leaf in part._parameters:
             part._parameters[leaf] = _parameter(key, tensor)
         else:
-            part._buffers[leaf] = tensor.detach()
+            part._buffers[leaf] = tensor.detach() if tensor.requires_grad else tensor  # some keep sums in its ``grad``
     parts = dict(old.named_modules())
     for name, part in new.named_modules():
         part.training = parts.get(name, old).training

@@ -40,7 +40,8 @@ def list_images(source: str | Path) -> list[Path]:
     """
     source = Path(source)
     if not source.exists():
-        raise FileNotFoundError(f"{source}: no such folder or list of images")
+        what = "file" if source.suffix else "folder or list of images"
+        raise FileNotFoundError(f"{source}: no such {what}")
     if is_archive(source):
         paths = _members(source)
     elif source.is_dir():

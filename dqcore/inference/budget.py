@@ -104,7 +104,7 @@ class Bytes:
             raise InputError("bytes, bpp: this tokenizer has one granularity, its number of codes is fixed")
         limit = int(self.limit * size[0] * size[1] / 8 if self.per_pixel else self.limit)
         search = _Search(codec, codec.model.choices(image), size)
-        return search.longest(limit)
+        return search.longest(limit, "bpp" if self.per_pixel else "bytes")
 
 
 class _Search:
@@ -115,8 +115,8 @@ class _Search:
         self._choices = Choices(*(values.cpu() for values in choices))
         self._order = self._choices.refinements()[0]
 
-    def longest(self, limit: int) -> Coded:
-        """The result; at least 99.5 % of the limit, where the photo allows it.
+    def longest(self, limit: int, name: str) -> Coded:
+        """The result; at least 99.5 % of the limit, where the photo allows it. An error has the limit's ``name``.
 
         Raises:
             InputError: The coarsest codes alone take more bytes.
@@ -125,7 +125,8 @@ class _Search:
         best, worst = self._first(low), self._first(high)
         if len(best.data) > limit:
             size = f"{self._size[1]}x{self._size[0]}"
-            raise InputError(f"at least {len(best.data)} bytes are needed for {size} pixels, {limit} are allowed")
+            needed = f"at least {len(best.data)} bytes are needed for {size} pixels, {limit} are allowed"
+            raise InputError(f"{name}: {needed}")
         if len(worst.data) <= limit:
             return worst
         above, turn = len(worst.data), 0
@@ -176,8 +177,8 @@ def budget_of(
     if len(given) > 1:
         raise InputError(f"{', '.join(given)}: expected one of them")
     for name, value in given.items():
-        if name != "ratio" and not value > 0:
-            raise InputError(f"{name}: expected more than 0, got {value}")
+        if name != "ratio" and not 0 < value < float("inf"):
+            raise InputError(f"{name}: expected more than 0, and a finite number, got {value}")
     if (per_megapixel or exact) and num_codes is None:
         raise InputError(f"{'per_megapixel' if per_megapixel else 'exact'}: expected num_codes with it")
     if num_codes is not None:

@@ -73,7 +73,8 @@ def kept_part(keep: str, size: tuple[int, int]) -> Image:
     else:
         raise InputError(f"keep: expected upper, left, x,y,w,h in pixels or the file of a mask, got {keep!r}")
     picture = Image.new("L", size, 0)
-    ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=255)
+    if box[2] > box[0] and box[3] > box[1]:  # half of a photo of one pixel is none
+        ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=255)
     return picture
 
 

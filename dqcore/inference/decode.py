@@ -82,7 +82,10 @@ def decode_item(codec: Codec, item: Item, *, preview: bool = False) -> Tensor:
         scale = decoded.codes.shape[0] // decoded.grain.shape[0]
         fine = decoded.grain.repeat_interleave(scale, 0).repeat_interleave(scale, 1) > 0
         decoded = decoded._replace(codes=decoded.codes.masked_fill(fine, codec.model.config.codebook_size))
-    return decode_maps(codec.model, decoded, str(item.source) if isinstance(item.source, Path) else item.name)
+    name = str(item.source) if isinstance(item.source, Path) else item.name
+    if preview and bool((decoded.codes == codec.model.config.codebook_size).all()):
+        raise InputError(f"preview: {name} has no coarse codes, every region is finer; decode it whole")
+    return decode_maps(codec.model, decoded, name)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dqcore.errors import DqcoreError, InputError
 from dqcore.files import sole_owner, write_atomically
 
-__all__ = ["Exported", "Format", "export_tokenizer"]
+__all__ = ["Exported", "Format", "check_export", "export_tokenizer"]
 
 Format = Literal["onnx", "torch"]
 _ENDINGS: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -91,7 +91,7 @@ def export_tokenizer(
     for name, value in (("height", height), ("width", width), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}")
-    _check(out, format, plain_ops)
+    check_export(out, format, plain_ops)
     _check_router(getattr(model, "router", None))
     model.eval()
     weight = next(model.parameters())
@@ -118,7 +118,8 @@ def export_tokenizer(
     return Exported(encoder, decoder, agreement, difference)
 
 
-def _check(out: Path, format: str, plain_ops: bool) -> None:
+def check_export(out: Path, format: str, plain_ops: bool) -> None:
+    """Raise unless there may be such an export, before anything is loaded."""
     if format not in _ENDINGS:
         raise InputError(f"format: expected onnx or torch, got {format!r}")
     if format == "onnx" and not plain_ops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,6 @@ from dqcore.inference.budget import Budget
 from dqcore.inference.codec import Codec
 from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.metrics.coding import bits_per_pixel
-from dqcore.stream import read_header
 
 __all__ = ["SUFFIX", "StreamFolder", "Written", "encode_photo", "encode_photos", "write_stream_file"]
 
@@ -104,8 +104,10 @@ class StreamFolder:
 
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder, self.index = folder, open_index(folder, {"format": "dqc", **description})
+        listed = {entry["file"] for entry in self.index["images"]}
         self.index["images"] = [entry for entry in self.index["images"] if self._is_whole(entry)]
         self._files = {entry["file"] for entry in self.index["images"]}
+        self._begun = listed - self._files | set(self.index.get("begun", ()))  # ours, but lost or perhaps cut off
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed at once can go on
 
@@ -115,12 +117,25 @@ class StreamFolder:
         return path.is_file() and path.stat().st_size == entry["bytes"]
 
     def place(self, name: str) -> str:
-        """The file for a photo's stream: named after the photo, with its ending where two are else called the same."""
-        file = str(PurePosixPath(name).with_suffix(SUFFIX))
-        if file in self._files:
-            file = name + SUFFIX
+        """The file for a photo's stream: named after the photo, longer where that is another one's or not ours."""
+        names = (str(PurePosixPath(name).with_suffix(SUFFIX)), name + SUFFIX)
+        numbered = (f"{name}-{number}{SUFFIX}" for number in itertools.count(2))
+        file = next(file for file in itertools.chain(names, numbered) if self._is_free(file))
         self._files.add(file)
         return file
+
+    def _is_free(self, file: str) -> bool:
+        return file not in self._files and (file in self._begun or not (self.folder / file).exists())
+
+    def begin(self, files: Sequence[str]) -> None:
+        """Note which files will be written, so that a run that goes on after a kill knows them as its own."""
+        self.index["begun"] = list(files)
+        self.flush()
+
+    def end(self) -> None:
+        """Write the index; of what is not listed now, no file was left."""
+        self.index.pop("begun", None)
+        self.flush()
 
     def add(self, name: str, file: str, digest: str, written: Written) -> None:
         """List a photo's stream, which was written to the file that :meth:`place` gave."""
@@ -177,7 +192,7 @@ def encode_photos(
     Args:
         codec: The tokenizer.
         paths: Names for the index, and files.
-        folder: Takes the streams; only the first process needs it.
+        folder: Takes the streams, never in the place of a file that it did not write; only the first process needs it.
         budget: How large each may be.
         digests: Of each name, its file's :func:`dqcore.data.shards.hash_file`.
         written: Called in the first process after each photo with its name and what was written.
@@ -187,6 +202,8 @@ def encode_photos(
         signals: Where a process was told to stop, all stop after their present photos.
     """
     tasks = world.of_first(None if folder is None else _tasks(folder, paths))
+    if folder is not None:
+        folder.begin([task.file for task in tasks])
     try:
         for result in share_work(world, tasks, lambda task: _encode_to_file(codec, task, budget), signals):
             assert folder is not None
@@ -200,7 +217,7 @@ def encode_photos(
                 written(task.name, result.written)
     finally:
         if folder is not None:
-            folder.flush()
+            folder.end()
 
 
 def _tasks(folder: StreamFolder, paths: Sequence[tuple[str, Path]]) -> list[_Task]:
@@ -217,14 +234,5 @@ def _encode_to_file(codec: Codec, task: _Task, budget: Budget) -> _Result:
         return _Result(task, broken=str(error))
     except InputError as error:
         return _Result(task, failed=f"{task.photo}: {error}")
-    write_stream_file(task.target, result.data, overwrite=_is_ours(task.target, codec))
+    write_stream_file(task.target, result.data, overwrite=True)  # only a killed run's can be there
     return _Result(task, result)
-
-
-def _is_ours(path: Path, codec: Codec) -> bool:
-    """Whether a stream that the index lacks is of this tokenizer: that of a run that was killed."""
-    try:
-        header = read_header(path.read_bytes(), str(path))
-    except (OSError, InputError):
-        return False
-    return codec.identity.startswith(header.model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
 
 from dqcore.nn.arranged import Arranged
 from dqcore.nn.finite import uncount
@@ -10,7 +12,7 @@ from dqcore.ops import CodeSums, Lookup, dynamic_lookup, lookup_loss
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 from dqcore.ops.reference.lookup_loss import lookup_loss_reference
 
-__all__ = ["look_up", "loss_of"]
+__all__ = ["look_up", "loss_of", "project"]
 
 
 def look_up(
@@ -49,3 +51,10 @@ def loss_of(lookup: Lookup, dim: int, commitment: float, *, portable: bool) -> t
         rest = rest.detach()
         return commitment_part + rest, commitment_part, rest
     return lookup_loss(lookup.error, lookup.codes, dim, commitment)
+
+
+def project(projection: Any, values: Tensor) -> Tensor:
+    """A 1 x 1 convolution, or nothing, over a map ``(B, D, H, W)`` that may have no cells."""
+    if values.numel() or isinstance(projection, nn.Identity):
+        return projection(values)
+    return values.new_empty((values.shape[0], projection.out_channels, *values.shape[2:]))

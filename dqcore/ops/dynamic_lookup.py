@@ -160,7 +160,10 @@ def _backward(
     *maps, grain, quantized, codes = ctx.saved_tensors
     if grad_quantized is None and grad_error is None:
         return [None] * len(maps), None, None, None
-    grads = torch.ops.dqcore.dynamic_lookup_backward(list(maps), grain, codes, quantized, grad_quantized, grad_error)
+    quantized = quantized.detach()  # the codes' vectors are constants here, whatever the result passes on
+    twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the op itself has no gradient
+    backward: Any = dynamic_lookup_backward_reference if twice else torch.ops.dqcore.dynamic_lookup_backward
+    grads: list[Tensor | None] = backward(list(maps), grain, codes, quantized, grad_quantized, grad_error)
     grad_codebook = None
     if ctx.needs_input_grad[2] and grad_error is not None:
         weight = 2 * grad_error / cells_per_code(grain, len(maps)).clamp_min(1)

@@ -73,6 +73,8 @@ class Loop(Generic[Batch]):
         """
         self.completed, broken, self.clock.before = restore(self.checkpoint, self.stage.step, self.world)
         self.stage.broken.update(broken)
+        if self.total is not None and self.completed > self.total:
+            raise InputError(f"steps: {self.completed} are done already, expected at least as many, got {self.total}")
 
     def run(self, progress: Callable[[Row], object] | None) -> list[Row]:
         """Train to the last step; returns the rows of ``metrics.jsonl``, in the main process.

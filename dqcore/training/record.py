@@ -19,7 +19,7 @@ from dqcore.errors import InputError
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.training.arguments import Arguments
 
-__all__ = ["RunRecord", "check_unused"]
+__all__ = ["RunRecord", "check_options", "check_outside", "check_unused"]
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,28 @@ class RunRecord:
         Raises:
             ValueError: They differ, or ``config.json`` cannot be read.
         """
-        path = folder / "config.json"
-        try:
-            before = read_sealed(path)
-            started = {**self.options.ADDED, **before["options"]}
-            data = before[self.data_name]
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"resume: {path} cannot be read ({error!r})") from error
-        for name, value in self.options.as_json().items():
-            if name not in free and started.get(name) != value:
-                raise InputError(f"{name}: the run was started with {started.get(name)}, got {value}")
-        if data != self.data:
+        before = check_options(self.options, folder, free=free)
+        if self.data_name not in before:
+            raise InputError(f"resume: {folder / 'config.json'} cannot be read (it has no {self.data_name!r})")
+        if before[self.data_name] != self.data:
             what = "the folder's files are not those" if self.data_name == "data" else "they are not those"
             raise InputError(f"{self.data_name}: {what} that the run was started with")
+
+
+def check_options(options: Arguments, folder: Path, *, free: Collection[str]) -> dict[str, Any]:
+    """Raise unless the run in a folder was started with these options, but for the ``free`` ones; return its record."""
+    path = folder / "config.json"
+    try:
+        before = read_sealed(path)
+        started = {**options.ADDED, **before["options"]}
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"resume: {path} cannot be read ({error!r})") from error
+    for name, value in options.as_json().items():
+        if name not in free and started.get(name) != value:
+            raise InputError(f"{name}: the run was started with {started.get(name)}, got {value}")
+    return before
 
 
 def check_unused(out: Path, *, resume: bool) -> None:
@@ -109,6 +116,14 @@ def check_unused(out: Path, *, resume: bool) -> None:
     path = out / "config.json"
     if path.is_file() and not _is_record(path):
         raise InputError(f"out: {path} was not made by dqcore; choose another folder")
+
+
+def check_outside(out: Path, source: Path | None) -> None:
+    """Raise if a run's pictures would lie among its own training images."""
+    if source is not None and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f"out: {out} lies in {source}, whose images its pictures would be among; choose another folder"
+        )
 
 
 def _is_record(path: Path) -> bool:

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dqcore import DynamicQuantizer
 from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Rotation
 
 SETTINGS = {
@@ -168,3 +169,33 @@ def test_nothing_is_kept_without_a_checkpoint():
             quantizer(x)
     assert len(quantizer._first_passes._passes) <= 16
     assert not copy.deepcopy(quantizer)._first_passes._passes
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_many_passes_before_one_backward(reentrant):
+    """As of the frames of a video: each repetition sees its own pass's codes, or there is an error."""
+    images = [torch.randn(1, 6, 4, 4, requires_grad=True) for _ in range(24)]
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        quantizer = DynamicQuantizer(6, 40)
+        call = functools.partial(checkpoint, quantizer, use_reentrant=reentrant) if again else quantizer
+        total = sum(out[0].square().sum() + 9 * out[2] for out in map(call, images))
+        if again and reentrant:
+            with pytest.raises(InputError, match="too many passes"):
+                total.backward()
+            return
+        gradients.append(torch.autograd.grad(total, images))
+    for found, expected in zip(*gradients, strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_new_pass_inside_a_backward_pass_learns():
+    quantizer, x = DynamicQuantizer(6, 40), torch.randn(1, 6, 4, 4, requires_grad=True)
+    checkpoint(quantizer, x, use_reentrant=False).loss.backward()
+    before = quantizer.codes.clone()
+    y = torch.randn(1, 6, 4, 4, requires_grad=True)
+    z = y * 1
+    z.register_hook(lambda grad: quantizer(torch.randn(1, 6, 4, 4)) and None)
+    z.sum().backward()
+    assert not torch.equal(quantizer.codes, before)

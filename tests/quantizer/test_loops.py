@@ -294,3 +294,94 @@ def test_the_loss_does_not_depend_on_the_projection():
         projected.project_in.weight.copy_(torch.eye(8, 64)[:, :, None, None])
         projected.project_in.bias.zero_()
     torch.testing.assert_close(projected(x.repeat(1, 8, 1, 1)).loss, quantizer(x).loss)
+
+
+def test_parts_wait_for_no_other_codes():
+    """What was gathered belongs to the codes that gathered it, and a copy does not gather for ever."""
+    x, codes = torch.randn(2, 4, 4, 4), torch.randn(8, 4)
+    quantizer = DynamicQuantizer(4, 8, learning=EMA(decay=0.8, every=2), restart=None)
+    expected = copy.deepcopy(quantizer)
+    for change in (
+        lambda: setattr(quantizer, "codes", codes),
+        lambda: quantizer.load_state_dict(expected.state_dict()),
+    ):
+        quantizer(torch.randn_like(x))
+        expected.codes = codes
+        change()
+        for _ in range(2):
+            quantizer(x)
+            expected(x)
+        assert torch.equal(quantizer.codes, expected.codes)
+    with quantizer.accumulate():
+        quantizer(x)
+        other = copy.deepcopy(quantizer)
+    for _ in range(2):
+        other(x)
+    assert not torch.equal(other.codes, codes) and other._accumulating == 0
+
+
+@pytest.mark.parametrize("learning", [EMA(), Gradient()], ids=["ema", "gradient"])
+def test_a_loaded_codebook_is_float32(learning):
+    quantizer = DynamicQuantizer(4, 8, learning=learning)
+    half = {
+        name: value.half() if value.is_floating_point() else value for name, value in quantizer.state_dict().items()
+    }
+    quantizer.load_state_dict(half, assign=True)
+    assert {value.dtype for value in quantizer.codebook.state_dict().values()} == {torch.float32, torch.int64}
+
+
+def test_codes_without_smoothing_stay_finite():
+    quantizer = DynamicQuantizer(4, 8, learning=EMA(decay=0.0, eps=0.0), restart=None)
+    for _ in range(2):
+        quantizer(torch.randn(1, 4, 1, 2))
+    assert quantizer.codes.isfinite().all()
+
+
+def test_the_first_batch_of_kmeans_masks_what_is_not_finite():
+    quantizer, x = DynamicQuantizer(4, 8, initialisation=KMeans(), nonfinite="mask"), torch.randn(2, 4, 5, 5)
+    x[0, 1, 2, 3] = torch.nan
+    out = quantizer(x)
+    assert out.codes[0, 2, 3] == -1 and not out.map[0, :, 2, 3].any() and out.map.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1.0, 1e20, 1e37])
+def test_directions_at_any_scale(scale):
+    x, codes = (torch.randn(1, 8, 8, 8) * scale).requires_grad_(), torch.randn(64, 8)
+    quantizer = DynamicQuantizer(8, 64, metric=Cosine()).eval()
+    quantizer.codes = codes
+    flat = (x.detach().double() / scale).permute(0, 2, 3, 1).reshape(-1, 8)
+    unit = codes.double() / codes.double().norm(dim=1, keepdim=True)
+    assert torch.equal(quantizer(x).codes.flatten(), (flat @ unit.T).argmax(1))
+    rotating = DynamicQuantizer(8, 64, estimator=Rotation()).eval()
+    rotating.codes = codes
+    out = rotating(x)
+    (grad,) = torch.autograd.grad(out.map.sum(), x)
+    z, e = x.detach().double(), out.map.detach().double()
+    u, q = z / z.norm(dim=1, keepdim=True), e / e.norm(dim=1, keepdim=True)
+    middle = (u + q) / (u + q).norm(dim=1, keepdim=True)
+    turned = 1 - 2 * middle * middle.sum(1, keepdim=True) + 2 * u * q.sum(1, keepdim=True)
+    expected = turned * e.norm(dim=1, keepdim=True) / z.norm(dim=1, keepdim=True)
+    assert (grad.double() - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_second_derivatives_and_transforms():
+    quantizer, x = DynamicQuantizer(4, 8).eval(), torch.randn(2, 4, 4, 4, requires_grad=True)
+    quantizer.codes = torch.randn(8, 4)
+    out, weight, e = quantizer(x), torch.randn(2, 4, 4, 4), quantizer(x).map.detach()
+
+    def penalty(quantized, loss, x):
+        (grad,) = torch.autograd.grad((quantized.pow(3) * weight).sum() + 10 * loss, x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), x)[0]
+
+    expected = penalty(x + (e - x).detach(), 0.25 * (x - e).square().mean(), x)
+    torch.testing.assert_close(penalty(out.map, out.loss, x), expected, rtol=1e-5, atol=1e-4)
+    tangent = torch.randn_like(x)
+    _, found = torch.func.jvp(lambda x: quantizer(x).map, (x.detach(),), (tangent,))
+    assert torch.equal(found, tangent)
+    torch.testing.assert_close(torch.func.grad(lambda x: quantizer(x).map.sum())(x.detach()), torch.ones_like(x))
+
+
+def test_a_projection_of_nothing():
+    quantizer = DynamicQuantizer(4, 8, codebook_dim=3)
+    out = quantizer(torch.randn(2, 4, 0))
+    assert out.map.shape == quantizer.embed(out.codes).shape == (2, 4, 0)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dqcore import backends
-from dqcore.ops.cpu.prepared_codes import power_of_two
 
 __all__ = ["SplitCodes", "split_codes", "supported"]
 
@@ -30,26 +29,26 @@ def split_codes(codebook: Tensor) -> SplitCodes | None:
     """A codebook ``(K, D)`` in parts; None where CPU, size or a value that is not finite forbids it."""
     if not 0 < codebook.numel() <= ELEMENTS or codebook.shape[1] > CHANNELS or not supported():
         return None
-    codebook = codebook.float().contiguous()
-    mean = codebook.mean(0)
-    scale = power_of_two(float((codebook - mean).abs_().max()))
-    mean *= scale
-    return SplitCodes(codebook, mean, scale) if bool(mean.isfinite().all()) else None
+    codes = SplitCodes(codebook.float().contiguous())
+    return codes if codes.usable else None
 
 
 class SplitCodes:
     """A codebook in parts.
 
     Args:
-        codebook: ``(K, D)``, float32, contiguous, finite.
-        mean: What is taken off every vector once it is scaled, ``(D,)``, float32.
-        scale: A power of two.
+        codebook: ``(K, D)``, float32, contiguous; it must stay as it is while this is used.
+
+    Attributes:
+        usable: Whether all codes are finite, so that it can be searched.
     """
 
-    def __init__(self, codebook: Tensor, mean: Tensor, scale: float) -> None:
+    def __init__(self, codebook: Tensor) -> None:
         module = backends.extension()
         assert module is not None
-        self._native = module.SplitCodes(codebook.data_ptr(), *codebook.shape, mean.data_ptr(), scale)
+        self._codebook = codebook  # so that its memory is not freed before
+        self._native = module.SplitCodes(codebook.data_ptr(), *codebook.shape)
+        self.usable = bool(self._native.usable)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """The nearest codes ``(n,)`` of ``vectors (n, D)``; -1 for those that rounding might decide."""

@@ -23,7 +23,7 @@ from dqcore.training.loop import CHECKPOINT, Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
-from dqcore.training.record import RunRecord, check_unused
+from dqcore.training.record import RunRecord, check_options, check_outside, check_unused
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def train_prior(
     options = options.resolved(machine)
     with world.fork_rng(), sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext():
         if world.is_main:
-            check_unused(options.out, resume=options.resume)
+            _check_folder(options)
             keep_tokenizer(options)
         world.barrier()
         codes = training_codes(options, world)
@@ -108,6 +108,14 @@ def train_prior(
         if world.is_main:
             write_run_card(finished, record, rows)
         return PriorRun(options.out, finished.eval(), rows, codes.classes)
+
+
+def _check_folder(options: PriorTraining) -> None:
+    """Raise if the run would write where it may not, or goes on with other options: before any code is made anew."""
+    check_unused(options.out, resume=options.resume)
+    check_outside(options.out, options.data)
+    if options.resume and (options.out / CHECKPOINT).is_file():
+        check_options(options, options.out, free=FREE_ON_RESUME)
 
 
 def _run(loop: Loop, record: RunRecord, out: Path, progress: Callable[[Row], object] | None) -> list[Row]:

@@ -17,6 +17,7 @@ from dqcore.data.listing import list_images, source_root
 from dqcore.data.preprocessing import crop_of
 from dqcore.data.splits import training_split
 from dqcore.distributed import World
+from dqcore.training.record import check_outside
 from dqcore.training.tokenizer.options import TokenizerTraining
 
 #: More images than these are read by workers: a run sees many of them once only.
@@ -95,9 +96,10 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: a folder is empty, or holds fewer images than a batch.
+        ValueError: a folder is empty, or holds fewer images than a batch, or the run lies in it.
     """
     assert options.data is not None and options.resize is not None and options.image_size is not None
+    check_outside(options.out, options.data)
     training, validation, roots = _listed(options)
     digest = hashlib.sha256()
     for paths, root in zip((training, validation), roots, strict=True):

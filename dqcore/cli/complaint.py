@@ -1,0 +1,34 @@
+"""What tyro complains of, in a line as our own errors have it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+__all__ = ["in_plain_words"]
+
+#: tyro's words for a kind of value, and ours.
+_KINDS = {"INT": "a whole number", "FLOAT": "a number"}
+
+
+def in_plain_words(text: str) -> str:
+    """The message in tyro's box; for a value of the wrong kind, or an argument that is missing, in other words."""
+    complaint = _first_paragraph(text)
+    if found := re.search(r"parsing (\S+): no type matching (\S+) could be instantiated from \['(.*?)'\]", complaint):
+        kind = next((words for name, words in _KINDS.items() if name in found[2]), found[2])
+        return f"{found[1]}: expected {kind}, got {found[3]!r}"
+    if found := re.search(r"parsing (\S+): invalid literal for int\(\) with base 10: (.*)", complaint):
+        return f"{found[1]}: expected a whole number, got {found[2]}"
+    if found := re.search(r"parsing (\S+): could not convert string to float: (.*)", complaint):
+        return f"{found[1]}: expected a number, got {found[2]}"
+    if found := re.match(r"Missing from dqcore (.+?): (?:-\w \S+, )?(\S+)", complaint):
+        return f"{found[2]}: it is missing, dqcore {found[1]} needs it"
+    return complaint
+
+
+def _first_paragraph(text: str) -> str:
+    """What follows the box's title, up to the next rule or empty line."""
+    lines = [line.strip(" │╭╮╰╯─").strip() for line in text.splitlines()]
+    lines = [line for line in lines[1:] if not line or line.strip("-")]
+    paragraph = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines))
+    return " ".join(paragraph) or "the arguments cannot be read"
