@@ -140,6 +140,8 @@ def choose_device(device: str, index: int | None = None) -> torch.device:
         chosen = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"device: {device!r} cannot be used here (expected auto, cpu, cuda or cuda:N)") from error
+    if chosen.type == "meta":
+        raise InputError("device: 'meta' cannot be used here (expected auto, cpu, cuda or cuda:N)")
     if chosen.type == "cuda" and chosen.index is None and index is not None:
         chosen = torch.device("cuda", index)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():

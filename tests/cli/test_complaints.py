@@ -1,0 +1,31 @@
+"""Mistakes on the command line that tyro would tell in its own words, or that once passed in silence."""
+
+import pytest
+
+from dqcore.cli.complaint import in_plain_words
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (("--bytes", "1e3"), "--bytes: expected a whole number, got '1e3'"),
+        (("--ratio", "1/2"), "--ratio: expected a number, got '1/2'"),
+        (("--batch-size", "2.5"), "--batch-size: expected a whole number, got '2.5'"),
+        (("--ratio", "0.5", "--ratio", "0.9"), "ratio: it is there twice"),
+        (("--bpp", "inf"), "bpp: expected more than 0, and a finite number, got inf"),
+        (("--device", "meta"), "device: 'meta' cannot be used here"),
+    ],
+)
+def test_values(fails, pictures, tmp_path, words, message):
+    assert message in fails("encode", pictures / "0.png", "-o", tmp_path / "a.dqc", *words)
+    assert not (tmp_path / "a.dqc").exists()
+
+
+def test_what_is_missing(fails, pictures, tmp_path):
+    assert "--out: it is missing, dqcore encode needs it" in fails("encode", pictures / "0.png")
+    assert "holidy.jpg: no such file" in fails("reconstruct", tmp_path / "holidy.jpg")
+
+
+def test_other_complaints_stay():
+    assert in_plain_words("title\nsomething else\n\nmore") == "something else"
+    assert in_plain_words("") == "the arguments cannot be read"
