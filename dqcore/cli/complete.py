@@ -77,5 +77,7 @@ def complete(
         write_picture(kept, tensor_to_image(found.given))
         for target, completed in zip(targets, found.images, strict=True):
             write_picture(target, tensor_to_image(completed))
-    regions = f"{int(found.mask.sum())} of {found.mask.numel()} regions kept, {found.num_given} codes"
+    height, width = found.given.shape[-2:]
+    regions = f"{width}x{height} pixels, {int(found.mask.sum())} of {found.mask.numel()} regions kept"
+    regions += f", {found.num_given} codes"
     print(f"{regions}; {count} completions in {out}, what was kept: {kept}")

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for a bug, 2 for a mistake of the user, 130 for an interruption, 143 for a termination.
     """
     words = list(sys.argv[1:] if args is None else args)
+    if args is None:  # a program of its own
+        warnings.showwarning = lambda message, *_, **__: print(f"dqcore: warning: {message}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
@@ -236,6 +239,8 @@ def split_verb(words: list[str]) -> tuple[str | None, list[str]]:
     group = [verb for verb in VERBS if verb.startswith(f"{words[0]} ")]
     if group and words[1:2] in (["-h"], ["--help"]):
         return None, []
+    if (group and len(words) < 2) or (words[1:2] and group and words[1].startswith("-")):
+        raise InputError(f"{words[0]}: expected one of {', '.join(group)}")
     given = pair if group else words[0]
     nearest = difflib.get_close_matches(given, group or list(VERBS), n=1, cutoff=0.0)[0]
     raise InputError(f"there is no verb {given!r}, did you mean {nearest!r}? dqcore --help lists them all")

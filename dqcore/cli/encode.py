@@ -211,7 +211,7 @@ def _numbers(result: Written) -> str:
     return (
         f"{len(result.data)} bytes, {result.bits_per_pixel:.4f} bits per pixel as written "
         f"(estimate without entropy coding {result.estimate:.4f}), {result.num_codes} codes"
-        f"{', every region in detail' if result.finest else ''}"
+        f"{', every region in detail: the most this model can spend' if result.finest else ''}"
     )
 
 

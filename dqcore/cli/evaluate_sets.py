@@ -35,6 +35,8 @@ def measured(title: str, images: Sequence[Path], checkpoint: Path, options: Eval
 def measure_pair(images: Sequence[Path], pair: tuple[Path, Path], options: EvaluationOptions) -> dict[str, Any]:
     """Compare two tokenizers on the same photos, or two results in files; print and return what was found."""
     if images:
+        if missing := [path for path in pair if not (path.exists() or str(path).startswith("hf:"))]:
+            raise FileNotFoundError(f"compare: {missing[0]}: no such folder")
         options = dataclasses.replace(options, peers=False)
         results = [measured(f"evaluate {path}", images, path, options).as_json() for path in pair]
     elif all(path.is_file() for path in pair):

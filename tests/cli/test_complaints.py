@@ -1,6 +1,7 @@
 """Mistakes on the command line that tyro would tell in its own words, or that once passed in silence."""
 
 import pytest
+from PIL import Image
 
 from dqcore.cli.complaint import in_plain_words
 
@@ -29,3 +30,14 @@ def test_what_is_missing(fails, pictures, tmp_path):
 def test_other_complaints_stay():
     assert in_plain_words("title\nsomething else\n\nmore") == "something else"
     assert in_plain_words("") == "the arguments cannot be read"
+
+
+def test_a_group_of_verbs_names_them(fails):
+    assert "train: expected one of train tokenizer, train prior" in fails("train")
+    assert "data: expected one of data stats, data make" in fails("data")
+
+
+def test_a_photo_of_one_pixel_has_no_half(fails, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    message = fails("complete", tmp_path / "one.png", "--count", 1, "--out", tmp_path / "out")
+    assert "keep" in message or "region" in message

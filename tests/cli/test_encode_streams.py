@@ -187,3 +187,39 @@ def test_the_largest_photo_that_is_read(run, fails, checkpoint, photo, tmp_path)
     args = ("reconstruct", photo, "--checkpoint", checkpoint, "--out", tmp_path / "back", "--max-pixels")
     code, _, err = run(*args, 11699)
     assert code == 2 and "more than the limit of 11699" in err
+
+
+def test_no_two_photos_share_a_file(run, checkpoint, pictures, tmp_path):
+    """Names whose endings, taken off or put on, make one name of two photos, in one run or in two."""
+    folder, out = tmp_path / "photos", tmp_path / "streams"
+    folder.mkdir()
+    shutil.copy(pictures / "0.png", folder / "x.bmp")
+    shutil.copy(pictures / "1.png", folder / "x.png.bmp")
+    args = ("encode", folder, "--checkpoint", checkpoint, "--out", out, "--format", "dqc")
+    assert run(*args)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.dqc")}
+    shutil.copy(pictures / "3.png" if (pictures / "3.png").exists() else pictures / "2.png", folder / "x.png")
+    assert run(*args)[0] == 0
+    after = {path.name: path.read_bytes() for path in out.glob("*.dqc")}
+    assert len(after) == 3 and after.items() >= before.items()
+    assert "3 of these 3 files were there already" in run(*args)[1]
+
+
+def test_a_stream_that_somebody_put_there_stays(run, checkpoint, pictures, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "streams"
+    folder.mkdir()
+    shutil.copy(pictures / "0.png", folder / "a.png")
+    args = ("encode", folder, "--checkpoint", checkpoint, "--out", out, "--format", "dqc")
+    assert run(*args)[0] == 0
+    assert run("encode", pictures / "1.png", "--checkpoint", checkpoint, "-o", out / "mine.dqc")[0] == 0
+    before = (out / "mine.dqc").read_bytes()
+    shutil.copy(pictures / "0.png", folder / "mine.png")
+    assert run(*args)[0] == 0
+    assert (out / "mine.dqc").read_bytes() == before and (out / "mine.png.dqc").is_file()
+
+
+def test_a_preview_needs_coarse_codes(fails, run, checkpoint, pictures, tmp_path):
+    args = ("encode", pictures / "0.png", "--checkpoint", checkpoint, "-o", tmp_path / "a.dqc", "--ratio", 1)
+    assert run(*args)[0] == 0
+    words = ("decode", tmp_path / "a.dqc", "--checkpoint", checkpoint, "-o", tmp_path / "a.png", "--preview")
+    assert "a.dqc has no coarse codes" in fails(*words)

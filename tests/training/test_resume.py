@@ -100,6 +100,21 @@ def test_a_resumed_run_may_be_longer(tiny, options):
     assert _same(run.model.state_dict(), whole.model.state_dict())
 
 
+def test_a_resumed_run_is_not_shorter_than_what_is_done(tiny, options):
+    train_tokenizer(options(steps=4), model=tiny(), progress=_quiet)
+    before = (options().out / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="steps: 4 are done already"):
+        train_tokenizer(options(steps=3, resume=True), model=tiny(), progress=_quiet)
+    assert (options().out / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_does_not_lie_among_its_images(tiny, options, pictures):
+    for out in (pictures, pictures / "run"):
+        with pytest.raises(ValueError, match="out: .* lies in"):
+            train_tokenizer(options(steps=1, out=out), model=tiny(), progress=_quiet)
+    assert not (pictures / "run").exists()
+
+
 def test_a_checkpoint_written_halfway_is_never_seen(tiny, options, monkeypatch):
     train_tokenizer(options(steps=3), model=tiny(), progress=_quiet)
     before = (options().out / "checkpoint.pt").read_bytes()

@@ -112,6 +112,15 @@ def test_a_resumed_run_makes_its_start_no_second_time(folder, tmp_path, monkeypa
     assert len(seen) == 1 and again.metrics[: len(first.metrics) - 1] == first.metrics[:-1]
 
 
+def test_a_resumed_run_that_is_refused_keeps_its_codes(folder, tmp_path):
+    asked = options(folder, tmp_path / "run", steps=1)
+    train_prior(asked, progress=quiet)
+    before = {path: path.read_bytes() for path in asked.out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="seed: the run was started with"):
+        train_prior(replace(asked, seed=5, resume=True), progress=quiet)
+    assert {path: path.read_bytes() for path in asked.out.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["dqtransformer-tiny", "raster-dynamic-tiny", "global-local-tiny"])
 def test_priors_learn_and_draw_images(folder, tmp_path, preset, monkeypatch):
