@@ -110,7 +110,7 @@ def test_a_resumed_run_is_not_shorter_than_what_is_done(tiny, options):
 
 def test_a_run_does_not_lie_among_its_images(tiny, options, pictures):
     for out in (pictures, pictures / "run"):
-        with pytest.raises(ValueError, match="out: .* lies in"):
+        with pytest.raises(ValueError, match=r"out: .* lies in"):
             train_tokenizer(options(steps=1, out=out), model=tiny(), progress=_quiet)
     assert not (pictures / "run").exists()
 
