@@ -89,3 +89,27 @@ def counting() -> Iterator[Counter]:
     finally:
         for kind, method in before:
             kind.__getitem__ = method
+
+
+def sampling_step(position_layers: int, content_layers: int, slots: int = 128) -> list[str]:
+    """What one step of sampling from a prior of the base model's heads launches."""
+    from dqcore import DQTransformer, DQTransformerConfig
+    from dqcore.models.sampling.sampler import Sampler
+    from dqcore.models.sampling.settings import Sampling
+
+    layers = {"position_layers": position_layers, "content_layers": content_layers}
+    config = DQTransformerConfig(codebook_size=1024, region_grid=(8, 8), num_granularities=2, dim=512, **layers)
+    prior = DQTransformer(config).eval().to("meta")
+    with counting() as counter, torch.inference_mode():
+        steps = prior.new_steps(slots, prior.tape.max_tokens)
+        sampler = Sampler(prior.tape, steps, slots, Sampling(), lambda samples: None, slots)  # type: ignore[arg-type, return-value]
+        counter.names.clear()
+        sampler.step()
+    return counter.names
+
+
+if __name__ == "__main__":
+    one, two = sampling_step(1, 1), sampling_step(1, 2)
+    each = len(two) - len(one)
+    print(f"a step of sampling: {each} launches a layer, {len(one) - 2 * each} beside the layers")
+    print(*one)

@@ -1,0 +1,20 @@
+"""Launches of a step of sampling, counted without a GPU, so that none is added unseen."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from launches import sampling_step
+
+from dqcore.kernels import common
+
+
+@pytest.mark.skipif(not common.INTERPRETED, reason="the tables of tiles ask a GPU which one it is")
+def test_a_layer_and_what_is_beside_the_layers():
+    one, two = sampling_step(1, 1), sampling_step(1, 2)
+    each = len(two) - len(one)
+    assert each <= 10 and len(one) - 2 * each <= 54
+    assert one.count("_decode_attention_fwd_kernel") == 2
