@@ -122,11 +122,17 @@ def read_codes(folder: Path, *, classes: bool = False) -> CachedCodes:
         ValueError: The index cannot be read, or the images differ in size.
     """
     index = read_index(folder)
+    if index.get("format") == "dqc":
+        raise InputError(
+            f"codes: {folder} holds .dqc files, expected shards, as dqcore encode --format shards writes them"
+        )
     try:
         names, identity = [entry["name"] for entry in index["images"]], index["tokenizer"]
         about = {"codebook_size": index["codebook_size"], "num_granularities": len(index["strides"])}
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / INDEX}: expected an index of codes ({error!r})") from error
+        raise InputError(
+            f"{folder / INDEX}: expected an index of codes, as dqcore encode writes it, got none"
+        ) from error
     written = [str(entry.get("label", "")) for entry in index["images"]] if classes else []
     labels, class_names = labels_of(written, names, classes)
     maps = ((codes[None], grain[None]) for _, codes, grain in read_shards(folder, index))

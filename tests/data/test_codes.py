@@ -6,6 +6,7 @@ import torch
 import dqcore
 from dqcore.data.codes import CachedCodes, read_codes
 from dqcore.data.labels import folder_labels
+from dqcore.files.sealed import write_sealed
 
 
 def test_folders_of_codes(tmp_path):
@@ -38,6 +39,9 @@ def test_folders_that_hold_no_codes(tmp_path):
         (tmp_path / "index.json").write_text(text)
         with pytest.raises(ValueError, match="expected an index of codes"):
             read_codes(tmp_path)
+    write_sealed(tmp_path / "index.json", {"format": "dqc", "images": []})
+    with pytest.raises(ValueError, match=r"holds .dqc files, expected shards"):
+        read_codes(tmp_path)
 
 
 def test_images_of_two_sizes():
