@@ -1,8 +1,8 @@
 // The nearest code of each vector by AMX, where rounding cannot have decided between two codes.
 //
-// First the high parts of vectors and codes alone are multiplied: a third of the work, which settles most vectors. For the
-// rest tiles add up the products high high, high low and low high. The few that this leaves open are compared in float64.
-// Reference: dqcore.ops.nearest_code.
+// First the high parts of vectors and codes alone are multiplied: a third of the work, which settles most
+// vectors. For the rest tiles add up the products high high, high low and low high. The few that this leaves
+// open are compared in float64. Reference: dqcore.ops.nearest_code.
 #ifdef DQCORE_AMX
 #include <atomic>
 #include <cmath>
@@ -14,11 +14,13 @@
 namespace dqcore::cpu {
 namespace {
 
-constexpr int64_t kStrip = 2 * kPair;   // vectors that a thread takes at a time
-constexpr int64_t kSlab = 1 << 19;      // bytes of codes that stay in a core's cache
-constexpr int64_t kProductBytes = 64;   // what parallel_for is told of a product: bytes moved in its time
-constexpr int64_t kHighParts = 96;      // channels of which a product of the high parts alone takes much less time
-constexpr int64_t kTrial = 4 * kStrip;  // vectors after which a thread knows whether the high parts settle enough
+constexpr int64_t kStrip = 2 * kPair;  // vectors that a thread takes at a time
+constexpr int64_t kSlab = 1 << 19;     // bytes of codes that stay in a core's cache
+constexpr int64_t kProductBytes = 64;  // what parallel_for is told of a product: bytes moved in its time
+constexpr int64_t kHighParts =
+    96;  // channels of which a product of the high parts alone takes much less time
+constexpr int64_t kTrial =
+    4 * kStrip;  // vectors after which a thread knows whether the high parts settle enough
 
 // Vectors in parts, and what is known of them.
 struct alignas(64) Strip {
@@ -59,7 +61,8 @@ DQ_TILES int64_t nearest_in_float64(const SplitCodes& codes, const float* vector
       const __mmask8 mask = static_cast<__mmask8>((1u << std::min<int64_t>(8, codes.dim - first)) - 1);
       const __m512d own = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, vector + first));
       for (int64_t index = 0; index < kTogether; ++index) {
-        const __m512d apart = _mm512_sub_pd(own, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, values[index] + first)));
+        const __m512d apart =
+            _mm512_sub_pd(own, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(mask, values[index] + first)));
         sums[index] = _mm512_fmadd_pd(apart, apart, sums[index]);
       }
     }
@@ -79,7 +82,8 @@ class Worker {
       : codes_(codes),
         vectors_(vectors),
         out_(out),
-        slab_(std::max<int64_t>(1, kSlab / static_cast<int64_t>(2 * codes.tiles_each * sizeof(Tile))) * kPair),
+        slab_(std::max<int64_t>(1, kSlab / static_cast<int64_t>(2 * codes.tiles_each * sizeof(Tile))) *
+              kPair),
         high_(codes.dim + kSide),
         low_(codes.dim + kSide),
         strip_(codes),
@@ -91,7 +95,7 @@ class Worker {
     for (int64_t start; (start = next.fetch_add(kStrip)) < count;) {
       take(start, std::min(kStrip, count - start));
       const bool enough = tried_ < kTrial || 4 * settled_ > tried_;
-      codes_.dim >= kHighParts && enough ? try_high_parts() : finish(strip_);
+      codes_.dim >= kHighParts&& enough ? try_high_parts() : finish(strip_);
     }
     finish(open_);
     _tile_release();
@@ -104,13 +108,14 @@ class Worker {
     for (int64_t index = 0; index < count; ++index) {
       strip_.smallest[index] = Smallest();
       strip_.places[index] = start + index;
-      strip_.lengths[index] = split(vectors_ + (start + index) * codes_.dim, codes_.scale, codes_.mean.data(), 1,
-                                    codes_.dim, high_.data(), low_.data());
+      strip_.lengths[index] = split(vectors_ + (start + index) * codes_.dim, codes_.scale, codes_.mean.data(),
+                                    1, codes_.dim, high_.data(), low_.data());
       Tile* const tiles = strip_.tiles.data() + index / kSide * codes_.tiles_each;
       lay_out(codes_, high_.data(), low_.data(), false,
               [&](int64_t tile, int64_t column, const uint16_t* values, int64_t size) {
                 uint16_t* const row = tiles[tile].rows[index % kSide] + column;
-                size == kWidth ? std::copy_n(values, kWidth, row) : std::copy_n(values, size, row);  // one fixed size
+                size == kWidth ? std::copy_n(values, kWidth, row)
+                               : std::copy_n(values, size, row);  // one fixed size
               });
     }
   }

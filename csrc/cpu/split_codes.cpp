@@ -1,4 +1,5 @@
-// The codebook's side: parts in tiles, made once for many vectors, and the margin that their rounding asks for.
+// The codebook's side: parts in tiles, made once for many vectors, and the margin that their rounding asks
+// for.
 #include "cpu/split_codes.h"
 
 #include <algorithm>
@@ -20,7 +21,8 @@ constexpr int kLargest = 120;     // exponents of the scale, so that float32 can
 
 bool ask_for_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & d >> 24 & 1))
+    return false;  // AMX-BF16, AMX-TILE
   if (!__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512bw")) return false;
   if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512-BF16
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
@@ -79,17 +81,20 @@ void SplitCodes::split_all() {
   Lengths largest{};
   for (int64_t code = 0; code < num; ++code) {
     const Lengths own = split(codebook + code * dim, -2 * scale, mean.data(), -2, dim, first, second);
-    largest = {std::max(largest.all, own.all), std::max(largest.low, own.low), std::max(largest.rest, own.rest)};
+    largest = {std::max(largest.all, own.all), std::max(largest.low, own.low),
+               std::max(largest.rest, own.rest)};
     square[code] = own.all / 4;
     Tile* const row = tiles.data() + code / kSide * tiles_each;
-    lay_out(*this, first, second, true, [&](int64_t tile, int64_t column, const uint16_t* values, int64_t count) {
-      for (int64_t index = 0, here; index < count; index += here) {
-        const int64_t channel = column + index;
-        uint16_t* const to = row[tile].rows[channel / 2] + code % kSide * 2 + channel % 2;
-        here = channel % 2 == 0 && index + 1 < count ? 2 : 1;
-        here == 2 ? std::copy_n(values + index, 2, to) : std::copy_n(values + index, 1, to);  // fixed sizes
-      }
-    });
+    lay_out(*this, first, second, true,
+            [&](int64_t tile, int64_t column, const uint16_t* values, int64_t count) {
+              for (int64_t index = 0, here; index < count; index += here) {
+                const int64_t channel = column + index;
+                uint16_t* const to = row[tile].rows[channel / 2] + code % kSide * 2 + channel % 2;
+                here = channel % 2 == 0 && index + 1 < count ? 2 : 1;
+                here == 2 ? std::copy_n(values + index, 2, to)
+                          : std::copy_n(values + index, 1, to);  // fixed sizes
+              }
+            });
   }
   radius = length(largest.all, dim) / 2;
   low = length(largest.low, dim);

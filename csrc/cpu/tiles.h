@@ -26,7 +26,8 @@ struct alignas(64) Smallest {
   int32_t tile[kSide] = {};
 };
 
-// Products of 32 vectors and 32 codes: of the first 16 vectors with either half of the codes, then of the others.
+// Products of 32 vectors and 32 codes: of the first 16 vectors with either half of the codes, then of the
+// others.
 struct alignas(64) Products {
   float values[4][kSide * kSide];
 };
@@ -75,7 +76,8 @@ DQ_TILES inline void multiply_step(const Tile* a, const Tile* b, int64_t tiles, 
 }
 
 // Takes the products of 16 vectors and 32 codes, of which `square` and `tile` are the first, into account.
-DQ_TILES inline void keep_smallest(const float* products, const float* square, int32_t tile, Smallest* smallest) {
+DQ_TILES inline void keep_smallest(const float* products, const float* square, int32_t tile,
+                                   Smallest* smallest) {
   const __m512 squares[2] = {_mm512_loadu_ps(square), _mm512_loadu_ps(square + kSide)};
   const __m512i tiles[2] = {_mm512_set1_epi32(tile), _mm512_set1_epi32(tile + 1)};
   for (int64_t row = 0; row < kSide; ++row, products += kSide, ++smallest) {
