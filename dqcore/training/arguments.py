@@ -166,10 +166,8 @@ def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
     for name, value in options.items():
         name = cls.RENAMED.get(name, name)
         if name not in fields:
-            raise InputError(
-                f"resume: {path} has an option {name!r} that this verb does not know: it is another kind of run, or "
-                "of a newer version"
-            )
+            what = "that this version does not know, or it is another kind of run"
+            raise InputError(f"resume: {path} has an option {name!r} {what}")
         if isinstance(value, str) and Path in (types[name], *typing.get_args(types[name])):
             value = Path(value)
         stored[name] = tuple(value) if isinstance(value, list) else value
