@@ -129,10 +129,9 @@ class DynamicQuantizer(CodebookLayer):
                 or a codebook that waits for its first training batch.
         """
         given = arrange(features, grain, mask, lengths, self)
-        portable = self.portable or torch._C._are_functorch_transforms_active()
         maps, hole, dtype = self._vectors(given)
         codes, learn, again = self._codes_for(maps, given, hole, learn)
-        lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=portable)
+        lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=self._plain_ops)
         losses = self._losses(lookup, codes)
         if lookup.statistics is not None and not again:
             self._learn(maps, given.grain, lookup)
@@ -192,6 +191,11 @@ class DynamicQuantizer(CodebookLayer):
         sizes = f"{self.dim}, {self.codebook_size}, num_granularities={self.num_granularities}"
         return f"{sizes}, metric={self.metric}, estimator={self.estimator}, restart={self.restart}"
 
+    @property
+    def _plain_ops(self) -> bool:
+        """Whether to call no op of ours: none of functorch's transforms knows them."""
+        return self.portable or torch._C._are_functorch_transforms_active()
+
     def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
         """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""
         compiling = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
@@ -237,9 +241,7 @@ class DynamicQuantizer(CodebookLayer):
         error, dim = lookup.error, self.codebook.dim
         if not (self.training or self.eval_loss):
             return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
-        loss, commitment, rest = loss_of(
-            lookup, dim, self.commitment, portable=self.portable or torch._C._are_functorch_transforms_active()
-        )
+        loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self._plain_ops)
         if codes.requires_grad and lookup.statistics is not None:
             numbers = (lookup.codes >= 0).sum().clamp_min(1) * dim
             pull = self.codebook.loss(codes, *lookup.statistics) / numbers

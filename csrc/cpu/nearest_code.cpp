@@ -95,7 +95,8 @@ class Worker {
     for (int64_t start; (start = next.fetch_add(kStrip)) < count;) {
       take(start, std::min(kStrip, count - start));
       const bool enough = tried_ < kTrial || 4 * settled_ > tried_;
-      codes_.dim >= kHighParts&& enough ? try_high_parts() : finish(strip_);
+      const bool pays = codes_.dim >= kHighParts && enough;
+      pays ? try_high_parts() : finish(strip_);
     }
     finish(open_);
     _tile_release();

@@ -165,8 +165,9 @@ class CodebookLayer(nn.Module):
     def _agree(self) -> None:
         """Take the first process's codes, where each drew its own as the layer left the meta device."""
         self._apart = False
-        if num_processes() > 1 and self.started and not isinstance(self.codebook.weight, nn.Parameter):
-            self._start(from_first_process(self.codebook.codes))
+        if num_processes() > 1 and not isinstance(self.codebook.weight, nn.Parameter):
+            for values in self.codebook.buffers():  # statistics too, which may have been loaded in place
+                values.copy_(from_first_process(values))
 
     @torch.no_grad()
     def _start(self, codes: Tensor) -> None:

@@ -133,8 +133,11 @@ class StreamFolder:
         self.flush()
 
     def end(self) -> None:
-        """Write the index; of what is not listed now, no file was left."""
-        self.index.pop("begun", None)
+        """Write the index; what was begun, and of several processes perhaps written, but not listed stays noted."""
+        listed = {entry["file"] for entry in self.index["images"]}
+        left = [file for file in self.index.pop("begun") if file not in listed and (self.folder / file).exists()]
+        if left:
+            self.index["begun"] = left
         self.flush()
 
     def add(self, name: str, file: str, digest: str, written: Written) -> None:
