@@ -19,6 +19,31 @@ namespace {
 constexpr int64_t kStacked = 16;  // channels of which stacked parts take fewer products
 constexpr int kLargest = 120;     // exponents of the scale, so that float32 can hold it
 
+// Transposes a square of pairs, 16 rows of 16: first the squares of four within each quarter of the
+// registers, then the quarters.
+DQ_TILES void transpose_pairs(const uint16_t* const* from, Tile& to) {
+  __m512 x[kSide], a[kSide];
+  for (int64_t i = 0; i < kSide; ++i) x[i] = _mm512_loadu_ps(from[i]);
+  for (int64_t i = 0; i < kSide; i += 4) {
+    const __m512 low = _mm512_unpacklo_ps(x[i], x[i + 1]), low2 = _mm512_unpacklo_ps(x[i + 2], x[i + 3]);
+    const __m512 high = _mm512_unpackhi_ps(x[i], x[i + 1]), high2 = _mm512_unpackhi_ps(x[i + 2], x[i + 3]);
+    a[i] = _mm512_shuffle_ps(low, low2, 0x44);
+    a[i + 1] = _mm512_shuffle_ps(low, low2, 0xee);
+    a[i + 2] = _mm512_shuffle_ps(high, high2, 0x44);
+    a[i + 3] = _mm512_shuffle_ps(high, high2, 0xee);
+  }
+  for (int64_t j = 0; j < 4; ++j) {
+    const __m512 even = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x88);
+    const __m512 even2 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x88);
+    const __m512 odd = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xdd);
+    const __m512 odd2 = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xdd);
+    _mm512_store_ps(to.rows[j], _mm512_shuffle_f32x4(even, even2, 0x88));
+    _mm512_store_ps(to.rows[4 + j], _mm512_shuffle_f32x4(odd, odd2, 0x88));
+    _mm512_store_ps(to.rows[8 + j], _mm512_shuffle_f32x4(even, even2, 0xdd));
+    _mm512_store_ps(to.rows[12 + j], _mm512_shuffle_f32x4(odd, odd2, 0xdd));
+  }
+}
+
 bool ask_for_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & d >> 24 & 1))
@@ -76,29 +101,52 @@ void SplitCodes::split_all() {
   const int64_t padded = (num + 2 * kSide - 1) / (2 * kSide) * 2 * kSide;
   tiles.resize(padded / kSide * tiles_each);
   square.assign(padded, std::numeric_limits<float>::infinity());
-  std::vector<uint16_t> parts(2 * (dim + kSide));
-  uint16_t *const first = parts.data(), *const second = first + dim + kSide;
+  const int64_t pitch = (dim + kWidth - 1) / kWidth * kWidth;
+  std::vector<uint16_t> high(kSide * pitch), low_parts(kSide * pitch);
   Lengths largest{};
-  for (int64_t code = 0; code < num; ++code) {
-    const Lengths own = split(codebook + code * dim, -2 * scale, mean.data(), -2, dim, first, second);
-    largest = {std::max(largest.all, own.all), std::max(largest.low, own.low),
-               std::max(largest.rest, own.rest)};
-    square[code] = own.all / 4;
-    Tile* const row = tiles.data() + code / kSide * tiles_each;
-    lay_out(*this, first, second, true,
-            [&](int64_t tile, int64_t column, const uint16_t* values, int64_t count) {
-              for (int64_t index = 0, here; index < count; index += here) {
-                const int64_t channel = column + index;
-                uint16_t* const to = row[tile].rows[channel / 2] + code % kSide * 2 + channel % 2;
-                here = channel % 2 == 0 && index + 1 < count ? 2 : 1;
-                here == 2 ? std::copy_n(values + index, 2, to)
-                          : std::copy_n(values + index, 1, to);  // fixed sizes
-              }
-            });
+  for (int64_t start = 0; start < num; start += kSide) {
+    const int64_t count = std::min(kSide, num - start);
+    for (int64_t index = 0; index < count; ++index) {
+      const Lengths own = split(codebook + (start + index) * dim, -2 * scale, mean.data(), -2, dim,
+                                high.data() + index * pitch, low_parts.data() + index * pitch);
+      largest = {std::max(largest.all, own.all), std::max(largest.low, own.low),
+                 std::max(largest.rest, own.rest)};
+      square[start + index] = own.all / 4;
+    }
+    Tile* const row = tiles.data() + start / kSide * tiles_each;
+    stacked ? stack(high.data(), low_parts.data(), count, pitch, row)
+            : take_turns(high.data(), low_parts.data(), count, pitch, row);
   }
   radius = length(largest.all, dim) / 2;
   low = length(largest.low, dim);
   rest = length(largest.rest, dim);
+}
+
+// The parts of `count` codes into tiles, pair by pair.
+void SplitCodes::stack(const uint16_t* high, const uint16_t* low_parts, int64_t count, int64_t pitch,
+                       Tile* row) const {
+  for (int64_t code = 0; code < count; ++code) {
+    lay_out(*this, high + code * pitch, low_parts + code * pitch, true,
+            [&](int64_t tile, int64_t column, const uint16_t* values, int64_t size) {
+              for (int64_t index = 0; index < size; ++index) {
+                const int64_t channel = column + index;
+                row[tile].rows[channel / 2][code * 2 + channel % 2] = values[index];
+              }
+            });
+  }
+}
+
+// The same where tiles of high and low parts take turns: a tile is 16 rows of 16 pairs, transposed.
+void SplitCodes::take_turns(const uint16_t* high, const uint16_t* low_parts, int64_t count, int64_t pitch,
+                            Tile* row) const {
+  static const Tile none{};
+  for (int64_t tile = 0; tile < tiles_each; ++tile) {
+    const uint16_t* const parts = (tile % 2 == 0 ? high : low_parts) + tile / 2 * kWidth;
+    const uint16_t* from[kSide];
+    for (int64_t index = 0; index < kSide; ++index)
+      from[index] = index < count ? parts + index * pitch : none.rows[index];
+    transpose_pairs(from, row[tile]);
+  }
 }
 
 double SplitCodes::margin(const Lengths& vector, bool high) const {

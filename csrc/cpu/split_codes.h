@@ -46,6 +46,8 @@ class SplitCodes {
  private:
   void centre();
   void split_all();
+  void stack(const uint16_t* high, const uint16_t* low, int64_t count, int64_t pitch, Tile* row) const;
+  void take_turns(const uint16_t* high, const uint16_t* low, int64_t count, int64_t pitch, Tile* row) const;
 
   double radius = 0, low = 0, rest = 0;  // the largest lengths of any c', and of the parts of -2 c'
 };
