@@ -37,7 +37,7 @@ class CodebookLayer(nn.Module):
         restart: How its unused codes are revived; None for not at all.
 
     Attributes:
-        initialised: Scalar bool buffer, whether the codebook has started.
+        initialised: Scalar uint8 buffer, 1 once the codebook has started; not bool, of which PyTorch can take no average.
         frozen: Whether :meth:`freeze` stopped the learning.
     """
 
@@ -47,7 +47,7 @@ class CodebookLayer(nn.Module):
         super().__init__()
         self.codebook, self.initialisation, self.restart = codebook, initialisation, restart
         self.frozen = False
-        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("initialised", torch.tensor(0, dtype=torch.uint8))
         self._ready, self._dtype = False, torch.float32
         self._first_passes = FirstPasses()
         self._apart = False  # whether processes may have drawn other codes each
@@ -63,7 +63,7 @@ class CodebookLayer(nn.Module):
         self.codebook.reset_parameters()
         self._ready, self._pending = False, None
         with torch.no_grad():
-            self.initialised.fill_(False)
+            self.initialised.zero_()
         if not self.initialisation.needs_data:
             self._start(self.initialisation(None, self.codebook.size, self.codebook.dim))
 
@@ -157,7 +157,7 @@ class CodebookLayer(nn.Module):
         with torch.no_grad():
             codes = first_codes(self.initialisation, maps, grain, hole, self.codebook.size)
             if codes is not None and compiling and not force:  # a loaded codebook may have started already
-                codes = torch.where(self.initialised, self.codebook.codes, codes)
+                codes = torch.where(self.initialised.bool(), self.codebook.codes, codes)
             if codes is not None:
                 self._start(codes)
 
@@ -175,7 +175,7 @@ class CodebookLayer(nn.Module):
         weight = self.codebook.weight
         everything = torch.ones(self.codebook.size, dtype=torch.bool, device=weight.device)
         self.codebook.replace(codes.detach().to(weight.device, weight.dtype), everything)
-        self.initialised.fill_(True)
+        self.initialised.fill_(1)
         self._ready = True
 
     @torch.no_grad()

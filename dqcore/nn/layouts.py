@@ -71,6 +71,8 @@ MAP = layout_of(4, channel_last=False)
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """``channels_last`` for a map ``(B, D, H, W)`` that has no other format, else ``contiguous_format``."""
+    if torch._C._are_functorch_transforms_active():  # vmap cannot tell
+        return torch.contiguous_format
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 

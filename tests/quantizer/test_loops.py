@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import dqcore
 from dqcore import DynamicQuantizer, backends
@@ -379,6 +380,36 @@ def test_second_derivatives_and_transforms():
     _, found = torch.func.jvp(lambda x: quantizer(x).map, (x.detach(),), (tangent,))
     assert torch.equal(found, tangent)
     torch.testing.assert_close(torch.func.grad(lambda x: quantizer(x).map.sum())(x.detach()), torch.ones_like(x))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 3), (5, 4)])
+def test_vmap_over_an_evaluation(shape):
+    quantizer, x = DynamicQuantizer(4, 8).eval(), torch.randn(3, *shape)
+    quantizer.codes = torch.randn(8, 4)
+    found = torch.vmap(lambda one: tuple(quantizer(one)[:2]))(x)
+    for of_all, of_each in zip(found, zip(*(quantizer(one)[:2] for one in x), strict=True), strict=True):
+        assert torch.equal(of_all, torch.stack(of_each))
+
+
+def test_averages_of_weights_with_buffers():
+    quantizer = DynamicQuantizer(4, 8)
+    average, seen = AveragedModel(quantizer, use_buffers=True), []
+    for _ in range(3):
+        quantizer(torch.randn(2, 4, 4, 4))
+        average.update_parameters(quantizer)
+        seen.append(quantizer.codes.clone())
+    torch.testing.assert_close(average.module.codes, torch.stack(seen).mean(0))
+    assert average.eval()(torch.randn(2, 4, 4, 4)).codes.max() >= 0
+
+
+def test_states_of_before_whose_start_was_bool_load():
+    quantizer, other = DynamicQuantizer(4, 8), DynamicQuantizer(4, 8)
+    quantizer(torch.randn(2, 4, 4, 4))
+    state = quantizer.state_dict()
+    state["initialised"] = state["initialised"].bool()
+    for assign in (False, True):
+        other.load_state_dict(state, assign=assign)
+        assert torch.equal(other(torch.randn(2, 4, 4, 4)).codes >= 0, torch.ones(2, 4, 4, dtype=torch.bool))
 
 
 def test_a_projection_of_nothing():
