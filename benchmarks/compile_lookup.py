@@ -1,4 +1,4 @@
-"""What ``compile_check.py`` compiles of lookup, statistics and patch entropy."""
+"""What ``compile_check.py`` compiles of lookup, statistics, losses and patch entropy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from dqcore.kernels import (
     code_sums,
     codebook_update,
+    cross_entropy,
     dynamic_lookup,
     dynamic_lookup_backward,
     lookup_loss,
@@ -38,6 +39,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
         yield lambda side=side: lookup_loss.lookup_loss_fwd(
             _empty(8, side, side), _empty(8, side, side, dtype=torch.int64), 256, 0.25
         )
+    for contents, dtype in ((1027, torch.bfloat16), (1024, torch.bfloat16), (1027, torch.float32)):
+        yield lambda contents=contents, dtype=dtype: _cross_entropy(contents, dtype)
     for patch in (8, 16):
         yield lambda patch=patch: patch_entropy.patch_entropy_fwd(
             _empty(8, 3, 256, 256), patch, -1.0, 1.0, 32, 0.01, GREY, NO_MASS
@@ -46,6 +49,12 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _cross_entropy(contents: int, dtype: torch.dtype) -> None:
+    logits, targets = _empty(16000, contents, dtype=dtype), _empty(16000, dtype=torch.int64)
+    losses, lse = cross_entropy.cross_entropy_fwd(logits, targets)
+    cross_entropy.cross_entropy_bwd(losses, logits, targets, lse)
 
 
 def _nearest(dim: int, dtype: torch.dtype, precision: str = "exact") -> None:

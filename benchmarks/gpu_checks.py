@@ -12,6 +12,7 @@ import dqcore
 from dqcore.ops import (
     code_sums,
     codebook_update,
+    cross_entropy,
     decode_attention,
     dynamic_lookup,
     expand_features,
@@ -73,6 +74,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     grain = torch.randint(0, 2, (3, 4, 5), generator=generator).to(device)
     maps = [normal(3, 24, 4 << g, 5 << g).requires_grad_() for g in range(2)]
     codebook, flat = normal(70, 24), normal(300, 24)
+    logits = flat.clone().requires_grad_()
     codes = torch.randint(-1, 7, (300,), generator=generator).to(device)
     code_map = torch.randint(0, 70, (3, 8, 10), generator=generator).to(device)
     features = normal(3, 24, 8, 10).requires_grad_()
@@ -95,6 +97,10 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     def loss() -> tuple:
         return tuple(lookup_loss(code_map.float(), code_map - 7, 24, 0.25))
 
+    def tokens() -> tuple:
+        losses = cross_entropy(logits, codes.clamp_min(0))
+        return (losses, *torch.autograd.grad(losses.mean(), logits))
+
     def scatter() -> tuple:
         packed = pack_features(features, grain)
         wide = expand_features(packed, grain, num_granularities=2)
@@ -113,6 +119,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "dynamic_lookup": lookup,
         "dynamic_lookup, channels last": channels_last,
         "lookup_loss": loss,
+        "cross_entropy": tokens,
         "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
         "patch_entropy": lambda: (_entropy(device),),
         "pack and expand features": scatter,

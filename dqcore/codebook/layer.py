@@ -37,7 +37,7 @@ class CodebookLayer(nn.Module):
         restart: How its unused codes are revived; None for not at all.
 
     Attributes:
-        initialised: Scalar uint8 buffer, 1 once the codebook has started; not bool, of which PyTorch can take no average.
+        initialised: Scalar uint8 buffer, 1 once the codebook has started; PyTorch takes no averages of bool.
         frozen: Whether :meth:`freeze` stopped the learning.
     """
 

@@ -11,6 +11,7 @@ coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 
 from dqcore.ops.code_sums import CodeSums, code_sums
 from dqcore.ops.codebook_update import codebook_update
+from dqcore.ops.cross_entropy import cross_entropy
 from dqcore.ops.decode_attention import decode_attention
 from dqcore.ops.dropout_mask import dropout_mask
 from dqcore.ops.dynamic_lookup import Lookup, dynamic_lookup
@@ -29,6 +30,7 @@ __all__ = [
     "LookupLoss",
     "code_sums",
     "codebook_update",
+    "cross_entropy",
     "decode_attention",
     "dropout_mask",
     "dynamic_lookup",

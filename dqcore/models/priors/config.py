@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dqcore.drawing import line
 from dqcore.errors import InputError
+from dqcore.ops import cross_entropy
 
 __all__ = ["PriorConfig", "PriorOutput", "Targets", "cross_entropies"]
 
@@ -94,5 +94,5 @@ class PriorOutput(NamedTuple):
 
 def cross_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of logits ``(N, V)``: its mean, and that of each row ``(N,)``; nats, float32."""
-    log_probabilities = logits.float().log_softmax(-1)
-    return F.nll_loss(log_probabilities, targets), F.nll_loss(log_probabilities, targets, reduction="none")
+    losses = cross_entropy(logits, targets)
+    return losses.mean(), losses
