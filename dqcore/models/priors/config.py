@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dqcore.drawing import line
 from dqcore.errors import InputError
-from dqcore.ops import cross_entropy
+from dqcore.ops.cross_entropy import cross_entropy
 
 __all__ = ["PriorConfig", "PriorOutput", "Targets", "cross_entropies"]
 
