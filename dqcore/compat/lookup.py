@@ -120,9 +120,14 @@ def _within_reach(x: Tensor, codebook: Tensor) -> Tensor | None:
     A code longer than ``2 max ||x|| + min ||e||`` is farther from each vector than the shortest code. Moving averages
     make such codes of those that are never used, and ``nearest_code``'s float32 bound grows with the longest.
     """
+    if len(x) == 0 or len(codebook) == 0:
+        return None
+    length = torch.linalg.vector_norm(codebook, dim=1, dtype=torch.promote_types(codebook.dtype, torch.float32))
+    if not LONG * float(length.median()) < float(length.max()):
+        return None
     length = torch.linalg.vector_norm(codebook, dim=1, dtype=torch.float64)
     largest, shortest = float(length.max()), float(length.min())
-    if len(x) == 0 or not LONG * float(length.median()) < largest < math.inf:
+    if not largest < math.inf:
         return None
     reach = 1.01 * (2 * float(torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).max()) + shortest)
     return (length <= reach).nonzero()[:, 0] if reach < largest else None
