@@ -44,9 +44,9 @@ LANES = 32  # a vector's scores are seen as a matrix with this many columns; see
 def nearest_code_cpu(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
     """:func:`dqcore.ops.nearest_code` for float16, bfloat16 and float32 on the CPU."""
     search = CodeSearch(codebook, precision, x.numel() // max(1, codebook.shape[1]))
-    codes = [torch.zeros(0, dtype=torch.int64)]
-    codes += [search(vectors) for vectors in _vector_blocks(x)]
-    return torch.cat(codes).view(x.shape[:1] if x.dim() == 2 else (x.shape[0], *x.shape[2:]))
+    blocks = [search(vectors) for vectors in _vector_blocks(x)]
+    codes = blocks[0] if len(blocks) == 1 else torch.cat([torch.zeros(0, dtype=torch.int64), *blocks])
+    return codes.view(x.shape[:1] if x.dim() == 2 else (x.shape[0], *x.shape[2:]))
 
 
 def _vector_blocks(x: Tensor) -> Iterator[Tensor]:
@@ -81,6 +81,8 @@ class CodeSearch:
         if self.split is None:
             return self.product(len(vectors) <= FEW)(vectors)
         codes = self.split(vectors)
+        if len(codes) == 0 or int(codes.min()) >= 0:
+            return codes
         rest = (codes < 0).nonzero()[:, 0]
         rest = rest[_finite(vectors[rest])]  # the others have no code, and need no search to know it
         if len(rest):
