@@ -13,10 +13,11 @@ import importlib.util
 import json
 import os
 import types
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 
@@ -25,6 +26,7 @@ from dqcore.errors import InputError
 Backend = Literal["auto", "reference", "interpreter"]
 Kernel = Literal["torch", "triton", "extension"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 
@@ -101,6 +103,20 @@ def extension() -> types.ModuleType | None:
 def interpreting() -> bool:
     """Whether Triton kernels run in Triton's interpreter rather than on a GPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def without_autocast(function: Function) -> Function:
+    """``function``, which computes in the dtypes of its tensors even where autocast is on."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **named: Any) -> Any:
+        device = next((x.device.type for x in args if isinstance(x, torch.Tensor)), "cpu")
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+            return function(*args, **named)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **named)
+
+    return cast(Function, run)
 
 
 def exact_float32_matmul() -> bool:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dqcore.backends import without_autocast
+
 __all__ = ["entropy_loss"]
 
 BLOCK = 2**18  # elements of a block of logits: 1 MB, of which a few lie in the cache
@@ -39,6 +41,7 @@ class _Entropy(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, x: Tensor, codebook: Tensor, temperature: float, eps: float) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros(len(codebook), dtype=torch.float64, device=x.device)
@@ -58,6 +61,7 @@ class _Entropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """``dL/da = p (v - <p, v>) / N`` where ``v = -a + d/dm (m log(m + eps))``."""
         x, codebook, mean, largest, weight = ctx.saved_tensors

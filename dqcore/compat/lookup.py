@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dqcore.backends import exact_float32_matmul
+from dqcore.backends import exact_float32_matmul, without_autocast
 from dqcore.errors import InputError
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
@@ -133,6 +133,7 @@ def _within_reach(x: Tensor, codebook: Tensor) -> Tensor | None:
     return (length <= reach).nonzero()[:, 0] if reach < largest else None
 
 
+@without_autocast
 def _nearest_of_few(x: Tensor, codebook: Tensor) -> Tensor | None:
     """Codes by one plain product, or None where its rounding might decide between two of them, as on a tie.
 

@@ -34,6 +34,9 @@ _KNOWN: dict[str, Convert] = {
     "vector_quantize_pytorch.vector_quantize_pytorch.VectorQuantize": rebuild_vector_quantize,
 }
 
+#: Containers that look for a quantizer by its class, and would pass a replaced one by.
+_BY_CLASS = ("vector_quantize_pytorch.utils.Sequential",)
+
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
     "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
@@ -60,8 +63,9 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
     """Replace every known quantizer of a model by ours, in place.
 
     The new module holds the very parameters and buffers of the old one, so that optimizers keep working; mode, device,
-    dtype and ``requires_grad`` stay. A module that is used in several places is replaced once and used in all of them.
-    Instances of subclasses are left as they are. If any quantizer cannot be replaced, the model is left as it is.
+    dtype and ``requires_grad`` stay. A module that is used in several places is replaced once and used in all of them;
+    so is a part, such as a codebook that several quantizers share. Instances of subclasses are left as they are. If any
+    quantizer cannot be replaced, the model is left as it is.
 
     Args:
         model: Any module that contains quantizers.
@@ -71,22 +75,49 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
 
     Raises:
         InputError: If a quantizer has an option that ours does not do, or an attribute that ours does not know, or
-            hooks (put them on the new module instead); or if ``model`` is itself a quantizer.
+            hooks (put them on the new module instead); if ``model`` is itself a quantizer, or is no module; or if the
+            module around one would look for its own class.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a module, got {type(model).__name__}")
     built: dict[int, nn.Module] = {}
     places: dict[str, nn.Module] = {}
+    olds: list[nn.Module] = []
     for name, module in model.named_modules(remove_duplicate=False):
         if path_of(module) not in _KNOWN or any(name.startswith(f"{other}.") for other in places):
             continue
         if not name:
             raise InputError(f"model: is itself a {path_of(module)}; put it into a module, such as nn.ModuleList")
+        _refuse_by_class(model, name)
         if id(module) not in built:
             built[id(module)] = _successor(name, module)
+            olds.append(module)
         places[name] = built[id(module)]
+    parts = _share_parts([(old, built[id(old)]) for old in olds])
+    for name, part in list(model.named_modules(remove_duplicate=False)):
+        if id(part) in parts and not any(name.startswith(f"{place}.") for place in places):
+            _put(model, name, parts[id(part)])
     for name, new in places.items():
-        parent, _, leaf = name.rpartition(".")
-        model.get_submodule(parent).register_module(leaf, new)
+        _put(model, name, new)
     return places
+
+
+def _share_parts(pairs: list[tuple[nn.Module, nn.Module]]) -> dict[int, nn.Module]:
+    """Give new modules one part where the old ones have one; returns the new parts by the ``id`` of the old ones."""
+    parts: dict[int, nn.Module] = {}
+    for old, new in pairs:
+        mine = dict(new.named_modules())
+        for name, part in old.named_modules():
+            if name and name in mine:
+                if id(part) in parts:
+                    _put(new, name, parts[id(part)])
+                parts.setdefault(id(part), mine[name])
+    return parts
+
+
+def _put(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    root.get_submodule(parent).register_module(leaf, module)
 
 
 def _successor(name: str, old: nn.Module) -> nn.Module:
@@ -99,6 +130,17 @@ def _successor(name: str, old: nn.Module) -> nn.Module:
     except (InputError, AttributeError, ImportError) as error:
         raise InputError(f"{name}: cannot replace {path_of(old)}: {error}") from error
     return new
+
+
+def _refuse_by_class(model: nn.Module, name: str) -> None:
+    parent = name.rpartition(".")[0]
+    while True:
+        around = path_of(model.get_submodule(parent))
+        if around in _BY_CLASS:
+            raise InputError(f"{name}: cannot be replaced within {around}, which looks for its class")
+        if not parent:
+            return
+        parent = parent.rpartition(".")[0]
 
 
 def _refuse_hooks(old: nn.Module) -> None:
@@ -120,9 +162,7 @@ def _take_over(old: nn.Module, new: nn.Module) -> None:
     for key, tensor in theirs.items():
         if tensor.shape != ours[key].shape:
             raise InputError(f"{key}: expected shape {tuple(ours[key].shape)}, got {tuple(tensor.shape)}")
-    places = [tensor.device for tensor in theirs.values()]
-    if places:
-        new.to(places[0])  # buffers that are in no state dict
+    _take_over_unsaved(old, new, next((tensor.device for tensor in theirs.values()), None))
     for key, tensor in theirs.items():
         owner, _, leaf = key.rpartition(".")
         part = new.get_submodule(owner)
@@ -133,6 +173,22 @@ def _take_over(old: nn.Module, new: nn.Module) -> None:
     parts = dict(old.named_modules())
     for name, part in new.named_modules():
         part.training = parts.get(name, old).training
+
+
+def _take_over_unsaved(old: nn.Module, new: nn.Module, device: torch.device | None) -> None:
+    """The same for buffers that are in no state dict."""
+    theirs, ours = (
+        {name: value for name, value in module.named_buffers() if name not in module.state_dict()}
+        for module in (old, new)
+    )
+    lost = sorted(theirs.keys() - ours.keys())
+    if lost:
+        raise InputError(f"{lost[0]}: a buffer that dqcore does not know")
+    if device is not None:
+        new.to(device)
+    for name, value in theirs.items():
+        owner, _, leaf = name.rpartition(".")
+        new.get_submodule(owner)._buffers[leaf] = value
 
 
 def _parameter(key: str, tensor: Tensor) -> nn.Parameter:

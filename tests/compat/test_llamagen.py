@@ -65,3 +65,18 @@ def test_usage_counts_the_codes_of_the_last_65536_vectors():
 def test_wrong_channels_are_refused():
     with pytest.raises(InputError, match="z: expected"):
         ours.VectorQuantizer(16, 4, 0.25, 0.0, True, True)(torch.randn(1, 5, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_entropy_loss_is_the_same_under_autocast(dtype):
+    quantizer, x = ours.VectorQuantizer(64, 8, 0.25, 0.1, True, False), torch.randn(2, 8, 4, 4, requires_grad=True)
+
+    def gradients():
+        losses = quantizer(x)[1]
+        return torch.autograd.grad(sum(losses[:3]), [x, quantizer.embedding.weight])
+
+    expected = gradients()
+    with torch.autocast("cpu", dtype):
+        found = gradients()
+    for mine, plain in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, plain)

@@ -129,3 +129,16 @@ def test_the_loss_of_a_large_map_is_accurate():
     found = lookup(z, codebook)
     error = (codebook[found.codes].double() - z.permute(0, 2, 3, 1).flatten(0, 2)).square().mean()
     assert abs(float(found.commitment) / float(error) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("dim", [4, 64])
+def test_codes_are_exact_under_autocast(dim):
+    torch.manual_seed(0)
+    quantizer = taming.VectorQuantizer2(256, dim, 0.25)
+    quantizer.embedding.weight.data.normal_()
+    for _ in range(20):
+        z = torch.randn(1, dim, 8, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            codes = quantizer(z)[2][2]
+        rows = z.permute(0, 2, 3, 1).flatten(0, 2)
+        assert torch.equal(codes, nearest_code_reference(rows, quantizer.embedding.weight.detach(), "exact"))

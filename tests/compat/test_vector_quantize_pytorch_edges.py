@@ -141,6 +141,57 @@ def test_autocast_leaves_the_codes_exact():
         (quantized.float().sum() + loss).backward()
 
 
+def test_commitment_under_autocast_is_float32(pair):
+    x = torch.randn(2, 20, DIM)
+    for layer, other in (pair(codebook_dim=4),):
+        with torch.autocast("cpu", torch.float16):
+            (_, _, mine), (_, _, theirs) = layer(x), other(x)
+        assert mine.dtype == theirs.dtype == torch.float32
+        (mine * 2.0**20).backward()
+        assert all(p.grad.isfinite().all() for p in other.parameters() if p.grad is not None)
+
+
+def test_heads_do_not_read_each_others_codes():
+    layer = VectorQuantize(DIM, SIZE, heads=2, separate_codebook_per_head=True)
+    for wrong in ([SIZE, 3], [2, -1]):
+        with pytest.raises(IndexError):
+            layer.get_codes_from_indices(torch.tensor([[wrong]]))
+
+
+def test_codes_of_heads_have_their_shape(pair):
+    for options in (
+        {"heads": 2},
+        {"heads": 2, "separate_codebook_per_head": True},
+        {"heads": 2, "channel_last": False},
+    ):
+        theirs, ours = pair(codebook_dim=6, **options)
+        indices = torch.randint(SIZE, (2, 5, 2))
+        torch.testing.assert_close(ours.get_codes_from_indices(indices), theirs.get_codes_from_indices(indices))
+
+
+def test_targets_of_another_shape_are_refused():
+    with pytest.raises(InputError, match=r"indices: expected shape \(2, 5\), got \(5, 2\)"):
+        VectorQuantize(DIM, SIZE)(torch.randn(2, 5, DIM), indices=torch.zeros(5, 2, dtype=torch.int64))
+
+
+def test_rotation_of_one_channel_is_exact():
+    layer = VectorQuantize(1, SIZE, rotation_trick=True)
+    x = torch.tensor([[[-3.0], [2.7], [-0.41], [0.3]]], requires_grad=True)
+    layer.codebook = -1.7 * x.detach()[0].repeat(SIZE // 4 + 1, 1)[:SIZE]
+    quantized = layer(x)[0]
+    (grad,) = torch.autograd.grad(quantized.sum(), x)
+    ratio = quantized.detach() / x.detach()  # a turn by half or by nothing, and a scale
+    torch.testing.assert_close(grad, ratio, rtol=1e-5, atol=0)
+
+
+def test_soft_choices_move_the_codebook_as_theirs(pair):
+    x, weight, grads = torch.randn(2, 9, DIM), torch.randn(2, 9, DIM), []
+    for layer in pair(orthogonal_reg_weight=0.5, straight_through=True, rotation_trick=False):
+        (layer(x)[0] * weight).sum().backward()
+        grads.append(layer._codebook.embed.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-5)
+
+
 def test_loss_has_a_gradient_in_every_training_step():
     for options in ({}, {"commitment_weight": 0.0}, {"freeze_codebook": True}):
         _, _, loss = VectorQuantize(DIM, SIZE, **options)(torch.randn(2, 5, DIM))

@@ -162,21 +162,28 @@ class CodebookLayer(nn.Module):
             self._codebook.embed.copy_(codes if self.separate_codebook_per_head else codes.unsqueeze(0))
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
-        """The vectors of codes as ``forward`` returns them, not projected; heads side by side, channels in their place.
+        """The vectors of codes as ``forward`` returns them, not projected; channels in their place.
 
         Args:
-            indices: ``(B, ...)`` int64, with a codebook for each head ``(B, ..., heads)``.
+            indices: ``(B, ...)`` int64, with heads ``(B, ..., heads)``.
+
+        Returns:
+            ``(B, ..., d)``; of heads that share one codebook ``(B, ..., heads, d)``, of heads with a codebook each
+            ``(B, ..., heads * d)``.
         """
         return self._channels_in_place(self._codes_of(indices))
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
         """What ``forward`` returned for these codes in evaluation."""
-        return self._channels_in_place(self.project_out(self._codes_of(indices)))
+        codes = self._codes_of(indices)
+        together = self.heads > 1 and not self.separate_codebook_per_head
+        return self._channels_in_place(self.project_out(codes.flatten(-2) if together else codes))
 
     def _codes_of(self, indices: Tensor) -> Tensor:
         if not self.separate_codebook_per_head:
-            codes = self.codebook[indices]
-            return codes.flatten(-2) if self.heads > 1 else codes
+            return self.codebook[indices]
+        wrong = (indices < 0) | (indices >= self.codebook_size)  # or it would be another head's code
+        indices = indices.masked_fill(wrong, self.heads * self.codebook_size)
         return lookup(self.codebook, indices.movedim(-1, 0)).movedim(0, -2).flatten(-2)
 
     def _channels_in_place(self, codes: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dqcore.compat.vector_quantize_pytorch.layout import merge_heads
 from dqcore.compat.vector_quantize_pytorch.search import unit
+from dqcore.errors import InputError
 
 __all__ = ["LossBreakdown", "code_cross_entropy", "commitment", "masked_mean", "total"]
 
@@ -47,7 +48,7 @@ def commitment(
         if mask is not None:
             codes = codes.masked_fill(~mask.view(*mask.shape, *[1] * (codes.dim() - 2)), -1)
         return code_cross_entropy(similarities, codes, layer.heads, layer.separate_codebook_per_head)
-    if frozen or not layer.learnable_codebook:
+    if layer.training and (frozen or not layer.learnable_codebook):
         vectors = vectors.detach()
     if top is not None:
         each = F.mse_loss(vectors, z, reduction="none").mean(-1).squeeze(0)
@@ -92,6 +93,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def code_cross_entropy(similarities: Tensor, codes: Tensor, heads: int, separate: bool) -> Tensor:
     """Cross entropy of the softmax over similarities ``(C, B', N, K)`` to ``codes``; codes of -1 do not count."""
     logits = merge_heads(similarities, heads, separate)
+    if codes.shape[:1] != logits.shape[:1] or codes.numel() != logits[..., 0].numel():
+        raise InputError(f"indices: expected shape {tuple(logits.shape[:-1])}, got {tuple(codes.shape)}")
     return F.cross_entropy(logits.flatten(0, -2), codes.reshape(-1), ignore_index=-1)
 
 

@@ -85,7 +85,9 @@ class _Pass(torch.autograd.Function):
         loss = None
         if commit:
             square = squares[0] if len(squares) == 1 else torch.stack(squares).sum()
-            loss = (square / max(1, x.numel())).to(x.dtype)
+            loss = square / max(1, x.numel())
+            if not torch.is_autocast_enabled(x.device.type):  # which takes such losses in float32
+                loss = loss.to(x.dtype)
         return result.clone() if result is code else result, loss
 
     @staticmethod
@@ -141,10 +143,10 @@ def _rotated_back(grad: Tensor, x: Tensor, code: Tensor) -> Tensor:
     grad = grad.contiguous()
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(SHORT)
     size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
-    inverse = 1 / size.clamp_min(SHORT)
-    middle = (x / length).addcmul_(code, inverse)
+    reach = size.clamp_min(SHORT)
+    middle = (x / length).addcdiv_(code, reach)  # divided, so that opposite directions cancel
     double = torch.linalg.vector_norm(middle, dim=-1, keepdim=True).clamp_min(SHORT).square()
     scale = size / length
     along_middle = (grad * middle).sum(-1, keepdim=True) * (-2 * scale / double)
-    along_code = (grad * code).sum(-1, keepdim=True) * (2 * scale * inverse / length)
+    along_code = (grad * code).sum(-1, keepdim=True) * (2 * scale / (reach * length))
     return (grad * scale).addcmul_(middle, along_middle).addcmul_(x, along_code)

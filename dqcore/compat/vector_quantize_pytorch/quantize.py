@@ -63,7 +63,7 @@ def find(z: Tensor, embed: Tensor, wish: Wish) -> Found:
     else:
         vectors = lookup(embed, codes)
     if wish.soft > 0 and scores is not None:
-        blend = (scores / wish.soft).softmax(-1) @ embed
+        blend = (scores / wish.soft).softmax(-1) @ embed.detach()  # its share of the gradient is the chosen code's
         vectors = vectors + (blend - blend.detach())
     shape = z.shape[1:3]
     return Found(
