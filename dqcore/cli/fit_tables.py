@@ -15,7 +15,7 @@ from dqcore.errors import InputError
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.models.auto import model_folder
-from dqcore.progress import progress_bar
+from dqcore.progress import counted, progress_bar
 from dqcore.stream import fit_tables as fit
 from dqcore.stream import save_code_tables
 
@@ -60,4 +60,5 @@ def fit_tables(
     path = save_code_tables(tables, model_folder(checkpoint))
     for reason in broken:
         print(f"broken: {reason}", file=sys.stderr)
-    print(f"tables of {len(paths) - len(broken)} photos, {len(broken)} broken files passed over: {path}")
+    photos = counted(len(paths) - len(broken), "photo")
+    print(f"tables of {photos}, {counted(len(broken), 'broken file')} passed over: {path}")

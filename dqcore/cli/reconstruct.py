@@ -24,6 +24,7 @@ from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction
 from dqcore.inference.reconstruct import reconstruct as reconstruct_image
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.progress import counted
 from dqcore.report.pictures import grain_overlay, side_by_side
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def reconstruct(
             print(f"{path}: {_numbers(result)}: {target}")
             done.append(result.psnr)
     if len(done) > 1:
-        print(f"{len(done)} images, {sum(done) / len(done):.2f} dB ({NATIVE})")
+        print(f"{counted(len(done), 'image')}, {sum(done) / len(done):.2f} dB ({NATIVE})")
     if len(done) < len(targets):
         raise InputError(f"images: {len(targets) - len(done)} of {len(targets)} could not be read and were passed over")
 
@@ -89,7 +90,7 @@ def reconstruct(
 def _numbers(result: Reconstruction) -> str:
     rate = f"{result.num_bytes} bytes ({result.bits_per_pixel:.4f} bits/pixel as written"
     rate += f", {result.fixed_bits_per_pixel:.4f} uncoded)"
-    return f"{result.psnr:.2f} dB, {result.num_codes} codes, {rate}"
+    return f"{result.psnr:.2f} dB, {counted(result.num_codes, 'code')}, {rate}"
 
 
 def _strip(result: Reconstruction, config: Any) -> Image:

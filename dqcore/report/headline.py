@@ -69,8 +69,9 @@ def peer_rows(peers: Sequence[PeerNumbers], num_photos: int) -> list[list[str]]:
     return rows
 
 
-def _cells(decibels: float, similarity: float, scales: float | None, size: float) -> list[str]:
-    return [f"{decibels:.2f}", f"{similarity:.3f}", "–" if scales is None else f"{scales:.3f}", f"{size:,.0f}"]
+def _cells(decibels: float, similarity: float | None, scales: float | None, size: float) -> list[str]:
+    measured = ("–" if value is None else f"{value:.3f}" for value in (similarity, scales))
+    return [f"{decibels:.2f}", *measured, f"{size:,.0f}"]
 
 
 def _codes_per_region(evaluation: Evaluation) -> float:

@@ -12,6 +12,7 @@ from dqcore.data.listing import is_collection, list_images
 from dqcore.inference.complete import complete
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.models.priors.dq_transformer import DQTransformer
+from dqcore.progress import counted
 from dqcore.report.charts import prior_charts
 from dqcore.report.page import Gallery, Page, write_page
 from dqcore.report.run import how_far, while_it_trained
@@ -125,6 +126,6 @@ def _settings(config: dict[str, Any]) -> dict[str, object]:
         "codes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config["codes"].items()),
         "steps": f"{config['steps']:,} of {options['token_budget']:,} tokens",
         "seed": options["seed"],
-        "device": f"{config['device']}, {config['threads']} threads",
+        "device": f"{config['device']}, {counted(config['threads'], 'thread')}",
         "versions": ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
     }

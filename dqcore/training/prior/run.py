@@ -16,6 +16,7 @@ from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import join_world
 from dqcore.files import sole_owner
+from dqcore.progress import counted
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
@@ -92,7 +93,10 @@ def train_prior(
         stage = new_stage(options, world, codes, model)
         if world.is_main:
             size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
-            log.info("recipe %s: %s; %s tokens a step; %s", options.recipe, size, options.token_budget, machine)
+            split = f"{counted(len(codes) // (options.views or 1) - len(stage.held_out), 'image')} to train on"
+            split += f", {len(stage.held_out)} held out"
+            tokens = f"{options.token_budget} tokens a step"
+            log.info("recipe %s: %s; %s; %s; %s", options.recipe, size, split, tokens, machine)
         learning_rate = new_schedule(options, stage.token_batches)
         loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
         record = RunRecord(options, about, model, stage.description, "codes", loop.total or 0, world)

@@ -19,6 +19,7 @@ from dqcore.data.provenance import record_images
 from dqcore.distributed import World, join_world
 from dqcore.files import sole_owner
 from dqcore.nn.perceptual import missing_for_perceptual
+from dqcore.progress import counted
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
@@ -161,6 +162,7 @@ def _summary(images: TrainingImages, model: nn.Module) -> str:
     batch = f"{options.accumulate} x {options.batch_size}" if options.accumulate > 1 else f"{options.batch_size}"
     return (
         f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
+        f"{counted(len(images.training), 'image')} to train on, {len(images.validation)} held out; "
         f"{batch} crops of {options.image_size} pixels a step; {images.reading}; {machine}"
     )
 
