@@ -48,7 +48,7 @@ def lines() -> Iterator[str]:
 
 def _devices() -> list[str]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [f"CPU ({counted(torch.get_num_threads(), 'thread')})", *(gpus or ["no GPU that torch can use"])]
+    return [f"CPU ({counted(torch.get_num_threads(), 'core')})", *(gpus or ["no GPU that torch can use"])]
 
 
 def _cuda(built: bool, record: str) -> str:

@@ -12,10 +12,9 @@ from dqcore.data.listing import is_collection, list_images
 from dqcore.inference.complete import complete
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.models.priors.dq_transformer import DQTransformer
-from dqcore.progress import counted
 from dqcore.report.charts import prior_charts
 from dqcore.report.page import Gallery, Page, write_page
-from dqcore.report.run import how_far, while_it_trained
+from dqcore.report.run import computed_on, how_far, while_it_trained
 from dqcore.training.log import Row, read_metrics
 
 __all__ = ["is_prior", "report_prior"]
@@ -126,6 +125,6 @@ def _settings(config: dict[str, Any]) -> dict[str, object]:
         "codes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config["codes"].items()),
         "steps": f"{config['steps']:,} of {options['token_budget']:,} tokens",
         "seed": options["seed"],
-        "device": f"{config['device']}, {counted(config['threads'], 'thread')}",
+        "device": computed_on(config),
         "versions": ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
     }

@@ -27,7 +27,7 @@ from dqcore.report.photos import photo_entry
 from dqcore.training.log import read_metrics, read_pictures
 from dqcore.training.status import read_status
 
-__all__ = ["how_far", "read_config", "report_run", "while_it_trained"]
+__all__ = ["computed_on", "how_far", "read_config", "report_run", "while_it_trained"]
 
 INTRO = (
     "An ordinary image tokenizer spends as many codes on an empty sky as on a face. This one looks at every region of "
@@ -143,6 +143,12 @@ def _parts(
     }
 
 
+def computed_on(config: dict[str, Any]) -> str:
+    """What a run was computed on: a GPU, or how many cores of a CPU."""
+    device = config["device"]
+    return counted(config["threads"], "CPU core") if device == "cpu" else device
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """The description of a run, ``config.json`` in its folder.
 
@@ -167,7 +173,7 @@ def _held_out(config: dict[str, Any], images: Path | None) -> list[Path]:
     """The images to measure on: those that were named, else those that the run held out."""
     if images is not None:
         return list_photos([images])
-    options, held = config["options"], config["data"]["validation"]
+    options, held = config["options"], config["data"].get("validation")
     if options["validation"] is not None:
         return list_images(options["validation"])
     if not options["validation_share"]:
@@ -202,11 +208,11 @@ def _settings(config: dict[str, Any], evaluation: Evaluation, known: str) -> dic
     return {
         "model": f"{options['preset']}, {config['parameters']:,} parameters, strides {tuple(strides)}",
         "codebook": f"{len(evaluation.code_counts)} codes",
-        "training images": f"{config['data']['training']:,}, and {config['data']['validation']:,} held out",
+        "training images": f"{config['data']['training']:,}, and {config['data'].get('validation', 0):,} held out",
         "measured on": f"{counted(evaluation.num_images, 'photo')} ({known}), {evaluation.protocol}",
         "how": "padded to the coarsest stride, cropped back, rounded to 8 bits; the mean of each photo's PSNR",
         "steps": f"{config['steps']:,} of {options['batch_size']} crops of {options['image_size']} pixels",
         "seed": options["seed"],
-        "device": f"{config['device']}, {counted(config['threads'], 'thread')}",
+        "device": computed_on(config),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

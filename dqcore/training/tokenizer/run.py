@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
-from dqcore.training.tokenizer.tables import calibrate, settles, some_images, write_tables
+from dqcore.training.tokenizer.tables import calibrate, settles, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ def train_tokenizer(
         check_image_size(options, model)
         step = new_step(options, world, model)
         learning_rate = new_schedule(options, images.steps_per_epoch, world)
-        loop = Loop(TokenizerStage(options, world, images, step), options, clock, learning_rate, confirm=confirm)
+        stage = TokenizerStage(options, world, images, step)
+        loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
         record = RunRecord(options, _about(model, images), model, images.description, "data", loop.total or 0, world)
         if world.is_main:
             log.info("%s", _summary(images, model))
@@ -116,7 +117,7 @@ def train_tokenizer(
                 compile_networks(model)
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
-            _finish(step.model_to_use, images.training.paths, record, rows)
+            _finish(stage, record, rows)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
@@ -133,9 +134,10 @@ def _run(
             dataclasses.replace(record, total=loop.completed).write(out)
 
 
-def _finish(model: Any, paths: Sequence[Path], record: RunRecord, rows: list[Row]) -> None:
+def _finish(stage: TokenizerStage, record: RunRecord, rows: list[Row]) -> None:
     """Settle what hangs on the final weights: a gain router's thresholds, the tables for streams, the model card."""
-    images = some_images(model, paths) if record.world.is_main or settles(model) else []
+    model = stage.step.model_to_use
+    images = stage.some_images if record.world.is_main or settles(model) else []
     changed = calibrate(model, images)  # in every process, so that all go on with the same model
     folder = record.options.out / "model"
     if record.world.is_main:
