@@ -78,7 +78,8 @@ class TrainingBar:
         texts = (done, "{task.fields[left]}", "{task.fields[note]}")
         columns = (BarColumn(), *map(TextColumn, texts))
         self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("train", total=total, completed=completed, left="", note="")
+        self._task = self._bar.add_task("train", total=total, left="", note="")
+        self._bar.update(self._task, completed=completed)
         self._before, self._start, self._total, self._timed = completed, time.monotonic(), total, unit == "seconds"
         self._completed = completed
         self._bar.start()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
+from dqcore.cli.broken import end_with_broken, name_broken
 from dqcore.cli.stopping import stoppable
 from dqcore.data.archives import split_member
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
@@ -68,6 +68,7 @@ def reconstruct(
     model = load_tokenizer(checkpoint, device)
     cost = StreamCost.of_checkpoint(checkpoint, model.config)
     done: list[float] = []
+    broken: list[str] = []
     with sole_owner(out, "writing pictures"), stoppable("reconstruct", "picture", "the same line does all") as check:
         for number, (path, target) in enumerate(targets.items()):
             check(number, len(targets))
@@ -75,7 +76,8 @@ def reconstruct(
                 with allow_pixels(max_pixels):
                     pixels = image_to_tensor(read_image(path))
             except BrokenImageError as error:
-                print(f"broken: {error}", file=sys.stderr)
+                broken.append(str(error))
+                name_broken(broken[-1:])
                 continue
             result = reconstruct_image(model, pixels, ratio=ratio, num_codes=num_codes, cost=cost)
             write_picture(target, _strip(result, model.config) if strip else tensor_to_image(result.reconstruction))
@@ -83,8 +85,7 @@ def reconstruct(
             done.append(result.psnr)
     if len(done) > 1:
         print(f"{counted(len(done), 'image')}, {sum(done) / len(done):.2f} dB ({NATIVE})")
-    if len(done) < len(targets):
-        raise InputError(f"images: {len(targets) - len(done)} of {len(targets)} could not be read and were passed over")
+    end_with_broken("images", broken, len(targets))
 
 
 def _numbers(result: Reconstruction) -> str:

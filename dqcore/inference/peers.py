@@ -164,8 +164,8 @@ class PeerTotals:
     def numbers(self) -> PeerNumbers:
         """Of all photos so far, at least one."""
         decibels, similarity, scales, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
-        known = [None if math.isnan(value) else value for value in (similarity, scales)]
-        return PeerNumbers(self.name, decibels, *known, size, 8 * size / pixels, self._too_large)
+        known, known_scales = (None if math.isnan(value) else value for value in (similarity, scales))
+        return PeerNumbers(self.name, decibels, known, known_scales, size, 8 * size / pixels, self._too_large)
 
 
 class Decibels(PeerTotals):
