@@ -22,16 +22,7 @@ from dqcore.models.sampling.settings import Sampling
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.ops.unpack_codes import unpack_codes
 
-__all__ = [
-    "OPEN",
-    "Samples",
-    "decode_preview",
-    "decode_sequence",
-    "image_grid",
-    "load_pair",
-    "preview_maps",
-    "write_samples",
-]
+__all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_pair", "preview_maps", "write_samples"]
 
 #: Samples that a process draws before they are decoded and written. Slots idle only while the last of them are drawn.
 CHUNK = 8192

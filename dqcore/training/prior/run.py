@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
@@ -24,6 +25,7 @@ from dqcore.training.loop import CHECKPOINT, Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
+from dqcore.training.prior.stage import PriorStage
 from dqcore.training.record import RunRecord, check_options, check_outside, check_unused
 
 log = logging.getLogger(__name__)
@@ -92,11 +94,7 @@ def train_prior(
         about = {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
         stage = new_stage(options, world, codes, model)
         if world.is_main:
-            size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
-            split = f"{counted(len(codes) // (options.views or 1) - len(stage.held_out), 'image')} to train on"
-            split += f", {len(stage.held_out)} held out"
-            tokens = f"{options.token_budget} tokens a step"
-            log.info("recipe %s: %s; %s; %s; %s", options.recipe, size, split, tokens, machine)
+            log.info("%s; %s", _summary(options, stage, model), machine)
         learning_rate = new_schedule(options, stage.token_batches)
         loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
         record = RunRecord(options, about, model, stage.description, "codes", loop.total or 0, world)
@@ -112,6 +110,17 @@ def train_prior(
         if world.is_main:
             write_run_card(finished, record, rows)
         return PriorRun(options.out, finished.eval(), rows, codes.classes)
+
+
+def _summary(options: PriorTraining, stage: PriorStage, model: nn.Module) -> str:
+    """What was chosen, in a line."""
+    split = (
+        f"{counted(len(stage.training) // (options.views or 1), 'image')} to train on, {len(stage.held_out)} held out"
+    )
+    return (
+        f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
+        f"{split}; {options.token_budget} tokens a step"
+    )
 
 
 def _check_folder(options: PriorTraining) -> None:

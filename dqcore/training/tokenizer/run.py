@@ -100,8 +100,7 @@ def train_tokenizer(
         check_image_size(options, model)
         step = new_step(options, world, model)
         learning_rate = new_schedule(options, images.steps_per_epoch, world)
-        stage = TokenizerStage(options, world, images, step)
-        loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
+        loop = Loop(TokenizerStage(options, world, images, step), options, clock, learning_rate, confirm=confirm)
         record = RunRecord(options, _about(model, images), model, images.description, "data", loop.total or 0, world)
         if world.is_main:
             log.info("%s", _summary(images, model))
@@ -117,7 +116,7 @@ def train_tokenizer(
                 compile_networks(model)
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
-            _finish(stage, record, rows)
+            _finish(loop.stage, record, rows)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
@@ -134,7 +133,7 @@ def _run(
             dataclasses.replace(record, total=loop.completed).write(out)
 
 
-def _finish(stage: TokenizerStage, record: RunRecord, rows: list[Row]) -> None:
+def _finish(stage: Any, record: RunRecord, rows: list[Row]) -> None:
     """Settle what hangs on the final weights: a gain router's thresholds, the tables for streams, the model card."""
     model = stage.step.model_to_use
     images = stage.some_images if record.world.is_main or settles(model) else []
