@@ -15,34 +15,32 @@ From the ground up; each layer imports only those before it:
 :func:`warmup` compiles what a step launches before the step is captured or timed. Importing dqcore needs only PyTorch.
 """
 
-import signal as _signal
+import importlib as _importlib
 import sys as _sys
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-#: Whether this is the command line, which imports everything here first. Ctrl-C ends it then without a traceback.
-_starting = ("-m", "dqcore") in zip(_sys.orig_argv, _sys.orig_argv[1:], strict=False) or _sys.argv[0].endswith(
-    "/dqcore"
-)
-if _starting and (_starting := _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler):
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+#: Whether this is the command line. A typo or ``--help`` is answered without PyTorch; a verb imports what it needs.
+_named = ("-m", "dqcore") in zip(_sys.orig_argv, _sys.orig_argv[1:], strict=False) or _sys.argv[0].endswith("/dqcore")
+_lazy = _named and "_lazy" not in globals()  # there already: a name was asked for, and everything is imported after all
 
-from dqcore import convert, ops
-from dqcore.backends import backend
-from dqcore.codes import CodeSequence
-from dqcore.compat import replace_quantizers
-from dqcore.compat.moved import install as _keep_old_paths
-from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
-from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
-from dqcore.models.tokenizers.vqgan import VQGAN, VQGANConfig
-from dqcore.ops.pack_codes import pack_codes
-from dqcore.ops.unpack_codes import unpack_codes
-from dqcore.precompile import warmup
-from dqcore.quantizer import DynamicQuantizer, Quantized
+if _TYPE_CHECKING or not _lazy:
+    from dqcore import convert, ops
+    from dqcore.backends import backend
+    from dqcore.codes import CodeSequence
+    from dqcore.compat import replace_quantizers
+    from dqcore.compat.moved import install as _keep_old_paths
+    from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
+    from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
+    from dqcore.models.tokenizers.vqgan import VQGAN, VQGANConfig
+    from dqcore.ops.pack_codes import pack_codes
+    from dqcore.ops.unpack_codes import unpack_codes
+    from dqcore.precompile import warmup
+    from dqcore.quantizer import DynamicQuantizer, Quantized
+
+    _keep_old_paths()
 
 __version__ = _version("dqcore")
-_keep_old_paths()
-if _starting:
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 __all__ = [
     "DQVAE",
@@ -62,6 +60,16 @@ __all__ = [
     "unpack_codes",
     "warmup",
 ]
+
+
+if not _TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import everything after all, where a program that is called like the command line asks for a public name."""
+        if not _lazy or name not in __all__:
+            raise AttributeError(f"module 'dqcore' has no attribute {name!r}")
+        _importlib.reload(_sys.modules[__name__])
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -201,7 +201,9 @@ class Machine:
 
     def __str__(self) -> str:
         place = f"{self.gpu} with {self.gpu_memory / 2**30:.0f} GiB" if self.gpu else "no GPU"
-        return f"{self.cores} CPU core{'s' * (self.cores > 1)}, {self.memory / 2**30:.0f} GiB of memory, {place}"
+        used = torch.get_num_threads()
+        cores = f"{used} of {self.cores}" if used < self.cores else f"{self.cores}"
+        return f"{cores} CPU core{'s' * (self.cores > 1)}, {self.memory / 2**30:.0f} GiB of memory, {place}"
 
 
 def this_machine(device: torch.device) -> Machine:

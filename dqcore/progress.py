@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["EvenLines", "TrainingBar", "ask", "duration", "progress_bar", "shown_log"]
+__all__ = [
+    "CountLines",
+    "EvenLines",
+    "TrainingBar",
+    "ask",
+    "counted",
+    "duration",
+    "progress_bar",
+    "shown_log",
+    "time_left",
+]
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +38,27 @@ LINE_SECONDS = 10.0
 def progress_bar() -> Progress:
     """A bar for a task of known length, for use in a ``with``: shown on a terminal only, removed at the end."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
     hidden = not sys.stderr.isatty() or not _talks()
-    return Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True)
+
+    class Bar(Progress):
+        def get_renderable(self) -> Any:
+            for task in self.tasks:
+                before = task.fields.setdefault("before", task.completed)  # done by an earlier call
+                total = None if task.total is None else task.total - before
+                task.fields["left"] = time_left(task.completed - before, total, task.elapsed)
+            return super().get_renderable()
+
+    return Bar(*columns, console=Console(stderr=True), disable=hidden, transient=True)
+
+
+def time_left(completed: float, total: float | None, elapsed: float | None) -> str:
+    """How long the rest takes at the mean speed so far, from the first item on: ``"about 4 min 10 s left"``."""
+    if not completed or not total or not elapsed or completed >= total:
+        return ""
+    return f"about {duration(elapsed / completed * (total - completed))} left"
 
 
 class TrainingBar:
@@ -46,25 +72,34 @@ class TrainingBar:
 
     def __init__(self, completed: float, total: float, unit: str = "steps") -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         done = "{task.completed:.0f}/{task.total:.0f} " + unit
-        columns = (BarColumn(), TextColumn(done), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        texts = (done, "{task.fields[left]}", "{task.fields[note]}")
+        columns = (BarColumn(), *map(TextColumn, texts))
         self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("train", total=total, note="")
+        self._task = self._bar.add_task("train", total=total, left="", note="")
         self._bar.update(self._task, completed=completed)
+        self._before, self._start, self._total, self._timed = completed, time.monotonic(), total, unit == "seconds"
+        self._completed = completed
         self._bar.start()
 
     def move(self, completed: float) -> None:
         """Show how many steps are done, or how many seconds."""
-        self._bar.update(self._task, completed=completed)
+        done, total = completed - self._before, self._total - self._before
+        left = time_left(done, total, done if self._timed else time.monotonic() - self._start)
+        self._bar.update(self._task, completed=completed, left=left)
+        self._completed = completed
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Show the numbers of a row of metrics."""
         if text := _validation_numbers(row):
             self._bar.console.print(f"step {row['step']}: {text}")
         elif "loss" in row:
-            self._bar.update(self._task, note=_training_numbers(row))
+            numbers = _training_numbers(row)
+            if self._timed:
+                numbers = f"step {row['step']}{_of_about(row['step'], self._completed / self._total)}  {numbers}"
+            self._bar.update(self._task, note=numbers)
 
     def stop(self) -> None:
         """Leave the bar as it stands."""
@@ -79,10 +114,11 @@ class EvenLines:
     """
 
     def __init__(self, total: int | None) -> None:
-        self._of = "" if total is None else f" of {total}"
+        self._total = total
         self._latest: Mapping[str, Any] = {}
         self._start = time.monotonic()
         self._next = 0.0
+        self._first: tuple[float, float] | None = None
 
     def move(self, step: int, share: float) -> None:
         """Show the latest numbers, if it is time.
@@ -92,17 +128,45 @@ class EvenLines:
             share: Share of the run that is over.
         """
         now = time.monotonic() - self._start
+        if self._first is None:  # a resumed run begins with a part of it done
+            self._first = (now, share)
         if now < self._next or not self._latest:
             return
         self._next = now + max(LINE_SECONDS, now / 20)
-        log.info("step %5d%s, %2.0f %%: %s", step, self._of, 100 * min(1, share), _training_numbers(self._latest))
+        left = time_left(share - self._first[1], 1 - self._first[1], now - self._first[0])
+        numbers = "  ".join(filter(None, (_training_numbers(self._latest), left)))
+        of = _of_about(step, share) if self._total is None else f" of {self._total}"
+        log.info("step %5d%s, %2.0f %%: %s", step, of, 100 * min(1, share), numbers)
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Take the numbers of a row of metrics."""
         if text := _validation_numbers(row):
-            log.info("step %5d%s: %s", row["step"], self._of, text)
+            of = "" if self._total is None else f" of {self._total}"
+            log.info("step %5d%s: %s", row["step"], of, text)
         elif "loss" in row:
             self._latest = row
+
+
+class CountLines:
+    """Lines at even times of work whose items are counted: how many are done, and what is left.
+
+    Args:
+        what: What is done, such as ``"encoding images"``.
+        total: All items.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._start = time.monotonic()
+        self._next = LINE_SECONDS
+
+    def move(self, done: int) -> None:
+        """Show how many are done, if it is time."""
+        now = time.monotonic() - self._start
+        if now < self._next or done >= self._total:
+            return
+        self._next = now + max(LINE_SECONDS, now / 20)
+        log.info("%s: %d of %d, %s", self._what, done, self._total, time_left(done, self._total, now))
 
 
 def ask(question: str) -> bool:
@@ -111,6 +175,11 @@ def ask(question: str) -> bool:
         return True
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: ``"1 photo"``, ``"1,200 photos"``."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def duration(seconds: float) -> str:
@@ -158,6 +227,11 @@ class _Printing(logging.Handler):
 def _training_numbers(row: Mapping[str, Any]) -> str:
     fine = f"  fine {row['fine_ratio']:.2f}" if "fine_ratio" in row else ""
     return f"loss {row['loss']:.4f}{fine}  {_speed(row['images_per_second'])} images/s"
+
+
+def _of_about(step: int, share: float) -> str:
+    """How many steps a timed run will make at its pace so far; nothing before a fiftieth of it is over."""
+    return f" of about {round(step / share)}" if share >= 0.02 else ""
 
 
 def _speed(value: float) -> str:

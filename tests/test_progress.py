@@ -5,7 +5,17 @@ import subprocess
 import sys
 import time
 
-from dqcore.progress import EvenLines, TrainingBar, ask, duration, progress_bar, shown_log
+from dqcore.progress import (
+    CountLines,
+    EvenLines,
+    TrainingBar,
+    ask,
+    counted,
+    duration,
+    progress_bar,
+    shown_log,
+    time_left,
+)
 
 
 def _on_a_terminal(monkeypatch):
@@ -29,6 +39,20 @@ def test_a_bar_names_its_task(monkeypatch, capfd):
         bar.update(bar.add_task("encode", total=2), completed=2)
     out, err = capfd.readouterr()
     assert out == "" and "encode" in _words(err) and "2/2" in _words(err)
+
+
+def test_a_bar_says_what_is_left_from_the_first_item_on(monkeypatch, capfd):
+    _on_a_terminal(monkeypatch)
+    with progress_bar() as bar:
+        task = bar.add_task("evaluate", total=None, completed=2)  # two were there already
+        bar.get_time = bar._tasks[task]._get_time = lambda: bar._tasks[task].start_time + 60
+        bar.update(task, completed=3, total=5)
+    assert "3/5 about 2 min left" in " ".join(_words(capfd.readouterr()[1]).split())
+
+
+def test_time_left():
+    assert time_left(1, 8, 60) == "about 7 min left" and time_left(4, 8, 60) == "about 1 min left"
+    assert [time_left(0, 8, 60), time_left(8, 8, 60), time_left(1, None, 60)] == [""] * 3
 
 
 def test_the_bar_of_a_prior(monkeypatch, capfd):
@@ -57,12 +81,50 @@ def test_lines_at_even_times_and_at_each_validation(monkeypatch, capsys):
         lines.show({"step": 40, "val_loss": 2.5, "val_bits_per_image": 812.6})
     assert capsys.readouterr().out.splitlines() == [
         "step     1 of 200,  0 %: loss 1.0000  30 images/s",
-        "step    11 of 200,  6 %: loss 0.0909  30 images/s",
-        "step    21 of 200, 10 %: loss 0.0476  30 images/s",
-        "step    31 of 200, 16 %: loss 0.0323  30 images/s",
+        "step    11 of 200,  6 %: loss 0.0909  30 images/s  about 3 min 28 s left",
+        "step    21 of 200, 10 %: loss 0.0476  30 images/s  about 3 min 8 s left",
+        "step    31 of 200, 16 %: loss 0.0323  30 images/s  about 2 min 55 s left",
         "step    40 of 200: held-out PSNR 20.12 dB",
         "step    40 of 200: held-out loss 2.5000, 813 bits an image",
     ]
+
+
+def test_a_timed_run_corrects_how_many_steps_it_makes(monkeypatch, caplog, capfd):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    caplog.set_level("INFO", logger="dqcore")
+    _on_a_terminal(monkeypatch)
+    lines, bar = EvenLines(None), TrainingBar(0, 240, "seconds")  # 30 seconds were before it was resumed
+    for step, seconds in ((1, 31.0), (20, 60.0), (30, 120.0)):  # the machine slows down
+        now[0] = seconds - 30
+        row = {"step": step, "loss": 1.0, "images_per_second": 2.0}
+        bar.move(seconds)
+        for shows in (lines, bar):
+            shows.show(row)
+        lines.move(step, seconds / 240)
+    bar.stop()
+    assert caplog.messages[1:] == [
+        "step    20 of about 80, 25 %: loss 1.0000  2 images/s  about 3 min left",
+        "step    30 of about 60, 50 %: loss 1.0000  2 images/s  about 2 min left",
+    ]
+    assert "120/240 seconds about 2 min left step 30 of about 60 loss" in " ".join(
+        _words(capfd.readouterr()[1]).split()
+    )
+
+
+def test_lines_of_counted_work(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    caplog.set_level("INFO", logger="dqcore")
+    lines = CountLines("encoding images", 60)
+    for done in range(1, 61):
+        now[0] += 1
+        lines.move(done)
+    assert caplog.messages[0] == "encoding images: 10 of 60, about 50 s left" and len(caplog.messages) == 5
+
+
+def test_things_counted():
+    assert [counted(number, "photo") for number in (0, 1, 1200)] == ["0 photos", "1 photo", "1,200 photos"]
 
 
 def test_the_log_is_quiet_unless_shown(capfd):

@@ -17,8 +17,9 @@ __all__ = ["completion", "script"]
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Positional]) -> None:
     """Print what a shell needs to complete dqcore's verbs, options and their values.
 
-    For good: bash, eval "$(dqcore completion bash)" in ~/.bashrc; zsh, dqcore completion zsh > _dqcore in a folder of
-    $fpath; fish, dqcore completion fish > ~/.config/fish/completions/dqcore.fish.
+    It takes seconds, so write it to a file once, and again after an update. bash: dqcore completion bash >
+    ~/.local/share/bash-completion/completions/dqcore; zsh: dqcore completion zsh > _dqcore in a folder of $fpath; fish:
+    dqcore completion fish > ~/.config/fish/completions/dqcore.fish. The folder must be there (mkdir -p).
 
     Args:
         shell: The shell.

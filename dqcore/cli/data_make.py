@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from dqcore.cli.broken import name_broken
 from dqcore.cli.stopping import stoppable
 from dqcore.data.batches import item_loader
 from dqcore.data.labels import image_labels
@@ -19,7 +19,7 @@ from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import count_known, hash_file
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
-from dqcore.progress import progress_bar
+from dqcore.progress import counted, progress_bar
 
 __all__ = ["data_make"]
 
@@ -101,9 +101,8 @@ def _make(images: MadeImages, writer: DataWriter, before: int, workers: int) -> 
 
 def _print_result(writer: DataWriter, before: int, out: Path) -> None:
     images, broken = writer.index["images"], writer.index["broken"]
-    for file in broken:
-        print(f"broken: {file['reason']}", file=sys.stderr)
+    name_broken([file["reason"] for file in broken])
     there = f" {before} images were there already." if before else ""
     shards = len({entry["shard"] for entry in images if "shard" in entry})
     packed = f" in {shards} shards" if shards else ""
-    print(f"{len(images)} images{packed}, {len(broken)} broken files left out: {out}.{there}")
+    print(f"{counted(len(images), 'image')}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}")

@@ -18,7 +18,7 @@ from dqcore.data.images import tensor_to_image
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.distributed.sharing import Turns
 from dqcore.errors import InputError
-from dqcore.files import sole_owner, write_atomically
+from dqcore.files import folder_lock, sole_owner, write_atomically
 from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.decode import Item, count_items, decode_item, list_codes
 from dqcore.inference.streams import SUFFIX
@@ -110,7 +110,9 @@ def _decode(job: _Job, world: World, check: Stoppable) -> None:
                 continue
             try:
                 _check_target(target, job.out, taken)
-                _write(decode_item(job.codec, item, preview=job.preview), target, job.overwrite)
+                image = decode_item(job.codec, item, preview=job.preview)
+                with folder_lock(target.parent, "writing") if job.alone else contextlib.nullcontext():
+                    _write(image, target, job.overwrite)
             except InputError as error:
                 if total == 1:
                     raise

@@ -12,17 +12,17 @@ import functools
 import io
 import os
 import re
-import signal
 import stat
 import sys
 import tempfile
-import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dqcore.cli.given import naming
+from dqcore.cli.options import function_of
+from dqcore.cli.signals import endable, ending_at_once
 from dqcore.cli.verbs import VERBS
 from dqcore.errors import DqcoreError, InputError
 
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     try:
-        with _endable():
+        with endable():
             return _dispatch(words)
     except KeyboardInterrupt as stop:  # a training run that was stopped says more
         _tell(str(stop) or "interrupted")
@@ -92,44 +92,6 @@ def _is_lost_process(error: Exception) -> bool:
     return is_lost_process(error)
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came while no verb was waiting for it."""
-
-    exit_code = 128 + signal.SIGTERM
-
-
-@contextlib.contextmanager
-def _endable() -> Iterator[None]:
-    """Let SIGTERM end a verb as Ctrl-C does: temporary files are removed, what is open is closed.
-
-    Libraries make other errors of an interruption, or go on after it; what the signal asked for is done all the same.
-    """
-    noted: list[KeyboardInterrupt] = []
-
-    def end(number: int, frame: object) -> None:
-        noted.append(_TerminatedError("terminated") if number == signal.SIGTERM else KeyboardInterrupt())
-        raise noted[0]
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heeded = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a shell it is ignored
-        heeded.append(signal.SIGINT)
-    before = {number: signal.signal(number, end) for number in heeded}
-    try:
-        yield
-    except Exception as error:
-        if noted:
-            raise noted[0] from error
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if noted:
-        raise noted[0]
-
-
 def _keep_traceback() -> str:
     """Write the traceback of the present exception to a file, and return its name."""
     try:
@@ -165,6 +127,8 @@ def _dispatch(words: list[str]) -> int:
 
 def _run(verb: str, words: list[str]) -> None:
     """Read the words as arguments of the verb's function, and call it."""
+    with ending_at_once():
+        function_of(verb)  # imports PyTorch
     call = read_arguments(verb, words)
     with naming(words):
         call()
@@ -180,7 +144,6 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
 
     from dqcore.cli.complaint import in_plain_words
     from dqcore.cli.near import check_options
-    from dqcore.cli.options import function_of
 
     _check_words(words)
     check_options(verb, words)

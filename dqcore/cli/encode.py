@@ -11,32 +11,33 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from dqcore.cli.broken import end_with_broken, name_broken
+from dqcore.cli.idle import say_idle
 from dqcore.cli.naming import name_photos
 from dqcore.cli.stopping import stoppable
+from dqcore.cli.written import print_written, say_written
 from dqcore.data.labels import labels_written
 from dqcore.data.listing import is_collection
 from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError
-from dqcore.files import remove_leftovers, sole_owner
+from dqcore.files import sole_owner
 from dqcore.inference.budget import Budget, budget_of
 from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.encode import encode_images, hash_photos
+from dqcore.inference.single import write_alone
 from dqcore.inference.streams import (
     SUFFIX,
     StreamFolder,
     Written,
     encode_photo,
     encode_photos,
-    write_stream_file,
 )
 from dqcore.models.weights import TOKENIZER, weights_folder
-from dqcore.progress import progress_bar
+from dqcore.progress import counted, progress_bar
 
 __all__ = ["encode"]
-
-_FEW = 24  # photos that get a line each
 
 
 def encode(
@@ -60,8 +61,8 @@ def encode(
 ) -> None:
     """Encode photos to .dqc files, or a folder of images to shards of codes for the training of a prior.
 
-    Images keep their size. Broken files are counted and named. A run that was killed goes on where it stopped; files
-    are known by name and content. Under torchrun the processes share the photos.
+    Images keep their size. Broken files are named and passed over; the exit code is then 2. A run that was killed goes
+    on where it stopped; files are known by name and content. Under torchrun the processes share the photos.
 
     Args:
         photos: Image files, folders of images, searched recursively, .txt lists, archives (.tar, .zip, LMDB).
@@ -125,10 +126,9 @@ class _Job:
 def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool, max_pixels: int | None) -> None:
     with allow_pixels(max_pixels):
         result = encode_photo(codec, path, budget)
-    if out.parent.is_dir():
-        remove_leftovers(out.parent, out.name)
-    new = write_stream_file(out, result.data, overwrite=overwrite)
-    print(f"{path}: {_numbers(result)}: {out}{'' if new else ' (was there already, the same bytes)'}")
+    new = write_alone(out, result.data, overwrite=overwrite)
+    print(f"{path}: {say_written(result)}: {out}{'' if new else ' (was there already, the same bytes)'}")
+    say_idle("dqc", alone=True)
 
 
 def _streams(job: _Job, budget: Budget) -> None:
@@ -155,25 +155,12 @@ def _streams(job: _Job, budget: Budget) -> None:
         return
     for reason in failures:
         print(f"not encoded: {reason}", file=sys.stderr)
-    _print_written(results)
+    print_written(results)
     _print_result(folder.index, job, before)
+    say_idle("dqc")
     if failures:
         raise InputError(f"{len(failures)} of {len(job.named)} photos were not encoded, the first: {failures[0]}")
-
-
-def _print_written(results: Sequence[tuple[str, Written]]) -> None:
-    """A line for each photo where they are few, and one for all."""
-    if not results:
-        return
-    for name, result in results if len(results) <= _FEW else ():
-        print(f"{name}: {_numbers(result)}")
-    areas = [result.size[0] * result.size[1] for _, result in results]
-    size = sum(len(result.data) for _, result in results)
-    estimate = sum(result.estimate * area for (_, result), area in zip(results, areas, strict=True)) / sum(areas)
-    print(
-        f"written: {len(results)} photos, {size} bytes, {8 * size / sum(areas):.4f} bits per pixel as written "
-        f"(estimate without entropy coding {estimate:.4f})"
-    )
+    _end(folder.index, job)
 
 
 def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:
@@ -205,14 +192,8 @@ def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, nu
         check(done, len(job.named))
     if writer is not None:
         _print_result(writer.index, job, before)
-
-
-def _numbers(result: Written) -> str:
-    return (
-        f"{len(result.data)} bytes, {result.bits_per_pixel:.4f} bits per pixel as written "
-        f"(estimate without entropy coding {result.estimate:.4f}), {result.num_codes} codes"
-        f"{', every region in detail: the most this model can spend' if result.finest else ''}"
-    )
+        say_idle("shards", nothing_left=before == len(job.named))
+        _end(writer.index, job)
 
 
 def _description(codec: Codec) -> dict[str, Any]:
@@ -227,11 +208,20 @@ def _description(codec: Codec) -> dict[str, Any]:
 
 def _print_result(index: dict[str, Any], job: _Job, before: int) -> None:
     images, broken = index["images"], index["broken"]
-    for file in broken:
-        print(f"broken: {file['reason']}", file=sys.stderr)
+    name_broken([file["reason"] for file in broken])
     if broken and not images:
         raise InputError(f"photos: none of these {len(job.named)} can be read, the first: {broken[0]['reason']}")
     codes = sum(image["num_codes"] for image in images)
     mean = f", {codes / len(images):.1f} codes per image" if images else ""
     there = f" {before} of these {len(job.named)} files were there already." if before else ""
-    print(f"{len(images)} images{mean}, {len(broken)} broken files passed over; codes in {job.out}.{there}")
+    if before == len(job.named) == 1:
+        there = " It was there already."
+    passed = f"{counted(len(broken), 'broken file')} passed over"
+    print(f"{counted(len(images), 'image')}{mean}, {passed}; codes in {job.out}.{there}")
+
+
+def _end(index: dict[str, Any], job: _Job) -> None:
+    """Raise if some of these photos could not be read; the index also has those of earlier calls."""
+    mine = {name for name, _ in job.named}
+    broken = [file["reason"] for file in index["broken"] if file["name"] in mine]
+    end_with_broken("photos", broken, len(job.named))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dqcore.cli.broken import name_broken
 from dqcore.distributed import join_world, process_rank
 from dqcore.errors import InputError
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
@@ -28,17 +28,24 @@ def measured(title: str, images: Sequence[Path], checkpoint: Path, options: Eval
             options,
             progress=lambda finished, total: bar.update(task, completed=finished, total=total),
         )
-    _name_broken(found.broken)
+    name_broken(found.broken)
     return found
 
 
-def measure_pair(images: Sequence[Path], pair: tuple[Path, Path], options: EvaluationOptions) -> dict[str, Any]:
-    """Compare two tokenizers on the same photos, or two results in files; print and return what was found."""
+def measure_pair(
+    images: Sequence[Path], pair: tuple[Path, Path], options: EvaluationOptions, broken: list[str]
+) -> dict[str, Any]:
+    """Compare two tokenizers on the same photos, or two results in files; print and return what was found.
+
+    ``broken`` takes why files were passed over.
+    """
     if images:
         if missing := [path for path in pair if not (path.exists() or str(path).startswith("hf:"))]:
             raise FileNotFoundError(f"compare: {missing[0]}: no such folder")
         options = dataclasses.replace(options, peers=False)
-        results = [measured(f"evaluate {path}", images, path, options).as_json() for path in pair]
+        both = [measured(f"evaluate {path}", images, path, options) for path in pair]
+        broken += both[0].broken
+        results = [found.as_json() for found in both]
     elif all(path.is_file() for path in pair):
         join_world("cpu", options.timeout)  # of several processes the first one prints
         results = [read_result(path) for path in pair]
@@ -55,7 +62,7 @@ def measure_pair(images: Sequence[Path], pair: tuple[Path, Path], options: Evalu
     return protocol | {"compared": [str(path) for path in pair], "numbers": numbers, "sets": rows, "notes": notes}
 
 
-def measure_samples(samples: Path, reference: Path, options: EvaluationOptions) -> dict[str, Any]:
+def measure_samples(samples: Path, reference: Path, options: EvaluationOptions, broken: list[str]) -> dict[str, Any]:
     """Measure samples against real images; print and return what was found."""
     with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
@@ -65,7 +72,8 @@ def measure_samples(samples: Path, reference: Path, options: EvaluationOptions) 
             options,
             progress=lambda finished, total: bar.update(task, completed=finished, total=total),
         )
-    _name_broken(found.passed_over, "left out")
+    name_broken(found.passed_over, "left out")
+    broken += found.broken
     print_rows([(name, f"{value:.5g}") for name, value in found.numbers.items()])
     print_rows([(name, str(value)) for name, value in found.protocol.items()])
     return found.as_json()
@@ -84,8 +92,3 @@ def _common_sets(results: Sequence[dict[str, Any]]) -> list[str]:
     if any(first["measured"].get(name) != second["measured"].get(name) for name in ("network", "kid")):
         return []
     return [name for name in first.get("sets", {}) if name in second.get("sets", {})]
-
-
-def _name_broken(reasons: Sequence[str], word: str = "broken") -> None:
-    for reason in reasons if process_rank() == 0 else ():
-        print(f"{word}: {reason}", file=sys.stderr)

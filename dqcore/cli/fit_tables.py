@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +9,13 @@ from typing import Annotated
 from torch import Tensor
 from tyro.conf import Positional
 
+from dqcore.cli.broken import end_with_broken, name_broken
 from dqcore.data.images import image_to_tensor, list_images, readable_images
 from dqcore.errors import InputError
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.models.auto import model_folder
-from dqcore.progress import progress_bar
+from dqcore.progress import counted, progress_bar
 from dqcore.stream import fit_tables as fit
 from dqcore.stream import save_code_tables
 
@@ -32,7 +32,8 @@ def fit_tables(
     """Count a tokenizer's codes on photos, so that its .dqc files become shorter.
 
     Training does this at its end; a model from elsewhere needs it once. Older tables stay beside the new ones, so .dqc
-    files that were written with them can still be read.
+    files that were written with them can still be read. Broken files are named and passed over; the exit code is then
+    2.
 
     Args:
         checkpoint: Folder of a saved tokenizer or of a training run; code_tables.safetensors is written into it.
@@ -58,6 +59,7 @@ def fit_tables(
 
         tables = fit(model, images())
     path = save_code_tables(tables, model_folder(checkpoint))
-    for reason in broken:
-        print(f"broken: {reason}", file=sys.stderr)
-    print(f"tables of {len(paths) - len(broken)} photos, {len(broken)} broken files passed over: {path}")
+    name_broken(broken)
+    photos = counted(len(paths) - len(broken), "photo")
+    print(f"tables of {photos}, {counted(len(broken), 'broken file')} passed over: {path}")
+    end_with_broken("data", broken, len(paths))

@@ -12,6 +12,7 @@ import torch
 from dqcore import __version__, backends
 from dqcore.codebook.modules import count_numbers
 from dqcore.models.auto import PRIORS, TOKENIZERS
+from dqcore.progress import counted
 
 __all__ = ["info", "lines"]
 
@@ -47,7 +48,7 @@ def lines() -> Iterator[str]:
 
 def _devices() -> list[str]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [f"CPU ({torch.get_num_threads()} threads)", *(gpus or ["no GPU that torch can use"])]
+    return [f"CPU ({counted(torch.get_num_threads(), 'core')})", *(gpus or ["no GPU that torch can use"])]
 
 
 def _cuda(built: bool, record: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
+from dqcore.cli.broken import end_with_broken, name_broken
 from dqcore.cli.stopping import stoppable
 from dqcore.data.archives import split_member
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
@@ -24,6 +24,7 @@ from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction
 from dqcore.inference.reconstruct import reconstruct as reconstruct_image
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.progress import counted
 from dqcore.report.pictures import grain_overlay, side_by_side
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def reconstruct(
     model = load_tokenizer(checkpoint, device)
     cost = StreamCost.of_checkpoint(checkpoint, model.config)
     done: list[float] = []
+    broken: list[str] = []
     with sole_owner(out, "writing pictures"), stoppable("reconstruct", "picture", "the same line does all") as check:
         for number, (path, target) in enumerate(targets.items()):
             check(number, len(targets))
@@ -74,22 +76,22 @@ def reconstruct(
                 with allow_pixels(max_pixels):
                     pixels = image_to_tensor(read_image(path))
             except BrokenImageError as error:
-                print(f"broken: {error}", file=sys.stderr)
+                broken.append(str(error))
+                name_broken(broken[-1:])
                 continue
             result = reconstruct_image(model, pixels, ratio=ratio, num_codes=num_codes, cost=cost)
             write_picture(target, _strip(result, model.config) if strip else tensor_to_image(result.reconstruction))
             print(f"{path}: {_numbers(result)}: {target}")
             done.append(result.psnr)
     if len(done) > 1:
-        print(f"{len(done)} images, {sum(done) / len(done):.2f} dB ({NATIVE})")
-    if len(done) < len(targets):
-        raise InputError(f"images: {len(targets) - len(done)} of {len(targets)} could not be read and were passed over")
+        print(f"{counted(len(done), 'image')}, {sum(done) / len(done):.2f} dB ({NATIVE})")
+    end_with_broken("images", broken, len(targets))
 
 
 def _numbers(result: Reconstruction) -> str:
     rate = f"{result.num_bytes} bytes ({result.bits_per_pixel:.4f} bits/pixel as written"
     rate += f", {result.fixed_bits_per_pixel:.4f} uncoded)"
-    return f"{result.psnr:.2f} dB, {result.num_codes} codes, {rate}"
+    return f"{result.psnr:.2f} dB, {counted(result.num_codes, 'code')}, {rate}"
 
 
 def _strip(result: Reconstruction, config: Any) -> Image:

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
-from dqcore.progress import progress_bar
+from dqcore.progress import counted, progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -101,9 +101,10 @@ def _write(model: Any, decoder: Any, out: Path, count: int, *, world: World, **r
 
 
 def _tell(samples: Samples, out: Path) -> None:
-    print(f"{len(samples.paths)} images in {out}, {samples.images_per_second:.2f} images/s; together: {samples.grid}")
+    speed = f"{samples.images_per_second:.2f} images/s"
+    print(f"{counted(len(samples.paths), 'image')} in {out}, {speed}; together: {samples.grid}")
     if samples.removed:
-        print(f"{samples.removed} older samples in {out} were removed")
+        print(f"{counted(samples.removed, 'older sample')} in {out} removed")
 
 
 def _report_to(bar: Progress, count: int) -> Callable[[int, int], object]:

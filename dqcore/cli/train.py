@@ -6,12 +6,13 @@ import dataclasses
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from tyro.conf import arg
 
 from dqcore import training
-from dqcore.cli.given import named_options
+from dqcore.cli.given import given_line, named_options
 from dqcore.distributed import process_rank
 from dqcore.progress import ask, shown_log
 from dqcore.training import PriorTraining, StoppedError, TokenizerTraining
@@ -28,7 +29,7 @@ def train_tokenizer(options: Annotated[TokenizerTraining, arg(name="")]) -> None
     What is not given comes from the recipe, or is chosen for this machine, and is printed. Ctrl-C saves and stops;
     ``dqcore train tokenizer --resume --out RUN`` goes on.
     """
-    with shown_log(), _resumable("tokenizer"):
+    with shown_log(), _resumable("tokenizer", options.out):
         run = training.train_tokenizer(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_psnr" in row), None)
     numbers = f", {last['val_psnr']:.2f} dB on held-out images" if last else ""
@@ -41,7 +42,7 @@ def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
     What is not given comes from the recipe, and is printed. Ctrl-C saves and stops; ``dqcore train prior --resume
     --out RUN`` goes on.
     """
-    with shown_log(), _resumable("prior"):
+    with shown_log(), _resumable("prior", options.out):
         run = training.train_prior(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_bits_per_image" in row), None)
     numbers = f", {last['val_bits_per_image']:.1f} bits an image on held-out ones" if last else ""
@@ -65,10 +66,21 @@ def _of_run(options: Options) -> Options:
 
 
 @contextmanager
-def _resumable(kind: str) -> Iterator[None]:
-    """If the run is stopped, say how it goes on."""
+def _resumable(kind: str, out: Path) -> Iterator[None]:
+    """If the run is stopped, say what is kept and how it goes on."""
     try:
         yield
     except StoppedError as stop:
         stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {shlex.quote(str(stop.folder))} goes on",)
         raise
+    except KeyboardInterrupt as stop:  # before the first step, or for the second time
+        stop.args = (f"{stop.args[0] if stop.args else 'interrupted'}; {_kept(kind, out)}",)
+        raise
+
+
+def _kept(kind: str, out: Path) -> str:
+    """What a run that ended at once has left, and which command goes on."""
+    if (out / "checkpoint.pt").is_file():
+        return f"the last checkpoint is in {out}; dqcore train {kind} --resume --out {shlex.quote(str(out))} goes on"
+    begin = given_line(f"train {kind}")
+    return f"that was before the first step, nothing is trained yet; the same line starts again: {begin}"

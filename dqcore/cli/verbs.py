@@ -101,6 +101,6 @@ VERBS = {
     "completion": Verb(
         "dqcore.cli.completion:completion",
         "print what a shell needs to complete verbs and options",
-        'eval "$(dqcore completion bash)"',
+        "dqcore completion bash > ~/.local/share/bash-completion/completions/dqcore",
     ),
 }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dqcore.data.listing import read_lines, source_root, split_images
 from dqcore.errors import InputError
 
-__all__ = ["LISTS", "Split", "listed_split", "training_split"]
+__all__ = ["LISTS", "Split", "least_held_out", "listed_split", "training_split"]
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +54,31 @@ def listed_split(source: Path, paths: Sequence[Path]) -> Split | None:
     return None
 
 
-def training_split(source: Path, paths: Sequence[Path], share: float) -> Split:
+def least_held_out(count: int) -> int:
+    """How many of a data set's images are held out at least: 4, or a tenth where that is fewer, or 1.
+
+    A number measured on one photo says more of the photo than of the model.
+    """
+    return max(1, min(4, count // 10))
+
+
+def training_split(source: Path, paths: Sequence[Path], share: float, at_least: int | None = None) -> Split:
     """The training and validation images of a run: by the data set's own lists, else by a hash of each name.
 
     Args:
         source: The data set.
         paths: Its images.
         share: Share to hold out where there are no lists; 0 holds out none, whatever there is.
+        at_least: Hold out at least this many; by default :func:`least_held_out`. A run that goes on, or is shown, names
+            how many it held out, so that its split stays what it was.
 
     Raises:
         InputError: The lists do not fit, or the share leaves no image to train on.
     """
     if not share:
         return Split(list(paths), [])
-    return listed_split(source, paths) or Split(*split_images(paths, share, root=source_root(source)))
+    least = least_held_out(len(paths)) if at_least is None else at_least
+    return listed_split(source, paths) or Split(*split_images(paths, share, root=source_root(source), at_least=least))
 
 
 def _split(training: Path, validation: Path, by_stem: dict[str, Path]) -> Split:

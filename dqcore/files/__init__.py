@@ -15,7 +15,7 @@ from typing import IO
 
 from dqcore.errors import InputError
 
-__all__ = ["remove_leftovers", "sole_owner", "write_atomically", "write_json"]
+__all__ = ["folder_lock", "remove_leftovers", "sole_owner", "write_atomically", "write_json"]
 
 #: Seconds to wait for a lock: a process that was just killed may need a moment to end.
 PATIENCE = 2.0
@@ -95,16 +95,28 @@ def sole_owner(folder: Path, doing: str = "writing") -> Iterator[None]:
     Raises:
         InputError: Another process has the lock, or the name is that of a file.
     """
+    with folder_lock(folder, doing) as first:
+        if first:
+            remove_leftovers(folder)
+        yield
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, doing: str = "writing") -> Iterator[bool]:
+    """The lock of :func:`sole_owner` alone: what lies in the folder is not looked at, which may be much.
+
+    Yields:
+        Whether the folder was not locked before by this thread of execution.
+    """
     new = not folder.exists()
     descriptor = _locked_descriptor(folder, doing)
     if descriptor is None:
-        yield
+        yield False
         return
     about = os.fstat(descriptor)
     token = _owned.set(_owned.get() | {(about.st_dev, about.st_ino)})
     try:
-        remove_leftovers(folder)
-        yield
+        yield True
     finally:
         _owned.reset(token)
         if new:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.inference.measure import Evaluation, Measured
-from dqcore.inference.peers import CODECS, PeerFile, PeerNumbers, PeerTotals, PictureFormat, ladders
+from dqcore.inference.peers import CODECS, Decibels, PeerFile, PeerNumbers, PeerTotals, PictureFormat, ladders
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction, measure_reconstruction
 from dqcore.models.tokenizers.base import Encoding
@@ -52,7 +52,7 @@ class CurvePoint:
         psnr: dB.
         bytes_per_image: Mean size of a stream.
         bits_per_pixel: Bits of all streams over the pixels of all photos.
-        peers: The codecs on the same photos, each file with at most the bytes of the photo's stream.
+        peers: PSNR of the codecs on the same photos, each file with at most the bytes of the photo's stream.
     """
 
     detail: float
@@ -95,7 +95,9 @@ class Comparison:
         check_details(details, model.config)
         self._model, self._cost, self._keep, self._left = model, cost, keep, limit
         self._codecs = tuple(codecs)
-        self._points = {detail: _Point(self._codecs) for detail in (None, *details)}
+        names = [codec.name for codec in self._codecs]
+        self._points: dict[float | None, _Point] = {None: _Point([PeerTotals(name) for name in names])}
+        self._points |= {detail: _Point([Decibels(name) for name in names]) for detail in details}
         self._own = PeerTotals("this tokenizer")
         self.shown: list[Shown] = []
 
@@ -117,7 +119,7 @@ class Comparison:
                 )
                 state = State(detail, result, {rung.codec.name: rung.within(result.num_bytes) for rung in made})
                 point.add(state)
-                if detail is None:
+                if detail is None and self._keep:
                     self._own.add(photo.image, result.reconstruction, result.num_bytes)
                 if self._keep:
                     photo.states.append(state)
@@ -132,7 +134,7 @@ class Comparison:
 
     @property
     def own(self) -> PeerNumbers:
-        """The tokenizer at the bytes of the evaluation, on the photos that were compared."""
+        """The tokenizer at the bytes of the evaluation, on the photos that are kept."""
         return self._own.numbers()
 
     @property
@@ -149,9 +151,9 @@ class Comparison:
 class _Point:
     """The numbers of a point of the curve, added up photo by photo."""
 
-    def __init__(self, codecs: Sequence[PictureFormat]) -> None:
+    def __init__(self, peers: Sequence[PeerTotals]) -> None:
         self._rows: list[list[float]] = []
-        self._peers = {codec.name: PeerTotals(codec.name) for codec in codecs}
+        self._peers = {peer.name: peer for peer in peers}
 
     def add(self, state: State) -> None:
         result = state.result

@@ -12,7 +12,7 @@ from torch import Tensor
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.errors import InputError
 from dqcore.inference.encoded import encode
-from dqcore.inference.sample import decode_preview, decode_sequence
+from dqcore.inference.sample import OPEN, decode_sequence
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
 from dqcore.ops.pack_codes import pack_codes
@@ -29,7 +29,8 @@ class Completion:
 
     Attributes:
         photo: The photo at the prior's size, ``(3, H, W)``.
-        given: What the codes that were kept decode to; the other regions are grey. ``(3, H, W)``.
+        given: The photo's reconstruction, decoded as the completions are, in the regions that were kept; the others are
+            light grey. ``(3, H, W)``.
         images: The completions, ``(N, 3, H, W)``.
         num_given: Codes that were kept.
         mask: Regions that were kept, bool, ``(h, w)``.
@@ -130,8 +131,14 @@ def complete(
     drawn = prior.sample(count, labels, sampling, seed=seed, given=given)
     return Completion(
         photo=image,
-        given=decode_preview(tokenizer, given[:1])[0].clamp(-1, 1).cpu(),
+        given=_where(decode_sequence(tokenizer, whole[:1])[0].clamp(-1, 1).cpu(), regions),
         images=decode_sequence(tokenizer, drawn).clamp(-1, 1).cpu(),
         num_given=int(given.lengths[0]),
         mask=regions,
     )
+
+
+def _where(image: Tensor, regions: Tensor) -> Tensor:
+    """An image ``(3, H, W)`` in the regions that ``regions``, ``(h, w)`` bool, names, light grey elsewhere."""
+    stride = image.shape[-1] // regions.shape[-1]
+    return image.where(regions.repeat_interleave(stride, 0).repeat_interleave(stride, 1), OPEN)

@@ -17,7 +17,7 @@ from dqcore.inference.streams import SUFFIX
 from dqcore.models.auto import check_identity
 from dqcore.stream import Decoded
 
-__all__ = ["Item", "count_items", "decode_item", "decode_maps", "list_codes"]
+__all__ = ["Item", "count_items", "decode_item", "decode_maps", "decode_open", "list_codes"]
 
 
 class Item(NamedTuple):
@@ -101,21 +101,33 @@ def decode_maps(model: Any, decoded: Decoded, name: str = "codes") -> Tensor:
             f"{name}: a photo of {width}x{height} pixels has other regions than {tuple(decoded.grain.shape)}"
         )
     codes = decoded.codes[None].to(model.quantizer.codebook.weight.device)
+    return decode_open(model, codes)[0, :, :height, :width].float().clamp(-1, 1).cpu()
+
+
+@torch.no_grad()
+def decode_open(model: Any, codes: Tensor) -> Tensor:
+    """Images of code maps with holes, which take after what surrounds them and so leave the rest in its colours.
+
+    Args:
+        model: A tokenizer.
+        codes: ``(B, H, W)`` int64; the number of codes stands for a hole.
+
+    Returns:
+        ``(B, 3, H * stride, W * stride)``, not clamped.
+    """
     hole = codes == model.config.codebook_size
-    if bool(hole.any()):
-        quantized = _fill(model.quantizer.embed(codes).float().masked_fill(hole[:, None], 0), ~hole[:, None])
-        images = model.decode_quantized(quantized.to(model.post_quant_conv.weight.dtype))
-    else:
-        images = model.decode(codes)
-    return images[0, :, :height, :width].float().clamp(-1, 1).cpu()
+    if not bool(hole.any()):
+        return model.decode(codes)
+    quantized = _fill(model.quantizer.embed(codes).float().masked_fill(hole[:, None], 0), ~hole[:, None])
+    return model.decode_quantized(quantized.to(model.post_quant_conv.weight.dtype))
 
 
 def _fill(values: Tensor, known: Tensor) -> Tensor:
     """Give cells that are not known the mean of those that are, in the smallest square around them that has any.
 
     Args:
-        values: ``(1, D, H, W)``, 0 where not known.
-        known: ``(1, 1, H, W)`` bool.
+        values: ``(B, D, H, W)``, 0 where not known.
+        known: ``(B, 1, H, W)`` bool.
     """
     if bool(known.all()) or min(values.shape[2:]) == 1 == max(values.shape[2:]):
         return values

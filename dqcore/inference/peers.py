@@ -7,6 +7,7 @@ smallest file is taken, and counted as too large.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, tensor_to_image
 from dqcore.distributed import World
-from dqcore.metrics.distortion import ms_ssim, psnr, ssim
+from dqcore.metrics.distortion import psnr, similarities
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CODECS", "Ladder", "PeerFile", "PeerNumbers", "PeerTotals", "PictureFormat", "ladders"]
+__all__ = ["CODECS", "Decibels", "Ladder", "PeerFile", "PeerNumbers", "PeerTotals", "PictureFormat", "ladders"]
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ class PeerNumbers:
     Attributes:
         name: The codec, or the tokenizer.
         psnr: dB.
-        ssim: At most 1.
-        ms_ssim: At most 1; None where a photo is too small for it.
+        ssim: At most 1; None where only PSNR was measured.
+        ms_ssim: At most 1; None where only PSNR was measured, or a photo is too small for it.
         bytes_per_image: Mean size of a file.
         bits_per_pixel: Bits of all files over the pixels of all photos.
         too_large: How many of its files have more bytes than they were to have.
@@ -118,7 +119,7 @@ class PeerNumbers:
 
     name: str
     psnr: float
-    ssim: float
+    ssim: float | None
     ms_ssim: float | None
     bytes_per_image: float
     bits_per_pixel: float
@@ -126,10 +127,14 @@ class PeerNumbers:
 
 
 class PeerTotals:
-    """A peer's numbers, added up photo by photo."""
+    """A peer's numbers, added up photo by photo.
+
+    Attributes:
+        name: The codec, or the tokenizer.
+    """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
         self._rows: list[list[float]] = []
         self._too_large = 0
 
@@ -143,17 +148,12 @@ class PeerTotals:
             fits: Whether that is no more than it was to be.
         """
         pair = (image[None].cpu(), result[None].cpu())
-        scales = ms_ssim(*pair)
-        self._rows.append(
-            [
-                float(psnr(*pair)),
-                float(ssim(*pair)),
-                float("nan") if scales is None else float(scales),
-                size,
-                image.shape[1] * image.shape[2],
-            ]
-        )
+        self._rows.append([float(psnr(*pair)), *self._similarities(*pair), size, image.shape[1] * image.shape[2]])
         self._too_large += not fits
+
+    def _similarities(self, image: Tensor, result: Tensor) -> tuple[float, float]:
+        similarity, scales = similarities(image, result)
+        return float(similarity), float("nan") if scales is None else float(scales)
 
     def join(self, world: World) -> None:
         """Take in the photos of the other processes; every one calls this."""
@@ -164,8 +164,15 @@ class PeerTotals:
     def numbers(self) -> PeerNumbers:
         """Of all photos so far, at least one."""
         decibels, similarity, scales, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
-        known = None if scales != scales else scales
-        return PeerNumbers(self._name, decibels, similarity, known, size, 8 * size / pixels, self._too_large)
+        known, known_scales = (None if math.isnan(value) else value for value in (similarity, scales))
+        return PeerNumbers(self.name, decibels, known, known_scales, size, 8 * size / pixels, self._too_large)
+
+
+class Decibels(PeerTotals):
+    """A peer's PSNR alone: SSIM and MS-SSIM take a second for a megapixel, and a curve shows neither."""
+
+    def _similarities(self, image: Tensor, result: Tensor) -> tuple[float, float]:
+        return math.nan, math.nan
 
 
 def ladders(image: Tensor, codecs: Sequence[PictureFormat] = CODECS) -> list[Ladder]:

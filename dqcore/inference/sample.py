@@ -15,6 +15,7 @@ from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
 from dqcore.distributed import ALONE, World
 from dqcore.files.pictures import check_targets, is_ours, write_picture
+from dqcore.inference.decode import decode_open
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
@@ -25,6 +26,8 @@ __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_p
 
 #: Samples that a process draws before they are decoded and written. Slots idle only while the last of them are drawn.
 CHUNK = 8192
+#: Value of regions that are still open: light grey.
+OPEN = 0.8
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,10 @@ def decode_preview(tokenizer: Any, sequence: CodeSequence) -> Tensor:
     """Images ``(B, 3, H, W)`` of a sequence that covers only some regions; the other regions are light grey."""
     hole = tokenizer.config.codebook_size
     codes = preview_maps(sequence, hole)
-    images = tokenizer.decode(codes)
+    images = decode_open(tokenizer, codes)
     stride = images.shape[-1] // codes.shape[-1]
     holes = (codes == hole).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
-    return images.masked_fill(holes[:, None], 0.8)
+    return images.masked_fill(holes[:, None], OPEN)
 
 
 def preview_maps(sequence: CodeSequence, hole: int) -> Tensor:

@@ -139,11 +139,13 @@ class SetEvaluation:
         numbers: The metrics by their names for people, which name the network unless it is the metrics' own.
         protocol: What was measured, by name: images, their hashes, network, versions.
         passed_over: Why some files were not measured.
+        broken: Why those of them could not be read that are images.
     """
 
     numbers: dict[str, float]
     protocol: dict[str, Any]
     passed_over: list[str]
+    broken: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """All of it, as plain values."""
@@ -195,7 +197,8 @@ def evaluate_samples(
         "versions": say_versions("torch-fidelity", "clean-fid", "pillow"),
     }
     numbers = _numbers(made.values, real.values, metrics, network, options.seed, False)
-    found = SetEvaluation(numbers, protocol, [*grids, *made.broken, *real.broken])
+    broken = [*made.broken, *real.broken]
+    found = SetEvaluation(numbers, protocol, [*grids, *broken], broken)
     return cast(SetEvaluation, world.of_first(found))
 
 

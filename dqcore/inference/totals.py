@@ -20,7 +20,7 @@ from dqcore.metrics.coding import (
     grain_counts,
     perplexity,
 )
-from dqcore.metrics.distortion import ms_ssim, psnr, ssim
+from dqcore.metrics.distortion import psnr, similarities
 from dqcore.metrics.rank import spearman
 from dqcore.models.tokenizers.base import Encoding
 from dqcore.ops import patch_entropy
@@ -64,10 +64,10 @@ class Totals:
         """
         size, number = self._config.codebook_size, self._config.num_granularities
         grain, area = encoding.grain, images.shape[2] * images.shape[3]
-        scales = ms_ssim(images, results)
+        similarity, scales = similarities(images, results)
         columns = (
             psnr(images, results),
-            ssim(images, results),
+            similarity,
             torch.full((len(images),), math.nan) if scales is None else scales,
             distance,
             codes_per_image(grain),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["BOTTOM", "HEIGHT", "LEFT", "RIGHT", "TOP", "WIDTH", "Axis", "nice_gap"]
+__all__ = ["BOTTOM", "HEIGHT", "LEFT", "RIGHT", "TOP", "WIDTH", "Axis", "nice_gap", "tick_text"]
 
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 28, 42
@@ -49,8 +49,14 @@ class Axis:
         for tick in self.ticks:
             y = self.place(tick)
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{y + 3.5:.1f}">{tick:.4g}</text>')
+            text = tick_text(tick)
+            parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 6}" y="{y + 3.5:.1f}">{text}</text>')
         return parts
+
+
+def tick_text(tick: float) -> str:
+    """A number beside an axis: ``"0.25"``, ``"1,000"``, ``"12,500"``."""
+    return f"{tick:,.0f}" if tick >= 1000 else f"{tick:.4g}"
 
 
 def nice_gap(gap: float) -> float:

@@ -60,7 +60,8 @@ def rate_chart(curve: Sequence[CurvePoint], num_photos: int) -> list[Chart]:
         lines.append(Series(peers[0].name, points, style, dots=True))
         if peers[0].too_large:
             missing.append(peers[0].name)
-    remark = f"means of {num_photos} photos at growing shares of fine regions; bytes as written, headers included"
+    means = "one photo" if num_photos == 1 else f"means of {num_photos} photos"
+    remark = f"{means} at growing shares of fine regions; bytes as written, headers included"
     if missing:
         remark += f". {' and '.join(missing)} cannot be as small as our smallest and begin at their lowest quality"
     svg = line_chart(lines, label="Rate and distortion", x_label="bits per pixel", y_label="PSNR, dB")

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from dqcore.errors import InputError
-from dqcore.report.axis import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, nice_gap
+from dqcore.report.axis import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, nice_gap, tick_text
 
 __all__ = ["Series", "bar_chart", "line_chart"]
+
+_DIGIT = 7  # width of a digit, at most
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,14 @@ def _across(x: float, last: float) -> float:
 
 def _x_ticks(last: float) -> list[str]:
     gap = nice_gap(last / 4)
-    ticks = [index * gap for index in range(int(last / gap + 1e-9) + 1)]
-    return [
-        f'<text class="tick" text-anchor="middle" x="{_across(tick, last):.1f}" y="{HEIGHT - BOTTOM + 16}">'
-        f"{tick:,.4g}</text>"
-        for tick in ticks
-    ]
+    return [_x_tick(index * gap, last) for index in range(int(last / gap + 1e-9) + 1)]
+
+
+def _x_tick(tick: float, last: float) -> str:
+    """A number below its place on the x axis; one that would not fit ends at the chart's edge."""
+    x, text = _across(tick, last), tick_text(tick)
+    anchor, x = ("middle", x) if x + _DIGIT / 2 * len(text) <= WIDTH else ("end", WIDTH - 1.0)
+    return f'<text class="tick" text-anchor="{anchor}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{text}</text>'
 
 
 def _svg(parts: Sequence[str], label: str) -> str:

@@ -40,6 +40,7 @@ def headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
     config, target, found = model.config, target_ratio(model), evaluation
     fixed = 4 ** (config.num_granularities - 1) * found.codes_per_image / _codes_per_region(found)
     similarity = f"SSIM {found.ssim:.3f}" + ("" if found.ms_ssim is None else f", MS-SSIM {found.ms_ssim:.3f}")
+    aim = "of all" if target is None else f"of these photos; of the training photos {target:.0%}, on average"
     cards = [
         ("PSNR", f"{found.psnr:.2f}", "dB", f"{found.protocol}; {similarity}"),
         ("Bytes per photo", f"{found.bytes_per_image:,.0f}", "", "as written, header included"),
@@ -50,7 +51,7 @@ def headline(model: Any, evaluation: Evaluation) -> list[dict[str, str]]:
             f"as written; {found.fixed_bits_per_pixel:.4f} uncoded, 24 in the original",
         ),
         ("Codes per photo", f"{found.codes_per_image:,.0f}", "", f"{fixed:,.0f} if all regions were fine"),
-        ("Fine regions", f"{found.fine_ratio:.0%}", "", "of all" if target is None else f"target {target:.0%}"),
+        ("Fine regions", f"{found.fine_ratio:.0%}", "", aim),
         ("Codebook in use", f"{found.usage:.0%}", "", f"of {config.codebook_size:,} codes"),
     ]
     if found.rank_correlation is not None:
@@ -69,8 +70,9 @@ def peer_rows(peers: Sequence[PeerNumbers], num_photos: int) -> list[list[str]]:
     return rows
 
 
-def _cells(decibels: float, similarity: float, scales: float | None, size: float) -> list[str]:
-    return [f"{decibels:.2f}", f"{similarity:.3f}", "–" if scales is None else f"{scales:.3f}", f"{size:,.0f}"]
+def _cells(decibels: float, similarity: float | None, scales: float | None, size: float) -> list[str]:
+    measured = ("–" if value is None else f"{value:.3f}" for value in (similarity, scales))
+    return [f"{decibels:.2f}", *measured, f"{size:,.0f}"]
 
 
 def _codes_per_region(evaluation: Evaluation) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dqcore.data.images import tensor_to_image
 from dqcore.inference.compare import Shown, State
 from dqcore.metrics.distortion import psnr
+from dqcore.progress import counted
 from dqcore.report.pictures import error_map, grain_layer
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _state(state: State, config: Any) -> dict[str, Any]:
     layer = grain_layer(result.grain, config.num_granularities, shape, config.strides[0])
     errors = _shrunk(error_map(result.image, result.reconstruction), LONGEST_ERROR)
     return {
-        "label": f"{result.num_codes:,} codes" + (" · the router's choice" if state.detail is None else ""),
+        "label": counted(result.num_codes, "code") + (" · the router's choice" if state.detail is None else ""),
         "facts": f"{result.psnr:.1f} dB · {result.num_bytes:,} bytes · {result.bits_per_pixel:.3f} bits per pixel",
         "image": picture_source(result.reconstruction),
         "layer": inline(layer, "PNG", optimize=True, transparency=layer.info["transparency"]),

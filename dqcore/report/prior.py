@@ -14,7 +14,7 @@ from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.report.charts import prior_charts
 from dqcore.report.page import Gallery, Page, write_page
-from dqcore.report.run import how_far, while_it_trained
+from dqcore.report.run import computed_on, how_far, while_it_trained
 from dqcore.training.log import Row, read_metrics
 
 __all__ = ["is_prior", "report_prior"]
@@ -125,6 +125,6 @@ def _settings(config: dict[str, Any]) -> dict[str, object]:
         "codes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config["codes"].items()),
         "steps": f"{config['steps']:,} of {options['token_budget']:,} tokens",
         "seed": options["seed"],
-        "device": f"{config['device']}, {config['threads']} threads",
+        "device": computed_on(config),
         "versions": ", ".join(f"{name} {version}" for name, version in config["versions"].items()),
     }

@@ -19,6 +19,7 @@ from dqcore.inference.photos import PhotoBatches, list_photos
 from dqcore.inference.protocol import NATIVE, Protocol
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.twin import compare_twin
+from dqcore.progress import counted
 from dqcore.report.charts import rate_chart, tokenizer_charts
 from dqcore.report.headline import granularities, headline, peer_rows, target_ratio
 from dqcore.report.page import Gallery, Page, write_page
@@ -26,7 +27,7 @@ from dqcore.report.photos import photo_entry
 from dqcore.training.log import read_metrics, read_pictures
 from dqcore.training.status import read_status
 
-__all__ = ["how_far", "read_config", "report_run", "while_it_trained"]
+__all__ = ["computed_on", "how_far", "read_config", "report_run", "while_it_trained"]
 
 INTRO = (
     "An ordinary image tokenizer spends as many codes on an empty sky as on a face. This one looks at every region of "
@@ -77,7 +78,7 @@ def report_run(
     """
     config, model = read_config(run), load_tokenizer(run, device)
     cost = StreamCost.of_checkpoint(run, model.config)
-    batches = PhotoBatches(_held_out(config["options"], images)[:max_images], protocol)
+    batches = PhotoBatches(_held_out(config, images)[:max_images], protocol)
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
@@ -142,6 +143,12 @@ def _parts(
     }
 
 
+def computed_on(config: dict[str, Any]) -> str:
+    """What a run was computed on: a GPU, or how many cores of a CPU."""
+    device = config["device"]
+    return counted(config["threads"], "CPU core") if device == "cpu" else device
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """The description of a run, ``config.json`` in its folder.
 
@@ -162,16 +169,17 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def _held_out(options: dict[str, Any], images: Path | None) -> list[Path]:
+def _held_out(config: dict[str, Any], images: Path | None) -> list[Path]:
     """The images to measure on: those that were named, else those that the run held out."""
     if images is not None:
         return list_photos([images])
+    options, held = config["options"], config["data"].get("validation")
     if options["validation"] is not None:
         return list_images(options["validation"])
     if not options["validation_share"]:
         raise InputError("images: the run held out no images; name a folder of some")
     data = Path(options["data"])
-    return training_split(data, list_images(data), options["validation_share"]).validation
+    return training_split(data, list_images(data), options["validation_share"], held).validation
 
 
 def _remark(kind: Provenance) -> str:
@@ -190,7 +198,7 @@ def _photos_remark(shown: int, known: Sequence[Provenance]) -> str:
 
 
 def _broken(broken: Sequence[str]) -> str:
-    return f"{len(broken)} files could not be read, the first: {broken[0]}." if broken else ""
+    return f"{counted(len(broken), 'file')} could not be read, the first: {broken[0]}." if broken else ""
 
 
 def _settings(config: dict[str, Any], evaluation: Evaluation, known: str) -> dict[str, object]:
@@ -200,11 +208,11 @@ def _settings(config: dict[str, Any], evaluation: Evaluation, known: str) -> dic
     return {
         "model": f"{options['preset']}, {config['parameters']:,} parameters, strides {tuple(strides)}",
         "codebook": f"{len(evaluation.code_counts)} codes",
-        "training images": config["data"]["training"],
-        "measured on": f"{evaluation.num_images} photos ({known}), {evaluation.protocol}",
+        "training images": f"{config['data']['training']:,}, and {config['data'].get('validation', 0):,} held out",
+        "measured on": f"{counted(evaluation.num_images, 'photo')} ({known}), {evaluation.protocol}",
         "how": "padded to the coarsest stride, cropped back, rounded to 8 bits; the mean of each photo's PSNR",
         "steps": f"{config['steps']:,} of {options['batch_size']} crops of {options['image_size']} pixels",
         "seed": options["seed"],
-        "device": f"{config['device']}, {config['threads']} threads",
+        "device": computed_on(config),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }

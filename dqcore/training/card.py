@@ -8,6 +8,7 @@ from typing import Any
 
 from dqcore.models.card import write_card
 from dqcore.models.pretrained import Pretrained
+from dqcore.progress import counted
 from dqcore.training.log import Row
 from dqcore.training.record import RunRecord
 
@@ -44,16 +45,16 @@ def about_run(record: RunRecord, rows: Sequence[Row]) -> dict[str, Any]:
     """What :func:`dqcore.models.card.card_text` takes."""
     options, data = record.options.as_json(), record.data
     if record.data_name == "data":
-        images = f"{data['training']:,} images to train on, {data['validation']:,} held out"
+        images = f"{counted(data['training'], 'image')} to train on, {data['validation']:,} held out"
     else:
-        images = f"the codes of {data['images']:,} images, {data['held_out']:,} of them held out"
+        images = f"the codes of {counted(data['images'], 'image')}, {data['held_out']:,} of them held out"
     folder = f", folder `{Path(str(options['data'])).name}`" if options.get("data") else ""
     last = next((row for row in reversed(rows) if any(name.startswith("val_") for name in row)), {})
     steps = rows[-1].get("step", record.total) if rows else record.total
     recipe = f"recipe {options['recipe']}, " if options.get("recipe") else ""
     return {
         "data": f"{images}{folder}",
-        "training": f"{recipe}{steps:,} steps, seed {options.get('seed')}",
+        "training": f"{recipe}{counted(steps, 'step')}, seed {options.get('seed')}",
         "protocol": _PROTOCOLS[record.data_name] if last else "nothing was held out",
         "numbers": {name: last[key] for key, name in _NAMES.items() if key in last},
     }

@@ -57,7 +57,8 @@ class Estimate:
         if isinstance(self.length, TimedLearningRate):
             left = max(0.0, self.length.seconds - self.seconds)
             steps = completed + left / self.step_seconds
-            log.info("about %d steps in %s: %.2g s each", steps, duration(self.length.seconds), self.step_seconds)
+            length = duration(self.length.seconds)
+            log.info("about %d steps in %s: %.2g s each so far", steps, length, self.step_seconds)
             return None
         left = (self.length.total - completed) * self.step_seconds
         about = f"about {duration(left)} to go: {self.length.total} steps of {self.step_seconds:.2g} s"

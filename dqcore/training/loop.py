@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -159,10 +160,11 @@ class Loop(Generic[Batch]):
         if stopped:
             self._save()  # first of all: who sent the signal may not wait
         if self.completed % self.validate_every == 0 or last:
-            if (row := self.stage.validate()) is not None:
-                self._write(log, row)
-            if log is not None and (picture := self.stage.picture()) is not None:
-                log.show(self.completed, picture, self.stage.pictured)
+            with self.stage.settled() if last else contextlib.nullcontext():
+                if (row := self.stage.validate()) is not None:
+                    self._write(log, row)
+                if log is not None and (picture := self.stage.picture()) is not None:
+                    log.show(self.completed, picture, self.stage.pictured)
         if stopped:
             raise StoppedError(options.out, self.completed, moment.signal)
         due = moment.seconds - times.saved >= 60 * options.checkpoint_minutes

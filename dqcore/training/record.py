@@ -19,7 +19,7 @@ from dqcore.errors import InputError
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.training.arguments import Arguments
 
-__all__ = ["RunRecord", "check_options", "check_outside", "check_unused"]
+__all__ = ["RunRecord", "check_options", "check_outside", "check_unused", "held_out_before"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,18 @@ def check_options(options: Arguments, folder: Path, *, free: Collection[str]) ->
         if name not in free and started.get(name) != value:
             raise InputError(f"{name}: the run was started with {started.get(name)}, got {value}")
     return before
+
+
+def held_out_before(out: Path, *, resume: bool) -> int | None:
+    """How many images the run in a folder held out, if it goes on: it keeps its split. None for a run that begins."""
+    if not resume or not (out / "checkpoint.pt").is_file():
+        return None
+    try:
+        record = read_sealed(out / "config.json")
+        found = record["data"]["validation"] if "data" in record else record["codes"]["held_out"]
+    except (OSError, ValueError, KeyError, TypeError):  # the check of the options will say so
+        return None
+    return found if type(found) is int and found > 0 else None
 
 
 def check_unused(out: Path, *, resume: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -132,6 +133,10 @@ class Stage(Protocol[Batch]):
 
     def picture(self) -> torch.Tensor | None:
         """What the model does, to look at: ``(3, H, W)`` in [-1, 1]; None where there is nothing to see."""
+        ...
+
+    def settled(self) -> AbstractContextManager[object]:
+        """While this is open, the model is what the end of training makes of it, so that the last numbers are its."""
         ...
 
     def save_model(self, folder: Path) -> None:

@@ -74,7 +74,7 @@ def test_stats_of_some(run, fails, photos, tmp_path):
 def test_make_crops(run, photos, tmp_path):
     out = tmp_path / "crops"
     code, text, err = run("data", "make", photos, "--out", out, "--size", 32, "--resize", 40)
-    assert code == 0 and "5 images, 1 broken files left out" in text and "broken.png" in err
+    assert code == 0 and "5 images, 1 broken file left out" in text and "broken.png" in err
     made = Images(out)
     assert made.names == ["0.png", "1.png", "2.png", "more/3.png", "more/plain.png"]
     assert all(image.shape == (3, 32, 32) for image, _ in made)

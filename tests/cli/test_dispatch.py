@@ -34,7 +34,11 @@ def test_every_verb_has_help(run, verb):
 
 
 def test_a_process_of_its_own(run, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "dqcore", "encod"], capture_output=True, text=True, cwd=tmp_path)
+    """A typo is answered without PyTorch, which takes seconds to import."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(dqcore.__file__).parents[1])])
+    command, environment = [sys.executable, "-m", "dqcore", "encod"], os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr == "dqcore: error: there is no verb 'encod', did you mean 'encode'? dqcore --help lists them all\n"
@@ -42,13 +46,17 @@ def test_a_process_of_its_own(run, tmp_path):
 
 
 def test_help_imports_little(run):
-    """Torch, which ``import dqcore`` needs, and tyro; nothing of training, pictures or pages."""
+    """Nothing but the verbs; a program that is called as the command line is still finds every public name."""
     script = """
 import sys
+sys.argv[0] = "/somewhere/dqcore"
 from dqcore import cli
 cli.main(["--help"])
 heavy = {"PIL", "jinja2", "matplotlib", "rich.progress", "safetensors", "lpips", "dqcore.training"} & set(sys.modules)
-assert not heavy, heavy
+assert not heavy and "torch" not in sys.modules, heavy
+import dqcore
+assert dqcore.DQVAE.PRESETS and all(hasattr(dqcore, name) for name in dqcore.__all__)
+assert not hasattr(dqcore, "nothing")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

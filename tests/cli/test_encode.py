@@ -22,7 +22,7 @@ def test_encode(run, checkpoint, pictures, tmp_path):
     (pictures / "1b.png").write_bytes(b"no image")
     out = tmp_path / "codes"
     code, text, err = run("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--shard-size", 3)
-    assert code == 0
+    assert code == 2 and "photos: 1 of 5 could not be read" in err
     assert "4 images" in text and "1 broken" in text and "1b.png" in err
     assert sorted(path.name for path in out.iterdir()) == [
         "codes-00000.safetensors",
@@ -119,7 +119,8 @@ def test_a_broken_file_is_tried_again(run, checkpoint, pictures, tmp_path):
         out = tmp_path / form
         args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", form)
         photo.write_bytes(b"no image")
-        assert "1 broken" in run(*args)[1]
+        code, text, _ = run(*args)
+        assert code == 2 and "1 broken" in text
         photo.write_bytes(whole)
         code, text, _ = run(*args)
         assert code == 0 and "4 images" in text and "0 broken" in text

@@ -1,8 +1,10 @@
 """``dqcore encode`` and ``dqcore decode`` with ``.dqc`` files."""
 
 import os
+import re
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 import dqcore
 from dqcore.cli import decode
+from dqcore.files import sole_owner
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.codec import load_codec
 from dqcore.stream import TABLES, read_header
@@ -91,7 +94,8 @@ def test_a_folder_to_files_and_back(run, fails, checkpoint, pictures, tmp_path):
     out, back = tmp_path / "streams", tmp_path / "back"
     args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out, "--format", "dqc")
     code, text, err = run(*args)
-    assert code == 0 and "5 images" in text and "1 broken" in text and "broken.png" in err
+    assert code == 2 and "5 images" in text and "1 broken file passed over" in text and "broken.png" in err
+    assert "photos: 1 of 6 could not be read and were passed over, the first: " in err
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.dqc")}
     assert files == {"0.dqc", "0.png.dqc", "1.dqc", "2.dqc", "more/3.dqc"}
     total = sum(path.stat().st_size for path in out.rglob("*.dqc"))
@@ -216,6 +220,37 @@ def test_a_stream_that_somebody_put_there_stays(run, checkpoint, pictures, tmp_p
     shutil.copy(pictures / "0.png", folder / "mine.png")
     assert run(*args)[0] == 0
     assert (out / "mine.dqc").read_bytes() == before and (out / "mine.png.dqc").is_file()
+
+
+def test_a_stream_goes_into_a_folder_that_nobody_fills(run, fails, checkpoint, pictures, tmp_path, monkeypatch):
+    """One that is filled has chosen its names, and one that was filled knows what lies in it."""
+    monkeypatch.setattr("dqcore.files.PATIENCE", 0.1)
+    out = tmp_path / "streams"
+    args = ("--checkpoint", checkpoint, "-o")
+    with ThreadPoolExecutor(1) as other, sole_owner(out):
+        single = ("encode", pictures / "1.png", *args, out / "mine.dqc")
+        assert other.submit(fails, *single).result().endswith(f"another process is encoding in {out}\n")
+    assert not (out / "mine.dqc").exists()
+    assert run("encode", pictures / "0.png", *args, out)[0] == 0
+    before = (out / "0.dqc").read_bytes()
+    single = ("encode", pictures / "1.png", *args, out / "0.dqc")
+    assert "0.dqc is one of the streams that index.json beside it lists" in fails(*single, "--overwrite")
+    assert (out / "0.dqc").read_bytes() == before
+    assert "the same bytes" in run("encode", pictures / "0.png", *args, out / "0.dqc", "--overwrite")[1]
+
+
+def test_options_that_change_nothing_are_named(run, checkpoint, pictures, tmp_path):
+    photo, shards = pictures / "0.png", ("encode", pictures, "--checkpoint", checkpoint, "-o", tmp_path / "shards")
+    args = ("encode", photo, "--checkpoint", checkpoint, "-o")
+    for words, names in (
+        ((*args, tmp_path / "a.dqc", "--batch-size", 2), {"batch-size"}),
+        ((*args, tmp_path / "streams", "--overwrite"), {"overwrite"}),
+        ((*args, tmp_path / "streams", "--overwrite", "--shard-size", 3), {"overwrite", "shard-size"}),
+        ((*shards, "--shard-size", 3), set()),
+        ((*shards, "--shard-size", 2, "--batch-size", 2), {"shard-size", "batch-size"}),
+    ):
+        code, _, err = run(*words)
+        assert code == 0 and set(re.findall("note: --(.*) changed nothing: ", err)) == names, words
 
 
 def test_a_preview_needs_coarse_codes(fails, run, checkpoint, pictures, tmp_path):

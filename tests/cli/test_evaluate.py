@@ -27,10 +27,11 @@ def test_evaluate(run, checkpoint, tmp_path):
     assert json.loads(target.read_text())["measured"]["data hash"] == first
 
 
-def test_evaluate_passes_over_broken_files(run, fails, checkpoint, pictures):
+def test_evaluate_passes_over_broken_files(run, fails, checkpoint, pictures, tmp_path):
     (pictures / "1b.png").write_bytes(b"no image")
-    code, out, err = run("evaluate", pictures, "--checkpoint", checkpoint, "--image-size", 32)
-    assert code == 0
+    target = tmp_path / "numbers.json"
+    code, out, err = run("evaluate", pictures, "--checkpoint", checkpoint, "--image-size", 32, "--json", target)
+    assert code == 2 and target.is_file() and "images: 1 of 5 could not be read and were passed over" in err
     assert re.search(r"^images +4$", out, re.MULTILINE)
     assert "1b.png" in err
     assert "at least 16" in fails("evaluate", pictures, "--checkpoint", checkpoint, "--image-size", 8)

@@ -54,7 +54,7 @@ def _left_column(text):
 def test_examples_parse():
     """Each example by the verb's own parser, up to the work itself."""
     for verb in VERBS:
-        line = re.search(rf"dqcore {verb}( [^)]*)?", cli.VERBS[verb].example)[0]
+        line = cli.VERBS[verb].example.split(" > ")[0]
         assert callable(read_arguments(verb, shlex.split(line)[1 + len(verb.split()) :]))
 
 

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers l
 from processes import launch, start
 
 VERBS = """
-import json, sys
+import json, os, sys
 from dqcore.cli import main
 
 for words in json.load(open(sys.argv[1])):
     print("--", words[0], flush=True)
     code = main(words)
-    if code:
-        raise SystemExit(code)
+    if code != (2 if words[0] in ("encode", "evaluate") and os.environ["RANK"] == "0" else 0):  # of broken files
+        raise SystemExit(code or 99)
 """
 
 SIZES = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "router_groups": 4, "codebook_size": 16}
@@ -105,7 +105,7 @@ def alone(folder):
     out = folder / "alone"
     out.mkdir()
     for words in verbs(folder, out):
-        assert main(words) == 0
+        assert main(words) == (2 if words[0] in ("encode", "evaluate") else 0)
     return out
 
 

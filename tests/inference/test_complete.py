@@ -62,6 +62,9 @@ def test_what_is_kept_stays_and_the_rest_is_drawn(pair):
     kept = tokenizer.encode(found.photo[None]).grain[0][:, :2]
     assert found.num_given == int((4**kept).sum())
     assert bool((found.given[:, :, 32:] == torch.tensor(0.8)).all())
+    encoding = tokenizer.encode(found.photo[None])
+    whole = tokenizer.decode(encoding.codes, encoding.grain)[0].detach().clamp(-1, 1)
+    torch.testing.assert_close(found.given[:, :, :32], whole[:, :, :32])  # decoded as the completions are
     assert not torch.equal(found.images[0], found.images[1])
     again = complete(prior, tokenizer, photo, "left", 1, seed=2)
     torch.testing.assert_close(again.images[0], found.images[0], rtol=0, atol=1e-4)

@@ -79,6 +79,8 @@ def test_shown_photos_have_every_state(model, photo):
             coded = state.peers["WebP"]
             assert coded.fits == (len(coded.data) <= state.result.num_bytes)
     assert comparison.curve[1].psnr == comparison.shown[0].states[2].result.psnr
+    assert comparison.peers[1].ssim > 0 and comparison.curve[1].peers[1].ssim is None  # a curve has PSNR alone
+    assert comparison.own.ssim is not None
 
 
 def test_as_many_bytes_as_the_twin_takes(model, photo):

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from dqcore.data.images import image_to_tensor, tensor_to_image
-from dqcore.metrics import ms_ssim, psnr, round_to_8bit, ssim
+from dqcore.metrics import ms_ssim, psnr, round_to_8bit, similarities, ssim
 
 
 @pytest.fixture
@@ -68,6 +68,16 @@ def _similarity(x, y):
     contrast = (2 * (mean(x * y) - mu_x * mu_y) + 0.06**2) / (mean(x * x) - mu_x**2 + mean(y * y) - mu_y**2 + 0.06**2)
     full = contrast * (2 * mu_x * mu_y + 0.02**2) / (mu_x**2 + mu_y**2 + 0.02**2)
     return full.mean(), contrast[:, 5:-5, 5:-5].mean()
+
+
+def test_both_similarities_are_those_of_torchmetrics():
+    x = torch.rand(2, 3, 180, 200) * 2 - 1
+    y = torch.stack([(x[0] + 0.3 * torch.randn_like(x[0])).clamp(-1, 1), -x[1]])  # contrast below 0 counts as 0
+    library = torchmetrics.functional.image.multiscale_structural_similarity_index_measure
+    expected = [library(b[None], a[None], data_range=2.0).double() for a, b in zip(x, y, strict=True)]
+    similarity, scales = similarities(x, y)
+    assert torch.equal(scales, torch.stack(expected)) and torch.equal(scales, ms_ssim(x, y))
+    assert torch.equal(similarity, ssim(x, y)) and similarities(x[..., :100], y[..., :100])[1] is None
 
 
 def test_ms_ssim_needs_five_scales():

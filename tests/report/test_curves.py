@@ -45,6 +45,13 @@ def test_ticks_are_round_numbers():
     assert ticks(line_chart([Series("", [(0, 0.13), (1000, 0.41)])], label="x"))[:4] == ["0.1", "0.2", "0.3", "0.4"]
 
 
+def test_numbers_at_the_edge_are_whole():
+    svg = line_chart([Series("", [(0, 0.0), (10_000, 20_000.0)])], label="x")
+    assert ticks(svg)[-1] == "10,000" and "20,000" in ticks(svg)
+    *_, inner, last = [text for text in ElementTree.fromstring(svg).iter("text") if text.get("class") == "tick"]
+    assert (inner.get("text-anchor"), last.get("text-anchor")) == ("middle", "end")
+
+
 def test_a_constant_still_has_an_axis():
     assert lines(line_chart([Series("", [(1, 2.0)])], label="x"))
 

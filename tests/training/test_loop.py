@@ -1,5 +1,6 @@
 """The loop with a stage of a single parameter: what is written when, and that resumption continues it."""
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -46,6 +47,9 @@ class _Counting:
 
     def validate(self):
         return {"val_loss": float(self.step.model.bias.detach())}
+
+    def settled(self):
+        return contextlib.nullcontext()
 
     def picture(self):
         return torch.full((3, 4, 6), float(self.step.model.bias.detach()) / 40)

@@ -198,3 +198,17 @@ def test_a_model_without_its_checkpoint_and_foreign_files_are_left_alone(tiny, o
     with pytest.raises(ValueError, match=r"config\.json was not made by dqcore"):
         train_tokenizer(options(steps=1), model=tiny(), progress=_quiet)
     assert (out / "config.json").read_text() == '{"mine": 1}'
+
+
+def test_a_resumed_run_keeps_its_split(tiny, options, tmp_path, monkeypatch):
+    """One that held out a single photo, as before small folders held out more."""
+    with monkeypatch.context() as before:
+        before.setattr("dqcore.data.splits.least_held_out", lambda count: 1)
+        started = train_tokenizer(options(steps=2, validation_share=0.02), model=tiny(), progress=_quiet)
+    monkeypatch.setattr("dqcore.data.splits.least_held_out", lambda count: 2)
+    resumed = train_tokenizer(options(steps=3, validation_share=0.02, resume=True), model=tiny(), progress=_quiet)
+    assert read_sealed(resumed.path / "config.json")["data"] == read_sealed(started.path / "config.json")["data"]
+    fresh = train_tokenizer(
+        options(steps=1, validation_share=0.02, out=tmp_path / "fresh"), model=tiny(), progress=_quiet
+    )
+    assert read_sealed(fresh.path / "config.json")["data"]["validation"] == 2

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -64,6 +65,26 @@ def test_the_command_line_names_the_line_that_resumes(pictures, tmp_path, monkey
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 8 and json.loads((out / "config.json").read_text())["options"]["batch_size"] == 4
     capfd.readouterr()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_interruption_before_the_first_step_says_what_is_kept(pictures, tmp_path, monkeypatch, capfd, kept):
+    out = tmp_path / "run"
+    line = [*TRAIN, "--data", str(pictures), "--out", str(out)]
+
+    def interrupt(*_):
+        if kept:
+            out.mkdir(exist_ok=True)
+            (out / "checkpoint.pt").touch()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr("dqcore.training.tokenizer.run.fit_router", interrupt)
+    assert main(line) == 130
+    words = f"the last checkpoint is in {out}; dqcore train tokenizer --resume --out {out} goes on"
+    if not kept:
+        words = f"before the first step, nothing is trained yet; the same line starts again: dqcore {' '.join(line)}"
+    assert words in capfd.readouterr().err
 
 
 @pytest.mark.slow

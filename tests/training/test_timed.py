@@ -63,7 +63,7 @@ def test_an_estimate_after_the_first_steps(caplog):
     assert caplog.messages == ["about 29 min 50 s to go: 1000 steps of 2 s"]
     timed = Estimate(TimedLearningRate(1.0, 0, 60.0), start=0)
     assert [timed.after(step, 2.0 * step) for step in range(1, 6)][-1]
-    assert timed.tell(5) is None and caplog.messages[1] == "about 30 steps in 1 min: 2 s each"
+    assert timed.tell(5) is None and caplog.messages[1] == "about 30 steps in 1 min: 2 s each so far"
 
 
 def test_a_run_of_days_is_warned_of_and_asked_about(tiny, options, caplog, monkeypatch):

@@ -40,8 +40,8 @@ def galleries(run: Path, seed: int) -> list[Gallery]:
     return [
         Gallery(
             "Images from nothing",
-            "A transformer learned, in about a minute, which codes follow which. It has seen little: textures, edges "
-            "and skies, not things.",
+            "A transformer learned, in about a minute, which codes follow which. That is far too short for pictures: "
+            "these are blocks of colour, and show that drawing works. dqcore sample draws with a prior trained longer.",
             [(picture, "") for picture in drawn],
         ),
         Gallery(

@@ -98,7 +98,7 @@ def keep_variance(module: nn.Module) -> None:
     PyTorch's own draw gives a third of the variance, layer after layer: small networks then reconstruct in grey for
     their first hundreds of steps. Other modules are left as they are.
     """
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # a draw without values takes seconds of imports
         nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dqcore.backends import choose_autocast
 from dqcore.data.codes import CachedCodes
+from dqcore.data.splits import least_held_out
 from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.errors import InputError
@@ -20,6 +21,7 @@ from dqcore.training.prior.processes import shard
 from dqcore.training.prior.stage import PriorStage
 from dqcore.training.prior.start import start_from_codes
 from dqcore.training.prior.step import PriorStep
+from dqcore.training.record import held_out_before
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 
 __all__ = ["compile_blocks", "new_prior", "new_schedule", "new_stage", "start"]
@@ -91,7 +93,7 @@ def new_stage(options: PriorTraining, world: World, codes: CachedCodes, model: A
         average=average,
         accumulate=options.accumulate,
     )
-    training, held_out = _split(codes, options.validation_share, options.seed, options.views)
+    training, held_out = _split(codes, options)
     lengths = codes.lengths[training] + getattr(model.tape, "num_specials", 1)
     budget = options.token_budget * options.accumulate
     batches = TokenBatches(lengths, budget, seed=options.seed, rank=world.rank, processes=world.size)
@@ -115,15 +117,17 @@ def compile_blocks(model: nn.Module) -> None:
             block.compile(dynamic=True)
 
 
-def _split(codes: CachedCodes, share: float, seed: int, views: int) -> tuple[Tensor, Tensor]:
+def _split(codes: CachedCodes, options: PriorTraining) -> tuple[Tensor, Tensor]:
     """Choose held-out images. Of the others all views are trained on; of these only the first view is used.
 
     Returns:
         The numbers of the images to train on and of the held-out ones, ``(n,)`` and ``(m,)`` int64.
     """
+    views, share = options.views or 1, options.validation_share
     count = len(codes) // views
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    held = max(1, round(share * count)) if share else 0
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(options.seed))
+    least = held_out_before(options.out, resume=options.resume) or least_held_out(count)
+    held = max(least, round(share * count)) if share else 0
     if held >= count:
         raise InputError(f"validation_share: holding out {held} of {count} images leaves none to train on")
     training = order[held:].sort().values

@@ -26,6 +26,7 @@ from dqcore.distributed.sharing import share_work
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
 from dqcore.models.auto import TOKENIZERS, check_identity, fingerprint, load_saved, model_folder, saved_files
+from dqcore.progress import CountLines, counted
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
 
@@ -123,7 +124,7 @@ def _made(
     """Encode the images, every process its part; the first process writes the codes to the cache and returns them."""
     assert options.views is not None
     if world.is_main:
-        log.info("encoding %d crops of %d images", options.views * len(name_of), len(name_of))
+        log.info("encoding %s of %s", counted(options.views * len(name_of), "crop"), counted(len(name_of), "image"))
     encoded = _Encoder(options, load_saved(tokenizer, TOKENIZERS).to(world.device), list(name_of))
     maps = encoded.maps(world)
     if not world.is_main:
@@ -190,9 +191,12 @@ class _Encoder:
         count = len(self.paths)
         runs = [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
         views: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self.views)]
+        lines = CountLines("encoding images", count)
         for found in share_work(world, runs, self._encode):
             self.good += found.good
             self.broken += found.broken
+            if world.is_main:
+                lines.move(len(self.good) + len(self.broken))
             for some, maps in zip(views, found.views, strict=False):
                 some.append(maps)
         if world.is_main and not self.good:

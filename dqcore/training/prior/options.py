@@ -103,7 +103,7 @@ class PriorTraining(Arguments):
     label_dropout: float = 0.0
     """With classes: share of labels hidden in training, which guidance in sampling needs; 0.1 is usual."""
     validation_share: float = 0.02
-    """Share of the images held out for validation, at least one; 0 for none."""
+    """Share of the images held out for validation, at least 4 or a tenth if that is fewer; 0 for none."""
 
     seed: int = 0
     """Seed of the initial weights, the order of the images, their crops and dropout."""

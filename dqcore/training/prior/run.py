@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import join_world
 from dqcore.files import sole_owner
+from dqcore.progress import counted
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
@@ -23,6 +25,7 @@ from dqcore.training.loop import CHECKPOINT, Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
 from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
+from dqcore.training.prior.stage import PriorStage
 from dqcore.training.record import RunRecord, check_options, check_outside, check_unused
 
 log = logging.getLogger(__name__)
@@ -91,8 +94,7 @@ def train_prior(
         about = {"model": {"kind": type(model).__name__, **dataclasses.asdict(model.config)}}
         stage = new_stage(options, world, codes, model)
         if world.is_main:
-            size = f"{options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters"
-            log.info("recipe %s: %s; %s tokens a step; %s", options.recipe, size, options.token_budget, machine)
+            log.info("%s; %s", _summary(options, stage, model), machine)
         learning_rate = new_schedule(options, stage.token_batches)
         loop = Loop(stage, options, clock, learning_rate, confirm=confirm)
         record = RunRecord(options, about, model, stage.description, "codes", loop.total or 0, world)
@@ -108,6 +110,17 @@ def train_prior(
         if world.is_main:
             write_run_card(finished, record, rows)
         return PriorRun(options.out, finished.eval(), rows, codes.classes)
+
+
+def _summary(options: PriorTraining, stage: PriorStage, model: nn.Module) -> str:
+    """What was chosen, in a line."""
+    split = (
+        f"{counted(len(stage.training) // (options.views or 1), 'image')} to train on, {len(stage.held_out)} held out"
+    )
+    return (
+        f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
+        f"{split}; {options.token_budget} tokens a step"
+    )
 
 
 def _check_folder(options: PriorTraining) -> None:

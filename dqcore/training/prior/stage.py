@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ class PriorStage:
         if not len(self.held_out):
             return None
         return self.step.validate(self.step.model_to_use, self._validation_batches())
+
+    def settled(self) -> AbstractContextManager[object]:
+        """The end of training leaves a prior as it is."""
+        return nullcontext()
 
     def picture(self) -> Tensor | None:
         """The same few samples each time; None without a tokenizer to decode them, or if the model is sharded.

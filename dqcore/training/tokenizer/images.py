@@ -17,7 +17,7 @@ from dqcore.data.listing import list_images, source_root
 from dqcore.data.preprocessing import crop_of
 from dqcore.data.splits import training_split
 from dqcore.distributed import World
-from dqcore.training.record import check_outside
+from dqcore.training.record import check_outside, held_out_before
 from dqcore.training.tokenizer.options import TokenizerTraining
 
 #: More images than these are read by workers: a run sees many of them once only.
@@ -146,4 +146,5 @@ def _listed(options: TokenizerTraining) -> tuple[list[Path], list[Path], tuple[P
     paths, root = list_images(options.data), source_root(options.data)
     if options.validation is not None:
         return paths, list_images(options.validation), (root, source_root(options.validation))
-    return *training_split(options.data, paths, options.validation_share), (root, root)
+    before = held_out_before(options.out, resume=options.resume)
+    return *training_split(options.data, paths, options.validation_share, before), (root, root)

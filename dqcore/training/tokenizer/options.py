@@ -80,7 +80,7 @@ class TokenizerTraining(Arguments):
     """Validation images; by default those of FFHQ's or CelebA-HQ's list beside the training images, else a share of the
     training images is held out."""
     validation_share: float = 0.02
-    """Share of the images held out for validation, at least one; 0 for none. Not used with --validation or lists."""
+    """Share of the images held out, at least 4 or a tenth if that is fewer; 0: none. Not with --validation or lists."""
 
     base_learning_rate: float | None = None
     """Learning rate for each image of the global batch (batch_size x accumulate x processes)."""

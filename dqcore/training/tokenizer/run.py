@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dqcore.data.provenance import record_images
 from dqcore.distributed import World, join_world
 from dqcore.files import sole_owner
 from dqcore.nn.perceptual import missing_for_perceptual
+from dqcore.progress import counted
 from dqcore.training.card import write_run_card
 from dqcore.training.clock import Clock
 from dqcore.training.log import Row
@@ -35,7 +36,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
-from dqcore.training.tokenizer.tables import calibrate, settles, some_images, write_tables
+from dqcore.training.tokenizer.tables import calibrate, settles, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def train_tokenizer(
                 compile_networks(model)
             record.write(options.out)
             rows = _run(loop, record, options.out, images, progress)
-            _finish(step.model_to_use, images.training.paths, record, rows)
+            _finish(loop.stage, record, rows)
         return TokenizerRun(options.out, step.model_to_use.eval(), rows)
 
 
@@ -132,9 +133,10 @@ def _run(
             dataclasses.replace(record, total=loop.completed).write(out)
 
 
-def _finish(model: Any, paths: Sequence[Path], record: RunRecord, rows: list[Row]) -> None:
+def _finish(stage: Any, record: RunRecord, rows: list[Row]) -> None:
     """Settle what hangs on the final weights: a gain router's thresholds, the tables for streams, the model card."""
-    images = some_images(model, paths) if record.world.is_main or settles(model) else []
+    model = stage.step.model_to_use
+    images = stage.some_images if record.world.is_main or settles(model) else []
     changed = calibrate(model, images)  # in every process, so that all go on with the same model
     folder = record.options.out / "model"
     if record.world.is_main:
@@ -161,6 +163,7 @@ def _summary(images: TrainingImages, model: nn.Module) -> str:
     batch = f"{options.accumulate} x {options.batch_size}" if options.accumulate > 1 else f"{options.batch_size}"
     return (
         f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
+        f"{counted(len(images.training), 'image')} to train on, {len(images.validation)} held out; "
         f"{batch} crops of {options.image_size} pixels a step; {images.reading}; {machine}"
     )
 

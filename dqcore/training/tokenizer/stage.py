@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
 from dqcore.training.tokenizer.pictures import read_shown, show
 from dqcore.training.tokenizer.step import TokenizerStep
+from dqcore.training.tokenizer.tables import calibrate, settles, some_images
 from dqcore.training.tokenizer.validation import validate
 
 __all__ = ["TokenizerStage"]
@@ -46,6 +49,11 @@ class TokenizerStage:
     step: TokenizerStep
     broken: set[str] = field(default_factory=set)
     pictured: str = "reconstructions"
+
+    @functools.cached_property
+    def some_images(self) -> list[Tensor]:
+        """Training images for the last acts, see :func:`dqcore.training.tokenizer.tables.some_images`; read once."""
+        return some_images(self.step.model_to_use, self.images.training.paths)
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
         """Crops of the training images."""
@@ -73,6 +81,20 @@ class TokenizerStage:
         if not len(self.images.validation):
             return None
         return validate(self.step.model_to_use, self.images.validation_batches(), self.world, self.step.perceptual)
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """While this is open, a gain router has the thresholds that it gets at the end; then those it learns with."""
+        model = self.step.model_to_use
+        if not settles(model):
+            yield
+            return
+        before = copy.deepcopy(model.router.state_dict())
+        calibrate(model, self.some_images)
+        try:
+            yield
+        finally:
+            model.router.load_state_dict(before)
 
     def picture(self) -> Tensor | None:
         """The first held-out photos, their reconstructions and their grain maps."""

@@ -302,3 +302,15 @@ def test_the_tokenizer_is_copied_before_anything_is_trained(folder, tmp_path):
     assert load_code_tables(run.path / "model" / "tokenizer", 16, 2)[0] == uniform
     again = train_prior(options(folder, run.path, tokenizer=tokenizer, steps=3, resume=True), progress=quiet)
     assert again.metrics[-1]["step"] == 3
+
+
+def test_a_resumed_prior_keeps_its_split(folder, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="dqcore")
+    with monkeypatch.context() as before:
+        before.setattr(build, "least_held_out", lambda count: 1)
+        train_prior(options(folder, tmp_path / "run", steps=1), progress=quiet)
+    train_prior(options(folder, tmp_path / "run", steps=2, resume=True), progress=quiet)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["codes"]["held_out"] == 1
+    train_prior(options(folder, tmp_path / "fresh", steps=1), progress=quiet)
+    assert json.loads((tmp_path / "fresh" / "config.json").read_text())["codes"]["held_out"] == 2
+    assert [f"{24 - held} images to train on, {held} held out" in caplog.text for held in (1, 2)] == [True, True]

@@ -34,7 +34,8 @@ def test_lists_split_a_data_set(pictures, options, tmp_path):
     (tmp_path / "ffhqvalidation.txt").write_text("21.png\n20.png\n")
     images = find_images(options(data=tmp_path / "ffhq").resolved(), WORLD)
     assert len(images.training) == 20 and [path.name for path in images.validation.paths] == ["21.png", "20.png"]
-    assert _held_out(images.options.as_json(), None) == images.validation.paths  # what the report measures on
+    config = {"options": images.options.as_json(), "data": images.description}
+    assert _held_out(config, None) == images.validation.paths  # what the report measures on
     named = find_images(options(data=tmp_path / "ffhq", validation=pictures).resolved(), WORLD)
     assert len(named.training) == len(named.validation) == 24
 

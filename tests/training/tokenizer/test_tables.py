@@ -1,14 +1,17 @@
 """At the end of its training a tokenizer gets the tables by which its streams are coded."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import dqcore
-from dqcore.data.images import image_to_tensor
+from dqcore.data.images import image_to_tensor, read_image
 from dqcore.inference.codec import load_codec
+from dqcore.inference.measure import evaluate_tokenizer
 from dqcore.stream import TABLES, CodeTables
 from dqcore.training import TokenizerTraining, train_tokenizer
+from dqcore.training.state import read_state
 from dqcore.training.tokenizer import tables
 from dqcore.training.tokenizer.tables import calibrate, some_images, write_tables
 
@@ -46,13 +49,18 @@ def test_small_and_broken_images_and_other_models_do_no_harm(tmp_path):
 
 
 def test_each_photo_is_read_once(tmp_path, monkeypatch):
-    """Thresholds and tables are of the same images."""
+    """Thresholds and tables are of the same images, and the last validation is of the model with these thresholds."""
     paths, read = pictures(tmp_path / "photos"), []
+    pictures(tmp_path / "held")[-1].unlink()
     monkeypatch.setattr(tables, "image_to_tensor", lambda picture: read.append(picture) or image_to_tensor(picture))
     options = TokenizerTraining.small(
         tmp_path / "photos", tmp_path / "run", steps=1, batch_size=2, image_size=32, workers=0, device="cpu",
-        perceptual="none", validation_share=0.0,
+        perceptual="none", validation=tmp_path / "held",
     )  # fmt: skip
-    model = train_tokenizer(options).model
-    assert model.router.thresholds.isfinite().all() and (tmp_path / "run" / "model" / TABLES).is_file()
+    run = train_tokenizer(options)
+    assert run.model.router.thresholds.isfinite().all() and (tmp_path / "run" / "model" / TABLES).is_file()
     assert len(read) == len(paths) - 1
+    photos = [image_to_tensor(read_image(path))[None] for path in sorted((tmp_path / "held").iterdir())]
+    assert run.metrics[-1]["val_psnr"] == pytest.approx(evaluate_tokenizer(run.model, photos).psnr, abs=1e-6)
+    kept = read_state(tmp_path / "run" / "checkpoint.pt")["model"]["router.thresholds"]
+    assert not torch.equal(kept, run.model.router.thresholds)  # a longer run goes on as if it had not ended here

@@ -1,0 +1,31 @@
+"""Options of ``dqcore encode`` that were named and changed nothing: said, so that nobody waits for their effect."""
+
+from __future__ import annotations
+
+import sys
+
+from dqcore.cli.given import named_options
+
+__all__ = ["say_idle"]
+
+_FOR_SHARDS = ("shard_size", "batch_size")
+
+
+def say_idle(kind: str, *, alone: bool = False, nothing_left: bool = False) -> None:
+    """Name such options on stderr.
+
+    Args:
+        kind: What is written: ``"dqc"`` or ``"shards"``.
+        alone: It is one file, not a folder.
+        nothing_left: All of it was there already.
+    """
+    reasons = {}
+    if not alone:
+        reasons["overwrite"] = "it is for one .dqc file; in a folder what is there stays"
+    for name in _FOR_SHARDS:
+        if kind == "dqc":
+            reasons[name] = "it is for shards"
+        elif nothing_left:
+            reasons[name] = "nothing was left to encode"
+    for name in named_options(tuple(reasons)):
+        print(f"note: --{name.replace('_', '-')} changed nothing: {reasons[name]}", file=sys.stderr)
