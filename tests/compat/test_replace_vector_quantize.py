@@ -1,4 +1,4 @@
-"""What ``replace_quantizers`` does with vector-quantize-pytorch's own layers: parts that are shared, changed or added."""
+"""What ``replace_quantizers`` does with layers of vector-quantize-pytorch: parts that are shared, changed or added."""
 
 import copy
 
