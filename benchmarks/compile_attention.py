@@ -47,6 +47,6 @@ def _train(dim: int, dtype: torch.dtype, keep: int, precision: str = "ieee") -> 
 def _decode(batch: int, dim: int, dtype: torch.dtype, kept: torch.dtype) -> None:
     q, k, v = _empty(batch, 1, 3, 16, dim, dtype=dtype).unbind(2)
     cache = _empty(2, batch, 1024, 16, dim, dtype=kept)
-    scales = _empty(2, batch, 1024, 16, dtype=torch.float32) if kept == torch.int8 else (None, None)
+    scales = _empty(2, batch, 16, 1024, dtype=torch.float32).mT if kept == torch.int8 else (None, None)
     lengths, active = _empty(batch, dtype=torch.int32), _empty(batch, dtype=torch.bool)
     decode_attention.decode_attention_fwd(q, k, v, *cache, lengths, active, dim**-0.5, "ieee", *scales)

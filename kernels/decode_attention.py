@@ -6,8 +6,8 @@ second kernel adds up in their order. The new keys and values are read from wher
 program of the last share attends to them and that of the first share appends them, so that none waits for another.
 Programs of a slot that is not active return at once. No launch depends on the lengths, so a CUDA graph may hold a step.
 
-A cache of 8-bit integers is read as it is: the integers are multiplied, and a key's scale multiplies its score, a value's
-its weight. New rows are quantized by both programs that read them (``cached_rows``), so that a token sees itself as all
+A cache of 8-bit integers is read as it is: the integers are multiplied, and a key's scale multiplies its score, a
+value's its weight. New rows are quantized by both programs that read them (``cached_rows``): a token sees itself as all
 later ones will see it.
 Reference: ``dqcore.ops.decode_attention``.
 """
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import tuned
-from dqcore.kernels.cached_rows import append_rows, load_cached
+from dqcore.kernels.cached_rows import append_rows, load_cached, rows_of
 from dqcore.kernels.common import bound, multiplicand, on_device
 
 LOG2E = 1.4426950408889634
@@ -54,18 +54,6 @@ def _rests(active, slot):
 
 
 @triton.jit
-def _rows_of(x, scales, slot, head, count):
-    """The rows of one slot and head; ``x`` and ``scales`` are pointers with their strides of slots, rows and heads."""
-    start, stride_slot, stride_row, stride_head = x
-    matrix = (start + slot * stride_slot + head * stride_head, stride_row, count)
-    if scales is None:
-        return matrix, None
-    else:
-        start, stride_slot, stride_row, stride_head = scales
-        return matrix, (start + slot * stride_slot + head * stride_head, stride_row)
-
-
-@triton.jit
 def _attend(
     state, query, k, v, first, last, scale,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -76,15 +64,16 @@ def _attend(
     Query ``i`` sees keys up to ``last[i]``; both see no further than the rows ``k`` and ``v``.
     """
     largest, total, mixed = state
-    (_, _, count), _ = k
+    keys, _ = k
+    _, _, count = keys
     columns = first + tl.arange(0, BLOCK_N)
     key, key_scale = load_cached(k, first, DTYPE, BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
     key = multiplicand(key).to(query.dtype)
     if BLOCK_M == 1:
-        score = tl.sum(query * key, 1)[None, :]
+        score = tl.sum(query * key.to(tl.float32), 1)[None, :]
     else:
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # (BLOCK_M, BLOCK_N)
-    if key_scale is not None:
+    if tl.int8 == DTYPE:
         score *= key_scale[None, :]
     score = tl.where((columns < count)[None, :] & (columns[None, :] <= last[:, None]), score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
@@ -94,7 +83,7 @@ def _attend(
     total = total * shrink + tl.sum(weight, 1)
     value, value_scale = load_cached(v, first, DTYPE, BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
     value = multiplicand(value).to(query.dtype)
-    if value_scale is not None:
+    if tl.int8 == DTYPE:
         weight *= value_scale[None, :]
     mixed = mixed * shrink[:, None]
     if BLOCK_M == 1:
@@ -128,12 +117,12 @@ def _decode_attention_fwd_kernel(
     room = tl.minimum(N, capacity - used)
     DTYPE: tl.constexpr = k_cache[0].dtype.element_ty
     k_scales, v_scales = scales
-    k_new = _rows_of(k_new, None, slot, key_head, room)
-    v_new = _rows_of(v_new, None, slot, key_head, room)
+    k_new, v_new = rows_of(k_new, slot, key_head, room), rows_of(v_new, slot, key_head, room)
+    k_new, v_new = (k_new, k_new), (v_new, v_new)
     share = tl.cdiv(tl.cdiv(used, BLOCK_N), SPLITS) * BLOCK_N
     begin, end = tl.minimum(split * share, used), tl.minimum((split + 1) * share, used)
-    k_cache = _rows_of(k_cache, k_scales, slot, key_head, end)
-    v_cache = _rows_of(v_cache, v_scales, slot, key_head, end)
+    k_cache = (rows_of(k_cache, slot, key_head, end), rows_of(k_scales, slot, key_head, end))
+    v_cache = (rows_of(v_cache, slot, key_head, end), rows_of(v_scales, slot, key_head, end))
     if (block == 0) & (split == 0):
         append_rows(k_cache, k_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
         append_rows(v_cache, v_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
@@ -224,7 +213,9 @@ def decode_attention_fwd(
     shares = parts, torch.empty((rows, 2), dtype=torch.float32, device=q.device)
     shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
     tensors = (_strided(x) for x in (q, k_new, v_new, k_cache, v_cache))
-    scales = None if k_scales is None else _strided(k_scales), None if v_scales is None else _strided(v_scales)
+    scales = tuple(_strided(new if x is None else x) for x, new in ((k_scales, k_new), (v_scales, v_new)))
+    if k_cache.dtype != q.dtype:  # or ptxas fits one more block in by keeping a number on the stack
+        config["maxnreg"] = 168 if dtype == "half" and dim <= 64 else 255
     with on_device(q):
         _decode_attention_fwd_kernel[(batch, key_heads, blocks * number)](
             *tensors,

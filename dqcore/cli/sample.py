@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
@@ -38,6 +38,7 @@ def sample(
     position_top_k: int | None = None,
     position_top_p: float = 1.0,
     guidance: float = 1.0,
+    cache: Literal["auto", "weights", "bfloat16", "int8"] = "auto",
     slots: int = 128,
     batch_size: int = 16,
     seed: int = 0,
@@ -63,6 +64,9 @@ def sample(
         position_top_k: As top_k, for positions.
         position_top_p: As top_p, for positions.
         guidance: Above 1 moves samples towards their class; needs a prior trained with label_dropout.
+        cache: How keys and values of the tokens so far are kept: weights (the dtype of the model's weights), bfloat16
+            (2 bytes a number) or int8 (1 byte, and a scale for each token and head); auto is bfloat16 for a float32
+            model on a GPU, weights elsewhere. Rounding may change which codes are drawn.
         slots: Samples drawn at once.
         batch_size: Images decoded together.
         seed: Fixes the samples.
@@ -77,7 +81,8 @@ def sample(
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
-    sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
+    positions = (position_temperature, position_top_k, position_top_p)
+    sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)
     prior = prior or weights_folder(PRIOR)
     model, decoder = load_pair(prior, tokenizer, world.device)

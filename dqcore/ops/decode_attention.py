@@ -50,20 +50,21 @@ def decode_attention(
         q: New queries ``(B, n, H, d)``, or ``(B, H, d)`` for n = 1; d up to 256; floating point; any strides.
         k_new: Their keys ``(B, n, Hkv, d)`` or ``(B, Hkv, d)``; Hkv divides H.
         v_new: Their values, as ``k_new``.
-        k_cache: Keys so far ``(B, C, Hkv, d)``; its last dimension is contiguous. Of ``q``'s dtype, or int8, or bfloat16
-            if ``q`` is float32 or float64. **Written to.**
+        k_cache: Keys so far ``(B, C, Hkv, d)``; its last dimension is contiguous. Of ``q``'s dtype, or int8, or
+            bfloat16 if ``q`` is float32 or float64. **Written to.**
         v_cache: Values so far, as ``k_cache``. **Written to.**
         cache_lengths: How much of each slot's cache is in use, ``(B,)`` int32 in ``[0, C - n]``. A GPU does not check
             this: keys that do not fit are neither written nor seen.
         active: ``(B,)`` bool; a slot that is False costs nothing: its cache is left alone and its output is 0.
         softmax_scale: By default ``d ** -0.5``.
         precision: How a GPU multiplies float32 numbers, as in :func:`dqcore.ops.varlen_attention`.
-        k_scales: For int8 caches: by what each row of ``k_cache`` is multiplied, ``(B, C, Hkv)`` float32. **Written to.**
+        k_scales: For int8 caches: by what each row of ``k_cache`` is multiplied, ``(B, C, Hkv)`` float32.
+            **Written to.**
         v_scales: For int8 caches, as ``k_scales``.
 
     Returns:
-        ``q``'s shape and dtype: what causal :func:`dqcore.ops.varlen_attention` over the whole slot, as it is kept, gives its
-            last n.
+        ``q``'s shape and dtype: what causal :func:`dqcore.ops.varlen_attention` over the whole slot, as it is kept,
+            gives its last n.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
@@ -135,7 +136,9 @@ def _check_scales(k_scales: Tensor | None, v_scales: Tensor | None, k_cache: Ten
     for name, scales in (("k_scales", k_scales), ("v_scales", v_scales)):
         if (scales is None) != (k_cache.dtype != torch.int8):
             given = "None" if scales is None else "scales"
-            raise InputError(f"{name}: expected scales for int8 caches and only for them, got {given} for {k_cache.dtype}")
+            raise InputError(
+                f"{name}: expected scales for int8 caches and only for them, got {given} for {k_cache.dtype}"
+            )
         if scales is None:
             continue
         check_tensor(name, scales, dim=3, dtypes=(torch.float32,))

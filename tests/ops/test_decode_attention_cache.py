@@ -33,7 +33,7 @@ def integers(rows):
     largest = rows.float().abs().amax(-1)
     full = torch.full_like(largest, 127)
     steps = (rows.float() * (full / largest)[..., None]).round().nan_to_num()
-    return steps.to(torch.int8), largest / full
+    return steps.to(torch.int8), largest * (1 / 127)
 
 
 def widened(cache, scales):
@@ -56,7 +56,8 @@ def test_attends_to_what_it_keeps(route, new, dtype, kept):
         there, there_scales = cache[slots, places], scales[name][slots, places] if scales else None
         if scales:
             expected, row_scales = integers(rows)
-            assert torch.equal(there, expected) and torch.equal(there_scales, row_scales)
+            steps = (there.int() - expected.int()).abs()  # a GPU's quotient is rounded otherwise
+            assert torch.equal(there_scales, row_scales) and int(steps.max()) <= (route == "cuda")
         else:
             assert_close(there, rows.to(kept), kept)  # the interpreter cuts off instead of rounding
         for slot, length in enumerate(LENGTHS):

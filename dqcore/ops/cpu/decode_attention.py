@@ -97,8 +97,8 @@ def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, cap
 def _all_slots(q: Tensor, keys: Tensor, values: Tensor, places: _Places, scale: float) -> Tensor:
     """One new token of each slot to ``(B, H, L, d)``: one call for all slots, with a mask that hides what lies behind.
 
-    A masked key has weight 0, but 0 times a NaN that lies there is NaN. If there is one it works on a copy with zeros in
-    the hidden places, in the same order: no bit of a slot changes for what lies there, or because another has a NaN.
+    A masked key has weight 0, but 0 times a NaN that lies there is NaN. If there is one it works on a copy with zeros
+    in the hidden places, in the same order: no bit of a slot changes for what lies there, or because another has a NaN.
     """
     bias = places.bias
     batched = _one_stride(keys) and _one_stride(values) and BLOCK * q.shape[3] >= SMALLEST_PRODUCT

@@ -30,7 +30,7 @@ def decode_attention_reference(
     k_scales: Tensor | None = None,
     v_scales: Tensor | None = None,
 ) -> Tensor:
-    """``q (B, n, H, d)`` to the same shape; writes to ``k_cache`` and ``v_cache``, and to their scales if they have any.
+    """``q (B, n, H, d)`` to the same shape; writes to ``k_cache``, ``v_cache`` and their scales, if they have any.
 
     New tokens see themselves as the cache keeps them.
     """
@@ -58,10 +58,10 @@ def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
     rows = rows.float()
     largest = rows.abs().amax(-1)
     fits = largest.isfinite() & (largest >= SMALLEST)
-    full = torch.full_like(largest, LARGEST)  # a number over or under a tensor is multiplied by a rounded reciprocal
+    full = torch.full_like(largest, LARGEST)  # a number over a tensor would be multiplied by a rounded reciprocal
     inverse = torch.where(fits, full / largest, 0.0)
     integers = (rows * inverse[..., None]).nan_to_num(0.0).clamp(-LARGEST, LARGEST).round()
-    return integers.to(torch.int8), torch.where(largest < SMALLEST, 0.0, largest / full)
+    return integers.to(torch.int8), torch.where(largest < SMALLEST, 0.0, largest * (1 / LARGEST))
 
 
 def append(cache: Tensor, scales: Tensor | None, where: Any, rows: Tensor) -> None:
