@@ -26,9 +26,12 @@ ROUNDS = tl.constexpr(12582912.0)
 
 @triton.jit
 def rows_of(x, slot, head, count):
-    """The matrix of one slot and head; ``x`` is a pointer with its strides of slots, rows and heads."""
-    start, stride_slot, stride_row, stride_head = x
-    return start + slot * stride_slot + head * stride_head, stride_row, count
+    """The rows of one slot and head; ``x`` is numbers and scales, each a pointer with strides of slots, rows, heads."""
+    numbers, scales = x
+    start, stride_slot, stride_row, stride_head = numbers
+    matrix = (start + slot * stride_slot + head * stride_head, stride_row, count)
+    start, stride_slot, stride_row, stride_head = scales
+    return matrix, (start + slot * stride_slot + head * stride_head, stride_row, count)
 
 
 @triton.jit

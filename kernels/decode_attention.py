@@ -93,9 +93,19 @@ def _attend(
     return larger, total, mixed
 
 
+@triton.jit
+def _store_share(shares, index, d, state, inside, where, D: tl.constexpr):
+    """Write what a tile of queries found in one share of the cache; :func:`_decode_attention_merge_kernel` reads it."""
+    parts, sums = shares
+    largest, total, mixed = state
+    tl.store(parts + index[:, None] * D + d[None, :], mixed, mask=where)  # (BLOCK_M, BLOCK_D)
+    tl.store(sums + 2 * index, largest, mask=inside)  # (BLOCK_M,)
+    tl.store(sums + 2 * index + 1, total, mask=inside)  # (BLOCK_M,)
+
+
 @triton.jit(do_not_specialize=["N", "capacity"])
 def _decode_attention_fwd_kernel(
-    q, k_new, v_new, k_cache, v_cache, scales, out, shares, lengths, active, N, capacity, scale,
+    q, k_new, v_new, k_cache, v_cache, out, shares, lengths, active, N, capacity, scale,
     GROUP: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_NEW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -115,14 +125,11 @@ def _decode_attention_fwd_kernel(
     length = tl.load(lengths + slot)
     used = tl.minimum(tl.maximum(length, 0), capacity)
     room = tl.minimum(N, capacity - used)
-    DTYPE: tl.constexpr = k_cache[0].dtype.element_ty
-    k_scales, v_scales = scales
+    DTYPE: tl.constexpr = k_cache[0][0].dtype.element_ty
     k_new, v_new = rows_of(k_new, slot, key_head, room), rows_of(v_new, slot, key_head, room)
-    k_new, v_new = (k_new, k_new), (v_new, v_new)
     share = tl.cdiv(tl.cdiv(used, BLOCK_N), SPLITS) * BLOCK_N
     begin, end = tl.minimum(split * share, used), tl.minimum((split + 1) * share, used)
-    k_cache = (rows_of(k_cache, slot, key_head, end), rows_of(k_scales, slot, key_head, end))
-    v_cache = (rows_of(v_cache, slot, key_head, end), rows_of(v_scales, slot, key_head, end))
+    k_cache, v_cache = rows_of(k_cache, slot, key_head, end), rows_of(v_cache, slot, key_head, end)
     if (block == 0) & (split == 0):
         append_rows(k_cache, k_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
         append_rows(v_cache, v_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
@@ -148,17 +155,14 @@ def _decode_attention_fwd_kernel(
             state = _attend(
                 state, query, k_new, v_new, first, new, scale, DTYPE, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_NEW
             )
-    largest, total, mixed = state
+    _, total, mixed = state
     if SPLITS == 1:
         mixed = mixed * tl.where(total == 0.0, 0.0, 1.0 / total)[:, None]
         result = mixed.to(out_start.dtype.element_ty)
         tl.store(out_start + place[:, None] + d[None, :], result, mask=where)  # (BLOCK_M, BLOCK_D)
     else:
-        parts, sums = shares
         index = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
-        tl.store(parts + index[:, None] * D + d[None, :], mixed, mask=where)  # (BLOCK_M, BLOCK_D)
-        tl.store(sums + 2 * index, largest, mask=row < N * GROUP)  # (BLOCK_M,)
-        tl.store(sums + 2 * index + 1, total, mask=row < N * GROUP)  # (BLOCK_M,)
+        _store_share(shares, index, d, state, row < N * GROUP, where, D)
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -212,14 +216,14 @@ def decode_attention_fwd(
     parts = torch.empty((rows, dim), dtype=torch.float32, device=q.device)
     shares = parts, torch.empty((rows, 2), dtype=torch.float32, device=q.device)
     shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
-    tensors = (_strided(x) for x in (q, k_new, v_new, k_cache, v_cache))
-    scales = tuple(_strided(new if x is None else x) for x, new in ((k_scales, k_new), (v_scales, v_new)))
+    pairs = ((k_new, None), (v_new, None), (k_cache, k_scales), (v_cache, v_scales))
+    tensors = ((_strided(x), _strided(x if scales is None else scales)) for x, scales in pairs)
     if k_cache.dtype != q.dtype:  # or ptxas fits one more block in by keeping a number on the stack
         config["maxnreg"] = 168 if dtype == "half" and dim <= 64 else 255
     with on_device(q):
         _decode_attention_fwd_kernel[(batch, key_heads, blocks * number)](
-            *tensors,
-            *(scales, _strided(out), shares, cache_lengths, active, new, k_cache.shape[1], scale * LOG2E),
+            *(_strided(q), *tensors, _strided(out)),
+            *(shares, cache_lengths, active, new, k_cache.shape[1], scale * LOG2E),
             **shape,
             PRECISION=precision,
             BLOCK_NEW=config["BLOCK_N"] if k_cache.dtype == q.dtype else NEW_ROWS,

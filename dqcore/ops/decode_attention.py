@@ -42,9 +42,8 @@ def decode_attention(
     Writes ``k_new[b]`` and ``v_new[b]`` to slot b of the caches from place ``L = cache_lengths[b]`` on. The lengths
     stay as they are, since the layers of a model share them: the caller adds n after the last layer.
 
-    The caches may be narrower than the queries, which halves or quarters what a step reads: bfloat16, or int8 with a
-    scale for each token and head, the largest magnitude of its d channels over 127. All queries, those of the new
-    tokens too, see keys and values as the cache keeps them.
+    The caches may be narrower than the queries: bfloat16, or int8 with a scale for each token and head, the largest
+    magnitude of its d channels over 127. All queries see keys and values, the new ones too, as the cache keeps them.
 
     Args:
         q: New queries ``(B, n, H, d)``, or ``(B, H, d)`` for n = 1; d up to 256; floating point; any strides.
@@ -58,9 +57,8 @@ def decode_attention(
         active: ``(B,)`` bool; a slot that is False costs nothing: its cache is left alone and its output is 0.
         softmax_scale: By default ``d ** -0.5``.
         precision: How a GPU multiplies float32 numbers, as in :func:`dqcore.ops.varlen_attention`.
-        k_scales: For int8 caches: by what each row of ``k_cache`` is multiplied, ``(B, C, Hkv)`` float32.
-            **Written to.**
-        v_scales: For int8 caches, as ``k_scales``.
+        k_scales: What int8 rows of ``k_cache`` are multiplied by, ``(B, C, Hkv)`` float32. **Written to.**
+        v_scales: As ``k_scales``.
 
     Returns:
         ``q``'s shape and dtype: what causal :func:`dqcore.ops.varlen_attention` over the whole slot, as it is kept,
