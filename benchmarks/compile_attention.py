@@ -12,7 +12,7 @@ from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_
 from dqcore.kernels.setting import Setting
 
 KEEP = 230  # of 256: dropout 0.1
-FULL = (90,)  # where training without dropout and the other products of float32 are compiled too
+FULL = (90,)  # where training without dropout, other products of float32 and all narrow caches are compiled too
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
@@ -22,7 +22,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     for dim, dtype in sizes:
         for keep in (256, KEEP) if arch in FULL else (KEEP,):
             yield lambda dim=dim, dtype=dtype, keep=keep: _train(dim, dtype, keep)
-        for kept in {dtype: None, torch.bfloat16: None, torch.int8: None}:
+        narrower = (half, torch.int8) if dtype == single else (torch.int8,)
+        for kept in (dtype, *(narrower if dim == 64 or arch in FULL else ())):
             yield lambda dim=dim, dtype=dtype, kept=kept: _decode(64, dim, dtype, kept)
     if arch in FULL:
         for dim in (64, 128):
