@@ -12,7 +12,7 @@ from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_
 from dqcore.kernels.setting import Setting
 
 KEEP = 230  # of 256: dropout 0.1
-FULL = (90,)  # where training without dropout and the other products of float32 are compiled too
+FULL = (90,)  # where training without dropout, other products of float32 and all narrow caches are compiled too
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
@@ -22,11 +22,14 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     for dim, dtype in sizes:
         for keep in (256, KEEP) if arch in FULL else (KEEP,):
             yield lambda dim=dim, dtype=dtype, keep=keep: _train(dim, dtype, keep)
-        yield lambda dim=dim, dtype=dtype: _decode(64, dim, dtype)
+        narrower = (half, torch.int8) if dtype == single else (torch.int8,)
+        for kept in (dtype, *(narrower if dim == 64 or arch in FULL else ())):
+            yield lambda dim=dim, dtype=dtype, kept=kept: _decode(64, dim, dtype, kept)
     if arch in FULL:
         for dim in (64, 128):
             yield lambda dim=dim: _train(dim, single, KEEP, "tf32x3")
-    yield lambda: _decode(2, 64, half)
+    for kept in (half, torch.int8):
+        yield lambda kept=kept: _decode(2, 64, half, kept)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -42,8 +45,9 @@ def _train(dim: int, dtype: torch.dtype, keep: int, precision: str = "ieee") -> 
     varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, setting)
 
 
-def _decode(batch: int, dim: int, dtype: torch.dtype) -> None:
+def _decode(batch: int, dim: int, dtype: torch.dtype, kept: torch.dtype) -> None:
     q, k, v = _empty(batch, 1, 3, 16, dim, dtype=dtype).unbind(2)
-    cache = _empty(2, batch, 1024, 16, dim, dtype=dtype)
+    cache = _empty(2, batch, 1024, 16, dim, dtype=kept)
+    scales = _empty(2, batch, 16, 1024, dtype=torch.float32).mT if kept == torch.int8 else (None, None)
     lengths, active = _empty(batch, dtype=torch.int32), _empty(batch, dtype=torch.bool)
-    decode_attention.decode_attention_fwd(q, k, v, *cache, lengths, active, dim**-0.5, "ieee")
+    decode_attention.decode_attention_fwd(q, k, v, *cache, lengths, active, dim**-0.5, "ieee", *scales)

@@ -24,6 +24,7 @@ from dqcore.ops import (
     unpack_codes,
     varlen_attention,
 )
+from dqcore.ops.reference.decode_attention import quantized
 from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
 
 Check = Callable[[], None]
@@ -50,7 +51,7 @@ def checks(device: str, tiny: bool) -> dict[str, Check]:
                 if all(tensor.isfinite().all() for tensor in pair):
                     every[f"nearest_code {case} {num}x{size}x{dim} {dtype}"] = lambda pair=pair: _nearest(*pair)
     for name, launch in every_kernel(device).items():
-        if name != "decode_attention":  # appends to its caches
+        if not name.startswith("decode_attention"):  # appends to its caches
             every[f"{name} again"] = lambda launch=launch: _same(launch(), launch())
         every[f"{name} against the reference"] = lambda launch=launch: _against_reference(launch)
     # programs that wait for each other: many of them, and few
@@ -81,8 +82,13 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     qkv = normal(41, 3, 2, 32).requires_grad_()
     ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32, device=device)
     seed = torch.tensor([3, 5], device=device)
-    caches, new = normal(2, 3, 40, 2, 32), normal(3, 3, 2, 32)
+    caches, new = (
+        normal(2, 3, 40, 2, 32),
+        normal(3, 3, 2, 32).bfloat16().float(),
+    )  # which a narrower cache keeps exactly
     lengths = torch.tensor([0, 17, 39], dtype=torch.int32, device=device)
+    integers, scales = quantized(caches)
+    kept = {"k_scales": scales[0], "v_scales": scales[1]}
 
     def lookup() -> tuple:
         out = dynamic_lookup(maps, grain, codebook, with_sums=True)
@@ -126,6 +132,8 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "pack and unpack codes": sequence,
         "varlen_attention": attention,
         "decode_attention": lambda: (decode_attention(*new.unbind(1), *caches, lengths),),
+        "decode_attention, bfloat16": lambda: (decode_attention(*new.unbind(1), *caches.bfloat16(), lengths),),
+        "decode_attention, integers": lambda: (decode_attention(*new.unbind(1), *integers, lengths, **kept),),
     }
 
 

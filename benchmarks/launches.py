@@ -91,7 +91,7 @@ def counting() -> Iterator[Counter]:
             kind.__getitem__ = method
 
 
-def sampling_step(position_layers: int, content_layers: int, slots: int = 128) -> list[str]:
+def sampling_step(position_layers: int, content_layers: int, slots: int = 128, cache: Any = "auto") -> list[str]:
     """What one step of sampling from a prior of the base model's heads launches."""
     from dqcore import DQTransformer, DQTransformerConfig
     from dqcore.models.sampling.sampler import Sampler
@@ -101,7 +101,7 @@ def sampling_step(position_layers: int, content_layers: int, slots: int = 128) -
     config = DQTransformerConfig(codebook_size=1024, region_grid=(8, 8), num_granularities=2, dim=512, **layers)
     prior = DQTransformer(config).eval().to("meta")
     with counting() as counter, torch.inference_mode():
-        steps = prior.new_steps(slots, prior.tape.max_tokens)
+        steps = prior.new_steps(slots, prior.tape.max_tokens, cache)
         sampler = Sampler(prior.tape, steps, slots, Sampling(), lambda samples: None, slots)  # type: ignore[arg-type, return-value]
         counter.names.clear()
         sampler.step()

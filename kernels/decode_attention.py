@@ -3,8 +3,12 @@
 One program attends with the new queries of one slot that share a key head, as the rows of one tile, to its share of the
 slot's cache. Where slots and heads alone would not fill the GPU, the cache is cut into SPLITS equal shares, which a
 second kernel adds up in their order. The new keys and values are read from where they come, not from the cache: the
-program of the last share attends to them and that of the first share copies them, so that none waits for another.
+program of the last share attends to them and that of the first share appends them, so that none waits for another.
 Programs of a slot that is not active return at once. No launch depends on the lengths, so a CUDA graph may hold a step.
+
+A cache of 8-bit integers is read as it is: the integers are multiplied, and a key's scale multiplies its score, a
+value's its weight. New rows are quantized by both programs that read them (``cached_rows``): a token sees itself as all
+later ones will see it.
 Reference: ``dqcore.ops.decode_attention``.
 """
 
@@ -16,13 +20,13 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import tuned
+from dqcore.kernels.cached_rows import append_rows, load_cached, rows_of
 from dqcore.kernels.common import bound, multiplicand, on_device
-from dqcore.kernels.sequences import load_rows, store_rows
 
 LOG2E = 1.4426950408889634
 PROGRAMS = 264  # enough to fill the largest GPUs, two to a multiprocessor
 MAX_SPLITS = 16
-
+NEW_ROWS = 16  # the tile of new rows that are kept in another dtype than they come in: to convert padding takes time
 
 #: What ``benchmarks/tune.py`` tries. BLOCK_M queries of a slot that share a key head are one tile: 1 for a single
 #: float32 query, which needs no matrix product, and at least 16 for tensor cores.
@@ -50,57 +54,60 @@ def _rests(active, slot):
 
 
 @triton.jit
-def _rows_of(x, slot, head, count):
-    """The matrix of one slot and head; ``x`` is a pointer with its strides of slots, rows and heads."""
-    start, stride_slot, stride_row, stride_head = x
-    return start + slot * stride_slot + head * stride_head, stride_row, count
-
-
-@triton.jit
-def _append(cache, new, used, room, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Copy the first ``room`` rows of matrix ``new`` behind the ``used`` rows of matrix ``cache``."""
-    start, stride, _ = cache
-    free = (start + used.to(tl.int64) * stride, stride, room)
-    for first in range(0, bound(room), BLOCK_N):
-        store_rows(free, first, load_rows(new, first, BLOCK_N, D, BLOCK_D), BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
-
-
-@triton.jit
 def _attend(
     state, query, k, v, first, last, scale,
-    PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DTYPE: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Maximum, sum and weighted sum of values after the tile of keys from ``first`` on.
+    """Maximum, sum and weighted sum of values after the tile of keys from ``first`` on, kept as ``DTYPE``.
 
-    Query ``i`` sees keys up to ``last[i]``; both see no further than the rows of the matrices ``k`` and ``v``.
+    Query ``i`` sees keys up to ``last[i]``; both see no further than the rows ``k`` and ``v``.
     """
     largest, total, mixed = state
-    _, _, count = k
+    keys, _ = k
+    _, _, count = keys
     columns = first + tl.arange(0, BLOCK_N)
-    key = multiplicand(load_rows(k, first, BLOCK_N, D, BLOCK_D))  # (BLOCK_N, BLOCK_D)
+    key, key_scale = load_cached(k, first, DTYPE, BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
+    key = multiplicand(key).to(query.dtype)
     if BLOCK_M == 1:
         score = tl.sum(query * key.to(tl.float32), 1)[None, :]
     else:
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # (BLOCK_M, BLOCK_N)
+    if tl.int8 == DTYPE:
+        score *= key_scale[None, :]
     score = tl.where((columns < count)[None, :] & (columns[None, :] <= last[:, None]), score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
     base = tl.where(larger == float("-inf"), 0.0, larger)
     weight = tl.exp2(score * scale - base[:, None])
     shrink = tl.exp2(largest - base)
-    value = multiplicand(load_rows(v, first, BLOCK_N, D, BLOCK_D))  # (BLOCK_N, BLOCK_D)
+    total = total * shrink + tl.sum(weight, 1)
+    value, value_scale = load_cached(v, first, DTYPE, BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
+    value = multiplicand(value).to(query.dtype)
+    if tl.int8 == DTYPE:
+        weight *= value_scale[None, :]
     mixed = mixed * shrink[:, None]
     if BLOCK_M == 1:
-        mixed += tl.sum(tl.trans(weight) * value.to(tl.float32), 0)[None, :]
+        mixed += tl.sum(tl.trans(weight) * value, 0)[None, :]
     else:
         mixed = tl.dot(weight.to(value.dtype), value, mixed, input_precision=PRECISION)  # (BLOCK_M, BLOCK_D)
-    return larger, total * shrink + tl.sum(weight, 1), mixed
+    return larger, total, mixed
+
+
+@triton.jit
+def _store_share(shares, index, d, state, inside, where, D: tl.constexpr):
+    """Write what a tile of queries found in one share of the cache; :func:`_decode_attention_merge_kernel` reads it."""
+    parts, sums = shares
+    largest, total, mixed = state
+    tl.store(parts + index[:, None] * D + d[None, :], mixed, mask=where)  # (BLOCK_M, BLOCK_D)
+    tl.store(sums + 2 * index, largest, mask=inside)  # (BLOCK_M,)
+    tl.store(sums + 2 * index + 1, total, mask=inside)  # (BLOCK_M,)
 
 
 @triton.jit(do_not_specialize=["N", "capacity"])
 def _decode_attention_fwd_kernel(
     q, k_new, v_new, k_cache, v_cache, out, shares, lengths, active, N, capacity, scale,
     GROUP: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_NEW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     slot, key_head = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     block, split = tl.program_id(2) // SPLITS, tl.program_id(2) % SPLITS
@@ -118,15 +125,14 @@ def _decode_attention_fwd_kernel(
     length = tl.load(lengths + slot)
     used = tl.minimum(tl.maximum(length, 0), capacity)
     room = tl.minimum(N, capacity - used)
-    k_new = _rows_of(k_new, slot, key_head, room)
-    v_new = _rows_of(v_new, slot, key_head, room)
+    DTYPE: tl.constexpr = k_cache[0][0].dtype.element_ty
+    k_new, v_new = rows_of(k_new, slot, key_head, room), rows_of(v_new, slot, key_head, room)
     share = tl.cdiv(tl.cdiv(used, BLOCK_N), SPLITS) * BLOCK_N
     begin, end = tl.minimum(split * share, used), tl.minimum((split + 1) * share, used)
-    k_cache = _rows_of(k_cache, slot, key_head, end)
-    v_cache = _rows_of(v_cache, slot, key_head, end)
+    k_cache, v_cache = rows_of(k_cache, slot, key_head, end), rows_of(v_cache, slot, key_head, end)
     if (block == 0) & (split == 0):
-        _append(k_cache, k_new, used, room, D, BLOCK_D, BLOCK_N)
-        _append(v_cache, v_new, used, room, D, BLOCK_D, BLOCK_N)
+        append_rows(k_cache, k_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
+        append_rows(v_cache, v_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
 
     start, stride_qb, stride_qn, stride_qh = q
     start += slot * stride_qb
@@ -141,22 +147,22 @@ def _decode_attention_fwd_kernel(
     )
     for first in range(bound(begin), bound(end), BLOCK_N):
         state = _attend(
-            state, query, k_cache, v_cache, first, row * 0 + capacity, scale, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_N
-        )
+            state, query, k_cache, v_cache, first, row * 0 + capacity, scale,
+            DTYPE, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_N,
+        )  # fmt: skip
     if split == SPLITS - 1:
-        for first in range(0, bound(room), BLOCK_N):
-            state = _attend(state, query, k_new, v_new, first, new, scale, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_N)
-    largest, total, mixed = state
+        for first in range(0, bound(room), BLOCK_NEW):
+            state = _attend(
+                state, query, k_new, v_new, first, new, scale, DTYPE, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_NEW
+            )
+    _, total, mixed = state
     if SPLITS == 1:
         mixed = mixed * tl.where(total == 0.0, 0.0, 1.0 / total)[:, None]
         result = mixed.to(out_start.dtype.element_ty)
         tl.store(out_start + place[:, None] + d[None, :], result, mask=where)  # (BLOCK_M, BLOCK_D)
     else:
-        parts, sums = shares
         index = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
-        tl.store(parts + index[:, None] * D + d[None, :], mixed, mask=where)  # (BLOCK_M, BLOCK_D)
-        tl.store(sums + 2 * index, largest, mask=row < N * GROUP)  # (BLOCK_M,)
-        tl.store(sums + 2 * index + 1, total, mask=row < N * GROUP)  # (BLOCK_M,)
+        _store_share(shares, index, d, state, row < N * GROUP, where, D)
 
 
 @triton.jit(do_not_specialize=["N"])
@@ -192,6 +198,8 @@ def decode_attention_fwd(
     active: Tensor | None,
     scale: float,
     precision: str,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """``q (B, n, H, d)`` -> the same shape; appends to ``k_cache`` and ``v_cache (B, C, Hkv, d)``."""
     batch, new, heads, dim = q.shape
@@ -208,13 +216,17 @@ def decode_attention_fwd(
     parts = torch.empty((rows, dim), dtype=torch.float32, device=q.device)
     shares = parts, torch.empty((rows, 2), dtype=torch.float32, device=q.device)
     shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
-    tensors = (_strided(x) for x in (q, k_new, v_new, k_cache, v_cache, out))
+    pairs = ((k_new, None), (v_new, None), (k_cache, k_scales), (v_cache, v_scales))
+    tensors = ((_strided(x), _strided(x if scales is None else scales)) for x, scales in pairs)
+    if k_cache.dtype != q.dtype:  # or ptxas fits one more block in by keeping a number on the stack
+        config["maxnreg"] = 168 if dtype == "half" and dim <= 64 else 255
     with on_device(q):
         _decode_attention_fwd_kernel[(batch, key_heads, blocks * number)](
-            *tensors,
+            *(_strided(q), *tensors, _strided(out)),
             *(shares, cache_lengths, active, new, k_cache.shape[1], scale * LOG2E),
             **shape,
             PRECISION=precision,
+            BLOCK_NEW=config["BLOCK_N"] if k_cache.dtype == q.dtype else NEW_ROWS,
             enable_fp_fusion=True,
             **config,
         )
@@ -226,5 +238,5 @@ def decode_attention_fwd(
 
 
 def _strided(x: Tensor) -> tuple[Tensor, int, int, int]:
-    """``(B, n, heads, d)`` as a kernel takes it: with its strides of slots, rows and heads."""
+    """``(B, n, heads, ...)`` as a kernel takes it: with its strides of slots, rows and heads."""
     return x, x.stride(0), x.stride(1), x.stride(2)

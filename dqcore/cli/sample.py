@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
@@ -38,6 +38,7 @@ def sample(
     position_top_k: int | None = None,
     position_top_p: float = 1.0,
     guidance: float = 1.0,
+    cache: Literal["auto", "weights", "bfloat16", "int8"] = "auto",
     slots: int = 128,
     batch_size: int = 16,
     seed: int = 0,
@@ -63,6 +64,8 @@ def sample(
         position_top_k: As top_k, for positions.
         position_top_p: As top_p, for positions.
         guidance: Above 1 moves samples towards their class; needs a prior trained with label_dropout.
+        cache: How the keys and values of the tokens so far are kept: weights (in the dtype of the weights), bfloat16 or
+            int8; auto is bfloat16 for a float32 model on a GPU. Rounding may change which codes are drawn.
         slots: Samples drawn at once.
         batch_size: Images decoded together.
         seed: Fixes the samples.
@@ -70,20 +73,30 @@ def sample(
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
     from dqcore.distributed import join_world
-    from dqcore.inference.sample import load_pair
-    from dqcore.models.auto import model_folder
     from dqcore.models.sampling.settings import Sampling
-    from dqcore.models.weights import PRIOR, weights_folder
 
     if min(count, slots, batch_size) < 1:
         raise InputError("count, slots, batch_size: expected at least 1")
-    sampling = Sampling(temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance)
+    positions = (position_temperature, position_top_k, position_top_p)
+    sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)
+    pair, classes = _load(prior, tokenizer, world, label, count)
+    rest: dict[str, Any] = {**classes, "seed": seed, "slots": slots, "batch_size": batch_size}
+    _write(*pair, out, count, sampling=sampling, world=world, **rest)
+
+
+def _load(
+    prior: Path | None, tokenizer: Path | None, world: World, label: str | None, count: int
+) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """The prior and its tokenizer, and the samples' classes by number and by name."""
+    from dqcore.inference.sample import load_pair
+    from dqcore.models.auto import model_folder
+    from dqcore.models.weights import PRIOR, weights_folder
+
     prior = prior or weights_folder(PRIOR)
-    model, decoder = load_pair(prior, tokenizer, world.device)
-    labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
-    rest: dict[str, Any] = {"labels": labels, "names": names, "seed": seed, "slots": slots, "batch_size": batch_size}
-    _write(model, decoder, out, count, sampling=sampling, world=world, **rest)
+    pair = load_pair(prior, tokenizer, world.device)
+    labels, names = class_labels(model_folder(prior), pair[0].config.num_classes, label, count)
+    return pair, {"labels": labels, "names": names}
 
 
 def _write(model: Any, decoder: Any, out: Path, count: int, *, world: World, **rest: Any) -> None:

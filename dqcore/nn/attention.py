@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
+import torch
 from torch import Tensor, nn
 
 from dqcore.errors import InputError
 from dqcore.ops.decode_attention import append_and_attend
 from dqcore.ops.varlen_attention import varlen_attention
 
-__all__ = ["CausalSelfAttention"]
+__all__ = ["CacheKind", "CausalSelfAttention", "KeysAndValues", "cache_dtype"]
+
+#: How keys and values are kept: as the weights, in two bytes a number or in one; "auto" chooses between the first two.
+CacheKind = Literal["auto", "weights", "bfloat16", "int8"]
+
+
+class KeysAndValues(NamedTuple):
+    """What a layer keeps of the tokens so far, for ``B`` slots of ``C`` tokens each.
+
+    Attributes:
+        keys: ``(B, C, H, d)``, in memory the tokens of one head side by side.
+        values: As ``keys``.
+        key_scales: By what each key of an int8 cache is multiplied, ``(B, C, H)`` float32; None for other dtypes.
+        value_scales: As ``key_scales``.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+
+
+def cache_dtype(kind: CacheKind, weights: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of keys and values: "auto" is bfloat16 for float32 weights on a GPU, where reading them takes the time.
+
+    Half precision is never changed to the other kind, which has no fewer bytes.
+    """
+    if kind == "int8":
+        return torch.int8
+    if kind == "bfloat16" and weights in (torch.float32, torch.float64):
+        return torch.bfloat16
+    narrow = kind == "auto" and weights == torch.float32 and device.type == "cuda"
+    return torch.bfloat16 if narrow else weights
 
 
 class CausalSelfAttention(nn.Module):
@@ -50,18 +85,21 @@ class CausalSelfAttention(nn.Module):
         out = varlen_attention(q, k, v, cu_seqlens, dropout_p=dropout_p, prefix_lengths=prefix_lengths)
         return self.proj(out.flatten(-2))  # type: ignore[union-attr]
 
-    def empty_cache(self, batch_size: int, capacity: int) -> Tensor:
-        """An empty cache: keys and values ``(2, B, capacity, H, d)`` with the device and dtype of the weights.
+    def empty_cache(self, batch_size: int, capacity: int, kind: CacheKind = "weights") -> KeysAndValues:
+        """An empty cache on the device of the weights.
 
         Args:
             batch_size: B, the number of slots.
             capacity: How many tokens each slot can hold.
+            kind: See :func:`cache_dtype`.
         """
         weight = self.qkv.weight
-        cache = weight.new_zeros(2, batch_size, self.num_heads, capacity, weight.shape[1] // self.num_heads)
-        return cache.transpose(2, 3)  # in memory the tokens of one head lie side by side
+        dtype, shape = cache_dtype(kind, weight.dtype, weight.device), (2, batch_size, self.num_heads, capacity)
+        rows = weight.new_zeros(*shape, weight.shape[1] // self.num_heads, dtype=dtype).transpose(2, 3)
+        scales = weight.new_zeros(shape, dtype=torch.float32).transpose(2, 3) if dtype == torch.int8 else (None, None)
+        return KeysAndValues(*rows, *scales)
 
-    def step(self, x: Tensor, cache: Tensor, lengths: Tensor, *, active: Tensor | None = None) -> Tensor:
+    def step(self, x: Tensor, cache: KeysAndValues, lengths: Tensor, *, active: Tensor | None = None) -> Tensor:
         """Append new tokens to the cache of their slot, and let them attend to all of it; without dropout.
 
         Args:
@@ -71,12 +109,12 @@ class CausalSelfAttention(nn.Module):
             active: ``(B,)`` bool; a slot that is False takes no part: its tokens see nothing, its cache stays as it is.
 
         Returns:
-            ``x``'s shape: what :meth:`forward` over the whole slot gives its last tokens.
+            ``x``'s shape: what :meth:`forward` over the whole slot gives its last tokens, up to what the cache rounds.
         """
         new = x if x.dim() == 3 else x[:, None]
         q, k, v = self._heads(new)
-        k_cache, v_cache = cache.unbind()
-        out = append_and_attend(q, k, v, k_cache, v_cache, lengths, active, scale=q.shape[-1] ** -0.5)
+        k_cache, v_cache, *scales = cache
+        out = append_and_attend(q, k, v, k_cache, v_cache, lengths, active, q.shape[-1] ** -0.5, "ieee", *scales)
         return self.proj(out.view(x.shape))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:

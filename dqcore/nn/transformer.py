@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dqcore.nn.attention import CausalSelfAttention
+from dqcore.nn.attention import CacheKind, CausalSelfAttention, KeysAndValues
 
 __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
 
@@ -17,12 +17,12 @@ class Cache(NamedTuple):
     """Keys and values of all tokens so far, for each of ``S`` slots that are sampled at once.
 
     Attributes:
-        layers: Keys and values of each layer, ``(2, S, capacity, H, d)``.
+        layers: Keys and values of each layer.
         lengths: Number of tokens of each slot so far, ``(S,)`` int32; the caller adds 1 after each step.
         active: Slots that take part, ``(S,)`` bool.
     """
 
-    layers: list[Tensor]
+    layers: list[KeysAndValues]
     lengths: Tensor
     active: Tensor
 
@@ -49,7 +49,7 @@ class TransformerBlock(nn.Module):
         x = x + self.dropout(self.attention(self.norm1(x), cu_seqlens))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
-    def step(self, x: Tensor, cache: Tensor, lengths: Tensor, active: Tensor) -> Tensor:
+    def step(self, x: Tensor, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Tensor:
         """One token of each slot, ``(S, dim)``; without dropout."""
         x = self.attention.step(self.norm1(x), cache, lengths, active=active).add_(x)
         return self.mlp(self.norm2(x)).add_(x)
@@ -88,10 +88,10 @@ class Transformer(nn.Module):
                 x = block(x, cu_seqlens)
         return x
 
-    def new_cache(self, capacity: int, lengths: Tensor, active: Tensor) -> Cache:
-        """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens."""
+    def new_cache(self, capacity: int, lengths: Tensor, active: Tensor, kind: CacheKind = "weights") -> Cache:
+        """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens; :func:`dqcore.nn.attention.cache_dtype`."""
         slots, capacity = len(lengths), -(-capacity // 32) * 32
-        layers = [block.attention.empty_cache(slots, capacity) for block in self.blocks]  # type: ignore[operator, union-attr]
+        layers = [block.attention.empty_cache(slots, capacity, kind) for block in self.blocks]  # type: ignore[operator, union-attr]
         return Cache(layers, lengths, active)
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:

@@ -60,4 +60,7 @@ def test_decode_peers():
     step = decode.Step((3, 24, 2, 16), "cpu", torch.float32)
     torch.testing.assert_close(step.mine(), step.padded())
     assert step.read == 2 * (int(step.lengths.sum()) + 3) * 2 * 16 * 4
+    narrow, _, read = step.in_8_bits()
+    torch.testing.assert_close(narrow(), step.mine(), rtol=0, atol=0.05)
+    assert read == step.read * (16 + 4) // (16 * 4)
     assert decode.Step((3, 24, 2, 16), "meta", torch.float16, cached=5).flash().shape == (3, 2, 16)

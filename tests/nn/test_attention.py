@@ -41,7 +41,7 @@ def test_prefix_is_seen_by_all():
 def test_steps_equal_forward():
     attention, (x, cu_seqlens) = layer(dropout=0.5).eval(), packed()
     cache, lengths = attention.empty_cache(len(LENGTHS), max(LENGTHS)), torch.zeros(len(LENGTHS), dtype=torch.int32)
-    assert cache.dtype == torch.float64
+    assert cache.keys.dtype == torch.float64
     rows = [[] for _ in LENGTHS]
     for step in range(max(LENGTHS)):
         active = torch.tensor([step < length for length in LENGTHS])
@@ -53,7 +53,7 @@ def test_steps_equal_forward():
         lengths += active
     together = torch.cat([torch.stack(some) for some in rows if some])
     torch.testing.assert_close(together, attention(x, cu_seqlens))
-    assert (cache[:, 1, 1:] == 0).all() and (cache[:, 2] == 0).all()
+    assert all((rows[1, 1:] == 0).all() and (rows[2] == 0).all() for rows in cache[:2])
 
 
 def test_dropout_is_for_training_and_replays():

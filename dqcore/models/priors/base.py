@@ -13,6 +13,7 @@ from dqcore.models.pretrained import Pretrained
 from dqcore.models.priors.config import PriorOutput
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tape import Tape
+from dqcore.nn.attention import CacheKind
 from dqcore.nn.transformer import Transformer
 
 __all__ = ["Prior"]
@@ -127,7 +128,7 @@ class Prior(Pretrained):
         Gradient: none. Dropout is off.
         Determinism: the same samples whatever else is in the batch, on one machine with one number of threads. On
             another machine rounding may move a sum of probabilities past the random number, so that another code is
-            drawn.
+            drawn; so may what ``sampling.cache`` rounds, which "auto" does for a float32 model on a GPU.
         """
         raise NotImplementedError
 
@@ -143,6 +144,7 @@ class Prior(Pretrained):
         position_top_p: float = 1.0,
         *,
         guidance: float = 1.0,
+        cache: CacheKind = "auto",
         seed: int = 0,
         first: int = 0,
         slots: int | None = None,
@@ -153,7 +155,7 @@ class Prior(Pretrained):
     ) -> CodeSequence:
         """Draw samples: :meth:`sample` with the fields of :class:`Sampling` as arguments; see there for all of them."""
         sampling = Sampling(
-            temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance=guidance
+            temperature, top_k, top_p, position_temperature, position_top_k, position_top_p, guidance, cache
         )
         return self.sample(
             batch_size,

@@ -26,6 +26,7 @@ from dqcore.models.sampling.settings import Sampling
 from dqcore.models.sampling.steps import CachedSteps
 from dqcore.models.sampling.walk import Plan
 from dqcore.models.tape import NULL, Tape
+from dqcore.nn.attention import CacheKind
 from dqcore.nn.transformer import Cache, Head, Transformer
 
 __all__ = ["TapePrior"]
@@ -214,13 +215,13 @@ class TapePrior(Prior):
         slots = min(batch_size, 128 if slots is None else slots)
         slots = -(-slots // 4) * 4 if device.type == "cpu" else slots  # products of 4 rows and more agree in all bits
         with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
-            steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens)
+            steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens, sampling.cache)
             drawn = Sampler(self.tape, steps, slots, sampling, plan, batch_size).run(progress)
         return self.tape.to_sequence(drawn, self.tape.order)
 
-    def new_steps(self, num_rows: int, capacity: int) -> CachedSteps:
-        """Empty caches to sample with: ``num_rows`` samples of up to ``capacity`` tokens."""
-        return CachedSteps(self, num_rows, capacity)
+    def new_steps(self, num_rows: int, capacity: int, kind: CacheKind = "auto") -> CachedSteps:
+        """Empty caches to sample with: ``num_rows`` samples of up to ``capacity`` tokens, kept as ``kind`` says."""
+        return CachedSteps(self, num_rows, capacity, kind)
 
     def _check_stages(self, closed: int, stop_after: int | None) -> None:
         if not self.tape.coarse_to_fine and (closed or stop_after is not None):

@@ -4,7 +4,8 @@
 walks a tape (:mod:`dqcore.models.tape`). At each step the model reads all tokens so far. Then the position and after it
 the content of the next token is drawn (paper, section 3.3). :func:`generate_by_region` does the same for
 :class:`dqcore.models.priors.global_local.GlobalLocal`. Tests compare the fast samplers with these two. Their arguments
-are those of ``Prior.sample``; they are not checked here. The prior is on the CPU and in evaluation mode.
+are those of ``Prior.sample``; they are not checked here. The prior is on the CPU and in evaluation mode. What
+``sampling.cache`` rounds is not imitated: there is no cache.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ class RegionSampler:
 
     def __init__(self, model: RegionModel, labels: Tensor, sampling: Sampling) -> None:
         self.model, self.draw, self.guidance, self.copies = model, sampling.contents, sampling.guidance, sampling.copies
+        self.kind = sampling.cache
         labels_of_rows = torch.cat([labels, torch.full_like(labels, NULL)][: self.copies])
         self.batch = len(labels)
         # On a CPU, products of 4 rows and more agree in all bits, so that batches of fewer get rows that do not count.
@@ -125,4 +126,4 @@ class RegionSampler:
 
     def _cache(self, transformer: Transformer, capacity: int) -> Cache:
         lengths = torch.zeros(len(self.labels), dtype=torch.int32, device=self.labels.device)
-        return transformer.new_cache(capacity, lengths, torch.ones_like(lengths, dtype=torch.bool))
+        return transformer.new_cache(capacity, lengths, torch.ones_like(lengths, dtype=torch.bool), self.kind)

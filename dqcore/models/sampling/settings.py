@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
 from dqcore.errors import InputError
 from dqcore.models.sampling.draw import Draw, check_draw
+from dqcore.nn.attention import CacheKind
 
 __all__ = ["Sampling"]
 
@@ -25,6 +27,9 @@ class Sampling:
         position_top_p: As ``top_p``, for positions.
         guidance: ``s`` in ``logits without class + s (logits with class - logits without class)``. 1 runs the model
             once for each sample, any other number twice.
+        cache: How the keys and values of the tokens so far are kept: "weights", in the dtype of the weights, with which
+            the samples are those that the model defines; "bfloat16", 2 bytes a number; "int8", 1 byte a number and a
+            scale for each token and head; "auto", bfloat16 for a float32 model on a GPU and else as the weights.
 
     Raises:
         InputError: A setting is out of its range.
@@ -37,6 +42,7 @@ class Sampling:
     position_top_k: int | None = None
     position_top_p: float = 1.0
     guidance: float = 1.0
+    cache: CacheKind = "auto"
 
     def __post_init__(self) -> None:
         check_draw(self.temperature, self.top_k, self.top_p)
@@ -44,6 +50,9 @@ class Sampling:
         check_draw(temperature, self.position_top_k, self.position_top_p, prefix="position_")
         if not math.isfinite(self.guidance):
             raise InputError(f"guidance: expected a finite number, got {self.guidance}")
+        if self.cache not in get_args(CacheKind):
+            expected = ", ".join(map(repr, get_args(CacheKind)))
+            raise InputError(f"cache: expected one of {expected}, got {self.cache!r}")
 
     @property
     def contents(self) -> Draw:

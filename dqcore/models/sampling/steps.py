@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dqcore.models.sampling.replay import can_capture
 from dqcore.models.tape import Tape
+from dqcore.nn.attention import CacheKind
 from dqcore.nn.transformer import Cache, Transformer
 
 __all__ = ["CachedSteps", "Steps", "TapeModel"]
@@ -93,17 +94,18 @@ class CachedSteps:
         prior: The model.
         num_rows: ``R``.
         capacity: Tokens of the longest sample.
+        kind: How keys and values are kept, as ``Sampling.cache`` says.
     """
 
-    def __init__(self, prior: TapeModel, num_rows: int, capacity: int) -> None:
+    def __init__(self, prior: TapeModel, num_rows: int, capacity: int, kind: CacheKind = "auto") -> None:
         self.prior = prior
         device = prior.step_embedding.device
         self.lengths = torch.zeros(num_rows, dtype=torch.int32, device=device)
         self.active = torch.zeros(num_rows, dtype=torch.bool, device=device)
         self._position_cache = None
         if prior.position_transformer is not None:
-            self._position_cache = prior.position_transformer.new_cache(capacity, self.lengths, self.active)
-        self._content_cache = prior.content_transformer.new_cache(capacity, self.lengths, self.active)
+            self._position_cache = prior.position_transformer.new_cache(capacity, self.lengths, self.active, kind)
+        self._content_cache = prior.content_transformer.new_cache(capacity, self.lengths, self.active, kind)
         self.capturable = can_capture(prior.step_embedding)
         self._states = torch.empty(0)
 

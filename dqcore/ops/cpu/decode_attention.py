@@ -1,6 +1,7 @@
 """Decoding on the CPU: a batched product over all slots and heads at once, or PyTorch's flash attention slot by slot.
 
-Caches are never copied. The batched product needs caches in whose memory heads come before tokens, as in
+Caches in the queries' dtype are never copied; narrower ones are converted, layer by layer, as far as they are filled:
+on a CPU they save memory, not time. The batched product needs caches in whose memory heads come before tokens, as in
 ``torch.empty(B, H, C, d).transpose(1, 2)``; others work too, but more slowly.
 """
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dqcore.ops.cpu.flash import Mask, flash_attention, grouped, mask_of, split_heads
-from dqcore.ops.reference.decode_attention import active_slots
+from dqcore.ops.reference.decode_attention import active_slots, append, cached
 from dqcore.ops.sequences import Sequence
 
 #: The number of keys is rounded up to a multiple of this, and those too many are masked. So PyTorch adds a slot's terms
@@ -34,22 +35,28 @@ def decode_attention_cpu(
     active: Tensor | None,
     scale: float,
     precision: str,
+    k_scales: Tensor | None = None,
+    v_scales: Tensor | None = None,
 ) -> Tensor:
     """:func:`dqcore.ops.decode_attention` for float16, bfloat16 and float32 on the CPU."""
     if q.shape[1] == 1 and q.shape[2] == k_new.shape[2] and len(q) > 1:
         places = _places(cache_lengths, active, k_cache)
-        out = _all_slots(q, k_new, v_new, k_cache, v_cache, places, scale)
-        if math.isnan(out.sum()):  # a masked key has weight 0, but 0 times a NaN that lies there is NaN
-            out = _all_slots(q, k_new, v_new, k_cache, v_cache, places, scale, blank=True)
-        return out
+        taking = slice(None) if places.resting is None else places.slots
+        append(k_cache, k_scales, (places.slots, places.ends), k_new[taking, 0])
+        append(v_cache, v_scales, (places.slots, places.ends), v_new[taking, 0])
+        filled = (slice(None), slice(places.bias.shape[2]))
+        keys, values = cached(k_cache, k_scales, filled, q.dtype), cached(v_cache, v_scales, filled, q.dtype)
+        return _all_slots(q.to(keys.dtype), keys.transpose(1, 2), values.transpose(1, 2), places, scale).to(q.dtype)
     out = torch.zeros(q.shape, dtype=q.dtype)
     new = q.shape[1]
     for slot, length in active_slots(cache_lengths, active):
         end = length + new
-        keys, values = k_cache[slot, :end], v_cache[slot, :end]
-        keys[length:], values[length:] = k_new[slot], v_new[slot]
-        mask = mask_of(Sequence(slice(0, new), slice(0, end), 0), -1, 0, q.dtype)
-        some, _ = flash_attention(*grouped(q[slot], keys, values), scale, mask)
+        append(k_cache, k_scales, (slot, slice(length, end)), k_new[slot])
+        append(v_cache, v_scales, (slot, slice(length, end)), v_new[slot])
+        seen = (slot, slice(end))
+        keys, values = cached(k_cache, k_scales, seen, q.dtype), cached(v_cache, v_scales, seen, q.dtype)
+        mask = mask_of(Sequence(slice(0, new), slice(0, end), 0), -1, 0, keys.dtype)
+        some, _ = flash_attention(*grouped(q[slot].to(keys.dtype), keys, values), scale, mask)
         split_heads(out[slot], keys).copy_(some)
     return out
 
@@ -87,34 +94,25 @@ def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, cap
     return _Places(slots, ends[slots], bias.repeat_interleave(heads, 0)[:, None], resting)
 
 
-def _all_slots(
-    q: Tensor,
-    k_new: Tensor,
-    v_new: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    places: _Places,
-    scale: float,
-    *,
-    blank: bool = False,
-) -> Tensor:
-    """One new token of each slot: one call for all slots, with a mask that hides what lies after each slot's length.
+def _all_slots(q: Tensor, keys: Tensor, values: Tensor, places: _Places, scale: float) -> Tensor:
+    """One new token of each slot to ``(B, H, L, d)``: one call for all slots, with a mask that hides what lies behind.
 
-    With ``blank`` it works on a copy with zeros in the hidden places, in the same order: no bit of a slot changes for
-    what lies there, or because another slot holds a NaN.
+    A masked key has weight 0, but 0 times a NaN that lies there is NaN. If there is one it works on a copy with zeros
+    in the hidden places, in the same order: no bit of a slot changes for what lies there, or because another has a NaN.
     """
-    slots, ends, bias, resting = places
-    if resting is not None:
-        k_new, v_new = k_new[slots], v_new[slots]
-    k_cache[slots, ends], v_cache[slots, ends] = k_new[:, 0], v_new[:, 0]
-    longest = bias.shape[2]
-    keys, values = k_cache[:, :longest].transpose(1, 2), v_cache[:, :longest].transpose(1, 2)
+    bias = places.bias
     batched = _one_stride(keys) and _one_stride(values) and BLOCK * q.shape[3] >= SMALLEST_PRODUCT
-    if blank:
-        hidden = bias.view(len(q), -1, longest, 1)[:, :1] < 0
-        keys, values = keys.masked_fill(hidden, 0), values.masked_fill(hidden, 0)
-    out = (_attend_batched if batched and q.dtype == torch.float32 else _attend_flash)(q, keys, values, bias, scale)
-    return out if resting is None else out.masked_fill_(resting, 0.0)
+    attend = _attend_batched if batched and q.dtype == torch.float32 else _attend_flash
+
+    def result(keys: Tensor, values: Tensor) -> Tensor:
+        out = attend(q, keys, values, bias, scale)
+        return out if places.resting is None else out.masked_fill_(places.resting, 0.0)
+
+    out = result(keys, values)
+    if math.isnan(out.sum()):
+        hidden = bias.view(len(q), -1, bias.shape[2], 1)[:, :1] < 0
+        out = result(keys.masked_fill(hidden, 0), values.masked_fill(hidden, 0))
+    return out
 
 
 def _attend_batched(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:

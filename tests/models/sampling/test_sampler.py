@@ -41,7 +41,7 @@ def test_cached_logits_are_those_of_the_full_pass(kind, granularities, new, spre
     model = spread(new(kind, granularities)).eval()
     made = []
     original = model.new_steps
-    model.new_steps = lambda rows, capacity: made.append(RecordingSteps(original(rows, capacity))) or made[0]
+    model.new_steps = lambda *sizes: made.append(RecordingSteps(original(*sizes))) or made[0]
     batch = model.generate(3, seed=3)
     out = model(batch)
     ends = model.tape.lay_out(batch, torch.zeros(3, dtype=torch.int64)).cu_seqlens.tolist()
@@ -65,6 +65,28 @@ def test_samples_are_valid_and_depend_on_seed_and_index_alone(kind, granularitie
     assert model.generate(2, seed=5, first=3) == six[3:5]
     assert model.generate(6, seed=5, slots=4) == six
     assert model.generate(6, seed=6) != six
+
+
+@pytest.mark.parametrize(
+    ("cache", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16), ("int8", torch.int8)]
+)
+def test_keys_and_values_are_kept_as_asked(cache, dtype, new, spread):
+    """Rounding moves logits a little, and samples still depend on seed and index alone."""
+    model = spread(new(dim=64)).eval()
+    made, original = [], model.new_steps
+    model.new_steps = lambda *sizes: made.append(RecordingSteps(original(*sizes))) or made[-1]
+    five = model.generate(5, seed=3, cache=cache)
+    assert model.generate(2, seed=3, first=2, cache=cache) == five[2:4]
+    for layer in (*made[0]._position_cache.layers, *made[0]._content_cache.layers):
+        assert layer.keys.dtype == layer.values.dtype == dtype
+        assert (layer.key_scales is None) == (cache != "int8")
+    out = model(five)
+    ends = model.tape.lay_out(five, torch.zeros(5, dtype=torch.int64)).cu_seqlens.tolist()
+    full = out.content_logits[: ends[1]]
+    cached = torch.stack([logits[0] for logits in made[0].content_logits[: ends[1]]])
+    error = (cached - full[:, : cached.shape[1]]).abs().max() / full.std()
+    assert error < {"auto": 1e-4, "bfloat16": 0.05, "int8": 0.1}[cache]
+    assert (error > 1e-4) == (cache != "auto")
 
 
 def sampler_of(model, slots, count, **options):

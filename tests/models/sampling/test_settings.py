@@ -39,6 +39,7 @@ def test_generate_and_the_command_line_have_the_same_defaults(function):
         ("position_top_k", 0),
         ("position_top_p", 2.0),
         ("guidance", float("nan")),
+        ("cache", "int4"),
     ],
 )
 def test_wrong_settings_are_named(name, value):
