@@ -35,7 +35,9 @@ GROUPS = {
         "count label temperature top_k top_p position_temperature position_top_k position_top_p guidance slots"
     ),
     "log and checkpoints": "log_every validate_every checkpoint_every checkpoint_minutes keep_every tensorboard",
-    "machine": "plain_ops device precision workers batch_size compile checkpoint_activations shard seed jobs timeout",
+    "machine": (
+        "plain_ops device precision cache workers batch_size compile checkpoint_activations shard seed jobs timeout"
+    ),
 }
 _GROUP = {name: title for title, names in GROUPS.items() for name in names.split()}
 

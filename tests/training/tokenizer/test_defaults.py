@@ -61,10 +61,12 @@ def test_a_prior_on_a_cpu_is_small():
         PriorTraining().resolved(CPU)
 
 
-def test_this_machine():
+def test_this_machine(monkeypatch):
     machine = this_machine(torch.device("cpu"))
     assert machine.cores >= 1 and machine.memory > 1 << 28 and not machine.gpu
-    assert str(CPU) == "2 CPU cores, 8 GiB of memory, no GPU"
+    for threads, cores in ((2, "2 CPU cores"), (1, "1 of 2 CPU cores")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert str(CPU) == f"{cores}, 8 GiB of memory, no GPU"
     assert "A small one with 8 GiB" in str(SMALL_GPU)
 
 
