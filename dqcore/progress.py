@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CountLines",
-    "EvenLines",
-    "TrainingBar",
     "ask",
     "counted",
     "duration",
@@ -36,14 +34,29 @@ LINE_SECONDS = 10.0
 
 
 def progress_bar() -> Progress:
-    """A bar for a task of known length, for use in a ``with``: shown on a terminal only, removed at the end."""
+    """A bar for a task of known length, for use in a ``with``: removed at the end; elsewhere lines on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
     hidden = not sys.stderr.isatty() or not _talks()
+    lines: dict[int, CountLines] = {}
 
     class Bar(Progress):
+        def advance(self, task_id: Any, advance: float = 1) -> None:
+            super().advance(task_id, advance)
+            self._say(task_id)
+
+        def update(self, task_id: Any, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            self._say(task_id)
+
+        def _say(self, task_id: Any) -> None:
+            if hidden and _talks():
+                task = self._tasks[task_id]
+                count = CountLines(task.description, task.total, task.completed, _to_stderr)
+                lines.setdefault(task_id, count).move(task.completed)
+
         def get_renderable(self) -> Any:
             for task in self.tasks:
                 before = task.fields.setdefault("before", task.completed)  # done by an earlier call
@@ -61,112 +74,35 @@ def time_left(completed: float, total: float | None, elapsed: float | None) -> s
     return f"about {duration(elapsed / completed * (total - completed))} left"
 
 
-class TrainingBar:
-    """The bar of a training run: the latest loss stands beside it, and each validation leaves a line above it.
-
-    Args:
-        completed: Steps done before; of a timed run, seconds.
-        total: Steps of the run; of a timed run, seconds.
-        unit: ``"steps"`` or ``"seconds"``.
-    """
-
-    def __init__(self, completed: float, total: float, unit: str = "steps") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        done = "{task.completed:.0f}/{task.total:.0f} " + unit
-        texts = (done, "{task.fields[left]}", "{task.fields[note]}")
-        columns = (BarColumn(), *map(TextColumn, texts))
-        self._bar = Progress(*columns, console=Console(stderr=True))
-        self._task = self._bar.add_task("train", total=total, left="", note="")
-        self._bar.update(self._task, completed=completed)
-        self._before, self._start, self._total, self._timed = completed, time.monotonic(), total, unit == "seconds"
-        self._completed = completed
-        self._bar.start()
-
-    def move(self, completed: float) -> None:
-        """Show how many steps are done, or how many seconds."""
-        done, total = completed - self._before, self._total - self._before
-        left = time_left(done, total, done if self._timed else time.monotonic() - self._start)
-        self._bar.update(self._task, completed=completed, left=left)
-        self._completed = completed
-
-    def show(self, row: Mapping[str, Any]) -> None:
-        """Show the numbers of a row of metrics."""
-        if text := _validation_numbers(row):
-            self._bar.console.print(f"step {row['step']}: {text}")
-        elif "loss" in row:
-            numbers = _training_numbers(row)
-            if self._timed:
-                numbers = f"step {row['step']}{_of_about(row['step'], self._completed / self._total)}  {numbers}"
-            self._bar.update(self._task, note=numbers)
-
-    def stop(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.stop()
-
-
-class EvenLines:
-    """The lines of a training run where there is no terminal: at even times, and at each validation.
-
-    Args:
-        total: Steps of the run; None for a timed run.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self._total = total
-        self._latest: Mapping[str, Any] = {}
-        self._start = time.monotonic()
-        self._next = 0.0
-        self._first: tuple[float, float] | None = None
-
-    def move(self, step: int, share: float) -> None:
-        """Show the latest numbers, if it is time.
-
-        Args:
-            step: Steps done.
-            share: Share of the run that is over.
-        """
-        now = time.monotonic() - self._start
-        if self._first is None:  # a resumed run begins with a part of it done
-            self._first = (now, share)
-        if now < self._next or not self._latest:
-            return
-        self._next = now + max(LINE_SECONDS, now / 20)
-        left = time_left(share - self._first[1], 1 - self._first[1], now - self._first[0])
-        numbers = "  ".join(filter(None, (_training_numbers(self._latest), left)))
-        of = _of_about(step, share) if self._total is None else f" of {self._total}"
-        log.info("step %5d%s, %2.0f %%: %s", step, of, 100 * min(1, share), numbers)
-
-    def show(self, row: Mapping[str, Any]) -> None:
-        """Take the numbers of a row of metrics."""
-        if text := _validation_numbers(row):
-            of = "" if self._total is None else f" of {self._total}"
-            log.info("step %5d%s: %s", row["step"], of, text)
-        elif "loss" in row:
-            self._latest = row
-
-
 class CountLines:
     """Lines at even times of work whose items are counted: how many are done, and what is left.
 
     Args:
         what: What is done, such as ``"encoding images"``.
-        total: All items.
+        total: All items; None says nothing.
+        before: Items that were done before.
+        say: Takes a line.
     """
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total = what, total
+    def __init__(
+        self, what: str, total: float | None, before: float = 0, say: Callable[[str], object] = log.info
+    ) -> None:
+        self._what, self._total, self._before, self._say = what, total, before, say
         self._start = time.monotonic()
         self._next = LINE_SECONDS
 
-    def move(self, done: int) -> None:
+    def move(self, done: float) -> None:
         """Show how many are done, if it is time."""
         now = time.monotonic() - self._start
-        if now < self._next or done >= self._total:
+        if self._total is None or now < self._next or done >= self._total:
             return
         self._next = now + max(LINE_SECONDS, now / 20)
-        log.info("%s: %d of %d, %s", self._what, done, self._total, time_left(done, self._total, now))
+        left = time_left(done - self._before, self._total - self._before, now)
+        self._say(f"{self._what}: {done:.0f} of {self._total:.0f}, {left}")
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def ask(question: str) -> bool:
@@ -222,27 +158,3 @@ class _Printing(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
         print(f"{mark}{record.getMessage()}", flush=True)
-
-
-def _training_numbers(row: Mapping[str, Any]) -> str:
-    fine = f"  fine {row['fine_ratio']:.2f}" if "fine_ratio" in row else ""
-    return f"loss {row['loss']:.4f}{fine}  {_speed(row['images_per_second'])} images/s"
-
-
-def _of_about(step: int, share: float) -> str:
-    """How many steps a timed run will make at its pace so far; nothing before a fiftieth of it is over."""
-    return f" of about {round(step / share)}" if share >= 0.02 else ""
-
-
-def _speed(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _validation_numbers(row: Mapping[str, Any]) -> str:
-    """The numbers of a validation, of a tokenizer or a prior, in words; empty for any other row."""
-    if "val_psnr" in row:
-        return f"held-out PSNR {row['val_psnr']:.2f} dB"
-    if "val_bits_per_image" in row:
-        loss = f"loss {row['val_loss']:.4f}, " if "val_loss" in row else ""
-        return f"held-out {loss}{row['val_bits_per_image']:.0f} bits an image"
-    return ""

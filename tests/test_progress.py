@@ -7,8 +7,6 @@ import time
 
 from dqcore.progress import (
     CountLines,
-    EvenLines,
-    TrainingBar,
     ask,
     counted,
     duration,
@@ -16,6 +14,7 @@ from dqcore.progress import (
     shown_log,
     time_left,
 )
+from dqcore.training.lines import EvenLines, TrainingBar
 
 
 def _on_a_terminal(monkeypatch):
@@ -157,3 +156,15 @@ def test_importing_it_loads_no_rich():
     script = "import sys; import dqcore.progress; assert 'rich' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_bar_without_a_terminal_says_lines(monkeypatch, capsys):
+    moment = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: moment[0])
+    with progress_bar() as bar:
+        task = bar.add_task("encoding", total=10, completed=2)
+        for _ in range(8):
+            bar.advance(task)
+            moment[0] += 9
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "encoding: 9 of 10, about 9 s left" and len(lines) == 3

@@ -15,7 +15,7 @@ from dqcore.data.images import tensor_to_image
 from dqcore.errors import InputError
 from dqcore.files import write_atomically
 from dqcore.files.pictures import is_ours, write_picture
-from dqcore.progress import EvenLines, TrainingBar
+from dqcore.training.lines import EvenLines, TrainingBar
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.status import Status
 
