@@ -82,13 +82,6 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     qkv = normal(41, 3, 2, 32).requires_grad_()
     ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32, device=device)
     seed = torch.tensor([3, 5], device=device)
-    caches, new = (
-        normal(2, 3, 40, 2, 32),
-        normal(3, 3, 2, 32).bfloat16().float(),
-    )  # which a narrower cache keeps exactly
-    lengths = torch.tensor([0, 17, 39], dtype=torch.int32, device=device)
-    integers, scales = quantized(caches)
-    kept = {"k_scales": scales[0], "v_scales": scales[1]}
 
     def lookup() -> tuple:
         out = dynamic_lookup(maps, grain, codebook, with_sums=True)
@@ -131,9 +124,21 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "pack and expand features": scatter,
         "pack and unpack codes": sequence,
         "varlen_attention": attention,
-        "decode_attention": lambda: (decode_attention(*new.unbind(1), *caches, lengths),),
-        "decode_attention, bfloat16": lambda: (decode_attention(*new.unbind(1), *caches.bfloat16(), lengths),),
-        "decode_attention, integers": lambda: (decode_attention(*new.unbind(1), *integers, lengths, **kept),),
+        **_decoding(device, normal),
+    }
+
+
+def _decoding(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Callable[[], tuple]]:
+    """A step with each kind of cache."""
+    caches = normal(2, 3, 40, 2, 32)
+    new = normal(3, 3, 2, 32).bfloat16().float().unbind(1)  # which a narrower cache keeps exactly
+    lengths = torch.tensor([0, 17, 39], dtype=torch.int32, device=device)
+    integers, scales = quantized(caches)
+    kept = {"k_scales": scales[0], "v_scales": scales[1]}
+    return {
+        "decode_attention": lambda: (decode_attention(*new, *caches, lengths),),
+        "decode_attention, bfloat16": lambda: (decode_attention(*new, *caches.bfloat16(), lengths),),
+        "decode_attention, integers": lambda: (decode_attention(*new, *integers, lengths, **kept),),
     }
 
 

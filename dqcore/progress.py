@@ -39,7 +39,7 @@ def progress_bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
-    hidden = not sys.stderr.isatty() or not _talks()
+    quiet, talks = not sys.stderr.isatty(), _talks()
     lines: dict[int, CountLines] = {}
 
     class Bar(Progress):
@@ -52,10 +52,11 @@ def progress_bar() -> Progress:
             self._say(task_id)
 
         def _say(self, task_id: Any) -> None:
-            if hidden and _talks():
+            if quiet and talks:
                 task = self._tasks[task_id]
-                count = CountLines(task.description, task.total, task.completed, _to_stderr)
-                lines.setdefault(task_id, count).move(task.completed)
+                if task_id not in lines:
+                    lines[task_id] = CountLines(task.description, task.total, task.completed, _to_stderr)
+                lines[task_id].move(task.completed)
 
         def get_renderable(self) -> Any:
             for task in self.tasks:
@@ -64,7 +65,7 @@ def progress_bar() -> Progress:
                 task.fields["left"] = time_left(task.completed - before, total, task.elapsed)
             return super().get_renderable()
 
-    return Bar(*columns, console=Console(stderr=True), disable=hidden, transient=True)
+    return Bar(*columns, console=Console(stderr=True), disable=quiet or not talks, transient=True)
 
 
 def time_left(completed: float, total: float | None, elapsed: float | None) -> str:

@@ -5,6 +5,8 @@ A program has one row. Reference: ``dqcore.ops.cross_entropy``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -56,14 +58,7 @@ def cross_entropy_fwd(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits, targets = _close(logits), targets.contiguous()
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     lse = torch.empty_like(losses)
-    if len(logits):
-        with on_device(logits):
-            _cross_entropy_fwd_kernel[(len(logits),)](
-                *(logits, targets, losses, lse, logits.stride(0), logits.shape[1]),
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-                enable_fp_fusion=True,
-            )
+    _launch(_cross_entropy_fwd_kernel, logits, logits, targets, losses, lse)
     return losses, lse
 
 
@@ -71,15 +66,17 @@ def cross_entropy_bwd(grad: Tensor, logits: Tensor, targets: Tensor, lse: Tensor
     """``grad (N,)`` of the losses -> that of the logits, in their dtype."""
     logits, targets = _close(logits), targets.contiguous()
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    _launch(_cross_entropy_bwd_kernel, logits, grad.contiguous(), logits, targets, lse, out)
+    return out
+
+
+def _launch(kernel: Any, logits: Tensor, *tensors: Tensor) -> None:
+    """A program for each row of the logits."""
     if len(logits):
         with on_device(logits):
-            _cross_entropy_bwd_kernel[(len(logits),)](
-                *(grad.contiguous(), logits, targets, lse, out, logits.stride(0), logits.shape[1]),
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-                enable_fp_fusion=True,
+            kernel[(len(logits),)](
+                *(*tensors, logits.stride(0), logits.shape[1]), BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True
             )
-    return out
 
 
 def _close(logits: Tensor) -> Tensor:

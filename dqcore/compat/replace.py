@@ -5,7 +5,7 @@ Classes are recognised by module path and name, so none of the libraries needs t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +80,8 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a module, got {type(model).__name__}")
-    built: dict[int, nn.Module] = {}
+    built: dict[int, tuple[nn.Module, nn.Module]] = {}  # the old one, which so keeps its id, and ours
     places: dict[str, nn.Module] = {}
-    olds: list[nn.Module] = []
     for name, module in model.named_modules(remove_duplicate=False):
         if path_of(module) not in _KNOWN or any(name.startswith(f"{other}.") for other in places):
             continue
@@ -90,10 +89,9 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
             raise InputError(f"model: is itself a {path_of(module)}; put it into a module, such as nn.ModuleList")
         _refuse_by_class(model, name)
         if id(module) not in built:
-            built[id(module)] = _successor(name, module)
-            olds.append(module)
-        places[name] = built[id(module)]
-    parts = _share_parts([(old, built[id(old)]) for old in olds])
+            built[id(module)] = module, _successor(name, module)
+        _, places[name] = built[id(module)]
+    parts = _share_parts(built.values())
     for name, part in list(model.named_modules(remove_duplicate=False)):
         if id(part) in parts and not any(name.startswith(f"{place}.") for place in places):
             _put(model, name, parts[id(part)])
@@ -102,7 +100,7 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
     return places
 
 
-def _share_parts(pairs: list[tuple[nn.Module, nn.Module]]) -> dict[int, nn.Module]:
+def _share_parts(pairs: Iterable[tuple[nn.Module, nn.Module]]) -> dict[int, nn.Module]:
     """Give new modules one part where the old ones have one; returns the new parts by the ``id`` of the old ones."""
     parts: dict[int, nn.Module] = {}
     for old, new in pairs:
@@ -133,6 +131,7 @@ def _successor(name: str, old: nn.Module) -> nn.Module:
 
 
 def _refuse_by_class(model: nn.Module, name: str) -> None:
+    """Raise if any module around the one of this name looks for its class."""
     parent = name.rpartition(".")[0]
     while True:
         around = path_of(model.get_submodule(parent))
