@@ -32,6 +32,7 @@ PARTS = 4  # one target's cases are split into so many jobs, so that all process
 
 #: Kernels that may have no loop, and why. Of these the length of the whole program is held.
 WITHOUT_LOOP = {
+    "_add_layer_norm_fwd_kernel": "rows are one tile",
     "_decode_attention_merge_kernel": "its few splits are unrolled",
     "_dynamic_lookup_bwd_kernel": "one tile a program",
     "_dynamic_lookup_list_kernel": "one block of regions a program",
@@ -89,6 +90,7 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     """Compile every ``parts``-th case for one target; a row for each kernel and configuration."""
     import compile_attention
     import compile_lookup
+    import compile_transformer
     from compile_measure import measure
 
     rows: dict[str, dict[str, Any]] = {}
@@ -99,7 +101,8 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
             rows[key] = {"kernel": kernel.__name__, "arch": arch, "config": config, **measure(kernel, given, compiled)}
 
     compiling(arch, seen)
-    for case in [*compile_lookup.cases(arch), *compile_attention.cases(arch)][part::parts]:
+    everything = (compile_lookup, compile_attention, compile_transformer)
+    for case in [case for module in everything for case in module.cases(arch)][part::parts]:
         case()
     return list(rows.values())
 

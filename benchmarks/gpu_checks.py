@@ -10,6 +10,7 @@ from children import write
 
 import dqcore
 from dqcore.ops import (
+    add_layer_norm,
     code_sums,
     codebook_update,
     cross_entropy,
@@ -100,6 +101,11 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         losses = cross_entropy(logits, codes.clamp_min(0))
         return (losses, *torch.autograd.grad(losses.mean(), logits))
 
+    def sums() -> tuple:
+        narrow, weight, bias = (value.detach().requires_grad_() for value in (flat.bfloat16(), flat[0], flat[1]))
+        out = add_layer_norm(logits, narrow, weight, bias, dropout_p=0.1, dropout_seed=seed)
+        return (*out, *torch.autograd.grad(out[0].square().sum() + out[1].sin().sum(), (logits, narrow, weight, bias)))
+
     def scatter() -> tuple:
         packed = pack_features(features, grain)
         wide = expand_features(packed, grain, num_granularities=2)
@@ -119,6 +125,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "dynamic_lookup, channels last": channels_last,
         "lookup_loss": loss,
         "cross_entropy": tokens,
+        "add_layer_norm": sums,
         "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
         "patch_entropy": lambda: (_entropy(device),),
         "pack and expand features": scatter,

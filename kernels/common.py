@@ -52,6 +52,17 @@ def widen(block):
 
 
 @triton.jit
+def narrow(block, dtype: tl.constexpr):
+    """float32 ``block`` in ``dtype``, to the nearest: to bfloat16, Triton's interpreter only cuts bits off."""
+    if IN_INTERPRETER and dtype == tl.bfloat16:
+        bits = block.to(tl.uint32, bitcast=True)
+        bits = tl.where(block == block, bits + 0x7FFF + (bits >> 16 & 1), 0x7FC00000)
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return block.to(dtype)
+
+
+@triton.jit
 def multiplicand(block):
     """``block`` as ``tl.dot`` takes it: as it is, but float32 in the interpreter, whose numpy has no bfloat16."""
     return block.to(tl.float32) if IN_INTERPRETER else block

@@ -69,20 +69,30 @@ class CausalSelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.proj = nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor, *, prefix_lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cu_seqlens: Tensor,
+        *,
+        prefix_lengths: Tensor | None = None,
+        dropout_seed: Tensor | None = None,
+    ) -> Tensor:
         """Attention within each sequence of a packed batch.
 
         Args:
             x: ``(T, dim)``.
             cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]`` of ``x``; ``(B + 1,)`` int32.
             prefix_lengths: ``(B,)`` int32, how many first tokens of each sequence are seen by all its tokens.
+            dropout_seed: ``(2,)`` int64, of :func:`dqcore.ops.dropout_mask`; by default drawn anew.
 
         Returns:
             ``(T, dim)``.
         """
         q, k, v = self._heads(x)
         dropout_p = self.dropout if self.training else 0.0
-        out = varlen_attention(q, k, v, cu_seqlens, dropout_p=dropout_p, prefix_lengths=prefix_lengths)
+        out = varlen_attention(
+            *(q, k, v, cu_seqlens), dropout_p=dropout_p, prefix_lengths=prefix_lengths, dropout_seed=dropout_seed
+        )
         return self.proj(out.flatten(-2))  # type: ignore[union-attr]
 
     def empty_cache(self, batch_size: int, capacity: int, kind: CacheKind = "weights") -> KeysAndValues:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from dqcore import backends
 from dqcore.nn.attention import CacheKind, CausalSelfAttention, KeysAndValues
+from dqcore.ops.add_layer_norm import add_layer_norm
+from dqcore.ops.dropout_mask import draw_seed
 
 __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
+
+
+Two = tuple[Tensor, Tensor]
 
 
 class Cache(NamedTuple):
@@ -30,6 +38,9 @@ class Cache(NamedTuple):
 class TransformerBlock(nn.Module):
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; the MLP is four times as wide inside, with exact GELU.
 
+    A block takes ``x`` in two parts, the sum so far and the branch that the block before adds to it, and returns two
+    such parts: so that each sum is one pass with the dropout before it and the normalization after it.
+
     Args:
         dim: Channels.
         num_heads: Heads; must divide ``dim``.
@@ -42,17 +53,37 @@ class TransformerBlock(nn.Module):
         self.attention = CausalSelfAttention(dim, num_heads, dropout)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Packed sequences ``(N, dim)``; see :class:`Transformer`."""
-        x = x + self.dropout(self.attention(self.norm1(x), cu_seqlens))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, branch: Tensor | None, cu_seqlens: Tensor, seeds: Tensor | None = None) -> Two:
+        """Packed sequences ``(N, dim)``.
 
-    def step(self, x: Tensor, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Tensor:
-        """One token of each slot, ``(S, dim)``; without dropout."""
-        x = self.attention.step(self.norm1(x), cache, lengths, active=active).add_(x)
-        return self.mlp(self.norm2(x)).add_(x)
+        Args:
+            x: The sum so far.
+            branch: What is added to it first, before its dropout; None for nothing.
+            cu_seqlens: See :class:`Transformer`.
+            seeds: Of the three dropouts, ``(3, 2)``: the branch's, and attention's two; by default drawn anew.
+
+        Returns:
+            The sum and the MLP's branch, before its dropout.
+        """
+        before, within, after = (None, None, None) if seeds is None else seeds
+        x, normed = self._add(x, branch, self.norm1, before)
+        x, normed = self._add(x, self.attention(normed, cu_seqlens, dropout_seed=within), self.norm2, after)
+        return x, self.mlp(normed)
+
+    def step(self, x: Tensor, branch: Tensor | None, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Two:
+        """One token of each slot, ``(S, dim)``, in the same two parts; without dropout."""
+        x, normed = self._add(x, branch, self.norm1)
+        x, normed = self._add(x, self.attention.step(normed, cache, lengths, active=active), self.norm2)
+        return x, self.mlp(normed)
+
+    def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None = None) -> Two:
+        """``x`` with what dropout leaves of the branch, and the same normalized."""
+        if branch is None:
+            return x, norm(x)
+        dropout_p = self.dropout if self.training else 0.0
+        return add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p, dropout_seed=seed)
 
 
 class Transformer(nn.Module):
@@ -67,6 +98,7 @@ class Transformer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, num_layers: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.blocks = nn.ModuleList(TransformerBlock(dim, num_heads, dropout) for _ in range(num_layers))
         #: Whether only the blocks' inputs are kept for the backward pass, which then computes the rest again.
         self.checkpointing = False
@@ -81,12 +113,13 @@ class Transformer(nn.Module):
         Returns:
             ``(N, dim)``; the output of a token depends on that token and those before it in its sequence.
         """
-        for block in self.blocks:
-            if self.checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, cu_seqlens, use_reentrant=False)
+        branch, kept = None, self.checkpointing and self.training and torch.is_grad_enabled()
+        for block, seeds in zip(self.blocks, self._seeds(x), strict=True):
+            if kept:
+                x = checkpoint(self._whole, block, x, cu_seqlens, seeds, use_reentrant=False)
             else:
-                x = block(x, cu_seqlens)
-        return x
+                x, branch = block(x, branch, cu_seqlens, seeds)
+        return self._sum(x, branch)
 
     def new_cache(self, capacity: int, lengths: Tensor, active: Tensor, kind: CacheKind = "weights") -> Cache:
         """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens; :func:`dqcore.nn.attention.cache_dtype`."""
@@ -96,9 +129,24 @@ class Transformer(nn.Module):
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
         """The next token of each slot, ``(S, dim)``: the last rows of :meth:`forward` over all tokens so far."""
+        branch = None
         for block, layer in zip(self.blocks, cache.layers, strict=True):
-            x = block.step(x, layer, cache.lengths, cache.active)  # type: ignore[operator]
-        return x
+            x, branch = block.step(x, branch, layer, cache.lengths, cache.active)  # type: ignore[operator]
+        return x if branch is None else branch.add_(x)
+
+    def _seeds(self, x: Tensor) -> Iterable[Tensor | None]:
+        """Those of every block's dropouts, drawn together; None on a CPU, which has a faster dropout of its own."""
+        if not (self.training and self.dropout) or backends.route(x.device) == "cpu":
+            return [None] * len(self.blocks)
+        return draw_seed(x.device, len(self.blocks), 3).unbind()
+
+    def _whole(self, block: nn.Module, x: Tensor, cu_seqlens: Tensor, seeds: Tensor | None) -> Tensor:
+        """A block in one piece, of which nothing but its input need be kept."""
+        return self._sum(*block(x, None, cu_seqlens, seeds))
+
+    def _sum(self, x: Tensor, branch: Tensor | None) -> Tensor:
+        """The two parts of a block's result together."""
+        return x if branch is None else x + functional.dropout(branch, self.dropout, self.training)
 
 
 class Head(nn.Sequential):

@@ -9,6 +9,7 @@ Dimensions: ``B`` batch, ``N`` vectors, ``K`` codes, ``D`` channels, ``H W`` fin
 coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 """
 
+from dqcore.ops.add_layer_norm import add_layer_norm
 from dqcore.ops.code_sums import CodeSums, code_sums
 from dqcore.ops.codebook_update import codebook_update
 from dqcore.ops.cross_entropy import cross_entropy
@@ -28,6 +29,7 @@ __all__ = [
     "CodeSums",
     "Lookup",
     "LookupLoss",
+    "add_layer_norm",
     "code_sums",
     "codebook_update",
     "cross_entropy",

@@ -77,10 +77,13 @@ def _triton_backward(grad: Tensor, logits: Tensor, targets: Tensor, lse: Tensor)
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or a launch would fill that of the logarithms with zeros
     ctx.save_for_backward(*inputs, output[1])
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+    if grad is None:
+        return None, None
     return torch.ops.dqcore.cross_entropy_backward(grad, *ctx.saved_tensors), None
 
 

@@ -45,6 +45,6 @@ def keep_of(dropout_p: float) -> int:
     return keep
 
 
-def draw_seed(device: torch.device) -> Tensor:
-    """A new ``(seed, offset)`` from the device's default generator; the host does not wait for it."""
-    return torch.randint(-(2**63), 2**63 - 1, (2,), device=device)
+def draw_seed(device: torch.device, *shape: int) -> Tensor:
+    """New ``(seed, offset)``, ``(*shape, 2)``, from the device's default generator; the host does not wait for it."""
+    return torch.randint(-(2**63), 2**63 - 1, (*shape, 2), device=device)

@@ -191,10 +191,13 @@ def _flat(run: Callable[..., Any], num_tensors: int) -> Callable[..., Any]:
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, *ctx.numbers = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or a launch would fill that of the lse with zeros
     ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 12
     saved, numbers = ctx.saved_tensors, ctx.numbers
     return (*torch.ops.dqcore.varlen_attention_backward(close_channels(grad), *saved, *numbers), *[None] * 9)
 

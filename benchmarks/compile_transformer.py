@@ -1,0 +1,31 @@
+"""What ``compile_check.py`` compiles of a transformer beside its attention: residual sums with their normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from dqcore.kernels import add_layer_norm
+
+KEEP = 230  # of 256: dropout 0.1
+ROWS = 16000
+
+
+def cases(arch: int) -> Iterator[Callable[[], Any]]:
+    """Launches at the widths of the paper's transformers, under autocast and in one dtype, and at the widest."""
+    half, single = torch.bfloat16, torch.float32
+    for channels in (256, 1024):
+        yield lambda channels=channels: _train(channels, single, half, half, KEEP)
+    yield lambda: _train(1024, half, half, half, 256)
+    yield lambda: _train(1024, single, single, single, KEEP)
+    yield lambda: _train(add_layer_norm.MOST_CHANNELS, single, half, half, KEEP)
+
+
+def _train(channels: int, x: torch.dtype, branch: torch.dtype, normed: torch.dtype, keep: int) -> None:
+    values, added = (torch.empty(ROWS, channels, dtype=dtype, device="meta") for dtype in (x, branch))
+    weight, bias = (torch.empty(channels, dtype=torch.float32 if keep < 256 else x, device="meta") for _ in range(2))
+    seed = torch.empty(2, dtype=torch.int64, device="meta") if keep < 256 else None
+    total, out, statistics = add_layer_norm.add_layer_norm_fwd(values, added, weight, bias, seed, keep, 1e-5, normed)
+    add_layer_norm.add_layer_norm_bwd(total, out, total, statistics, weight, seed, keep, x, branch)
