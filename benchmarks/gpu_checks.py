@@ -17,6 +17,7 @@ from dqcore.ops import (
     decode_attention,
     dynamic_lookup,
     expand_features,
+    linear_gelu,
     lookup_loss,
     nearest_code,
     pack_codes,
@@ -126,6 +127,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "lookup_loss": loss,
         "cross_entropy": tokens,
         "add_layer_norm": sums,
+        "linear_gelu": lambda: (linear_gelu(flat[:200].bfloat16(), codebook.bfloat16(), codebook[:, 0].bfloat16()),),
         "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
         "patch_entropy": lambda: (_entropy(device),),
         "pack and expand features": scatter,
@@ -203,7 +205,8 @@ def _against_reference(launch: Callable[[], tuple]) -> None:
     for a, b in zip(actual, expected, strict=True):
         if b.is_floating_point():
             scale = b.double().abs().max().clamp_min(1e-30)
-            assert_close(a.double() / scale, b.double() / scale, torch.float32)
+            precision = a.dtype if a.dtype.itemsize == 2 else torch.float32
+            assert_close(a.double() / scale, b.double() / scale, precision)
         else:
             assert torch.equal(a, b), "indices differ"
 

@@ -92,14 +92,14 @@ def counting() -> Iterator[Counter]:
 
 
 def sampling_step(position_layers: int, content_layers: int, slots: int = 128, cache: Any = "auto") -> list[str]:
-    """What one step of sampling from a prior of the base model's heads launches."""
+    """What one step of sampling from a prior of the base model's heads launches, in bfloat16."""
     from dqcore import DQTransformer, DQTransformerConfig
     from dqcore.models.sampling.sampler import Sampler
     from dqcore.models.sampling.settings import Sampling
 
     layers = {"position_layers": position_layers, "content_layers": content_layers}
     config = DQTransformerConfig(codebook_size=1024, region_grid=(8, 8), num_granularities=2, dim=512, **layers)
-    prior = DQTransformer(config).eval().to("meta")
+    prior = DQTransformer(config).eval().to("meta", torch.bfloat16)
     with counting() as counter, torch.inference_mode():
         steps = prior.new_steps(slots, prior.tape.max_tokens, cache)
         sampler = Sampler(prior.tape, steps, slots, Sampling(), lambda samples: None, slots)  # type: ignore[arg-type, return-value]

@@ -14,6 +14,7 @@ from dqcore import backends
 from dqcore.nn.attention import CacheKind, CausalSelfAttention, KeysAndValues
 from dqcore.ops.add_layer_norm import add_layer_norm
 from dqcore.ops.dropout_mask import draw_seed
+from dqcore.ops.linear_gelu import linear_gelu
 
 __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
 
@@ -76,7 +77,8 @@ class TransformerBlock(nn.Module):
         """One token of each slot, ``(S, dim)``, in the same two parts; without dropout."""
         x, normed = self._add(x, branch, self.norm1)
         x, normed = self._add(x, self.attention.step(normed, cache, lengths, active=active), self.norm2)
-        return x, self.mlp(normed)
+        first, _, last = self.mlp
+        return x, last(linear_gelu(normed, first.weight, first.bias))  # type: ignore[arg-type]
 
     def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None = None) -> Two:
         """``x`` with what dropout leaves of the branch, and the same normalized."""

@@ -17,6 +17,7 @@ from dqcore.ops.decode_attention import decode_attention
 from dqcore.ops.dropout_mask import dropout_mask
 from dqcore.ops.dynamic_lookup import Lookup, dynamic_lookup
 from dqcore.ops.expand_features import expand_features
+from dqcore.ops.linear_gelu import linear_gelu
 from dqcore.ops.lookup_loss import LookupLoss, lookup_loss
 from dqcore.ops.nearest_code import nearest_code
 from dqcore.ops.pack_codes import pack_codes
@@ -37,6 +38,7 @@ __all__ = [
     "dropout_mask",
     "dynamic_lookup",
     "expand_features",
+    "linear_gelu",
     "lookup_loss",
     "nearest_code",
     "pack_codes",
