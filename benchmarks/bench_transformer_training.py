@@ -21,9 +21,9 @@ DROPOUT = 0.1
 class PaddedAttention(CausalSelfAttention):
     """The same layer on ``(B, longest, dim)``; under a causal mask no code sees padding."""
 
-    def forward(self, x, cu_seqlens):
+    def forward(self, x, cu_seqlens, dropout_seed=None):
         """SDPA with its own dropout, which on a GPU is FlashAttention 2."""
-        q, k, v = (each.transpose(1, 2) for each in self._heads(x))
+        q, k, v = (each.transpose(1, 2) for each in self._heads(x).unbind(-3))
         dropout_p = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
         return self.proj(out.transpose(1, 2).flatten(2))

@@ -25,6 +25,7 @@ from dqcore.ops import (
     patch_entropy,
     unpack_codes,
     varlen_attention,
+    varlen_attention_packed,
 )
 from dqcore.ops.reference.decode_attention import quantized
 from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
@@ -116,6 +117,10 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         out = varlen_attention(*qkv.unbind(1), ends, dropout_p=0.1, dropout_seed=seed)
         return (out, *torch.autograd.grad(out.square().sum(), qkv))
 
+    def attention_packed() -> tuple:
+        out = varlen_attention_packed(qkv, ends, dropout_p=0.1, dropout_seed=seed)
+        return (out, *torch.autograd.grad(out.square().sum(), qkv))
+
     def sequence() -> tuple:
         seq = pack_codes(code_map, grain)
         return (seq.codes, seq.positions, *unpack_codes(seq))
@@ -133,6 +138,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "pack and expand features": scatter,
         "pack and unpack codes": sequence,
         "varlen_attention": attention,
+        "varlen_attention_packed": attention_packed,
         **_decoding(device, normal),
     }
 

@@ -114,7 +114,16 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
 
         (q, k, v, grad), setting = _packed(when, device, tiny)
         out, lse = varlen_attention_fwd(q, k, v, setting)
-        _, sums = varlen_attention_dq(grad, q, k, v, out, lse, setting)
+        by_query, by_key, by_value = (torch.empty_like(x) for x in (q, k, v))
+        sums = varlen_attention_dq(grad, q, k, v, out, lse, setting, by_query)
+
+        def dq() -> tuple[Tensor, ...]:
+            varlen_attention_dq(grad, q, k, v, out, lse, setting, by_query)
+            return (by_query,)
+
+        def dkv() -> tuple[Tensor, ...]:
+            varlen_attention_dkv(grad, q, k, v, sums, setting, (by_key, by_value))
+            return by_key, by_value
 
         def reference() -> tuple[Tensor, ...]:
             wide = [x.double() for x in (q, k, v)]
@@ -122,9 +131,7 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
             grads = varlen_attention_backward_reference(grad.double(), *wide, *exact, setting)
             return tuple(grads[:1] if which == "dq" else grads[1:])
 
-        if which == "dq":
-            return Problem(lambda: varlen_attention_dq(grad, q, k, v, out, lse, setting)[:1], reference, _tolerance(q))
-        return Problem(lambda: varlen_attention_dkv(grad, q, k, v, sums, setting), reference, _tolerance(q))
+        return Problem(dq if which == "dq" else dkv, reference, _tolerance(q))
 
     return problem
 

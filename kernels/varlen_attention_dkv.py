@@ -8,7 +8,6 @@ by KEEP / 256 (:mod:`dqcore.kernels.varlen_attention_dq`). Reference: ``dqcore.o
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -126,20 +125,24 @@ def _varlen_attention_dkv_kernel(
 
 
 def varlen_attention_dkv(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, sums: Tensor, setting: Setting
-) -> tuple[Tensor, Tensor]:
-    """Gradients of ``k`` and ``v (S, Hkv, d)``; ``sums`` is what :func:`varlen_attention_dq` returned."""
-    grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, sums: Tensor, setting: Setting, grads: tuple[Tensor, Tensor]
+) -> None:
+    """Write the gradients of ``k`` and ``v (S, Hkv, d)``; ``sums`` is what :func:`varlen_attention_dq` returned."""
     if len(k) == 0:
-        return grad_k, grad_v
+        return
     with on_device(q):
         launch = tile("varlen_attention_dkv", q, setting)
         blocks, size = block_list(setting.cu_seqlens_k, len(k), launch["BLOCK_N"], last_first=False)
         _varlen_attention_dkv_kernel[(size, k.shape[1])](
-            *(packed(q), (packed(k), packed(v)), packed(grad), (packed(grad_k), packed(grad_v)), (sums[0], sums[1])),
+            *(
+                packed(q),
+                (packed(k), packed(v)),
+                packed(grad),
+                (packed(grads[0]), packed(grads[1])),
+                (sums[0], sums[1]),
+            ),
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting),
             **launch,
         )
-    return grad_k, grad_v

@@ -119,13 +119,12 @@ def _varlen_attention_dq_kernel(
 
 
 def varlen_attention_dq(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, setting: Setting
-) -> tuple[Tensor, Tensor]:
-    """Gradient of ``q (T, H, d)``; and ``(2, H, T)`` float32: lse in base 2 (inf where no key is seen) and delta."""
-    grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, setting: Setting, grad_q: Tensor
+) -> Tensor:
+    """Write the gradient of ``q (T, H, d)``; ``(2, H, T)`` float32: lse in base 2 (inf where no key is seen), delta."""
     sums = torch.empty((2, *lse.shape), dtype=torch.float32, device=q.device)
     if len(q) == 0:
-        return grad_q, sums
+        return sums
     with on_device(q):
         launch = tile("varlen_attention_dq", q, setting)
         blocks, size = block_list(setting.cu_seqlens_q, len(q), launch["BLOCK_M"], last_first=True)
@@ -136,4 +135,4 @@ def varlen_attention_dq(
             KIND=kind(q, k, setting),
             **launch,
         )
-    return grad_q, sums
+    return sums

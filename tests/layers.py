@@ -74,6 +74,7 @@ ROOMS = {
     "ops/linear_gelu": "op: a linear layer with exact GELU for few rows",
     "ops/add_layer_norm": "op: a residual sum with dropout, and the normalization after it",
     "ops/varlen_attention": "op: attention within packed sequences",
+    "ops/varlen_attention_packed": "op: the same of queries, keys and values in one tensor",
     "ops/decode_attention": "op: attention of new tokens to the cached past of their slot",
     "ops/__init__": "all ops, public",
     "metrics": "distortion, rate, use of the codebook, rank correlation, sets of images, confidence intervals",

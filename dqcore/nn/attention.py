@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dqcore.errors import InputError
 from dqcore.ops.decode_attention import append_and_attend
-from dqcore.ops.varlen_attention import varlen_attention
+from dqcore.ops.varlen_attention_packed import varlen_attention_packed
 
 __all__ = ["CacheKind", "CausalSelfAttention", "KeysAndValues", "cache_dtype"]
 
@@ -88,12 +88,11 @@ class CausalSelfAttention(nn.Module):
         Returns:
             ``(T, dim)``.
         """
-        q, k, v = self._heads(x)
         dropout_p = self.dropout if self.training else 0.0
-        out = varlen_attention(
-            *(q, k, v, cu_seqlens), dropout_p=dropout_p, prefix_lengths=prefix_lengths, dropout_seed=dropout_seed
+        out = varlen_attention_packed(
+            self._heads(x), cu_seqlens, dropout_p=dropout_p, prefix_lengths=prefix_lengths, dropout_seed=dropout_seed
         )
-        return self.proj(out.flatten(-2))  # type: ignore[union-attr]
+        return self.proj(out.flatten(-2))
 
     def empty_cache(self, batch_size: int, capacity: int, kind: CacheKind = "weights") -> KeysAndValues:
         """An empty cache on the device of the weights.
@@ -122,14 +121,14 @@ class CausalSelfAttention(nn.Module):
             ``x``'s shape: what :meth:`forward` over the whole slot gives its last tokens, up to what the cache rounds.
         """
         new = x if x.dim() == 3 else x[:, None]
-        q, k, v = self._heads(new)
+        q, k, v = self._heads(new).unbind(-3)
         k_cache, v_cache, *scales = cache
         out = append_and_attend(q, k, v, k_cache, v_cache, lengths, active, q.shape[-1] ** -0.5, "ieee", *scales)
         return self.proj(out.view(x.shape))
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values ``(..., H, d)``: views of one product."""
-        return self.qkv(x).view(*x.shape[:-1], 3, self.num_heads, -1).unbind(-3)
+    def _heads(self, x: Tensor) -> Tensor:
+        """Queries, keys and values ``(..., 3, H, d)``, of one product."""
+        return self.qkv(x).view(*x.shape[:-1], 3, self.num_heads, -1)
 
     def extra_repr(self) -> str:
         """Heads and dropout, for ``print``."""

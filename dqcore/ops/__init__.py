@@ -25,6 +25,7 @@ from dqcore.ops.pack_features import pack_features
 from dqcore.ops.patch_entropy import patch_entropy
 from dqcore.ops.unpack_codes import unpack_codes
 from dqcore.ops.varlen_attention import varlen_attention
+from dqcore.ops.varlen_attention_packed import varlen_attention_packed
 
 __all__ = [
     "CodeSums",
@@ -46,4 +47,5 @@ __all__ = [
     "patch_entropy",
     "unpack_codes",
     "varlen_attention",
+    "varlen_attention_packed",
 ]

@@ -61,6 +61,8 @@ def add_layer_norm(
     if dropout_seed is not None:
         check_tensor("dropout_seed", dropout_seed, dim=1, dtypes=(torch.int64,))
         check_same_device(x=x, dropout_seed=dropout_seed)
+        if dropout_seed.shape[0] != 2:
+            raise InputError(f"dropout_seed: expected two values, got shape {tuple(dropout_seed.shape)}")
     elif backends.route(x.device) == "cpu":
         total = x + (F.dropout(branch, dropout_p) if dropout_p else branch)
         return total, F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)

@@ -89,15 +89,30 @@ def varlen_attention(
         TypeError: A tensor has the wrong type or dtype.
         ValueError: Shapes, devices or values do not fit. Only on the CPU are values of tensors checked.
     """
-    _check_heads(q, k, v)
     cu_seqlens = (cu_seqlens_q, cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k)
-    _check_sequences(q, k, cu_seqlens, (max_seqlen_q, max_seqlen_k), prefix_lengths)
-    check_precision(precision)
-    window, keep = check_window(window_size, causal), keep_of(dropout_p)
-    seed, scale = _seed_of(keep, dropout_seed, q), scale_of(softmax_scale, q.shape[2])
-    setting = Setting(*cu_seqlens, prefix_lengths, seed, *window, scale, keep, precision)
+    check_heads(q, k, v)
+    check_sequences(q, k, cu_seqlens, (max_seqlen_q, max_seqlen_k), prefix_lengths)
+    window = check_window(window_size, causal)
+    setting = setting_of(q, cu_seqlens, prefix_lengths, dropout_p, dropout_seed, window, softmax_scale, precision)
     out, lse = torch.ops.dqcore.varlen_attention(*(close_channels(x) for x in (q, k, v)), *setting)
     return (out, lse) if return_lse else out
+
+
+def setting_of(
+    q: Tensor,
+    cu_seqlens: tuple[Tensor, Tensor],
+    prefix_lengths: Tensor | None,
+    dropout_p: float,
+    dropout_seed: Tensor | None,
+    window: tuple[int, int],
+    softmax_scale: float | None,
+    precision: str,
+) -> Setting:
+    """The arguments of attention after ``v``, made explicit; checks those that no other function has checked."""
+    check_precision(precision)
+    keep = keep_of(dropout_p)
+    seed, scale = _seed_of(keep, dropout_seed, q), scale_of(softmax_scale, q.shape[2])
+    return Setting(*cu_seqlens, prefix_lengths, seed, *window, scale, keep, precision)
 
 
 def check_precision(precision: str) -> None:
@@ -111,7 +126,8 @@ def close_channels(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise unless queries, keys and values fit each other."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, tensor, dim=3)
         if tensor.dtype != q.dtype:
@@ -126,13 +142,14 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_same_device(q=q, k=k, v=v)
 
 
-def _check_sequences(
+def check_sequences(
     q: Tensor,
     k: Tensor,
     cu_seqlens: tuple[Tensor, Tensor],
     max_seqlens: tuple[int | None, int | None],
     prefix_lengths: Tensor | None,
 ) -> None:
+    """Raise unless the sequences' ends fit queries and keys."""
     cu_seqlens_q, cu_seqlens_k = cu_seqlens
     check_seqlens("cu_seqlens_q", cu_seqlens_q, q.shape[0], max_seqlens[0])
     check_seqlens("cu_seqlens_k", cu_seqlens_k, k.shape[0], max_seqlens[1])
@@ -160,7 +177,8 @@ def _seed_of(keep: int, seed: Tensor | None, q: Tensor) -> Tensor | None:
     return seed
 
 
-def _fake(q: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+def fake(q: Tensor, *args: object) -> tuple[Tensor, Tensor]:
+    """Empty results ``(T, H, d)`` and ``(H, T)``."""
     wide = torch.promote_types(q.dtype, torch.float32)
     return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide)
 
@@ -169,7 +187,8 @@ def _fake_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: object)
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _triton(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+def forward_gpu(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """The forward kernel: outputs ``(T, H, d)`` and lse ``(H, T)``."""
     from dqcore.kernels.varlen_attention import varlen_attention_fwd
 
     return varlen_attention_fwd(q, k, v, setting)
@@ -206,9 +225,9 @@ register(
     "varlen_attention",
     _flat(varlen_attention_reference, 3),
     schema=f"(Tensor q, Tensor k, Tensor v, {SETTING}) -> (Tensor, Tensor)",
-    fake=_fake,
+    fake=fake,
     cpu=Implementation(_flat(varlen_attention_cpu, 3), "torch"),
-    gpu=Implementation(_flat(_triton, 3), "triton"),
+    gpu=Implementation(_flat(forward_gpu, 3), "triton"),
 ).register_autograd(_backward, setup_context=_setup_context)
 
 register(

@@ -141,5 +141,7 @@ def test_refuses(place, value, message):
     given[place] = value
     with pytest.raises((InputError, TypeError), match=message):
         add_layer_norm(*given)
+    with pytest.raises(InputError, match="dropout_seed: expected two values"):
+        add_layer_norm(*ONES, dropout_seed=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(InputError, match="dropout_p: expected a probability"):
         add_layer_norm(*ONES, dropout_p=1.0)
