@@ -78,13 +78,9 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     grain = torch.randint(0, 2, (3, 4, 5), generator=generator).to(device)
     maps = [normal(3, 24, 4 << g, 5 << g).requires_grad_() for g in range(2)]
     codebook, flat = normal(70, 24), normal(300, 24)
-    logits = flat.clone().requires_grad_()
     codes = torch.randint(-1, 7, (300,), generator=generator).to(device)
     code_map = torch.randint(0, 70, (3, 8, 10), generator=generator).to(device)
     features = normal(3, 24, 8, 10).requires_grad_()
-    qkv = normal(41, 3, 2, 32).requires_grad_()
-    ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32, device=device)
-    seed = torch.tensor([3, 5], device=device)
 
     def lookup() -> tuple:
         out = dynamic_lookup(maps, grain, codebook, with_sums=True)
@@ -99,27 +95,10 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
     def loss() -> tuple:
         return tuple(lookup_loss(code_map.float(), code_map - 7, 24, 0.25))
 
-    def tokens() -> tuple:
-        losses = cross_entropy(logits, codes.clamp_min(0))
-        return (losses, *torch.autograd.grad(losses.mean(), logits))
-
-    def sums() -> tuple:
-        narrow, weight, bias = (value.detach().requires_grad_() for value in (flat.bfloat16(), flat[0], flat[1]))
-        out = add_layer_norm(logits, narrow, weight, bias, dropout_p=0.1, dropout_seed=seed)
-        return (*out, *torch.autograd.grad(out[0].square().sum() + out[1].sin().sum(), (logits, narrow, weight, bias)))
-
     def scatter() -> tuple:
         packed = pack_features(features, grain)
         wide = expand_features(packed, grain, num_granularities=2)
         return (packed, wide, *torch.autograd.grad(wide.square().sum(), features))
-
-    def attention() -> tuple:
-        out = varlen_attention(*qkv.unbind(1), ends, dropout_p=0.1, dropout_seed=seed)
-        return (out, *torch.autograd.grad(out.square().sum(), qkv))
-
-    def attention_packed() -> tuple:
-        out = varlen_attention_packed(qkv, ends, dropout_p=0.1, dropout_seed=seed)
-        return (out, *torch.autograd.grad(out.square().sum(), qkv))
 
     def sequence() -> tuple:
         seq = pack_codes(code_map, grain)
@@ -130,16 +109,45 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "dynamic_lookup": lookup,
         "dynamic_lookup, channels last": channels_last,
         "lookup_loss": loss,
-        "cross_entropy": tokens,
-        "add_layer_norm": sums,
-        "linear_gelu": lambda: (linear_gelu(flat[:200].bfloat16(), codebook.bfloat16(), codebook[:, 0].bfloat16()),),
         "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
         "patch_entropy": lambda: (_entropy(device),),
         "pack and expand features": scatter,
         "pack and unpack codes": sequence,
+        **_transformer(device, normal),
+        **_decoding(device, normal),
+    }
+
+
+def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Callable[[], tuple]]:
+    """What a training step and a sampling step launch beside decoding."""
+    qkv, flat, weight = normal(41, 3, 2, 32).requires_grad_(), normal(200, 24), normal(70, 24)
+    ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32, device=device)
+    seed = torch.tensor([3, 5], device=device)
+    logits, codes = flat.clone().requires_grad_(), torch.arange(200, device=device) % 7
+
+    def tokens() -> tuple:
+        losses = cross_entropy(logits, codes)
+        return (losses, *torch.autograd.grad(losses.mean(), logits))
+
+    def sums() -> tuple:
+        narrow, weight, bias = (value.detach().requires_grad_() for value in (flat.bfloat16(), flat[0], flat[1]))
+        out = add_layer_norm(logits, narrow, weight, bias, dropout_p=0.1, dropout_seed=seed)
+        return (*out, *torch.autograd.grad(out[0].square().sum() + out[1].sin().sum(), (logits, narrow, weight, bias)))
+
+    def attention() -> tuple:
+        out = varlen_attention(*qkv.unbind(1), ends, dropout_p=0.1, dropout_seed=seed)
+        return (out, *torch.autograd.grad(out.square().sum(), qkv))
+
+    def attention_packed() -> tuple:
+        out = varlen_attention_packed(qkv, ends, dropout_p=0.1, dropout_seed=seed)
+        return (out, *torch.autograd.grad(out.square().sum(), qkv))
+
+    return {
+        "cross_entropy": tokens,
+        "add_layer_norm": sums,
+        "linear_gelu": lambda: (linear_gelu(flat.bfloat16(), weight.bfloat16(), weight[:, 0].bfloat16()),),
         "varlen_attention": attention,
         "varlen_attention_packed": attention_packed,
-        **_decoding(device, normal),
     }
 
 
