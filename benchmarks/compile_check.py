@@ -33,6 +33,7 @@ PARTS = 4  # one target's cases are split into so many jobs, so that all process
 #: Kernels that may have no loop, and why. Of these the length of the whole program is held.
 WITHOUT_LOOP = {
     "_add_layer_norm_fwd_kernel": "rows are one tile",
+    "_bias_gelu_fwd_kernel": "one tile a program",
     "_decode_attention_merge_kernel": "its few splits are unrolled",
     "_dynamic_lookup_bwd_kernel": "one tile a program",
     "_dynamic_lookup_list_kernel": "one block of regions a program",

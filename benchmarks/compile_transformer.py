@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.kernels import add_layer_norm, linear_gelu
+from dqcore.kernels import add_layer_norm, bias_gelu, linear_gelu
 
 KEEP = 230  # of 256: dropout 0.1
 ROWS = 16000
@@ -21,6 +21,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
         yield lambda channels=channels: _train(channels, single, half, half, KEEP)
     yield lambda: _train(1024, half, half, half, 256)
     yield lambda: _train(1024, single, single, single, KEEP)
+    for dtype, offset in ((half, single), (half, half), (single, single)):
+        yield lambda dtype=dtype, offset=offset: _activate(4096, dtype, offset)
     for dtype, rows in ((half, 128), (half, 2), (torch.float16, 128)):
         yield lambda dtype=dtype, rows=rows: linear_gelu.linear_gelu_fwd(*_linear(rows, 1024, 4096, dtype))
     yield lambda: _train(add_layer_norm.MOST_CHANNELS, single, half, half, KEEP)
@@ -32,6 +34,14 @@ def _train(channels: int, x: torch.dtype, branch: torch.dtype, normed: torch.dty
     seed = torch.empty(2, dtype=torch.int64, device="meta") if keep < 256 else None
     total, out, statistics = add_layer_norm.add_layer_norm_fwd(values, added, weight, bias, seed, keep, 1e-5, normed)
     add_layer_norm.add_layer_norm_bwd(total, out, total, statistics, weight, seed, keep, x, branch)
+
+
+def _activate(channels: int, dtype: torch.dtype, offset: torch.dtype) -> None:
+    x, bias = (
+        torch.empty(ROWS, channels, dtype=dtype, device="meta"),
+        torch.empty(channels, dtype=offset, device="meta"),
+    )
+    bias_gelu.bias_gelu_bwd(bias_gelu.bias_gelu_fwd(x, bias), x, bias)
 
 
 def _linear(rows: int, channels: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from children import write
 import dqcore
 from dqcore.ops import (
     add_layer_norm,
+    bias_gelu,
     code_sums,
     codebook_update,
     cross_entropy,
@@ -121,6 +122,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
 def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Callable[[], tuple]]:
     """What a training step and a sampling step launch beside decoding."""
     qkv, flat, weight = normal(41, 3, 2, 32).requires_grad_(), normal(200, 24), normal(70, 24)
+    offset = weight[0].clone().requires_grad_()
     ends = torch.tensor([0, 7, 7, 40], dtype=torch.int32, device=device)
     seed = torch.tensor([3, 5], device=device)
     logits, codes = flat.clone().requires_grad_(), torch.arange(200, device=device) % 7
@@ -134,6 +136,10 @@ def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, 
         out = add_layer_norm(logits, narrow, weight, bias, dropout_p=0.1, dropout_seed=seed)
         return (*out, *torch.autograd.grad(out[0].square().sum() + out[1].sin().sum(), (logits, narrow, weight, bias)))
 
+    def activation() -> tuple:
+        out = bias_gelu(logits, offset)
+        return (out, *torch.autograd.grad(out.square().sum(), (logits, offset)))
+
     def attention() -> tuple:
         out = varlen_attention(*qkv.unbind(1), ends, dropout_p=0.1, dropout_seed=seed)
         return (out, *torch.autograd.grad(out.square().sum(), qkv))
@@ -145,6 +151,7 @@ def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, 
     return {
         "cross_entropy": tokens,
         "add_layer_norm": sums,
+        "bias_gelu": activation,
         "linear_gelu": lambda: (linear_gelu(flat.bfloat16(), weight.bfloat16(), weight[:, 0].bfloat16()),),
         "varlen_attention": attention,
         "varlen_attention_packed": attention_packed,

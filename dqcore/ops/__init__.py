@@ -10,6 +10,7 @@ coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 """
 
 from dqcore.ops.add_layer_norm import add_layer_norm
+from dqcore.ops.bias_gelu import bias_gelu
 from dqcore.ops.code_sums import CodeSums, code_sums
 from dqcore.ops.codebook_update import codebook_update
 from dqcore.ops.cross_entropy import cross_entropy
@@ -32,6 +33,7 @@ __all__ = [
     "Lookup",
     "LookupLoss",
     "add_layer_norm",
+    "bias_gelu",
     "code_sums",
     "codebook_update",
     "cross_entropy",

@@ -1,4 +1,4 @@
-"""``linear_gelu``: a linear layer with exact GELU, for the few rows of a sampling step one launch on a GPU."""
+"""``linear_gelu``: a linear layer with exact GELU, with as few launches and passes on a GPU as its rows allow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from dqcore import backends
 from dqcore.errors import InputError
-from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.bias_gelu import bias_gelu
+from dqcore.ops.checks import FLOATS, check_same_device, check_tensor
 from dqcore.ops.reference.linear_gelu import linear_gelu_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -24,39 +25,37 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Args:
         x: ``(..., K)``, two dimensions or more; float16, bfloat16, float32 or float64.
-        weight: ``(N, K)``, same dtype.
-        bias: ``(N,)``, same dtype.
+        weight: ``(N, K)``, same dtype, except under autocast, which multiplies in its own.
+        bias: ``(N,)``, as ``weight``.
 
     Returns:
-        ``(..., N)`` in ``x``'s dtype; sums and GELU are float32 for half precision.
+        ``(..., N)`` in the dtype of the product.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
         ValueError: Shapes or devices do not fit.
 
-    Gradient: that of PyTorch's own layers, which compute this wherever a gradient is asked for, on a CPU, in autocast,
-    for more than 256 rows, and for float32 and float64.
-    Cost: elsewhere one launch that reads the weight once for each 64 rows.
+    Gradient: to all three, once on a GPU.
+    Cost: on a GPU one launch for up to 256 rows in half precision that need no gradient, which reads the weight once
+    for each 64 of them; where a gradient is asked for, a product and :func:`dqcore.ops.bias_gelu`; else, and on a CPU,
+    PyTorch's own two layers.
     """
     check_tensor("x", x)
-    check_tensor("weight", weight, dim=2, dtypes=(x.dtype,))
-    check_tensor("bias", bias, dim=1, dtypes=(x.dtype,))
+    mixed = torch.is_autocast_enabled(x.device.type)
+    check_tensor("weight", weight, dim=2, dtypes=FLOATS if mixed else (x.dtype,))
+    check_tensor("bias", bias, dim=1, dtypes=FLOATS if mixed else (x.dtype,))
     check_same_device(x=x, weight=weight, bias=bias)
     if x.dim() < 2 or x.shape[-1] != weight.shape[1] or len(bias) != len(weight):
         shapes = ", ".join(str(tuple(value.shape)) for value in (x, weight, bias))
         raise InputError(f"x, weight, bias: expected shapes (..., K), (N, K) and (N,), got {shapes}")
-    if not _fused(x, weight, bias):
+    if backends.route(x.device) == "cpu":
+        return F.gelu(F.linear(x, weight, bias))
+    if torch.is_grad_enabled() and any(value.requires_grad for value in (x, weight, bias)):
+        return bias_gelu(F.linear(x, weight), bias)
+    if mixed or x.dtype not in HALF or x.numel() > MOST_ROWS * x.shape[-1]:
         return F.gelu(F.linear(x, weight, bias))
     out: Tensor = torch.ops.dqcore.linear_gelu(x.flatten(0, -2), weight, bias)
     return out.view(*x.shape[:-1], len(weight))
-
-
-def _fused(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Whether the kernel is meant for this."""
-    if x.dtype not in HALF or backends.route(x.device) == "cpu" or x.numel() > MOST_ROWS * x.shape[-1]:
-        return False
-    learns = torch.is_grad_enabled() and any(value.requires_grad for value in (x, weight, bias))
-    return not learns and not torch.is_autocast_enabled(x.device.type)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
