@@ -147,9 +147,9 @@ def _setup_context(ctx: Any, inputs: tuple, output: Three) -> None:
 
 
 def _backward(ctx: Any, grad_total: Tensor | None, grad_normed: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    total = ctx.saved_tensors[0]
+    total, *saved = ctx.saved_tensors  # once: activation checkpointing allows no second time
     grads = (total.new_zeros(total.shape) if grad is None else grad for grad in (grad_total, grad_normed))
-    grad, of_branch, sums = torch.ops.dqcore.add_layer_norm_backward(*grads, *ctx.saved_tensors, *ctx.rest)
+    grad, of_branch, sums = torch.ops.dqcore.add_layer_norm_backward(*grads, total, *saved, *ctx.rest)
     of_weight, of_bias = (value.to(kind) for value, kind in zip(sums, ctx.kinds, strict=True))
     keep, *dtypes = ctx.rest
     if keep == 256 and dtypes[0] == dtypes[1]:
