@@ -1,4 +1,4 @@
-"""Launches of a step of sampling, counted without a GPU, so that none is added unseen."""
+"""Launches of a step of sampling and of a layer in training, counted without a GPU, so that none is added unseen."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from launches import sampling_step
+from launches import sampling_step, training_layer
 
 from dqcore.kernels import common
 
@@ -19,3 +19,9 @@ def test_a_layer_and_what_is_beside_the_layers():
     assert each <= 7 and len(one) - 2 * each <= 56
     assert one.count("_decode_attention_fwd_kernel") == 2
     assert sampling_step(1, 1, cache="int8") == one  # who appends quantizes
+
+
+@pytest.mark.skipif(not common.INTERPRETED, reason="the tables of tiles ask a GPU which one it is")
+def test_a_layer_in_training():
+    each, size = training_layer(rows=1024, dim=256)
+    assert each <= 35 and size <= 90 * 1024 * 256
