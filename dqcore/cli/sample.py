@@ -38,6 +38,7 @@ def sample(
     position_top_k: int | None = None,
     position_top_p: float = 1.0,
     guidance: float = 1.0,
+    precision: Literal["float32", "bfloat16"] = "float32",
     cache: Literal["auto", "weights", "bfloat16", "int8"] = "auto",
     slots: int = 128,
     batch_size: int = 16,
@@ -64,6 +65,8 @@ def sample(
         position_top_k: As top_k, for positions.
         position_top_p: As top_p, for positions.
         guidance: Above 1 moves samples towards their class; needs a prior trained with label_dropout.
+        precision: Dtype of the prior: bfloat16, meant for a GPU, halves what a step reads there. Rounding may change
+            which codes are drawn.
         cache: How the keys and values of the tokens so far are kept: weights (in the dtype of the weights), bfloat16 or
             int8; auto is bfloat16 for a float32 model on a GPU. Rounding may change which codes are drawn.
         slots: Samples drawn at once.
@@ -80,9 +83,10 @@ def sample(
     positions = (position_temperature, position_top_k, position_top_p)
     sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)
-    pair, classes = _load(prior, tokenizer, world, label, count)
+    (model, decoder), classes = _load(prior, tokenizer, world, label, count)
+    model = model.bfloat16() if precision == "bfloat16" else model
     rest: dict[str, Any] = {**classes, "seed": seed, "slots": slots, "batch_size": batch_size}
-    _write(*pair, out, count, sampling=sampling, world=world, **rest)
+    _write(model, decoder, out, count, sampling=sampling, world=world, **rest)
 
 
 def _load(

@@ -41,6 +41,10 @@ def test_samples_are_drawn_and_depend_on_the_seed(folder, tmp_path, capsys):
     assert main([*base.split(), str(tmp_path / "c"), "--label", "b", "--guidance", "2", "--seed", "1"]) == 0
     pictures = [(tmp_path / name / "00002.png").read_bytes() for name in "abc"]
     assert pictures[0] == pictures[1] != pictures[2]
+    assert (
+        main([*base.split(), str(tmp_path / "d"), "--guidance", "2", "--precision", "bfloat16", "--cache", "int8"]) == 0
+    )
+    assert len(list((tmp_path / "d").glob("*-0000?.png"))) == 3
     with Image.open(tmp_path / "a" / "grid.png") as grid:
         assert grid.size == (3 * 32 + 4, 32)
     capsys.readouterr()
@@ -100,6 +104,7 @@ def test_a_prior_without_positions_refuses_settings_for_them(folder, tmp_path, c
     GlobalLocal.from_preset("global-local-tiny", **sizes).save_pretrained(tmp_path)
     line = f"sample {tmp_path} --tokenizer {folder}/tokenizer --device cpu --count 1 --out {tmp_path}/out"
     assert main(line.split()) == 0
+    assert main([*line.split(), "--precision", "bfloat16"]) == 0
     assert main([*line.split(), "--position-top-k", "3"]) == 2
     assert "position_top_k: expected None, a Global-Local prior has no positions" in capsys.readouterr().err
 
