@@ -28,6 +28,7 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     if arch in FULL:
         for dim in (64, 128):
             yield lambda dim=dim: _train(dim, single, KEEP, "tf32x3")
+    yield lambda: _decode(64, 256, single, single)
     for kept in (half, torch.int8):
         yield lambda kept=kept: _decode(2, 64, half, kept)
 

@@ -218,7 +218,8 @@ def decode_attention_fwd(
     shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
     pairs = ((k_new, None), (v_new, None), (k_cache, k_scales), (v_cache, v_scales))
     tensors = ((_strided(x), _strided(x if scales is None else scales)) for x, scales in pairs)
-    if k_cache.dtype != q.dtype:  # or ptxas fits one more block in by keeping a number on the stack
+    wide = dtype == "float32" and dim > 128
+    if k_cache.dtype != q.dtype or wide:  # or ptxas fits one more block in by keeping a number on the stack
         config["maxnreg"] = 168 if dtype == "half" and dim <= 64 else 255
     with on_device(q):
         _decode_attention_fwd_kernel[(batch, key_heads, blocks * number)](
