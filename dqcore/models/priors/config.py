@@ -9,9 +9,8 @@ from torch import Tensor
 
 from dqcore.drawing import line
 from dqcore.errors import InputError
-from dqcore.ops.cross_entropy import cross_entropy
 
-__all__ = ["PriorConfig", "PriorOutput", "Targets", "cross_entropies"]
+__all__ = ["PriorConfig", "PriorOutput", "Targets"]
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,3 @@ class PriorOutput(NamedTuple):
         logits = {"content_logits": self.content_logits, "position_logits": self.position_logits}
         losses = {"content_loss": self.content_loss, "position_loss": self.position_loss}
         return line("PriorOutput", loss=self.loss, **losses, **logits)
-
-
-def cross_entropies(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of logits ``(N, V)``: its mean, and that of each row ``(N,)``; nats, float32."""
-    losses = cross_entropy(logits, targets)
-    return losses.mean(), losses

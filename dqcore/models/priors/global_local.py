@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from dqcore.codes import CodeSequence
 from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
-from dqcore.models.priors.config import PriorConfig, PriorOutput, Targets, cross_entropies
+from dqcore.models.priors.config import PriorConfig, PriorOutput, Targets
 from dqcore.models.priors.inputs import check_given, check_sequence, class_labels, drop_labels, labels_to_sample
 from dqcore.models.sampling.draw import uniforms
 from dqcore.models.sampling.regions import RegionSampler
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tapes import raster_tape
 from dqcore.nn.transformer import Head, Transformer, initialise
+from dqcore.ops.cross_entropy import cross_entropy
 
 __all__ = ["PRESETS", "GlobalLocal", "GlobalLocalConfig"]
 
@@ -98,7 +99,8 @@ class GlobalLocal(Prior):
             chosen = drop_labels(chosen, self.config.label_dropout)
         contents = self.contents_of(sequence, self.config.codebook_size)
         logits = self.predict_contents(contents, chosen)
-        loss, losses = cross_entropies(logits, contents.flatten())
+        losses = cross_entropy(logits, contents.flatten())
+        loss = losses.mean()
         grains = self._grains(contents)[..., None].expand(-1, -1, self.num_places).flatten()
         targets = Targets(contents.flatten(), torch.zeros_like(grains), grains)
         return PriorOutput(loss, loss, torch.zeros_like(loss), logits, None, targets, losses, None)

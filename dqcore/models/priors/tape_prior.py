@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dqcore.codes import CodeSequence
 from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
-from dqcore.models.priors.config import PriorOutput, Targets, cross_entropies
+from dqcore.models.priors.config import PriorOutput, Targets
 from dqcore.models.priors.inputs import (
     check_given,
     check_sequence,
@@ -28,6 +28,7 @@ from dqcore.models.sampling.walk import Plan
 from dqcore.models.tape import NULL, Tape
 from dqcore.nn.attention import CacheKind
 from dqcore.nn.transformer import Cache, Head, Transformer
+from dqcore.ops.cross_entropy import cross_entropy
 
 __all__ = ["TapePrior"]
 
@@ -151,10 +152,11 @@ class TapePrior(Prior):
         states, position_logits = self.predict_positions(x, tokens.cu_seqlens)
         content_logits = self.predict_contents(states, tokens.rows[following], tokens.cu_seqlens)
         targets = Targets(tokens.contents[following], tokens.columns[following], grains[following])
-        content_loss, content_losses = cross_entropies(content_logits, targets.contents)
+        content_losses = cross_entropy(content_logits, targets.contents)
+        content_loss = content_losses.mean()
         position_loss, position_losses = torch.zeros_like(content_loss), None
         if position_logits is not None:
-            position_losses = cross_entropies(position_logits, targets.columns)[1]
+            position_losses = cross_entropy(position_logits, targets.columns)
             position_loss = self._mean_position_loss(position_losses, targets.grains)
         loss = content_loss + position_loss
         logits = content_logits, position_logits
