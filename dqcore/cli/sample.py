@@ -65,10 +65,9 @@ def sample(
         position_top_k: As top_k, for positions.
         position_top_p: As top_p, for positions.
         guidance: Above 1 moves samples towards their class; needs a prior trained with label_dropout.
-        precision: Dtype of the prior: bfloat16, meant for a GPU, halves what a step reads there. Rounding may change
-            which codes are drawn.
+        precision: Of the prior's weights; bfloat16 is for a GPU. This and cache round, which may change the codes.
         cache: How the keys and values of the tokens so far are kept: weights (in the dtype of the weights), bfloat16 or
-            int8; auto is bfloat16 for a float32 model on a GPU. Rounding may change which codes are drawn.
+            int8; auto is bfloat16 for a float32 model on a GPU.
         slots: Samples drawn at once.
         batch_size: Images decoded together.
         seed: Fixes the samples.
@@ -83,14 +82,13 @@ def sample(
     positions = (position_temperature, position_top_k, position_top_p)
     sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)
-    (model, decoder), classes = _load(prior, tokenizer, world, label, count)
-    model = model.bfloat16() if precision == "bfloat16" else model
+    (model, decoder), classes = _load(prior, tokenizer, world, label, count, precision)
     rest: dict[str, Any] = {**classes, "seed": seed, "slots": slots, "batch_size": batch_size}
     _write(model, decoder, out, count, sampling=sampling, world=world, **rest)
 
 
 def _load(
-    prior: Path | None, tokenizer: Path | None, world: World, label: str | None, count: int
+    prior: Path | None, tokenizer: Path | None, world: World, label: str | None, count: int, precision: str
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:
     """The prior and its tokenizer, and the samples' classes by number and by name."""
     from dqcore.inference.sample import load_pair
@@ -98,9 +96,10 @@ def _load(
     from dqcore.models.weights import PRIOR, weights_folder
 
     prior = prior or weights_folder(PRIOR)
-    pair = load_pair(prior, tokenizer, world.device)
-    labels, names = class_labels(model_folder(prior), pair[0].config.num_classes, label, count)
-    return pair, {"labels": labels, "names": names}
+    model, decoder = load_pair(prior, tokenizer, world.device)
+    labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
+    model = model.bfloat16() if precision == "bfloat16" else model
+    return (model, decoder), {"labels": labels, "names": names}
 
 
 def _write(model: Any, decoder: Any, out: Path, count: int, *, world: World, **rest: Any) -> None:
