@@ -82,9 +82,8 @@ def sample(
     positions = (position_temperature, position_top_k, position_top_p)
     sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)
-    (model, decoder), classes = _load(prior, tokenizer, world, label, count, precision)
-    rest: dict[str, Any] = {**classes, "seed": seed, "slots": slots, "batch_size": batch_size}
-    _write(model, decoder, out, count, sampling=sampling, world=world, **rest)
+    pair, rest = _load(prior, tokenizer, world, label, count, precision)
+    _write(*pair, out, count, sampling=sampling, world=world, seed=seed, slots=slots, batch_size=batch_size, **rest)
 
 
 def _load(
