@@ -32,6 +32,7 @@ PARTS = 4  # one target's cases are split into so many jobs, so that all process
 
 #: Kernels that may have no loop, and why. Of these the length of the whole program is held.
 WITHOUT_LOOP = {
+    "_add_rows_kernel": "a few tables are unrolled",
     "_decode_attention_merge_kernel": "its few splits are unrolled",
     "_dynamic_lookup_bwd_kernel": "one tile a program",
     "_dynamic_lookup_list_kernel": "one block of regions a program",
@@ -39,6 +40,7 @@ WITHOUT_LOOP = {
     "_nearest_code_round_codes_kernel": "whole codes are one tile",
     "_nearest_code_round_vectors_kernel": "a small D is unrolled",
     "_patch_entropy_fwd_kernel": "a small patch is unrolled",
+    "_take_entry_kernel": "nothing is cut off without top_k and top_p",
 }
 #: Kernels that need not use Hopper's warp-group products for half precision, and why.
 WITHOUT_WGMMA = {"_decode_attention_fwd_kernel": "16 rows of queries; a warp group multiplies 64"}
@@ -89,6 +91,7 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     """Compile every ``parts``-th case for one target; a row for each kernel and configuration."""
     import compile_attention
     import compile_lookup
+    import compile_sampling
     from compile_measure import measure
 
     rows: dict[str, dict[str, Any]] = {}
@@ -99,7 +102,8 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
             rows[key] = {"kernel": kernel.__name__, "arch": arch, "config": config, **measure(kernel, given, compiled)}
 
     compiling(arch, seen)
-    for case in [*compile_lookup.cases(arch), *compile_attention.cases(arch)][part::parts]:
+    every = [*compile_lookup.cases(arch), *compile_attention.cases(arch), *compile_sampling.cases(arch)]
+    for case in every[part::parts]:
         case()
     return list(rows.values())
 

@@ -32,7 +32,7 @@ def settings(temperature: float, top_k: int | None, top_p: float, count: int) ->
 def options(count: int) -> dict[str, int]:
     """Constants and options of a launch whose programs have rows of ``count``."""
     block = max(128, triton.next_power_of_2(count))
-    return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 16)}
+    return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 8)}
 
 
 @triton.jit

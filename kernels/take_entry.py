@@ -15,16 +15,18 @@ from dqcore.kernels import tape
 from dqcore.kernels.common import on_device
 from dqcore.kernels.draw import close_rows, draw_index, load_logits, options, settings
 
+#: The longest tape that a program holds: beside logits and weights there are statuses and columns.
+LONGEST = 8192
 _BANNED, _WIDTH, _NUMBER = tl.constexpr(tape.BANNED), tl.constexpr(tape.WIDTH), tl.constexpr(tape.FOR_POSITION)
 
 
 @triton.jit
-def _take(here, status, tokens, rules, slot, S, L, entry, old, COPIES: tl.constexpr, BLOCK: tl.constexpr,
+def _take(here, status, tokens, rules, slot, S, L, entry, COPIES: tl.constexpr, BLOCK: tl.constexpr,
           RULES: tl.constexpr, BLOCK_RULES: tl.constexpr):  # fmt: skip
-    """Change statuses by the rules, ban entries passed, and copy the token; ``old (BLOCK,)`` is what statuses were."""
+    """Change statuses by the rules, ban the entries passed, and copy the token."""
     i, entry = tl.arange(0, BLOCK), entry.to(tl.int64)
-    passed = (i <= entry) & (i < L - 1) & (old != _BANNED)
-    tl.store(status + slot * L + i, tl.full([BLOCK], _BANNED, tl.int64), mask=passed)  # (BLOCK,)
+    banned = tl.full([BLOCK], _BANNED, tl.int64)
+    tl.store(status + slot * L + i, banned, mask=(i <= entry) & (i < L - 1))  # (BLOCK,)
     rule = tl.arange(0, BLOCK_RULES)
     place = rules + (entry * RULES + rule) * 2
     changed = tl.load(place, mask=rule < RULES, other=-1)  # (BLOCK_RULES,)
@@ -42,8 +44,8 @@ def _take_entry_kernel(
     COPIES: tl.constexpr, RULES: tl.constexpr, BLOCK_RULES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     slot, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    old = tl.load(status + slot * L + i, mask=i < L, other=_BANNED)  # (BLOCK,)
-    may_be_next = old > tl.cumsum((old >> 1).to(tl.int32), 0)  # 1 for mandatory ones; the entry itself is counted
+    now = tl.load(status + slot * L + i, mask=i < L, other=_BANNED).to(tl.int32)  # (BLOCK,)
+    may_be_next = now > tl.cumsum(now >> 1, 0)  # 1 for mandatory ones; the entry itself is counted
     if logits is None:
         entry = tl.minimum(tl.min(tl.where(may_be_next, i, L), 0), L - 1)
     else:
@@ -51,7 +53,7 @@ def _take_entry_kernel(
         x = load_logits(logits, slot, S, column, may_be_next, guidance)
         number = tl.load(here + slot * _WIDTH + _NUMBER)
         entry = draw_index(x, L, number, temperature, top_k, goal)
-    _take(here, status, tokens, rules, slot, S, L, entry, old, COPIES, BLOCK, RULES, BLOCK_RULES)
+    _take(here, status, tokens, rules, slot, S, L, entry, COPIES, BLOCK, RULES, BLOCK_RULES)
 
 
 def take_entry_fwd(

@@ -13,7 +13,7 @@ from torch import Tensor
 from dqcore.ops.reference.draw import draw_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["draw", "draw_reference", "too_long"]
+__all__ = ["draw", "draw_reference"]
 
 
 def draw(
@@ -38,21 +38,14 @@ def draw(
     return out
 
 
-def too_long(count: int) -> bool:
-    """Whether a row of ``count`` is more than a kernel holds."""
-    from dqcore.kernels.draw import LONGEST
-
-    return count > LONGEST
-
-
 def _fake(logits: Tensor, numbers: Tensor, *args: object) -> Tensor:
     return numbers.new_empty(len(logits))
 
 
 def _triton(logits: Tensor, *args: object) -> Tensor:
-    from dqcore.kernels.draw import draw_fwd
+    from dqcore.kernels.draw import LONGEST, draw_fwd
 
-    run = draw_reference if too_long(logits.shape[1]) else draw_fwd
+    run = draw_fwd if logits.shape[1] <= LONGEST else draw_reference
     return run(logits, *args)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dqcore.ops.draw import too_long
 from dqcore.ops.reference.take_content import take_content_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -49,9 +48,9 @@ def _fake(*args: object) -> None:
 
 
 def _triton(here: Tensor, taken: Tensor, lengths: Tensor, active: Tensor, logits: Tensor, *args: object) -> None:
-    from dqcore.kernels.take_content import take_content_fwd
+    from dqcore.kernels.take_content import LONGEST, take_content_fwd
 
-    run = take_content_reference if too_long(logits.shape[1]) else take_content_fwd
+    run = take_content_fwd if logits.shape[1] <= LONGEST else take_content_reference
     run(here, taken, lengths, active, logits, *args)  # type: ignore[arg-type]
 
 

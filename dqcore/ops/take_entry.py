@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dqcore.ops.draw import too_long
 from dqcore.ops.reference.take_entry import take_entry_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -52,9 +51,9 @@ def _fake(*args: object) -> None:
 
 
 def _triton(here: Tensor, status: Tensor, *args: object) -> None:
-    from dqcore.kernels.take_entry import take_entry_fwd
+    from dqcore.kernels.take_entry import LONGEST, take_entry_fwd
 
-    run = take_entry_reference if too_long(status.shape[1]) else take_entry_fwd
+    run = take_entry_fwd if status.shape[1] <= LONGEST else take_entry_reference
     run(here, status, *args)  # type: ignore[arg-type]
 
 
