@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import on_device, widen
+from dqcore.kernels.common import narrow, on_device, widen
 
 LARGEST_BLOCK = 1024
 
@@ -29,7 +29,7 @@ def _add_rows_kernel(x, tables, indices, out, D, BLOCK: tl.constexpr):
         if (x is None) and (i == 0):
             total = vector
         else:
-            total = (widen(total) + widen(vector)).to(out.dtype.element_ty)
+            total = narrow(widen(total) + widen(vector), out.dtype.element_ty)
     tl.store(out + token * D + d, total, mask=d < D)
 
 

@@ -52,6 +52,16 @@ def widen(block):
 
 
 @triton.jit
+def narrow(block, DTYPE: tl.constexpr):
+    """``block`` in another dtype, to the nearest number: Triton's interpreter cuts bfloat16 off."""
+    if IN_INTERPRETER and tl.bfloat16 == DTYPE:
+        bits = block.to(tl.float32).to(tl.int32, bitcast=True)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        return block.to(DTYPE)
+
+
+@triton.jit
 def multiplicand(block):
     """``block`` as ``tl.dot`` takes it: as it is, but float32 in the interpreter, whose numpy has no bfloat16."""
     return block.to(tl.float32) if IN_INTERPRETER else block
