@@ -20,7 +20,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     """Launches of the paper's model, guided and not, and of the longest rows that a program holds."""
     for dtype in (torch.bfloat16, torch.float32):
         yield lambda dtype=dtype: _embed(dtype)
-    for copies, length, how in ((1, 1284, POSITIONS), (1, 1284, ALL), (2, 1284, POSITIONS), (2, take_entry.LONGEST, ALL)):
+    longest = take_entry.LONGEST
+    for copies, length, how in ((1, 1284, POSITIONS), (1, 1284, ALL), (2, 1284, POSITIONS), (2, longest, ALL)):
         yield lambda copies=copies, length=length, how=how: _take_entry(copies, length, how)
     yield lambda: _take_entry(1, 257, None)
     for copies, codes, how in ((1, 1024, CONTENTS), (2, 1024, CONTENTS), (2, draw.LONGEST, ALL)):

@@ -1,9 +1,9 @@
 """Drawing an index from each row of logits. A program has one row, all of it in registers.
 
-The ``top_k``-th largest logit and the least probability of the nucleus are found bit by bit: floats become whole numbers
-in the same order, and of those the largest is sought from which on a row still reaches a goal. That takes at most a turn
-for each bit, one sum over the row each, and no sort. Whatever the logits are, NaN included, the index is a valid one.
-Reference: ``dqcore.ops.draw``, but for the rounding of exponentials and of their sum.
+The ``top_k``-th largest logit and the least probability of the nucleus are found bit by bit: floats become whole
+numbers in the same order, and of those the largest is sought from which on a row still reaches a goal. That takes at
+most a turn for each bit, one sum over the row each, and no sort. Whatever the logits are, NaN included, the index is a
+valid one. Reference: ``dqcore.ops.draw``, but for the rounding of exponentials and of their sum.
 """
 
 from __future__ import annotations

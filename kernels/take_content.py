@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dqcore.kernels import tape
 from dqcore.kernels.common import on_device
-from dqcore.kernels.draw import LONGEST, close_rows, draw_index, load_logits, options, settings
+from dqcore.kernels.draw import close_rows, draw_index, load_logits, options, settings
 
 _WIDTH, _NUMBER, _ENTRY = tl.constexpr(tape.WIDTH), tl.constexpr(tape.FOR_CODE), tl.constexpr(tape.ENTRY)
 _LEAST, _MOST = tl.constexpr(tape.LEAST), tl.constexpr(tape.MOST)

@@ -48,7 +48,8 @@ def _fake(*args: object) -> None:
 
 
 def _triton(here: Tensor, taken: Tensor, lengths: Tensor, active: Tensor, logits: Tensor, *args: object) -> None:
-    from dqcore.kernels.take_content import LONGEST, take_content_fwd
+    from dqcore.kernels.draw import LONGEST
+    from dqcore.kernels.take_content import take_content_fwd
 
     run = take_content_fwd if logits.shape[1] <= LONGEST else take_content_reference
     run(here, taken, lengths, active, logits, *args)  # type: ignore[arg-type]

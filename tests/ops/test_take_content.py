@@ -38,8 +38,8 @@ def test_steps_end_as_specified(route, tape, copies, how, dtype):
         walk._here[:, ::2, 0, MOST] = walk._here[:, ::2, 0, LEAST]  # half of the contents are known, the others not
         walk._here[:, 1::2, 0, LEAST], walk._here[:, 1::2, 0, MOST] = 0, 1 << 62
         logits = even_logits(4 * copies, CODES + 3, dtype).to(route)[:, :CODES]  # as heads give them, with more columns
-        here, taken, lengths, active = state = state_of(walk, route)
-        after = assert_alike(lambda *written: take_content(*written, logits, 3.0, *how), state, ())
+        here, _, lengths, active = state = state_of(walk, route)
+        after = assert_alike(take_content, state, (logits, 3.0, *how))
         assert torch.equal(after[2], lengths + active)
         going = (here[:, :, 0, ENTRY] < len(tape) - 1).flatten()
         assert torch.equal(after[3], going)
@@ -60,13 +60,14 @@ def test_logits_that_are_no_numbers_give_some_code(route):
 
 def test_longer_rows_take_the_reference(route, monkeypatch):
     if dqcore.backends.route(torch.device(route)) == "gpu":
+        from dqcore.kernels import draw
         from dqcore.kernels import take_content as kernel
 
-        monkeypatch.setattr(kernel, "LONGEST", 4)
+        monkeypatch.setattr(draw, "LONGEST", 4)
         monkeypatch.setattr(kernel, "take_content_fwd", None)  # what cannot be called
     logits = even_logits(2, CODES).to(route)
     state = state_of(walked(TAPES["dq-1"](), 2, 1), route)
-    assert_alike(lambda *written: take_content(*written, logits, 1.0, 1.0, None, 1.0), state, ())
+    assert_alike(take_content, state, (logits, 1.0, 1.0, None, 1.0))
 
 
 def test_it_is_an_op(route):

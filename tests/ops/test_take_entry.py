@@ -1,4 +1,4 @@
-"""Drawing and taking an entry, against the specification: every tape, given codes, previews, guidance, ends of tapes."""
+"""Drawing and taking an entry, against the specification: every tape, given codes, previews, idle slots."""
 
 import sys
 from pathlib import Path
@@ -21,12 +21,8 @@ def take(walk, route, logits, guidance, how):
     tape = walk.tape
     tensors = (walk._here, walk.status, walk.tokens, tape.columns, tape.rules)
     here, status, *rest = (tensor.to(route) for tensor in tensors)
-    logits = None if logits is None else logits.to(route)
-
-    def op(here, status, *rest):
-        take_entry(here, status, *rest, logits, guidance, *how)
-
-    before, (after, _) = here[0, :, 0, ENTRY], assert_alike(op, (here, status), rest)
+    rest += [None if logits is None else logits.to(route), guidance, *how]
+    before, (after, _) = here[0, :, 0, ENTRY], assert_alike(take_entry, (here, status), rest)
     last = len(tape) - 1
     assert bool(((after[0, :, 0, ENTRY] > before) | (before == last)).all())
     return after[0, :, 0, ENTRY]
@@ -48,7 +44,9 @@ def test_without_logits_the_first_that_may_come_is_taken(route, tape):
         take(walked(tape, 4, steps), route, None, 1.0, SETTINGS[0])
 
 
-@pytest.mark.parametrize("options", [{"given": True}, {"closed": 1}, {"stop": 1}, {"given": True, "closed": 1, "stop": 1}])
+@pytest.mark.parametrize(
+    "options", [{"given": True}, {"closed": 1}, {"stop": 1}, {"given": True, "closed": 1, "stop": 1}]
+)
 @pytest.mark.parametrize("guidance", [3.0, 0.25, -1.0])
 def test_guided_walks_with_given_codes(route, options, guidance):
     tape = TAPES["dq-3"]()

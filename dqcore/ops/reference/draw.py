@@ -12,9 +12,7 @@ from dqcore.kernels.tape import BITS, WEIGHT
 __all__ = ["draw_reference", "guided"]
 
 
-def draw_reference(
-    logits: Tensor, numbers: Tensor, temperature: float, top_k: int | None, top_p: float
-) -> Tensor:
+def draw_reference(logits: Tensor, numbers: Tensor, temperature: float, top_k: int | None, top_p: float) -> Tensor:
     """``logits (S, V)`` and random numbers ``(S,)`` to indices ``(S,)`` int64."""
     logits = logits.float()
     if temperature != 1.0:
