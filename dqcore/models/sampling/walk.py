@@ -132,8 +132,8 @@ class Walk:
             draw: How entries are drawn from those that may come next.
             guidance: As :class:`dqcore.models.sampling.settings.Sampling` says.
         """
-        tables = self.tape.columns, self.tape.rules
-        take_entry(self._here, self.status, self.tokens, *tables, logits, guidance, *draw.settings)
+        columns, rules = self.tape.columns, self.tape.rules
+        take_entry(self._here, self.status, self.tokens, columns, rules, logits, guidance, *draw.settings)
 
     def fill(self, logits: Tensor, draw: Draw, guidance: float, lengths: Tensor, active: Tensor) -> None:
         """Give the entries just taken their contents, codes that are drawn or what is known to stand there.
