@@ -20,13 +20,12 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     """Launches of the paper's model, guided and not, and of the longest rows that a program holds."""
     for dtype in (torch.bfloat16, torch.float32):
         yield lambda dtype=dtype: _embed(dtype)
-    longest = take_entry.LONGEST
-    for copies, length, how in ((1, 1284, POSITIONS), (1, 1284, ALL), (2, 1284, POSITIONS), (2, longest, ALL)):
+    for copies, length, how in ((1, 1284, POSITIONS), (1, 1284, ALL), (2, 1284, POSITIONS), (2, draw.LONGEST, ALL)):
         yield lambda copies=copies, length=length, how=how: _take_entry(copies, length, how)
     yield lambda: _take_entry(1, 257, None)
     for copies, codes, how in ((1, 1024, CONTENTS), (2, 1024, CONTENTS), (2, draw.LONGEST, ALL)):
         yield lambda copies=copies, codes=codes, how=how: _take_content(copies, codes, how)
-    for codes, how in ((1025, CONTENTS), (4096, ALL), (8192, ALL), (draw.LONGEST, ALL)):
+    for codes, how in ((1025, CONTENTS), (4096, ALL), (draw.LONGEST, ALL)):
         yield lambda codes=codes, how=how: draw.draw_fwd(_empty(SLOTS, codes), _whole(SLOTS), *how)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from dqcore.kernels import tape
 from dqcore.kernels.common import on_device, widen
 
-#: The longest row that a program holds.
-LONGEST = 16384
+#: The longest row that a program holds: of 16,384 numbers of 64 bits some would lie on the stack.
+LONGEST = 8192
 _BITS, _WEIGHT = tl.constexpr(tape.BITS), tl.constexpr(tape.WEIGHT)
 
 

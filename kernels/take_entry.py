@@ -15,8 +15,6 @@ from dqcore.kernels import tape
 from dqcore.kernels.common import on_device
 from dqcore.kernels.draw import close_rows, draw_index, load_logits, options, settings
 
-#: The longest tape that a program holds: beside logits and weights there are statuses and columns.
-LONGEST = 8192
 _BANNED, _WIDTH, _NUMBER = tl.constexpr(tape.BANNED), tl.constexpr(tape.WIDTH), tl.constexpr(tape.FOR_POSITION)
 
 

@@ -51,7 +51,8 @@ def _fake(*args: object) -> None:
 
 
 def _triton(here: Tensor, status: Tensor, *args: object) -> None:
-    from dqcore.kernels.take_entry import LONGEST, take_entry_fwd
+    from dqcore.kernels.draw import LONGEST
+    from dqcore.kernels.take_entry import take_entry_fwd
 
     run = take_entry_fwd if status.shape[1] <= LONGEST else take_entry_reference
     run(here, status, *args)  # type: ignore[arg-type]

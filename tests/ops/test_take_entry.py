@@ -88,9 +88,10 @@ def test_logits_that_are_no_numbers_lead_to_the_end(route):
 
 def test_longer_tapes_take_the_reference(route, monkeypatch):
     if dqcore.backends.route(torch.device(route)) == "gpu":
+        from dqcore.kernels import draw
         from dqcore.kernels import take_entry as kernel
 
-        monkeypatch.setattr(kernel, "LONGEST", 4)
+        monkeypatch.setattr(draw, "LONGEST", 4)
         monkeypatch.setattr(kernel, "take_entry_fwd", None)  # what cannot be called
     take(walked(TAPES["dq-1"](), 2, 1), route, even_logits(2, GRID[0] * GRID[1] + 6), 1.0, SETTINGS[0])
 

@@ -149,6 +149,18 @@ def test_kernels_draw_whole_samples_alike(kind, guidance, new):
     assert int((expected >= 0).sum(1).min()) > 2
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not backends.interpreting(), reason="kernels run on a GPU")
+@pytest.mark.parametrize(("kind", "options"), [("dq", {}), ("dynamic", {"top_k": 6, "top_p": 0.9}), ("raster", {})])
+def test_priors_draw_alike_through_all_kernels(kind, options, new, spread):
+    """A number would have to lie within a millionth of a boundary to draw another code."""
+    small = {"region_grid": (1, 1) if kind != "raster" else (2, 2), "dim": 16, "num_heads": 1}
+    model = spread(new(kind, 1 if kind == "raster" else 2, **small)).eval()
+    expected = model.generate(4, seed=2, slots=4, **options)
+    with dqcore.backend("interpreter"):
+        assert model.generate(4, seed=2, slots=4, **options) == expected
+
+
 def addresses(sampler):
     parts = vars(sampler), vars(sampler.walk), vars(sampler.steps)
     found = {name: value for part in parts for name, value in part.items() if isinstance(value, torch.Tensor)}
