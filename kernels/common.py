@@ -52,13 +52,14 @@ def widen(block):
 
 
 @triton.jit
-def narrow(block, DTYPE: tl.constexpr):
-    """``block`` in another dtype, to the nearest number: Triton's interpreter cuts bfloat16 off."""
-    if IN_INTERPRETER and tl.bfloat16 == DTYPE:
-        bits = block.to(tl.float32).to(tl.int32, bitcast=True)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+def narrow(block, dtype: tl.constexpr):
+    """float32 ``block`` in ``dtype``, to the nearest: to bfloat16, Triton's interpreter only cuts bits off."""
+    if IN_INTERPRETER and dtype == tl.bfloat16:
+        bits = block.to(tl.uint32, bitcast=True)
+        bits = tl.where(block == block, bits + 0x7FFF + (bits >> 16 & 1), 0x7FC00000)
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
-        return block.to(DTYPE)
+        return block.to(dtype)
 
 
 @triton.jit
