@@ -43,6 +43,7 @@ def logits_of(prior: Any, sequence: Any, kind: str) -> tuple[Tensor, Tensor]:
         at = tokens.inputs[starts + torch.minimum(lengths.long() - 1, torch.tensor(step))]
         columns = steps.positions(tokens.contents[at], tokens.rows[at], grains[at])
         codes = steps.codes(tokens.rows[at + 1])
+        steps.lengths += steps.active
         here = steps.active.clone()
         contents.append(codes[here])
         positions += [] if columns is None else [columns[here]]

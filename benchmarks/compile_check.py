@@ -33,6 +33,7 @@ PARTS = 4  # one target's cases are split into so many jobs, so that all process
 #: Kernels that may have no loop, and why. Of these the length of the whole program is held.
 WITHOUT_LOOP = {
     "_add_layer_norm_fwd_kernel": "rows are one tile",
+    "_add_rows_kernel": "a few tables are unrolled",
     "_bias_gelu_fwd_kernel": "one tile a program",
     "_decode_attention_merge_kernel": "its few splits are unrolled",
     "_dynamic_lookup_bwd_kernel": "one tile a program",
@@ -41,6 +42,7 @@ WITHOUT_LOOP = {
     "_nearest_code_round_codes_kernel": "whole codes are one tile",
     "_nearest_code_round_vectors_kernel": "a small D is unrolled",
     "_patch_entropy_fwd_kernel": "a small patch is unrolled",
+    "_take_entry_kernel": "nothing is cut off without top_k and top_p",
 }
 #: Kernels that need not use Hopper's warp-group products for half precision, and why.
 WITHOUT_WGMMA = {"_decode_attention_fwd_kernel": "16 rows of queries; a warp group multiplies 64"}
@@ -91,6 +93,7 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     """Compile every ``parts``-th case for one target; a row for each kernel and configuration."""
     import compile_attention
     import compile_lookup
+    import compile_sampling
     import compile_transformer
     from compile_measure import measure
 
@@ -102,7 +105,7 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
             rows[key] = {"kernel": kernel.__name__, "arch": arch, "config": config, **measure(kernel, given, compiled)}
 
     compiling(arch, seen)
-    everything = (compile_lookup, compile_attention, compile_transformer)
+    everything = (compile_lookup, compile_attention, compile_sampling, compile_transformer)
     for case in [case for module in everything for case in module.cases(arch)][part::parts]:
         case()
     return list(rows.values())

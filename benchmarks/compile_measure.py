@@ -20,6 +20,9 @@ ELEMENTS = {
     "_varlen_attention_dq_kernel": ("BLOCK_M", "BLOCK_N"),
     "_varlen_attention_dkv_kernel": ("BLOCK_M", "BLOCK_N"),
     "_decode_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
+    "_draw_kernel": ("BLOCK",),
+    "_take_content_kernel": ("BLOCK",),
+    "_take_entry_kernel": ("BLOCK",),
 }
 
 

@@ -9,6 +9,9 @@ import torch
 from children import write
 
 import dqcore
+from dqcore.models.sampling.draw import uniforms
+from dqcore.models.sampling.walk import Plan, Walk
+from dqcore.models.tapes import coarse_to_fine_tape
 from dqcore.ops import (
     add_layer_norm,
     bias_gelu,
@@ -28,7 +31,11 @@ from dqcore.ops import (
     varlen_attention,
     varlen_attention_packed,
 )
+from dqcore.ops.add_rows import add_rows
+from dqcore.ops.draw import draw
 from dqcore.ops.reference.decode_attention import quantized
+from dqcore.ops.take_content import take_content
+from dqcore.ops.take_entry import take_entry
 from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
 
 Check = Callable[[], None]
@@ -116,6 +123,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "pack and unpack codes": sequence,
         **_transformer(device, normal),
         **_decoding(device, normal),
+        **_walking(device, generator),
     }
 
 
@@ -169,6 +177,35 @@ def _decoding(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Cal
         "decode_attention": lambda: (decode_attention(*new, *caches, lengths),),
         "decode_attention, bfloat16": lambda: (decode_attention(*new, *caches.bfloat16(), lengths),),
         "decode_attention, integers": lambda: (decode_attention(*new, *integers, lengths, **kept),),
+    }
+
+
+def _walking(device: str, generator: torch.Generator) -> dict[str, Callable[[], tuple]]:
+    """A step of the walk with logits whose probabilities are rounded alike everywhere, so that all is equal."""
+    tape = coarse_to_fine_tape((16, 16), 2, 1024, 1, "row-first").to(device)
+    walk, samples = Walk(tape, 5, 2), torch.arange(5, device=device)
+    labels = torch.zeros(2, 5, dtype=torch.int64, device=device)
+    walk.load(samples < 4, Plan(tape, labels, uniforms(3, samples, 2 * len(tape))))
+    even = -200.0 * torch.randint(0, 2, (10, 1284), generator=generator).to(device)
+    lengths, active = torch.zeros(10, dtype=torch.int32, device=device), torch.ones(10, dtype=torch.bool, device=device)
+    tables = [even[:3, :257].bfloat16() / 7, even[3:, :257].bfloat16() / 3]
+
+    def step() -> tuple:
+        here, status, taken, *read = (x.clone() for x in (walk._here, walk.status, walk.taken, lengths, active))
+        take_entry(here, status, walk.tokens, tape.columns, tape.rules, even[:, :1027], 3.0, 0.7, 40, 0.9)
+        take_content(here, taken, *read, even[:, :1024], 3.0, 1.0, 300, 1.0)
+        return here, status, taken, *read
+
+    def first() -> tuple:
+        here, status = walk._here.clone(), walk.status.clone()
+        take_entry(here, status, walk.tokens, tape.columns, tape.rules, None, 1.0, 1.0, None, 1.0)
+        return here, status
+
+    return {
+        "a step of the walk": step,
+        "the first entry": first,
+        "draw": lambda: (draw(even, walk.tokens[0, :, :2, -1].flatten(), 0.5, 30, 0.8),),
+        "add_rows": lambda: (add_rows(None, tables, [lengths, samples.repeat(2)]),),
     }
 
 

@@ -13,7 +13,7 @@ shape of each block that is loaded, stored or multiplied.
 What an op shares or what would make its file long has a file named by what it does: ``nearest_code`` consists of
 ``vectors`` (where they lie), ``codes`` and ``rounding`` (half precision), ``scan`` and ``settle``; attention shares
 ``sequences`` (blocks of packed rows), ``dropout_mask`` and ``setting``, and decoding has ``cached_rows`` (what a cache
-keeps). ``docs/exactness.md`` has the proofs.
+keeps); sampling shares ``draw`` and ``tape``. ``docs/exactness.md`` has the proofs.
 """
 
 if __name__ != "dqcore.kernels":

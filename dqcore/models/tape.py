@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.codes import CodeSequence, Order
+from dqcore.kernels.tape import BANNED, MANDATORY, POSSIBLE
 
 __all__ = ["BANNED", "MANDATORY", "NULL", "POSSIBLE", "Entries", "Tape", "Tokens", "positions_in_order"]
 
-#: Statuses of an entry: it may not be taken, it may be taken or passed over, it must be taken.
-BANNED, POSSIBLE, MANDATORY = 0, 1, 2
 #: The label of an image without a class. A start token has content ``K + 2 + label``, so this label gives it ``K``:
 #: the padding token, which packed sequences do not need for anything else.
 NULL = -2

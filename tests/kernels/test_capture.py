@@ -103,7 +103,17 @@ def test_a_gain_router_never_waits_in_evaluation(fake_gpu, ratio):
 
 
 def launches():
-    from dqcore.kernels import code_sums, dynamic_lookup, dynamic_lookup_backward, nearest_code, patch_entropy
+    from dqcore.kernels import (
+        add_rows,
+        code_sums,
+        draw,
+        dynamic_lookup,
+        dynamic_lookup_backward,
+        nearest_code,
+        patch_entropy,
+        take_content,
+        take_entry,
+    )
 
     maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(2)]
     grain, codebook, x = torch.zeros(2, 4, 4, dtype=torch.int64), torch.randn(32, 8), torch.randn(64, 8)
@@ -114,6 +124,13 @@ def launches():
     codes = torch.zeros(2, 8, 8, dtype=torch.int64)
     yield lambda: dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
     yield lambda: patch_entropy.patch_entropy_fwd(maps[1][:, :3], 4, -1.0, 1.0, 32, 0.01, GREY, NO_MASS)
+    here, tokens, status = (torch.zeros(shape, dtype=torch.int64) for shape in ((2, 3, 1, 7), (2, 3, 9, 7), (3, 9)))
+    rules, lengths = torch.zeros(9, 5, 2, dtype=torch.int64), torch.zeros(6, dtype=torch.int32)
+    how, logits = (3.0, 0.7, 3, 0.9), torch.randn(6, 12)
+    yield lambda: draw.draw_fwd(logits, tokens[0, 0, :6, 6], *how[1:])
+    yield lambda: take_entry.take_entry_fwd(here, status, tokens, status[0], rules, logits, *how)
+    yield lambda: take_content.take_content_fwd(here, status, lengths, lengths > 0, logits[:, :9], *how)
+    yield lambda: add_rows.add_rows_fwd(x[:6], [codebook], [lengths])
 
 
 def test_launchers_never_wait(fake_gpu, monkeypatch):

@@ -8,6 +8,8 @@ from dqcore.models.sampling.draw import uniforms
 from dqcore.models.sampling.walk import Plan, Walk
 from dqcore.models.tape import NULL
 from dqcore.models.tapes import coarse_to_fine_tape, raster_tape
+from dqcore.ops.reference.take_content import fill
+from dqcore.ops.reference.take_entry import blocked_entries, go
 
 GRID = (3, 4)
 
@@ -68,6 +70,12 @@ def plan_of(tape, slots):
     return Plan(tape, torch.zeros(1, slots, dtype=torch.int64), uniforms(0, torch.arange(slots), 2 * len(tape)))
 
 
+def take(walk, entries, codes):
+    """What a step changes once it is drawn."""
+    go(walk._here, walk.status, walk.tokens, walk.tape.rules, entries)
+    fill(walk._here, walk.taken, codes)
+
+
 @pytest.mark.parametrize("granularities", [1, 2, 3])
 def test_random_walks_are_valid_and_reach_every_granularity(granularities):
     for tape in tapes(granularities):
@@ -76,11 +84,10 @@ def test_random_walks_are_valid_and_reach_every_granularity(granularities):
         walk.load(torch.ones(slots, dtype=torch.bool), plan_of(tape, slots))
         before = walk.entries.clone()
         for _ in range(tape.max_tokens):
-            entries = torch.where(walk.blocked(), 0.0, torch.rand(slots, len(tape)) + 1e-3).argmax(1)
+            entries = torch.where(blocked_entries(walk.status), 0.0, torch.rand(slots, len(tape)) + 1e-3).argmax(1)
             assert bool(((entries > before) | (before == len(tape) - 1)).all())
             before = entries
-            walk.go(entries)
-            walk.fill(torch.randint(0, 50, (slots,)))
+            take(walk, entries, torch.randint(0, 50, (slots,)))
         assert bool(walk.complete().all())
         sequence = tape.to_sequence(walk.taken, "row-first")
         codes, grain = dqcore.unpack_codes(sequence)  # raises unless each region is covered exactly once
@@ -97,7 +104,6 @@ def test_walks_allow_exactly_what_images_have(granularities):
         walk = Walk(tape, 1)
         walk.load(torch.tensor([True]), plan_of(tape, 1))
         for entry in tokens.entries[1:]:
-            assert not walk.blocked()[0, entry]
-            walk.go(entry[None])
-            walk.fill(torch.tensor([3]))
+            assert not blocked_entries(walk.status)[0, entry]
+            take(walk, entry[None], torch.tensor([3]))
         assert bool(walk.complete())

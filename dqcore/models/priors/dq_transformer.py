@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dqcore.codes import Order, check_order
 from dqcore.models.priors.config import PriorConfig
 from dqcore.models.priors.tape_prior import TapePrior
+from dqcore.models.sampling.steps import Tables
 from dqcore.models.tapes import coarse_to_fine_tape
 from dqcore.nn.transformer import initialise
 
@@ -97,3 +98,9 @@ class DQTransformer(TapePrior):
         """The sum of content, position, step and granularity."""
         x = self.content_embedding(contents) + self.position_embedding(rows)
         return x + self.step_embedding[steps] + self.grain_embedding(grains)
+
+    def tables(self) -> Tables:
+        """All four."""
+        embeddings = self.content_embedding, self.position_embedding, self.grain_embedding
+        contents, positions, grains = (embedding.weight for embedding in embeddings)
+        return Tables(contents, positions, self.step_embedding, grains)

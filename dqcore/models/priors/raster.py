@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dqcore.errors import InputError
 from dqcore.models.priors.config import PriorConfig
 from dqcore.models.priors.tape_prior import TapePrior
+from dqcore.models.sampling.steps import Tables
 from dqcore.models.tapes import raster_tape
 from dqcore.nn.transformer import initialise
 
@@ -107,6 +108,11 @@ class RasterDynamic(TapePrior):
         """The sum of content, region, place and step."""
         return self.content_embedding(contents) + self.position_vectors(rows) + self.step_embedding[steps]
 
+    def tables(self) -> Tables:
+        """Region and place make one table of positions, which is computed here."""
+        every = torch.arange(len(self._region_and_place), device=self.step_embedding.device)
+        return Tables(self.content_embedding.weight, self.position_vectors(every), self.step_embedding, None)
+
 
 class Raster(TapePrior):
     """A plain transformer over the codes of a fixed-length tokenizer in raster order: the baseline.
@@ -131,3 +137,7 @@ class Raster(TapePrior):
     def embed(self, contents: Tensor, rows: Tensor, grains: Tensor, steps: Tensor) -> Tensor:
         """The sum of content and step."""
         return self.content_embedding(contents) + self.step_embedding[steps]
+
+    def tables(self) -> Tables:
+        """Without positions."""
+        return Tables(self.content_embedding.weight, None, self.step_embedding, None)

@@ -23,7 +23,7 @@ from dqcore.models.priors.inputs import (
 from dqcore.models.sampling.draw import uniforms
 from dqcore.models.sampling.sampler import Sampler
 from dqcore.models.sampling.settings import Sampling
-from dqcore.models.sampling.steps import CachedSteps
+from dqcore.models.sampling.steps import CachedSteps, Tables
 from dqcore.models.sampling.walk import Plan
 from dqcore.models.tape import NULL, Tape
 from dqcore.nn.attention import CacheKind
@@ -48,8 +48,8 @@ class TapePrior(Prior):
                     |------------------ p(content[t + 1] | c[t])
 
     A subclass adds its embeddings after ``super().__init__``, calls :func:`dqcore.nn.transformer.initialise`, and says
-    in :meth:`embed` and :meth:`position_vectors` how they make vectors of tokens. Steps, in ``step_embedding``, are
-    indices of tokens in their image.
+    in :meth:`embed` and :meth:`position_vectors` how they make vectors of tokens, and in :meth:`tables` the same in
+    another way. Steps, in ``step_embedding``, are indices of tokens in their image.
 
     Args:
         config: The model's config.
@@ -107,6 +107,10 @@ class TapePrior(Prior):
         """Vectors ``(N, dim)`` of positions, by their rows ``(N,)``; not needed without a position transformer."""
         raise NotImplementedError
 
+    def tables(self) -> Tables:
+        """The tables whose rows :meth:`embed` adds up, and of whose ``positions`` a row is a vector of position."""
+        raise NotImplementedError
+
     def predict_positions(self, x: Tensor, where: Tensor | Cache | None) -> tuple[Tensor, Tensor | None]:
         """Run the position transformer.
 
@@ -124,18 +128,18 @@ class TapePrior(Prior):
         states = _run(self.position_transformer, x, where)
         return states, self.position_head(states)
 
-    def predict_contents(self, states: Tensor, next_rows: Tensor, where: Tensor | Cache) -> Tensor:
+    def predict_contents(self, states: Tensor, next_rows: Tensor | None, where: Tensor | Cache) -> Tensor:
         """Run the content transformer.
 
         Args:
             states: Of :meth:`predict_positions`, ``(N, dim)``.
-            next_rows: Rows of the next tokens' positions, ``(N,)`` int64.
+            next_rows: Rows of the next tokens' positions, ``(N,)`` int64; None if their vectors were added already.
             where: As there.
 
         Returns:
             Logits ``(N, contents)`` of the next contents.
         """
-        if self.position_transformer is not None:
+        if self.position_transformer is not None and next_rows is not None:
             states = states + self.position_vectors(next_rows)
         return self.content_head(_run(self.content_transformer, states, where))
 

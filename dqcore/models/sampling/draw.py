@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
+from dqcore.kernels.tape import BITS
+from dqcore.ops.draw import draw
 
 __all__ = ["Draw", "check_draw", "uniforms"]
-
-#: Bits of a random number, and what probabilities are multiplied by: products of the two stay below 2**63.
-_BITS, _WEIGHT = 23, 2.0**38
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class Draw:
     Attributes:
         temperature: Divides the logits; more than 0.
         top_k: Draw from the ``top_k`` largest logits (and from those equal to the last of them); None for all.
-        top_p: Draw from the smallest set of most probable indices whose probabilities reach this sum; 1 for all.
+        top_p: Draw from the smallest set of most probable indices whose probabilities reach this sum (and from those as
+            probable as the last of them); 1 for all.
     """
 
     temperature: float = 1.0
@@ -31,6 +31,11 @@ class Draw:
 
     def __post_init__(self) -> None:
         check_draw(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def settings(self) -> tuple[float, int | None, float]:
+        """Temperature, ``top_k`` and ``top_p``: the last arguments of the ops that draw."""
+        return self.temperature, self.top_k, self.top_p
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """``min {j : sum_{i <= j} p_i > u sum_i p_i}``, with probabilities rounded down to multiples of ``2**-38``.
@@ -42,19 +47,10 @@ class Draw:
             uniform: A number of :func:`uniforms` for each row, ``(S,)`` int64; ``u`` is this number over ``2**23``.
 
         Returns:
-            ``(S,)`` int64.
+            ``(S,)`` int64. A GPU rounds probabilities in another way than a CPU, and may draw another index where ``u``
+                falls between the two.
         """
-        logits = logits.float()
-        if self.temperature != 1.0:
-            logits = logits / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[1]:
-            least = logits.topk(self.top_k, sorted=False).values.amin(1, keepdim=True)
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        probabilities = logits.softmax(1)
-        if self.top_p < 1.0:
-            probabilities = _nucleus(probabilities, self.top_p)
-        sums = probabilities.mul_(_WEIGHT).long().cumsum(1)
-        return torch.searchsorted(sums, sums[:, -1:] * uniform[:, None] >> _BITS, right=True)[:, 0]
+        return draw(logits, uniform, *self.settings)
 
 
 def check_draw(temperature: float, top_k: int | None, top_p: float, prefix: str = "") -> None:
@@ -82,7 +78,7 @@ def uniforms(seed: int, samples: Tensor, count: int) -> Tensor:
     """
     streams = _mix(samples + _signed(_mix_number(seed)))
     places = torch.arange(1, count + 1, device=samples.device) * -0x61C8864680B583EB
-    return _mix(streams[:, None] + places) >> (64 - _BITS) & (1 << _BITS) - 1
+    return _mix(streams[:, None] + places) >> (64 - BITS) & (1 << BITS) - 1
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -108,11 +104,3 @@ def _signed(z: int) -> int:
 def _shift(z: Tensor, bits: int) -> Tensor:
     """A logical shift to the right: zeros come in, not copies of the sign."""
     return z >> bits & (1 << 64 - bits) - 1
-
-
-def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Set to 0 all but the largest probabilities, as few of them as reach the sum ``top_p``."""
-    ordered = probabilities.sort(1, descending=True).values
-    before = ordered.cumsum(1) - ordered
-    least = torch.where(before < top_p, ordered, torch.inf).amin(1, keepdim=True)
-    return probabilities * (probabilities >= least)

@@ -92,18 +92,9 @@ class Sampler:
 
     def step(self) -> None:
         """One token of each slot: read it, draw the next position, then the code that stands there."""
-        walk = self.walk
-        walk.under_way(self.steps.active)
-        logits = self.steps.positions(walk.contents, walk.rows, walk.grains)
-        blocked = walk.blocked()
-        if logits is None:
-            entries = blocked.to(torch.uint8).argmin(1)
-        else:
-            scores = self._guide(logits).index_select(1, self.tape.columns)
-            entries = self.draw_position(scores.masked_fill_(blocked, -torch.inf), walk.numbers[:, 1])
-        walk.go(entries)
-        logits = self._guide(self.steps.codes(walk.rows))
-        walk.fill(self.draw_content(logits, walk.numbers[:, 0]))
+        walk, steps, guidance = self.walk, self.steps, self.sampling.guidance
+        walk.go(steps.positions(walk.contents, walk.rows, walk.grains), self.draw_position, guidance)
+        walk.fill(steps.codes(walk.rows), self.draw_content, guidance, steps.lengths, steps.active)
 
     def turn(self) -> None:
         """Store the samples that are complete, and begin others in their slots while there are any."""
@@ -118,14 +109,8 @@ class Sampler:
         self.begun += fresh.sum()
         self.walk.load(fresh, self.plan(self.samples.clamp_max(self.count - 1)))
         self.steps.restart(fresh.repeat(self.sampling.copies))
+        self.walk.under_way(self.steps.active)
 
     def _due(self) -> Tensor:
         """``(S,)`` bool: slots whose sample is complete, and at the beginning those that have no sample yet."""
         return self.walk.complete() & ((self.samples < self.count) | (self.begun < self.count))
-
-    def _guide(self, logits: Tensor) -> Tensor:
-        """Logits of the two copies to one."""
-        if self.sampling.copies == 1:
-            return logits
-        with_class, without = logits.float().chunk(2)
-        return torch.lerp(without, with_class, self.sampling.guidance)

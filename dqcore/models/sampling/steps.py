@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +11,25 @@ from dqcore.models.sampling.replay import can_capture
 from dqcore.models.tape import Tape
 from dqcore.nn.attention import CacheKind
 from dqcore.nn.transformer import Cache, Transformer
+from dqcore.ops.add_rows import add_rows
 
-__all__ = ["CachedSteps", "Steps", "TapeModel"]
+__all__ = ["CachedSteps", "Steps", "Tables", "TapeModel"]
+
+
+class Tables(NamedTuple):
+    """Tables ``(.., dim)`` of which a token's embedding has a row each, added in this order; None for no such part.
+
+    Attributes:
+        contents: By the token's content.
+        positions: By the row of its position.
+        steps: By its index in the image.
+        grains: By its granularity.
+    """
+
+    contents: Tensor
+    positions: Tensor | None
+    steps: Tensor
+    grains: Tensor | None
 
 
 class TapeModel(Protocol):
@@ -51,12 +68,19 @@ class TapeModel(Protocol):
         """Embeddings ``(N, dim)`` of tokens, given as ``(N,)`` each."""
         ...
 
+    def tables(self) -> Tables:
+        """What :meth:`embed` adds up."""
+        ...
+
     def predict_positions(self, x: Tensor, where: Tensor | Cache | None) -> tuple[Tensor, Tensor | None]:
         """States ``(N, dim)`` of embedded tokens, and logits ``(N, columns)`` of the positions after them."""
         ...
 
-    def predict_contents(self, states: Tensor, next_rows: Tensor, where: Tensor | Cache) -> Tensor:
-        """Logits ``(N, contents)`` of the next contents, given the rows ``(N,)`` of the next positions."""
+    def predict_contents(self, states: Tensor, next_rows: Tensor | None, where: Tensor | Cache) -> Tensor:
+        """Logits ``(N, contents)`` of the next contents, given the rows ``(N,)`` of the next positions.
+
+        None for rows whose vectors were added to the states already.
+        """
         ...
 
 
@@ -65,10 +89,12 @@ class Steps(Protocol):
 
     Attributes:
         active: Rows that take part, ``(R,)`` bool; the sampler writes to it.
+        lengths: Tokens that each row has read, ``(R,)`` int32; after each step the sampler adds those of active rows.
         capturable: Whether a CUDA graph can hold a step.
     """
 
     active: Tensor
+    lengths: Tensor
     capturable: bool
 
     def positions(self, contents: Tensor, rows: Tensor, grains: Tensor) -> Tensor | None:
@@ -107,20 +133,24 @@ class CachedSteps:
             self._position_cache = prior.position_transformer.new_cache(capacity, self.lengths, self.active, kind)
         self._content_cache = prior.content_transformer.new_cache(capacity, self.lengths, self.active, kind)
         self.capturable = can_capture(prior.step_embedding)
+        self._tables = prior.tables()
         self._states = torch.empty(0)
 
     def positions(self, contents: Tensor, rows: Tensor, grains: Tensor) -> Tensor | None:
         """Read one token of each row."""
-        steps = self.lengths.clamp_max(self.prior.config.max_steps - 1)
-        x = self.prior.embed(contents, rows, grains, steps)
+        parts = (contents, rows, self.lengths, grains)
+        indices = [index for table, index in zip(self._tables, parts, strict=True) if table is not None]
+        x = add_rows(None, [table for table in self._tables if table is not None], indices)
         self._states, logits = self.prior.predict_positions(x, self._position_cache)
         return logits
 
     def codes(self, rows: Tensor) -> Tensor:
         """Logits of the codes of the next tokens."""
-        logits = self.prior.predict_contents(self._states, rows, self._content_cache)
-        self.lengths += self.active
-        return logits[:, : self.prior.config.codebook_size]
+        states = self._states
+        if self._position_cache is not None:
+            assert self._tables.positions is not None
+            states = add_rows(states, [self._tables.positions], [rows])
+        return self.prior.predict_contents(states, None, self._content_cache)[:, : self.prior.config.codebook_size]
 
     def restart(self, fresh: Tensor) -> None:
         """Begin new samples in these rows."""

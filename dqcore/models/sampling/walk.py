@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dqcore.kernels.tape import ENTRY, GRAIN, LEAST, ROW, WIDTH
+from dqcore.models.sampling.draw import Draw
 from dqcore.models.tape import BANNED, MANDATORY, Tape
+from dqcore.ops.take_content import take_content
+from dqcore.ops.take_entry import take_entry
 
 __all__ = ["Plan", "Walk"]
 
-#: What is kept of a token, column by column: the least and the largest content that it may have (equal if its content
-#: is known), the row of its position's embedding, its granularity, its entry, and the two random numbers that draw its
-#: code and the position after it.
-LEAST, MOST, ROW, GRAIN, ENTRY, NUMBERS = range(6)
-WIDTH = NUMBERS + 2
 #: More than any content.
 ANY = 1 << 62
 
@@ -32,7 +31,7 @@ class Plan:
 
     Attributes:
         status: Status of each entry at the start, ``(n, L)`` int64.
-        tokens: ``(copies, n, L, 7)`` int64; the columns are those above.
+        tokens: ``(copies, n, L, 7)`` int64; the columns are those of ``kernels/tape.py``.
     """
 
     def __init__(
@@ -113,11 +112,6 @@ class Walk:
         """Granularities there, ``(copies * S,)``."""
         return self._field(GRAIN)
 
-    @property
-    def numbers(self) -> Tensor:
-        """The random numbers that draw the code at the present entries and the position after them, ``(S, 2)``."""
-        return self._here[0, :, 0, NUMBERS:]
-
     def load(self, fresh: Tensor, plan: Plan) -> None:
         """Begin new samples in the slots where ``fresh``, ``(S,)`` bool; the plan has a sample for every slot."""
         torch.where(fresh[:, None], plan.status, self.status, out=self.status)
@@ -125,32 +119,33 @@ class Walk:
         torch.where(fresh[:, None, None], plan.tokens[:, :, :1], self._here, out=self._here)
         self.taken.masked_fill_(fresh[:, None], -1)
 
-    def blocked(self) -> Tensor:
-        """``(S, L)`` bool: False at the entries that may come next, True elsewhere.
-
-        An entry may come next if it is not banned and no mandatory entry stands before it. Entries that were passed
-        have been banned. At the end of the tape the last entry stays open.
-        """
-        mandatory_so_far = (self.status >> 1).cumsum(1)  # MANDATORY >> 1 is 1; the entry itself is counted
-        return self.status <= mandatory_so_far
-
     def under_way(self, out: Tensor) -> None:
         """Write into ``out``, ``(copies * S,)`` bool, which slots have not reached the end of the tape."""
         torch.lt(self._here[:, :, 0, ENTRY], len(self.tape) - 1, out=out.view(self.copies, -1))
 
-    def go(self, entries: Tensor) -> None:
-        """Take the entries ``(S,)``: change statuses by the rules, ban entries passed, and look up the tokens there."""
-        changed, statuses = self.tape.rules.index_select(0, entries).unbind(-1)
-        self.status.scatter_(1, changed, statuses)
-        self.status[:, :-1].masked_fill_(self._all_entries[:-1] <= entries[:, None], BANNED)
-        where = entries[:, None, None].expand(self.copies, -1, 1, WIDTH)
-        torch.gather(self.tokens, 2, where, out=self._here)
+    def go(self, logits: Tensor | None, draw: Draw, guidance: float) -> None:
+        """Take the next entry of each slot.
 
-    def fill(self, codes: Tensor) -> None:
-        """Give the entries just taken their contents: the codes ``(S,)``, or what is known to stand there."""
-        least, most = self._here[..., LEAST], self._here[..., MOST]
-        torch.clamp(codes[:, None], least, most, out=least)
-        self.taken.scatter_(1, self.entries[:, None], least[0])
+        Args:
+            logits: Of the position after the present token, ``(copies * S, columns)``; None to take the first entry
+                that may come next.
+            draw: How entries are drawn from those that may come next.
+            guidance: As :class:`dqcore.models.sampling.settings.Sampling` says.
+        """
+        columns, rules = self.tape.columns, self.tape.rules
+        take_entry(self._here, self.status, self.tokens, columns, rules, logits, guidance, *draw.settings)
+
+    def fill(self, logits: Tensor, draw: Draw, guidance: float, lengths: Tensor, active: Tensor) -> None:
+        """Give the entries just taken their contents, codes that are drawn or what is known to stand there.
+
+        Args:
+            logits: Of the codes, ``(copies * S, K)``.
+            draw: How codes are drawn.
+            guidance: As there.
+            lengths: How many tokens were read, ``(copies * S,)`` int32; those of this step are added.
+            active: Which rows read one, ``(copies * S,)`` bool; those that will read another are written.
+        """
+        take_content(self._here, self.taken, lengths, active, logits, guidance, *draw.settings)
 
     def complete(self) -> Tensor:
         """``(S,)`` bool: slots that have no more code to take."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dqcore
+from dqcore.ops.add_rows import add_rows
 
 KINDS = [("dq", 2), ("dq", 3), ("dynamic", 2), ("dynamic", 3), ("raster", 1)]
 
@@ -38,6 +39,20 @@ def test_permuting_the_batch_permutes_the_logits_bit_for_bit(kind, granularities
             continue
         parts = getattr(out, name).split(counts)
         assert torch.equal(getattr(permuted, name), torch.cat([parts[i] for i in order]))
+
+
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tables_are_what_embeddings_add_up(kind, granularities, dtype, new, spread, sequence):
+    model = spread(new(kind, granularities, num_classes=2)).eval().to(dtype)
+    tokens = model.tape.lay_out(sequence(3, granularities), torch.tensor([0, 1, 0]))
+    contents, rows, grains = tokens.contents, tokens.rows, model.tape.grains[tokens.entries]
+    steps = torch.arange(len(contents)) % 50
+    parts = zip(model.tables(), (contents, rows, steps, grains), strict=True)
+    tables, indices = zip(*((table, index) for table, index in parts if table is not None), strict=True)
+    assert torch.equal(add_rows(None, list(tables), list(indices)), model.embed(contents, rows, grains, steps))
+    if kind != "raster":
+        assert torch.equal(model.tables().positions[rows], model.position_vectors(rows))
 
 
 def join(images):

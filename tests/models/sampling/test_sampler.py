@@ -1,13 +1,11 @@
 """The sampler: cached steps against full passes, slots, CUDA graphs, given codes, previews, guidance."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import dqcore
+from dqcore import backends
 from dqcore.models.sampling.draw import uniforms
 from dqcore.models.sampling.sampler import Sampler
 from dqcore.models.sampling.settings import Sampling
@@ -109,37 +107,58 @@ def test_slots_do_useful_work(new, spread):
     assert sampler.useful_steps / sampler.slot_steps >= 0.95
 
 
-class Kernels(TorchDispatchMode):
-    """Counts what runs: operators that are no views."""
+class TableSteps:
+    """Steps whose logits are rows of two tables, chosen by all that a step is told: a prior without a transformer."""
 
-    def __init__(self):
-        super().__init__()
-        self.names = []
+    capturable = False
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if not func.is_view and func.overloadpacket.__name__ not in ("_unsafe_view", "empty"):
-            self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+    def __init__(self, rows, columns, codes):
+        self.active, self.lengths = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.int32)
+        # exponentials of these are 1 or 0, so that probabilities are rounded alike everywhere
+        self.tables = [-200.0 * torch.randint(0, 2, (53, width)) for width in (columns, codes)]
+
+    def positions(self, contents, rows, grains):
+        return self.tables[0][(contents * 7 + rows * 5 + grains * 3 + self.lengths) % 53]
+
+    def codes(self, rows):
+        return self.tables[1][(rows * 5 + self.lengths) % 53]
+
+    def restart(self, fresh):
+        self.lengths.masked_fill_(fresh, 0)
 
 
-@pytest.mark.parametrize("slots", [4, 64])
-def test_masks_and_bookkeeping_take_few_kernels(slots, new):
-    """Everything in a step but the transformers with their embeddings, and the two draws: for any number of slots."""
-    model = new().eval()
-    sampler = sampler_of(model, slots, slots)
-    sampler.turn()
-    numbers, columns = torch.zeros(slots, dtype=torch.int64), torch.randn(slots, 100)
-    sampler.steps.prior = SimpleNamespace(
-        embed=lambda *tokens: columns,
-        predict_positions=lambda *x: (columns, columns),
-        predict_contents=lambda *x: columns,
-        config=model.config,
-    )
-    sampler.draw_position = lambda scores, _: sampler.tape.specials[1].expand(slots)
-    sampler.draw_content = lambda logits, _: numbers
-    with Kernels() as kernels:
-        sampler.step()
-    assert len(kernels.names) <= 15, kernels.names
+@pytest.mark.skipif(not backends.interpreting(), reason="kernels run on a GPU")
+@pytest.mark.parametrize(("kind", "guidance"), [("dq", 1.0), ("dynamic", 1.0), ("dq", 3.0)])
+def test_kernels_draw_whole_samples_alike(kind, guidance, new):
+    """More samples than slots, each step by the two kernels; the logits of special tokens' contents never count."""
+    tape = new(kind, region_grid=(1, 2)).tape
+    copies = 1 if guidance == 1.0 else 2
+
+    def run():
+        def plan(samples):
+            labels = torch.arange(copies)[:, None].expand(-1, len(samples))
+            return Plan(tape, labels, uniforms(4, samples, 2 * len(tape)))
+
+        torch.manual_seed(0)
+        steps = TableSteps(2 * copies, int(tape.columns.max()) + 1, 20)
+        return Sampler(tape, steps, 2, Sampling(guidance=guidance, top_k=None), plan, 3).run()
+
+    expected = run()
+    with dqcore.backend("interpreter"):
+        assert torch.equal(run(), expected)
+    assert int((expected >= 0).sum(1).min()) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not backends.interpreting(), reason="kernels run on a GPU")
+@pytest.mark.parametrize(("kind", "options"), [("dq", {}), ("dynamic", {"top_k": 6, "top_p": 0.9}), ("raster", {})])
+def test_priors_draw_alike_through_all_kernels(kind, options, new, spread):
+    """A number would have to lie within a millionth of a boundary to draw another code."""
+    small = {"region_grid": (1, 1) if kind != "raster" else (2, 2), "dim": 16, "num_heads": 1}
+    model = spread(new(kind, 1 if kind == "raster" else 2, **small)).eval()
+    expected = model.generate(4, seed=2, slots=4, **options)
+    with dqcore.backend("interpreter"):
+        assert model.generate(4, seed=2, slots=4, **options) == expected
 
 
 def addresses(sampler):

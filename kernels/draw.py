@@ -1,0 +1,107 @@
+"""Drawing an index from each row of logits. A program has one row, all of it in registers.
+
+The ``top_k``-th largest logit and the least probability of the nucleus are found bit by bit: floats become whole
+numbers in the same order, and of those the largest is sought from which on a row still reaches a goal. That takes at
+most a turn for each bit, one sum over the row each, and no sort. Whatever the logits are, NaN included, the index is a
+valid one. Reference: ``dqcore.ops.draw``, but for the rounding of exponentials and of their sum.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dqcore.kernels import tape
+from dqcore.kernels.common import on_device, widen
+
+#: The longest row that a program holds: of 16,384 numbers of 64 bits some would lie on the stack.
+LONGEST = 8192
+_BITS, _WEIGHT = tl.constexpr(tape.BITS), tl.constexpr(tape.WEIGHT)
+
+
+def settings(temperature: float, top_k: int | None, top_p: float, count: int) -> tuple[float, int | None, int | None]:
+    """How to draw from ``count`` logits, as kernels take it: None for a step that changes nothing."""
+    kept = None if top_k is None or top_k >= count else top_k
+    return temperature, kept, math.ceil(top_p * tape.WEIGHT) if top_p < 1 else None
+
+
+def options(count: int) -> dict[str, int]:
+    """Constants and options of a launch whose programs have rows of ``count``."""
+    block = max(128, triton.next_power_of_2(count))
+    return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 8)}
+
+
+@triton.jit
+def _lowest(keys, amounts, goal, BITS: tl.constexpr):
+    """The largest key from which on the amounts reach the goal, or a lower one that lets in nothing more; else 0."""
+    lowest, bit, reached = tl.zeros([], tl.uint32), tl.full([], BITS - 1, tl.int32), goal - 1
+    while (bit >= 0) & (reached != goal):
+        key = lowest | (tl.full([], 1, tl.uint32) << bit.to(tl.uint32))
+        amount = tl.sum(tl.where(keys >= key, amounts, 0), 0)
+        lowest, reached = tl.where(amount >= goal, key, lowest), tl.where(amount >= goal, amount, reached)
+        bit -= 1
+    return lowest
+
+
+@triton.jit
+def load_logits(logits, row, rows, column, mask, guidance):
+    """Logits of a row in float32, -inf where the mask is False; those of a second copy, ``rows`` below, guide them."""
+    start, stride = logits
+    x = widen(tl.load(start + row * stride + column, mask=mask, other=0.0))
+    if guidance is not None:
+        without = widen(tl.load(start + (row + rows) * stride + column, mask=mask, other=0.0))
+        gap = x - without
+        x = tl.where(tl.abs(guidance) < 0.5, without + guidance * gap, x - gap * (1.0 - guidance))
+    return tl.where(mask, x, float("-inf"))
+
+
+@triton.jit
+def draw_index(x, count, number, temperature, top_k, goal):
+    """An index below ``count`` for logits ``x (BLOCK,)``, which are -inf from there on."""
+    x = tl.div_rn(x, temperature)
+    if top_k is not None:
+        bits = (x + 0.0).to(tl.uint32, bitcast=True)  # + 0.0: both zeros have the same bits
+        keys = bits ^ tl.where(bits >> 31 == 0, 0x80000000, 0xFFFFFFFF)  # in the order of the floats
+        x = tl.where(keys >= _lowest(keys, tl.full(keys.shape, 1, tl.int32), top_k, 32), x, float("-inf"))
+    x = tl.exp(x - tl.max(x, 0))
+    x = tl.div_rn(x, tl.sum(x, 0))
+    x = tl.where(x > 0.0, x, 0.0)  # a row with NaN has no weight at all
+    weights = (x * _WEIGHT).to(tl.int64)
+    if goal is not None:
+        keys = x.to(tl.uint32, bitcast=True)  # below 2**30, as probabilities are at most 1
+        weights = tl.where(keys >= _lowest(keys, weights, goal.to(tl.int64), 30), weights, 0)
+    threshold = tl.sum(weights, 0) * number >> _BITS
+    return tl.minimum(tl.sum((tl.cumsum(weights, 0) <= threshold).to(tl.int32), 0), count - 1)
+
+
+@triton.jit(do_not_specialize=["V", "temperature", "top_k", "goal"])
+def _draw_kernel(logits, numbers, out, V, temperature, top_k, goal, BLOCK: tl.constexpr):
+    row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    x = load_logits(logits, row, 0, i, i < V, None)  # (BLOCK,)
+    start, stride = numbers
+    tl.store(out + row, draw_index(x, V, tl.load(start + row * stride), temperature, top_k, goal).to(tl.int64))
+
+
+def draw_fwd(logits: Tensor, numbers: Tensor, temperature: float, top_k: int | None, top_p: float) -> Tensor:
+    """``logits (S, V)`` and random numbers ``(S,)`` -> indices ``(S,)`` int64."""
+    rows, count = logits.shape
+    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    if rows:
+        with on_device(logits):
+            _draw_kernel[(rows,)](
+                *(close_rows(logits), (numbers, numbers.stride(0)), out, count),
+                *settings(temperature, top_k, top_p, count),
+                **options(count),
+                enable_fp_fusion=True,
+            )
+    return out
+
+
+def close_rows(logits: Tensor) -> tuple[Tensor, int]:
+    """Logits of which those of a row lie side by side, and the stride of rows."""
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    return logits, logits.stride(0)
