@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,15 +113,17 @@ class Transformer(nn.Module):
         #: Whether only the blocks' inputs are kept for the backward pass, which then computes the rest again.
         self.checkpointing = False
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cu_seqlens: Tensor, head: Head | None = None) -> Any:
         """Run packed sequences through all blocks.
 
         Args:
             x: ``(N, dim)``.
             cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``; ``(B + 1,)`` int32.
+            head: Reads the result: its normalization is one pass with the last sum.
 
         Returns:
-            ``(N, dim)``; the output of a token depends on that token and those before it in its sequence.
+            ``(N, dim)``; the output of a token depends on that token and those before it in its sequence. With a head
+            the same and its logits ``(N, num_classes)``.
         """
         branch, kept = None, self.checkpointing and self.training and torch.is_grad_enabled()
         for block, seeds in zip(self.blocks, self._seeds(x), strict=True):
@@ -129,7 +131,7 @@ class Transformer(nn.Module):
                 x = checkpoint(self._whole, block, x, cu_seqlens, seeds, use_reentrant=False)
             else:
                 x, branch = block(x, branch, cu_seqlens, seeds)
-        return self._sum(x, branch)
+        return self._end(x, branch, head)
 
     def new_cache(self, capacity: int, lengths: Tensor, active: Tensor, kind: CacheKind = "weights") -> Cache:
         """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens; :func:`dqcore.nn.attention.cache_dtype`."""
@@ -137,12 +139,12 @@ class Transformer(nn.Module):
         layers = [block.attention.empty_cache(slots, capacity, kind) for block in self.blocks]  # type: ignore[operator, union-attr]
         return Cache(layers, lengths, active)
 
-    def step(self, x: Tensor, cache: Cache) -> Tensor:
+    def step(self, x: Tensor, cache: Cache, head: Head | None = None) -> Any:
         """The next token of each slot, ``(S, dim)``: the last rows of :meth:`forward` over all tokens so far."""
         branch = None
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, branch = block.step(x, branch, layer, cache.lengths, cache.active)  # type: ignore[operator]
-        return x if branch is None else branch.add_(x)
+        return self._end(x, branch, head)
 
     def _seeds(self, x: Tensor) -> Iterable[Tensor | None]:
         """Those of every block's dropouts, drawn together; None on a CPU, which has a faster dropout of its own."""
@@ -158,12 +160,26 @@ class Transformer(nn.Module):
         """The two parts of a block's result together."""
         return x if branch is None else x + functional.dropout(branch, self.dropout, self.training)
 
+    def _end(self, x: Tensor, branch: Tensor | None, head: Head | None) -> Any:
+        """The same, and what the head makes of it."""
+        if head is None:
+            return self._sum(x, branch)
+        return head.join(x, branch, self.dropout if self.training else 0.0)
+
 
 class Head(nn.Sequential):
     """LayerNorm, then a linear layer without bias to ``num_classes`` logits."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__(nn.LayerNorm(dim), nn.Linear(dim, num_classes, bias=False))
+
+    def join(self, x: Tensor, branch: Tensor | None, dropout_p: float) -> Two:
+        """The sum of both parts of a transformer's result, with dropout of the second; and its logits."""
+        if branch is None:
+            return x, self(x)
+        norm: Any = self[0]
+        total, normed = add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p)
+        return total, self[1](normed)
 
 
 def initialise(module: nn.Module) -> None:

@@ -125,8 +125,7 @@ class TapePrior(Prior):
         if self.position_transformer is None or self.position_head is None:
             return x, None
         assert where is not None
-        states = _run(self.position_transformer, x, where)
-        return states, self.position_head(states)
+        return _run(self.position_transformer, self.position_head, x, where)
 
     def predict_contents(self, states: Tensor, next_rows: Tensor | None, where: Tensor | Cache) -> Tensor:
         """Run the content transformer.
@@ -141,7 +140,7 @@ class TapePrior(Prior):
         """
         if self.position_transformer is not None and next_rows is not None:
             states = states + self.position_vectors(next_rows)
-        return self.content_head(_run(self.content_transformer, states, where))
+        return _run(self.content_transformer, self.content_head, states, where)[1]
 
     def forward(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput:
         """Predict the position and the content of every token; see :meth:`Prior.forward`."""
@@ -239,5 +238,8 @@ class TapePrior(Prior):
             raise InputError(f"stop_after: expected a granularity in [0, {count}), got {stop_after}")
 
 
-def _run(transformer: Transformer, x: Tensor, where: Tensor | Cache) -> Tensor:
-    return transformer(x, where) if isinstance(where, Tensor) else transformer.step(x, where)
+def _run(transformer: Transformer, head: Head, x: Tensor, where: Tensor | Cache) -> tuple[Tensor, Tensor]:
+    """States ``(N, dim)``, and logits of the head."""
+    out: tuple[Tensor, Tensor]
+    out = transformer(x, where, head) if isinstance(where, Tensor) else transformer.step(x, where, head)
+    return out
