@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import bound, cdiv, on_device
+from dqcore.kernels.launch import launch
 
 BLOCK = 4096
 ALONE = 2**16  # cells that one program adds up alone
@@ -62,15 +63,15 @@ def lookup_loss_fwd(error: Tensor, codes: Tensor, dim: int, commitment: float) -
         if counted:
             sums = torch.empty(PARTS, dtype=torch.float32, device=error.device)
             numbers = torch.empty(PARTS, dtype=torch.int64, device=error.device)
-            span = triton.cdiv(cells, PARTS)
-            _lookup_loss_parts_kernel[(PARTS,)](
+            span = cdiv(cells, PARTS)
+            launch(_lookup_loss_parts_kernel, (PARTS,))(
                 *(error, codes, sums, numbers, cells, span),
                 BLOCK=1024,
                 num_warps=4,
                 enable_fp_fusion=True,
             )
             error, codes, cells = sums, numbers, PARTS
-        _lookup_loss_kernel[(1,)](
+        launch(_lookup_loss_kernel, (1,))(
             *(error, codes, *values, commitment, cells, dim),
             COUNTED=counted,
             BLOCK=PARTS if counted else BLOCK,

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import tuned
-from dqcore.kernels.common import bound, multiplicand, on_device
+from dqcore.kernels.common import bound, multiplicand, next_power_of_2, on_device
 from dqcore.kernels.dropout_mask import keep_tile
 from dqcore.kernels.sequences import (
     block_list,
@@ -42,7 +42,7 @@ SMALL = ["cu_seqlens_q", "cu_seqlens_k", "prefix_lengths", "seed"]
 
 def padded(dim: int) -> int:
     """Channels of a block that holds a whole head: a power of two, and at least a tensor core's 16."""
-    return max(16, triton.next_power_of_2(dim))
+    return max(16, next_power_of_2(dim))
 
 
 def candidate(
@@ -157,7 +157,7 @@ def varlen_attention_fwd(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> t
     with on_device(q):
         launch = tile("varlen_attention", q, setting)
         blocks, size = block_list(setting.cu_seqlens_q, rows, launch["BLOCK_M"], last_first=True)
-        _varlen_attention_fwd_kernel[(size, heads)](
+        launch(_varlen_attention_fwd_kernel, (size, heads))(
             *(packed(q), (packed(k), packed(v)), packed(out), lse, *setting.tensors, blocks),
             *(setting.batch, rows, setting.left, setting.right, setting.scale * LOG2E),
             KIND=kind(q, k, setting),

@@ -135,7 +135,7 @@ def varlen_attention_dkv(
     with on_device(q):
         launch = tile("varlen_attention_dkv", q, setting)
         blocks, size = block_list(setting.cu_seqlens_k, len(k), launch["BLOCK_N"], last_first=False)
-        _varlen_attention_dkv_kernel[(size, k.shape[1])](
+        launch(_varlen_attention_dkv_kernel, (size, k.shape[1]))(
             *(packed(q), (packed(k), packed(v)), packed(grad), (packed(grad_k), packed(grad_v)), (sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),

@@ -129,7 +129,7 @@ def varlen_attention_dq(
     with on_device(q):
         launch = tile("varlen_attention_dq", q, setting)
         blocks, size = block_list(setting.cu_seqlens_q, len(q), launch["BLOCK_M"], last_first=True)
-        _varlen_attention_dq_kernel[(size, q.shape[1])](
+        launch(_varlen_attention_dq_kernel, (size, q.shape[1]))(
             *(packed(q), (packed(k), packed(v)), packed(out), packed(grad), packed(grad_q), (lse, sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
