@@ -27,6 +27,7 @@ from dqcore.kernels.codebook_draw import (
 from dqcore.kernels.common import cdiv, next_power_of_2, on_device
 from dqcore.kernels.grid import cooperative, programs, wait_for_all
 from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import replayed
 
 ROWS = 16  # codes, or drawn vectors, at once
 TILE = {"ROWS": ROWS, "BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}
@@ -147,6 +148,7 @@ def _codebook_update_kernel(
             revive(codebook, chosen, rows, unused, fresh, K, program, D, PROGRAMS, ROWS, BLOCK_D)
 
 
+@replayed
 def codebook_update_fwd(
     codebook: tuple[Tensor, Tensor, Tensor, Tensor],
     statistics: tuple[Tensor, Tensor],

@@ -18,6 +18,7 @@ from dqcore.kernels.code_sums import vector_sums
 from dqcore.kernels.common import cdiv, next_power_of_2, on_device, widen
 from dqcore.kernels.launch import launch
 from dqcore.kernels.nearest_code import Counters, search
+from dqcore.kernels.replay import replayed
 from dqcore.kernels.vectors import Vectors, block_of, is_channels_last, row_of, starts
 
 FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4, "enable_fp_fusion": True}
@@ -110,6 +111,7 @@ def _dynamic_lookup_fill_kernel(
         tl.store(keys + cell, tl.where(cell == first, code, -1).to(tl.int32), mask=inside)
 
 
+@replayed
 def dynamic_lookup_fwd(
     maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

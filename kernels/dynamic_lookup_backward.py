@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dqcore.kernels.common import architecture, cdiv, next_power_of_2, on_device
 from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import replayed
 from dqcore.kernels.vectors import is_channels_last
 
 #: A program has a tile of so many elements: of a plane so many columns, of vectors so many cells.
@@ -117,6 +118,7 @@ def _dynamic_lookup_bwd_kernel(
         )
 
 
+@replayed
 def dynamic_lookup_bwd(
     maps: list[Tensor],
     grain: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dqcore.kernels.common import bound, cdiv, on_device
 from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import replayed
 
 BLOCK = 4096
 ALONE = 2**16  # cells that one program adds up alone
@@ -54,6 +55,7 @@ def _lookup_loss_kernel(
     tl.store(slope, tl.div_rn(commitment + tl.zeros_like(numbers), numbers))
 
 
+@replayed
 def lookup_loss_fwd(error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, ...]:
     """``error`` and ``codes (B, H, W)`` -> loss, its part with ``commitment``, mean error, slope; float32 scalars."""
     values = [torch.empty((), dtype=torch.float32, device=error.device) for _ in range(4)]

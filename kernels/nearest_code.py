@@ -24,6 +24,7 @@ from dqcore.kernels import tuned
 from dqcore.kernels.codes import Codes, round_codes
 from dqcore.kernels.common import architecture, cdiv, on_device, processors
 from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import refuse
 from dqcore.kernels.rounding import round_vectors
 from dqcore.kernels.scan import _nearest_code_certify_kernel, _nearest_code_rescan_kernel, _nearest_code_scan_kernel
 from dqcore.kernels.settle import LIST, _nearest_code_settle_kernel, tree_tile
@@ -188,6 +189,8 @@ def parts(batch: Vectors, codebook: Tensor, counters: Counters | None = None) ->
         codebook, given in [(half, half) for half in (torch.float16, torch.bfloat16)], counters.sizes
     )
     room = rows_at_once(batch.most, prepared)
+    if room < batch.most:
+        refuse()  # one part has the memory of another
     for first in range(0, batch.most, room):
         numbers = counters.numbers if first == 0 else None
         yield Part(batch, codebook, prepared, first, min(room, batch.most - first), numbers)
