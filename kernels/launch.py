@@ -31,14 +31,16 @@ class Known(NamedTuple):
         function: The loaded kernel.
         metadata: Of the launch: warps, blocks of a cluster, shared memory.
         watched: Globals that it was compiled with: where they are, their names, what they were.
-        kernel: The function, and what Triton has compiled of it for this device.
+        caches: What Triton keeps of the kernel for this device.
+        kept: The kernel and what was compiled, which unloads itself when nobody keeps it.
     """
 
     run: Any
     function: Any
     metadata: Any
     watched: tuple[tuple[dict[str, Any], str, Any], ...]
-    kernel: tuple[JITFunction, Any]
+    caches: Any
+    kept: tuple[JITFunction, CompiledKernel]
 
     def holds(self) -> bool:
         """Whether no global has changed since."""
@@ -70,9 +72,9 @@ def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) ->
     bound, specialization, options = caches[4](*args, **constants)
     key = (id(kernel), device, *specialization, *options, *options.values())
     known = _known.get(key)
-    if known is None or known.kernel[1] is not caches or not known.holds():
+    if known is None or known.caches is not caches or not known.holds():
         compiled = kernel[grid](*args, **constants)
-        known = _remember(key, compiled, (kernel, caches))
+        known = _remember(key, kernel, caches, compiled)
     else:
         send(known, grid, device, bound.values())
     if recorder is not None:
@@ -100,12 +102,13 @@ def is_free() -> bool:
     return SUPPORTED and not asked and (JITFunction.run, JITFunction.__getitem__) == _METHODS
 
 
-def _remember(key: tuple, compiled: Any, kernel: tuple[JITFunction, Any]) -> Known | None:
+def _remember(key: tuple, kernel: JITFunction, caches: Any, compiled: Any) -> Known | None:
     """What was launched, so that it can be launched again; None where Triton is not done with it."""
     if not isinstance(compiled, CompiledKernel):
         return None
-    watched = tuple((names, name, names.get(name)) for (name, _), (_, names) in kernel[0].used_global_vals.items())
-    _known[key] = Known(compiled.run, compiled.function, compiled.packed_metadata, watched, kernel)
+    watched = tuple((names, name, names.get(name)) for (name, _), (_, names) in kernel.used_global_vals.items())
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    _known[key] = Known(run, function, metadata, watched, caches, (kernel, compiled))
     return _known[key]
 
 

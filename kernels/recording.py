@@ -40,7 +40,7 @@ class Replay(NamedTuple):
         steps: The launches.
         outputs: Shape, strides and dtype of each tensor that the call returns.
         kind: The type of the result; None for no result.
-        buffers: Bytes of the buffer that begins with anything, and of the one that begins as zeros.
+        buffers: Bytes of the buffer that begins with anything, and of the one that begins as zeros; 0 for none.
         places: Which address, and how many bytes from there.
         constants: Of all launches.
         tuples: What takes each from the values before it.
@@ -64,17 +64,17 @@ class Replay(NamedTuple):
 
     def again(self, given: list[Tensor]) -> Any:
         """Make the call with other tensors; False if a buffer does not begin where they always do."""
-        device, current = self.device
-        found = [torch.empty_strided(size, strides, dtype=kind, device=device) for size, strides, kind in self.outputs]
-        work, zeros = self.buffers
-        buffers = (
-            torch.empty(work, dtype=torch.uint8, device=device),
-            torch.zeros(zeros, dtype=torch.uint8, device=device),
-        )
-        made = [tensor.data_ptr() for part in (found, buffers) for tensor in part]
-        if any(address & 15 for address in made):
+        (device, current), (work, zeros) = self.device, self.buffers
+        made = [torch.empty_strided(size, strides, dtype=kind, device=device) for size, strides, kind in self.outputs]
+        result = None if self.kind is None else self.kind(made)
+        if work:
+            made.append(torch.empty(work, dtype=torch.uint8, device=device))
+        if zeros:
+            made.append(torch.zeros(zeros, dtype=torch.uint8, device=device))
+        addresses = [tensor.data_ptr() for tensor in made]
+        if any([address & 15 for address in addresses]):
             return False
-        values: list[Any] = [tensor.data_ptr() for tensor in given] + made
+        values: list[Any] = [tensor.data_ptr() for tensor in given] + addresses
         values += [values[number] + offset for number, offset in self.places]
         values += self.constants
         for taken in self.tuples:
@@ -82,7 +82,7 @@ class Replay(NamedTuple):
         stream = triton.runtime.driver.active.get_current_stream(current)
         for known, grid, taken in self.steps:
             known.run(*grid, stream, known.function, known.metadata, None, None, None, *taken(values))
-        return None if self.kind is None else self.kind(found)
+        return result
 
 
 class Recorder(TorchDispatchMode):
@@ -134,7 +134,7 @@ class Recorder(TorchDispatchMode):
         parts = [values.parts(given) for _, _, given in self.launches]
         if values.unknown:
             return False
-        take = values.takers(len(self.given) + len(made) + 2)
+        take = values.takers(len(self.given) + len(made) + sum(size > 0 for size in sizes))
         launches = zip(self.launches, parts, strict=True)
         watched = [entry for known, _, _ in self.launches for entry in known.watched]
         return Replay(
@@ -156,19 +156,21 @@ class Recorder(TorchDispatchMode):
             return -1
         own = self.tensors[number]
         same = (own.shape, own.stride(), own.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
-        return number if same and own.data_ptr() == tensor.data_ptr() else -1
+        return number if same and _begin(own) == _begin(tensor) else -1
 
     def _bases(self, made: list[int]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
         """For each tensor which of the addresses of a replay it begins at, and how far from there; sizes of buffers."""
-        first, sizes = len(self.given), [0, 0]
-        bases = [(number, 0) for number in range(first)]
+        first, sizes, offsets = len(self.given), [0, 0], []
         for number, tensor in enumerate(self.tensors[first:], first):
-            if number in made:
-                bases.append((first + made.index(number), 0))
-            else:
-                zeros = int(number in self.zeros)
-                bases.append((first + len(made) + zeros, sizes[zeros]))
+            zeros = number in self.zeros
+            offsets.append(sizes[zeros])
+            if number not in made:
                 sizes[zeros] += -(-tensor.untyped_storage().nbytes() // ALIGNMENT) * ALIGNMENT
+        work = first + len(made)
+        bases = [(number, 0) for number in range(first)]
+        for number, offset in enumerate(offsets, first):
+            buffer = work + (number in self.zeros and sizes[0] > 0)
+            bases.append((first + made.index(number), 0) if number in made else (buffer, offset))
         return bases, (sizes[0], sizes[1])
 
     def _place(self, tensor: Tensor, bases: list[tuple[int, int]]) -> tuple[int, int] | None:
@@ -177,12 +179,17 @@ class Recorder(TorchDispatchMode):
         if number is None:
             return None
         base, offset = bases[number]
-        return base, offset + tensor.data_ptr() - self.tensors[number].data_ptr()
+        return base, offset + _begin(tensor) - _begin(self.tensors[number])
 
 
 def _storage(tensor: Tensor) -> int:
-    """What tensors share that look at the same memory; empty ones share nothing with others."""
-    return tensor.untyped_storage().data_ptr() or -id(tensor)
+    """What tensors share that look at the same memory."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _begin(tensor: Tensor) -> int:
+    """How many bytes into its storage a tensor begins."""
+    return tensor.storage_offset() * tensor.element_size()
 
 
 class _Values:

@@ -49,7 +49,8 @@ def lookup_loss(error: Tensor, codes: Tensor, dim: int, commitment: float) -> Lo
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
     if eager and error.requires_grad and torch.is_grad_enabled():
         return LookupLoss(*_EagerLoss.apply(error, codes, dim, commitment))
-    return LookupLoss(*torch.ops.dqcore.lookup_loss(error, codes, dim, commitment)[:3])
+    call = _op.below_autograd if eager else _op.overload
+    return LookupLoss(*call(error, codes, dim, commitment)[:3])
 
 
 def _fake(error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
