@@ -189,7 +189,7 @@ def _storage(tensor: Tensor) -> int:
 
 def _begin(tensor: Tensor) -> int:
     """How many bytes into its storage a tensor begins."""
-    return tensor.storage_offset() * tensor.element_size()
+    return int(tensor.storage_offset()) * tensor.element_size()
 
 
 class _Values:

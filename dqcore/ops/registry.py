@@ -50,7 +50,7 @@ class Op:
         """
         with torch._C._AutoDispatchBelowAutograd():
             kind = _kind_of(args)
-            if torch._C._len_torch_dispatch_stack() or torch.autograd._profiler_enabled() or not kind.plain:
+            if torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled() or not kind.plain:
                 return self.overload(*args)
             return implementations[self.stem](args, kind)
 
