@@ -53,7 +53,8 @@ def codebook_update(
     _check(state, lookup, maps)
     assert lookup.statistics is not None
     eager = not torch.compiler.is_compiling()
-    call = _op.below_autograd if eager and not torch._C._are_functorch_transforms_active() else _op.overload
+    transformed = torch._C._are_functorch_transforms_active()
+    call = _op.below_autograd if eager and not transformed else torch.ops.dqcore.codebook_update
     call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, decay, eps, threshold)
     if eager:
         torch.autograd.graph.increment_version(state)  # kernels do not count what they write

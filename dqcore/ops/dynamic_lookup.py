@@ -164,7 +164,7 @@ def _backward(
     quantized = quantized.detach()  # the codes' vectors are constants here, whatever the result passes on
     twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the op itself has no gradient
     eager = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-    backward: Any = _backward_op.below_autograd if eager else _backward_op.overload
+    backward: Any = _backward_op.below_autograd if eager else torch.ops.dqcore.dynamic_lookup_backward
     if twice:
         backward = dynamic_lookup_backward_reference
     grads: list[Tensor | None] = backward(list(maps), grain, codes, quantized, grad_quantized, grad_error)

@@ -49,7 +49,7 @@ def lookup_loss(error: Tensor, codes: Tensor, dim: int, commitment: float) -> Lo
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
     if eager and error.requires_grad and torch.is_grad_enabled():
         return LookupLoss(*_EagerLoss.apply(error, codes, dim, commitment))
-    call = _op.below_autograd if eager else _op.overload
+    call = _op.below_autograd if eager else torch.ops.dqcore.lookup_loss
     return LookupLoss(*call(error, codes, dim, commitment)[:3])
 
 

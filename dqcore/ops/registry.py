@@ -138,8 +138,10 @@ def run(stem: str, *args: Any) -> Any:
 def _kind_of(args: Iterable[Any]) -> _Kind:
     tensors: list[Tensor] = []
     _collect(args, tensors)
-    plain = all(type(tensor) in PLAIN and not tensor.is_meta for tensor in tensors)
-    double = any(tensor.dtype is torch.float64 for tensor in tensors)
+    double, plain = False, True
+    for tensor in tensors:
+        double |= tensor.dtype is torch.float64
+        plain &= type(tensor) in PLAIN and not tensor.is_meta
     return _Kind(tensors[0].device if tensors else None, double, plain)
 
 
