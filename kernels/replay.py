@@ -8,7 +8,8 @@ the tensors may be others each time.
 
 A call is not noted if it does anything but allocate, look at parts of tensors and launch (``refuse``), and is made
 without notes wherever ``launch.is_free`` says no, and in the interpreter. Constants of a file that change call for
-``forget``.
+``forget``. Triton asks of every tensor whether a GPU can reach it; the call that is noted was asked, and those that
+follow have their tensors on the same device.
 """
 
 from __future__ import annotations
