@@ -44,7 +44,10 @@ class Known(NamedTuple):
 
     def holds(self) -> bool:
         """Whether no global has changed since."""
-        return all(names.get(name) is value for names, name, value in self.watched)
+        for names, name, value in self.watched:  # noqa: SIM110 - a third of the time of a generator
+            if names.get(name) is not value:
+                return False
+        return True
 
 
 _known: dict[tuple, Known] = {}
