@@ -31,7 +31,10 @@ SIZES = {"cpu": (1, 256, 2, 4), "meta": (32, 256, 16, 1024)}
 #: Functions whose time is told apart, those that call none of the others: what they do, module and name.
 PARTS = {
     "input arranged and checked": [("dqcore.quantizer", "arrange")],
-    "arguments of ops checked": [("dqcore.ops.dynamic_lookup", "_check"), ("dqcore.ops.codebook_update", "_check")],
+    "arguments of ops checked": [
+        ("dqcore.ops.dynamic_lookup", "_check_granularities"),
+        ("dqcore.ops.codebook_update", "_check"),
+    ],
     "launcher of the lookup": [("dqcore.kernels.dynamic_lookup", "dynamic_lookup_fwd")],
     "launcher of the loss": [("dqcore.kernels.lookup_loss", "lookup_loss_fwd")],
     "launcher of the codebook's update": [("dqcore.kernels.codebook_update", "codebook_update_fwd")],

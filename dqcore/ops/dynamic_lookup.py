@@ -74,6 +74,14 @@ def dynamic_lookup(
         Beside its results under 64 MB and, on a GPU if the maps are not channels-last, as much as the finest map.
     """
     _check(maps, grain, codebook, mask)
+    return lookup_of_checked(maps, grain, codebook, mask, with_sums)
+
+
+def lookup_of_checked(
+    maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool
+) -> Lookup:
+    """The same for arguments of which all is known but the number of maps and the values of the grain map."""
+    _check_granularities(maps, grain)
     if mask is not None:
         grain = torch.where(mask, grain, -1)
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
@@ -86,12 +94,16 @@ def dynamic_lookup(
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
 
 
-def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
-    if not isinstance(maps, (list, tuple)) or not maps:
-        raise TypeError("maps: expected a non-empty list of feature maps, coarse to fine")
+def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
     if len(maps) > MAX_GRANULARITIES:
         raise InputError(f"maps: expected at most {MAX_GRANULARITIES} feature maps, one a granularity, got {len(maps)}")
     check_grain(grain, len(maps))
+
+
+def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
+    if not isinstance(maps, (list, tuple)) or not maps:
+        raise TypeError("maps: expected a non-empty list of feature maps, coarse to fine")
+    check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
     (batch, height, width), device = grain.shape, grain.device
     for g, values in enumerate(maps):
         check_tensor(f"maps[{g}]", values, dim=4)
