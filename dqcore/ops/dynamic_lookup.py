@@ -74,7 +74,7 @@ def dynamic_lookup(
         Beside its results under 64 MB and, on a GPU if the maps are not channels-last, as much as the finest map.
     """
     _check(maps, grain, codebook, mask)
-    return lookup_of_checked(maps, grain, codebook, mask, with_sums)
+    return _look_up(maps, grain, codebook, mask, with_sums)
 
 
 def lookup_of_checked(
@@ -82,6 +82,10 @@ def lookup_of_checked(
 ) -> Lookup:
     """The same for arguments of which all is known but the number of maps and the values of the grain map."""
     _check_granularities(maps, grain)
+    return _look_up(maps, grain, codebook, mask, with_sums)
+
+
+def _look_up(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool) -> Lookup:
     if mask is not None:
         grain = torch.where(mask, grain, -1)
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
@@ -103,7 +107,7 @@ def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
 def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
     if not isinstance(maps, (list, tuple)) or not maps:
         raise TypeError("maps: expected a non-empty list of feature maps, coarse to fine")
-    check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
+    _check_granularities(maps, grain)
     (batch, height, width), device = grain.shape, grain.device
     for g, values in enumerate(maps):
         check_tensor(f"maps[{g}]", values, dim=4)
