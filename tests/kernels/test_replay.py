@@ -159,6 +159,17 @@ def _clear_kernel(out, SIZE: tl.constexpr):
     tl.store(out + tl.arange(0, SIZE), tl.zeros([SIZE], tl.float32))
 
 
+def doubled(x):
+    """By way of a part of zeros, seen as another dtype."""
+    out, zeros = torch.empty_like(x), torch.zeros(40)
+    part = zeros.view(torch.int32)[36:].view(torch.float32)[:2]
+    launch(_clear_kernel, (1,))(out, SIZE=2)
+    for _ in range(2):
+        add(x, part)
+    add(part, out)
+    return (out,)
+
+
 def vectors(number=3, size=2):
     return [(torch.randn(size),) for _ in range(number)]
 
@@ -168,6 +179,10 @@ def test_buffers_and_their_parts():
     (out,) = last_of(by_parts, problems)
     assert torch.equal(out, 2 * problems[-1][0]) and len(noted()) == 1
     assert noted()[0].buffers == (512, 0)
+    forget()
+    (out,) = last_of(doubled, problems)
+    assert torch.equal(out, 2 * problems[-1][0]) and len(noted()) == 1
+    assert noted()[0].buffers == (0, 512)
 
 
 def refused(function, problems):
