@@ -59,13 +59,17 @@ def variants() -> list[Variant]:
 
 @contextlib.contextmanager
 def applied(variant: Variant) -> Iterator[None]:
-    """Launch with these values; kernels read the dictionary at each launch."""
+    """Launch with these values; kernels read the dictionary at each launch that is not made again."""
+    from dqcore.kernels import replay
+
     constant = getattr(importlib.import_module(f"dqcore.kernels.{variant.file}"), variant.name)
     before = dict(constant)
     constant.update(variant.values)
+    replay.forget()
     try:
         yield
     finally:
+        replay.forget()
         constant.clear()
         constant.update(before)
 

@@ -28,6 +28,7 @@ Kernel = Literal["torch", "triton", "extension"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 
 
@@ -71,8 +72,7 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
         return "reference"
     if chosen == "interpreter" and device.type == "cpu":
         return "gpu"
-    routes: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
-    return routes.get(device.type, "reference")
+    return _ROUTES.get(device.type, "reference")
 
 
 def available(kernel: Kernel, device: torch.device) -> bool:

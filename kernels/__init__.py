@@ -4,7 +4,8 @@ One file an op, named by its stem. Its docstring says what is computed, how the 
 and which reference in ``dqcore.ops`` it must equal. Then come the kernels, ``_<stem>_<part>_kernel``, and last the
 launchers ``<stem>_fwd`` and ``<stem>_bwd``: they allocate, return early on empty input, launch, and never make the host
 wait. The op has checked the arguments. Tiles that depend on the GPU or a size are rows of ``tables/<stem>.json``, read
-by ``tuned``.
+by ``tuned``. A kernel is launched by ``launch(kernel, grid)(...)``, which is ``kernel[grid](...)`` in less time. A
+launcher whose arguments have few shapes may be ``replayed``: calls that come again are its launches alone.
 
 A kernel takes a tensor and its strides as one tuple, and tensors that belong together as one tuple. Numbers that change
 from batch to batch stay by themselves: Triton's ``do_not_specialize`` does not reach into tuples. Comments give the

@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import narrow, on_device, widen
+from dqcore.kernels.common import cdiv, narrow, next_power_of_2, on_device, widen
 from dqcore.kernels.dropout_mask import keep_tile
+from dqcore.kernels.launch import launch
 
 #: The most channels that a program has in registers.
 MOST_CHANNELS = 4096
@@ -104,7 +105,7 @@ def add_layer_norm_fwd(
     if rows:
         tensors = (x.contiguous(), branch.contiguous(), weight.contiguous(), bias.contiguous())
         with on_device(x):
-            _add_layer_norm_fwd_kernel[(triton.cdiv(rows, tile["BLOCK_M"]),)](
+            launch(_add_layer_norm_fwd_kernel, (cdiv(rows, tile["BLOCK_M"]),))(
                 *tensors, seed, total, normed, statistics, rows, channels, eps,
                 KEEP=keep, **tile, enable_fp_fusion=True,
             )  # fmt: skip
@@ -127,12 +128,12 @@ def add_layer_norm_bwd(
     same = keep == 256 and x_dtype == branch_dtype
     grad_x = torch.empty(total.shape, dtype=x_dtype, device=total.device)
     grad_branch = torch.empty(0 if same else total.shape, dtype=branch_dtype, device=total.device)
-    chunks = triton.cdiv(rows, CHUNK)
+    chunks = cdiv(rows, CHUNK)
     parts = torch.empty(2, chunks, channels, dtype=torch.float32, device=total.device)
     if rows:
         grads = (grad_total.contiguous(), grad_normed.contiguous())
         with on_device(total):
-            _add_layer_norm_bwd_kernel[(chunks,)](
+            launch(_add_layer_norm_bwd_kernel, (chunks,))(
                 *grads, total, statistics, weight.contiguous(), seed, grad_x, grad_branch, parts, rows, channels,
                 SAME=same, KEEP=keep, CHUNK=CHUNK, **_tile(channels), enable_fp_fusion=True,
             )  # fmt: skip
@@ -141,6 +142,6 @@ def add_layer_norm_bwd(
 
 def _tile(channels: int) -> dict[str, int]:
     """Rows and channels of a tile, and its warps."""
-    block = max(64, triton.next_power_of_2(channels))  # 64 columns share a counter of dropout's random bits
+    block = max(64, next_power_of_2(channels))  # 64 columns share a counter of dropout's random bits
     rows = min(CHUNK, max(1, TILE // block))
     return {"BLOCK_M": rows, "BLOCK_D": block, "num_warps": min(16, max(4, rows * block // 256))}

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import narrow, on_device, widen
+from dqcore.kernels.common import cdiv, narrow, on_device, widen
+from dqcore.kernels.launch import launch
 
 BLOCK_D = 256
 BLOCK_M = 8
@@ -58,9 +59,9 @@ def bias_gelu_fwd(x: Tensor, bias: Tensor) -> Tensor:
     rows, channels = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if rows:
-        grid = (triton.cdiv(rows, BLOCK_M), triton.cdiv(channels, BLOCK_D))
+        grid = (cdiv(rows, BLOCK_M), cdiv(channels, BLOCK_D))
         with on_device(x):
-            _bias_gelu_fwd_kernel[grid](
+            launch(_bias_gelu_fwd_kernel, grid)(
                 *(x.contiguous(), bias.contiguous(), out, rows, channels),
                 **{"BLOCK_M": BLOCK_M, "BLOCK_D": BLOCK_D, "num_warps": WARPS, "enable_fp_fusion": True},
             )
@@ -71,11 +72,11 @@ def bias_gelu_bwd(grad: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor
     """Gradients of ``x (N, D)`` and of ``bias (D,)``, this one in float32."""
     rows, channels = x.shape
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    chunks = triton.cdiv(rows, CHUNK)
+    chunks = cdiv(rows, CHUNK)
     parts = torch.empty(chunks, channels, dtype=torch.float32, device=x.device)
     if rows:
         with on_device(x):
-            _bias_gelu_bwd_kernel[(chunks, triton.cdiv(channels, BLOCK_D))](
+            launch(_bias_gelu_bwd_kernel, (chunks, cdiv(channels, BLOCK_D)))(
                 *(grad.contiguous(), x.contiguous(), bias.contiguous(), grad_x, parts, rows, channels),
                 **{"CHUNK": CHUNK, "BLOCK_M": BLOCK_M, "BLOCK_D": BLOCK_D, "num_warps": WARPS},
                 enable_fp_fusion=True,

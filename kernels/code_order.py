@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound
+from dqcore.kernels.common import bound, cdiv
 from dqcore.kernels.grid import cooperative, programs, wait_for_all
+from dqcore.kernels.launch import launch
 
 BLOCK_N = 128  # vectors that a program puts in order at once: their number squared is compared
 BLOCK_K = 32
@@ -98,15 +99,15 @@ def order_by_code(keys: Tensor, num_codes: int, arrived: Tensor | None = None) -
         each code begin ``(K + 1,)`` int64, last where those without a code do; how many each has ``(K,)`` float32.
     """
     number, device = keys.numel(), keys.device
-    grid = programs(max(1, min(triton.cdiv(number, BLOCK_N), TABLE // (num_codes + 1))))
+    grid = programs(max(1, min(cdiv(number, BLOCK_N), TABLE // (num_codes + 1))))
     words = torch.empty(grid + 1, num_codes + 1, dtype=torch.int32, device=device)
     offsets = torch.empty(num_codes + 1, dtype=torch.int64, device=device)
     counts = torch.empty(num_codes, dtype=torch.float32, device=device)
     order, sorted_keys = torch.empty(number, dtype=torch.int64, device=device), torch.empty_like(keys)
     arrived = torch.zeros(1, dtype=torch.int32, device=device) if arrived is None else arrived
-    _code_sums_order_kernel[(grid,)](
+    launch(_code_sums_order_kernel, (grid,))(
         *(keys, words[1:], words[0], arrived, offsets, counts, order, sorted_keys),
-        *(number, num_codes, triton.cdiv(number, grid)),
+        *(number, num_codes, cdiv(number, grid)),
         PROGRAMS=grid,
         BLOCK_N=BLOCK_N,
         BLOCK_K=BLOCK_K,

@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.code_order import order_by_code
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import bound, cdiv, next_power_of_2, on_device
+from dqcore.kernels.launch import launch
 from dqcore.kernels.vectors import Vectors, block_of, row_of, starts
 
 CHUNK = 128
@@ -113,15 +114,15 @@ def vector_sums(
     sums = torch.empty(num_codes, dim, dtype=torch.float32, device=keys.device)
     if sums.numel() == 0 or keys.numel() == 0:
         return counts, sums.zero_()
-    chunk = max(CHUNK, triton.next_power_of_2(keys.numel() // RUNS))
+    chunk = max(CHUNK, next_power_of_2(keys.numel() // RUNS))
     number = keys.numel() // chunk
     runs = torch.empty(number, dim, dtype=torch.float32, device=keys.device)
-    tile = TILE | {"BLOCK_D": min(TILE["BLOCK_D"], triton.next_power_of_2(dim))}
-    blocks = triton.cdiv(dim, tile["BLOCK_D"])
+    tile = TILE | {"BLOCK_D": min(TILE["BLOCK_D"], next_power_of_2(dim))}
+    blocks = cdiv(dim, tile["BLOCK_D"])
     regions = 0 if grain is None else grain.numel()
     where = (batch.maps, batch.strides, batch.rows, batch.places, regions, grain, order)
     shared = {"G": len(batch.maps), "D": dim, "ALIGN": batch.packed, "CHUNK": chunk, **tile}
     if number:
-        _code_sums_runs_kernel[(number, blocks)](where, keys, runs, height, width, **shared)
-    _code_sums_total_kernel[(num_codes, blocks)](where, offsets, runs, sums, height, width, **shared)
+        launch(_code_sums_runs_kernel, (number, blocks))(where, keys, runs, height, width, **shared)
+    launch(_code_sums_total_kernel, (num_codes, blocks))(where, offsets, runs, sums, height, width, **shared)
     return counts, sums

@@ -24,8 +24,10 @@ from dqcore.kernels.codebook_draw import (
     rank_listed,
     revive,
 )
-from dqcore.kernels.common import on_device
+from dqcore.kernels.common import cdiv, next_power_of_2, on_device
 from dqcore.kernels.grid import cooperative, programs, wait_for_all
+from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import replayed
 
 ROWS = 16  # codes, or drawn vectors, at once
 TILE = {"ROWS": ROWS, "BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}
@@ -146,6 +148,7 @@ def _codebook_update_kernel(
             revive(codebook, chosen, rows, unused, fresh, K, program, D, PROGRAMS, ROWS, BLOCK_D)
 
 
+@replayed
 def codebook_update_fwd(
     codebook: tuple[Tensor, Tensor, Tensor, Tensor],
     statistics: tuple[Tensor, Tensor],
@@ -170,10 +173,10 @@ def codebook_update_fwd(
     """
     (_, sums), (decay, eps, threshold) = statistics, setting
     (size, dim), cells, device = sums.shape, codes.numel(), sums.device
-    block = min(128, triton.next_power_of_2(dim))
+    block = min(128, next_power_of_2(dim))
     draw = threshold is not None and cells > 0
     number = min(size, cells)
-    work = max(triton.cdiv(size, ROWS), triton.cdiv(cells, TILE["BLOCK"]) if draw else 0)
+    work = max(cdiv(size, ROWS), cdiv(cells, TILE["BLOCK"]) if draw else 0)
     grid = programs(work)
     ints = torch.zeros(BINS + 3 if draw else 1, dtype=torch.int32, device=device)
     scratch: tuple[Tensor | None, ...] = (ints, None, None, None)
@@ -181,11 +184,11 @@ def codebook_update_fwd(
     if draw:
         longs = torch.empty(6 * size + 2 * cells, dtype=torch.int64, device=device)
         floats = torch.empty(size + number * dim, dtype=torch.float32, device=device)
-        doubles = torch.empty(size + triton.cdiv(number, ROWS) * dim, dtype=torch.float64, device=device)
+        doubles = torch.empty(size + cdiv(number, ROWS) * dim, dtype=torch.float64, device=device)
         scratch = (ints, longs, floats, doubles)
         source = (tuple(maps), tuple(values.stride() for values in maps), grain.contiguous(), error.contiguous())
     with on_device(sums):
-        _codebook_update_kernel[(grid,)](
+        launch(_codebook_update_kernel, (grid,))(
             *(codebook, statistics, source, codes.contiguous() if draw else None, scratch),
             *(1 - decay, eps, threshold or 0.0, before, cells, size, number, *codes.shape[1:]),
             D=dim,

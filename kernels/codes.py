@@ -16,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import common
-from dqcore.kernels.common import bound
+from dqcore.kernels.common import bound, cdiv, next_power_of_2
+from dqcore.kernels.launch import launch
 
 PADDING = 256  # the number of codes is padded to a multiple of it; every block of a scan divides it
 MEASURE = {"BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4}
@@ -142,8 +143,8 @@ def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> C
     """
     size, dim = codebook.shape
     split = not exact and dim <= SPLIT_DIM
-    whole = max(4 if split else 16, triton.next_power_of_2(dim))
-    room = triton.cdiv(size, PADDING) * PADDING
+    whole = max(4 if split else 16, next_power_of_2(dim))
+    room = cdiv(size, PADDING) * PADDING
     kind = codebook.dtype if exact else torch.float16
     values = torch.empty(room, (4 if split else 1) * whole, dtype=kind, device=codebook.device)
     squares = torch.empty(room, dtype=torch.float32, device=codebook.device)
@@ -152,7 +153,7 @@ def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> C
     if not exact:
         centre = torch.empty(dim, dtype=torch.float32, device=codebook.device)
         largest = sizes[4:]
-        _nearest_code_measure_kernel[(triton.cdiv(size, MEASURE["BLOCK_K"]),)](
+        launch(_nearest_code_measure_kernel, (cdiv(size, MEASURE["BLOCK_K"]),))(
             *((codebook, *codebook.stride()), centre, largest.view(torch.int32), size),
             D=dim,
             SAMPLES=512,
@@ -160,7 +161,7 @@ def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> C
             enable_fp_fusion=True,
         )
     block = min(PADDING, 64) if common.INTERPRETED else max(1, 1024 // whole)
-    _nearest_code_round_codes_kernel[(room // block,)](
+    launch(_nearest_code_round_codes_kernel, (room // block,))(
         *((codebook, *codebook.stride()), centre, largest, values, squares, sizes.view(torch.int32), size),
         D=dim,
         WHOLE=whole,

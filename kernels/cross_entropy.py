@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.launch import launch
 
 BLOCK = 512  # few lanes idle after the last of 1,027 logits, the most common number
 WARPS = 4
@@ -74,7 +75,7 @@ def _launch(kernel: Any, logits: Tensor, *tensors: Tensor) -> None:
     """A program for each row of the logits."""
     if len(logits):
         with on_device(logits):
-            kernel[(len(logits),)](
+            launch(kernel, (len(logits),))(
                 *(*tensors, logits.stride(0), logits.shape[1]), BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True
             )
 

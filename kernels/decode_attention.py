@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dqcore.kernels import tuned
 from dqcore.kernels.cached_rows import append_rows, load_cached, rows_of
-from dqcore.kernels.common import bound, multiplicand, on_device
+from dqcore.kernels.common import bound, cdiv, multiplicand, next_power_of_2, on_device
+from dqcore.kernels.launch import launch
 
 LOG2E = 1.4426950408889634
 PROGRAMS = 264  # enough to fill the largest GPUs, two to a multiprocessor
@@ -41,8 +42,8 @@ CANDIDATES = [
 
 def splits(programs: int, capacity: int) -> int:
     """Into how many shares each slot's cache is cut. Shapes decide, never lengths, which the host does not know."""
-    wanted = triton.cdiv(PROGRAMS, max(1, programs))
-    return min(triton.next_power_of_2(wanted), MAX_SPLITS, max(1, triton.next_power_of_2(capacity // 128)))
+    wanted = cdiv(PROGRAMS, max(1, programs))
+    return min(next_power_of_2(wanted), MAX_SPLITS, max(1, next_power_of_2(capacity // 128)))
 
 
 @triton.jit
@@ -210,19 +211,19 @@ def decode_attention_fwd(
     with on_device(q):
         dtype = "float32" if q.dtype == torch.float32 else "half"
         config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=new * group)
-    blocks = triton.cdiv(new * group, config["BLOCK_M"])
+    blocks = cdiv(new * group, config["BLOCK_M"])
     number = splits(batch * key_heads * blocks, k_cache.shape[1])
     rows = batch * heads * new * number if number > 1 else 0
     parts = torch.empty((rows, dim), dtype=torch.float32, device=q.device)
     shares = parts, torch.empty((rows, 2), dtype=torch.float32, device=q.device)
-    shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, next_power_of_2(dim))}
     pairs = ((k_new, None), (v_new, None), (k_cache, k_scales), (v_cache, v_scales))
     tensors = ((_strided(x), _strided(x if scales is None else scales)) for x, scales in pairs)
     wide = dtype == "float32" and dim > 128
     if k_cache.dtype != q.dtype or wide:  # or ptxas fits one more block in by keeping a number on the stack
         config["maxnreg"] = 168 if dtype == "half" and dim <= 64 else 255
     with on_device(q):
-        _decode_attention_fwd_kernel[(batch, key_heads, blocks * number)](
+        launch(_decode_attention_fwd_kernel, (batch, key_heads, blocks * number))(
             *(_strided(q), *tensors, _strided(out)),
             *(shares, cache_lengths, active, new, k_cache.shape[1], scale * LOG2E),
             **shape,
@@ -232,7 +233,7 @@ def decode_attention_fwd(
             **config,
         )
         if number > 1:
-            _decode_attention_merge_kernel[(batch, key_heads, new * group)](
+            launch(_decode_attention_merge_kernel, (batch, key_heads, new * group))(
                 shares, _strided(out), active, new, **shape, num_warps=4, enable_fp_fusion=True
             )
     return out

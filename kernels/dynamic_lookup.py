@@ -15,8 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.code_sums import vector_sums
-from dqcore.kernels.common import on_device, widen
+from dqcore.kernels.common import cdiv, next_power_of_2, on_device, widen
+from dqcore.kernels.launch import launch
 from dqcore.kernels.nearest_code import Counters, search
+from dqcore.kernels.replay import replayed
 from dqcore.kernels.vectors import Vectors, block_of, is_channels_last, row_of, starts
 
 FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4, "enable_fp_fusion": True}
@@ -109,6 +111,7 @@ def _dynamic_lookup_fill_kernel(
         tl.store(keys + cell, tl.where(cell == first, code, -1).to(tl.int32), mask=inside)
 
 
+@replayed
 def dynamic_lookup_fwd(
     maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -133,7 +136,7 @@ def dynamic_lookup_fwd(
         batch = Vectors.listed(maps, grain, counters.listed)
         keys = torch.empty(codes.numel(), dtype=torch.int32, device=finest.device) if with_sums else None
         search(batch, codebook, "exact", codes, counters)
-        _dynamic_lookup_fill_kernel[(triton.cdiv(codes.numel(), FILL["BLOCK_N"]),)](
+        launch(_dynamic_lookup_fill_kernel, (cdiv(codes.numel(), FILL["BLOCK_N"]),))(
             *((batch.maps, batch.strides, batch.rows, batch.places), grain, (codebook, *codebook.stride())),
             *((codes, quantized, error, keys), codes.numel(), height, width, height * width, grain.numel()),
             G=len(maps),
@@ -141,7 +144,7 @@ def dynamic_lookup_fwd(
             ALIGN=batch.packed,
             LAST=last,
             WHOLE=height * width % FILL["BLOCK_N"] == 0,
-            **FILL | {"BLOCK_D": min(FILL["BLOCK_D"], triton.next_power_of_2(dim))},
+            **FILL | {"BLOCK_D": min(FILL["BLOCK_D"], next_power_of_2(dim))},
         )
         if keys is not None:
             counts, sums = vector_sums(batch, grain, keys, size, counters.arrived)

@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import architecture, on_device
+from dqcore.kernels.common import architecture, cdiv, next_power_of_2, on_device
+from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import replayed
 from dqcore.kernels.vectors import is_channels_last
 
 #: A program has a tile of so many elements: of a plane so many columns, of vectors so many cells.
@@ -116,6 +118,7 @@ def _dynamic_lookup_bwd_kernel(
         )
 
 
+@replayed
 def dynamic_lookup_bwd(
     maps: list[Tensor],
     grain: Tensor,
@@ -132,9 +135,9 @@ def dynamic_lookup_bwd(
         return grads
     last = is_channels_last(maps[-1])
     tile = _backward_tile(len(maps), columns, dim, last)
-    tiles = images * lines * triton.cdiv(maps[-1].shape[3], tile["COLUMNS"])
+    tiles = images * lines * cdiv(maps[-1].shape[3], tile["COLUMNS"])
     with on_device(maps[-1]):
-        _dynamic_lookup_bwd_kernel[(tiles, triton.cdiv(dim, tile["BLOCK_D"]))](
+        launch(_dynamic_lookup_bwd_kernel, (tiles, cdiv(dim, tile["BLOCK_D"])))(
             *(tuple(map(_strided, maps)), grain, codes, _strided(quantized), _strided(grad_quantized)),
             *(_strided(grad_error), tuple(map(_strided, grads)), lines, columns),
             G=len(maps),
@@ -151,8 +154,8 @@ def _backward_tile(num_granularities: int, columns: int, dim: int, last: bool) -
     """A line of regions: few of its cells and many channels where these lie side by side, the reverse elsewhere."""
     rows = 2 ** (num_granularities - 1)
     most = max(rows, BACKWARD["LAST_CELLS"] // rows if last else BACKWARD["COLUMNS"])
-    columns = min(most, triton.next_power_of_2(columns * rows))
-    block = max(1, min(BACKWARD["ELEMENTS"] // (rows * columns), triton.next_power_of_2(dim)))
+    columns = min(most, next_power_of_2(columns * rows))
+    block = max(1, min(BACKWARD["ELEMENTS"] // (rows * columns), next_power_of_2(dim)))
     return {"COLUMNS": columns, "BLOCK_D": block, "num_warps": BACKWARD["num_warps"], "enable_fp_fusion": True}
 
 

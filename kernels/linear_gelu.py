@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, multiplicand, narrow, on_device, widen
+from dqcore.kernels.common import bound, cdiv, multiplicand, narrow, on_device, widen
+from dqcore.kernels.launch import launch
 
 TILE = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 4}
 
@@ -42,8 +43,8 @@ def linear_gelu_fwd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     rows, (columns, channels) = len(x), weight.shape
     out = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
     if rows:
-        grid = (triton.cdiv(columns, TILE["BLOCK_N"]), triton.cdiv(rows, TILE["BLOCK_M"]))
+        grid = (cdiv(columns, TILE["BLOCK_N"]), cdiv(rows, TILE["BLOCK_M"]))
         tensors = (x.contiguous(), weight.contiguous(), bias.contiguous(), out)
         with on_device(x):
-            _linear_gelu_kernel[grid](*tensors, rows, columns, channels, **TILE, enable_fp_fusion=True)
+            launch(_linear_gelu_kernel, grid)(*tensors, rows, columns, channels, **TILE, enable_fp_fusion=True)
     return out

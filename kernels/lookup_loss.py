@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, on_device
+from dqcore.kernels.common import bound, cdiv, on_device
+from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import replayed
 
 BLOCK = 4096
 ALONE = 2**16  # cells that one program adds up alone
@@ -53,6 +55,7 @@ def _lookup_loss_kernel(
     tl.store(slope, tl.div_rn(commitment + tl.zeros_like(numbers), numbers))
 
 
+@replayed
 def lookup_loss_fwd(error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, ...]:
     """``error`` and ``codes (B, H, W)`` -> loss, its part with ``commitment``, mean error, slope; float32 scalars."""
     values = [torch.empty((), dtype=torch.float32, device=error.device) for _ in range(4)]
@@ -62,15 +65,15 @@ def lookup_loss_fwd(error: Tensor, codes: Tensor, dim: int, commitment: float) -
         if counted:
             sums = torch.empty(PARTS, dtype=torch.float32, device=error.device)
             numbers = torch.empty(PARTS, dtype=torch.int64, device=error.device)
-            span = triton.cdiv(cells, PARTS)
-            _lookup_loss_parts_kernel[(PARTS,)](
+            span = cdiv(cells, PARTS)
+            launch(_lookup_loss_parts_kernel, (PARTS,))(
                 *(error, codes, sums, numbers, cells, span),
                 BLOCK=1024,
                 num_warps=4,
                 enable_fp_fusion=True,
             )
             error, codes, cells = sums, numbers, PARTS
-        _lookup_loss_kernel[(1,)](
+        launch(_lookup_loss_kernel, (1,))(
             *(error, codes, *values, commitment, cells, dim),
             COUNTED=counted,
             BLOCK=PARTS if counted else BLOCK,

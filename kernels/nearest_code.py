@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from dqcore.kernels import tuned
 from dqcore.kernels.codes import Codes, round_codes
-from dqcore.kernels.common import architecture, on_device, processors
+from dqcore.kernels.common import architecture, cdiv, on_device, processors
+from dqcore.kernels.launch import launch
+from dqcore.kernels.replay import refuse
 from dqcore.kernels.rounding import round_vectors
 from dqcore.kernels.scan import _nearest_code_certify_kernel, _nearest_code_rescan_kernel, _nearest_code_scan_kernel
 from dqcore.kernels.settle import LIST, _nearest_code_settle_kernel, tree_tile
@@ -122,7 +123,7 @@ class Part:
         """Find the two smallest scores of each vector in each stretch of the codes."""
         size, width = self.prepared.values.shape
         config = self.config | {"BLOCK_D": min(self.config["BLOCK_D"], width)}
-        _nearest_code_scan_kernel[(triton.cdiv(self.room, config["BLOCK_N"]), len(self.work.best))](
+        launch(_nearest_code_scan_kernel, (cdiv(self.room, config["BLOCK_N"]), len(self.work.best)))(
             *(tuple(self.rounded), self.prepared[:2], self.batch.number, self.work.scanned),
             *(self.first, self.first + self.room, self.room, size, self.span),
             W=width,
@@ -132,7 +133,7 @@ class Part:
 
     def certify(self, codes: Tensor, *, exact: bool) -> None:
         """Write the codes that are certain, and note what is open: if not ``exact``, only vectors without a margin."""
-        _nearest_code_certify_kernel[(triton.cdiv(self.room, ROWS),)](
+        launch(_nearest_code_certify_kernel, (cdiv(self.room, ROWS),))(
             *(self.work.scanned, self.margins, self.batch.cells, self.batch.number),
             *(codes, self.work.limits, self.work.lists),
             *(self.first, self.first + self.room, self.room, *self.batch.maps[-1].shape[2:]),
@@ -147,9 +148,9 @@ class Part:
 
     def rescan(self) -> None:
         """Note all candidates in the stretches that have several."""
-        (size, width), splits, parts = self.prepared.values.shape, len(self.work.best), triton.cdiv(self.span, PART)
-        programs = min(triton.cdiv(self.room, RESCAN["BLOCK_N"]), triton.cdiv(8 * processors(), splits * parts))
-        _nearest_code_rescan_kernel[(programs, splits, parts)](
+        (size, width), splits, parts = self.prepared.values.shape, len(self.work.best), cdiv(self.span, PART)
+        programs = min(cdiv(self.room, RESCAN["BLOCK_N"]), cdiv(8 * processors(), splits * parts))
+        launch(_nearest_code_rescan_kernel, (programs, splits, parts))(
             *(tuple(self.rounded), self.prepared[:2], self.work.limits, self.work.lists),
             *(self.room, size, self.span, PART),
             W=width,
@@ -164,7 +165,7 @@ class Part:
     def settle(self, codes: Tensor) -> None:
         """Write the nearest candidate of each vector that is still open."""
         (size, dim), batch = self.codebook.shape, self.batch
-        _nearest_code_settle_kernel[(min(self.room, 8 * processors()),)](
+        launch(_nearest_code_settle_kernel, (min(self.room, 8 * processors()),))(
             (batch.maps, batch.strides, batch.cells, batch.rows),
             (self.codebook, *self.codebook.stride()),
             *(codes, self.work.lists, self.first, size, *batch.maps[-1].shape[2:]),
@@ -188,6 +189,8 @@ def parts(batch: Vectors, codebook: Tensor, counters: Counters | None = None) ->
         codebook, given in [(half, half) for half in (torch.float16, torch.bfloat16)], counters.sizes
     )
     room = rows_at_once(batch.most, prepared)
+    if room < batch.most:
+        refuse()  # one part has the memory of another
     for first in range(0, batch.most, room):
         numbers = counters.numbers if first == 0 else None
         yield Part(batch, codebook, prepared, first, min(room, batch.most - first), numbers)
@@ -204,10 +207,10 @@ def stretches(most: int, prepared: Codes) -> tuple[int, int]:
     size, width = prepared.values.shape
     config = tuned.config("nearest_code", width=width)
     blocks = size // config["BLOCK_K"]
-    rows = triton.cdiv(most, config["BLOCK_N"])
-    wanted = max(triton.cdiv(blocks, STRETCH // config["BLOCK_K"]), triton.cdiv(2 * processors(), rows))
-    span = triton.cdiv(blocks, min(wanted, blocks, MOST_STRETCHES)) * config["BLOCK_K"]
-    return triton.cdiv(size, span), span
+    rows = cdiv(most, config["BLOCK_N"])
+    wanted = max(cdiv(blocks, STRETCH // config["BLOCK_K"]), cdiv(2 * processors(), rows))
+    span = cdiv(blocks, min(wanted, blocks, MOST_STRETCHES)) * config["BLOCK_K"]
+    return cdiv(size, span), span
 
 
 def search(batch: Vectors, codebook: Tensor, precision: str, codes: Tensor, counters: Counters | None = None) -> None:

@@ -16,13 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import on_device
+from dqcore.kernels.common import next_power_of_2, on_device
+from dqcore.kernels.launch import launch
 
 
 def tile(patch_size: int, num_bins: int) -> dict[str, int]:
     """4,096 elements a tile, which are 64 registers of each of 64 threads."""
-    bins = min(64, triton.next_power_of_2(num_bins))
-    return {"BLOCK_BINS": bins, "BLOCK_PIXELS": min(4096 // bins, triton.next_power_of_2(patch_size**2))}
+    bins = min(64, next_power_of_2(num_bins))
+    return {"BLOCK_BINS": bins, "BLOCK_PIXELS": min(4096 // bins, next_power_of_2(patch_size**2))}
 
 
 def reach(step: float, sigma: float) -> int | None:
@@ -112,7 +113,7 @@ def patch_entropy_fwd(
         return entropy
     step = (high - low) / (num_bins - 1)
     with on_device(images):
-        _patch_entropy_fwd_kernel[(batch, rows, columns)](
+        launch(_patch_entropy_fwd_kernel, (batch, rows, columns))(
             (images, *images.stride()),
             entropy,
             GREY=grey if channels == 3 else (1.0,),

@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.codes import Codes, code_scale, scale_to
+from dqcore.kernels.common import cdiv
+from dqcore.kernels.launch import launch
 from dqcore.kernels.vectors import Vectors, block_of, locate, starts
 
 #: What a tensor core may lose of a sum of W products, for each channel and as a share of ||p|| ||q||. An H100 loses at
@@ -138,7 +140,7 @@ def round_vectors(batch: Vectors, codes: Codes, first: int, room: int, dim: int)
         rounded = torch.empty(room, width, dtype=codes.values.dtype, device=codes.values.device)
     scales, margins = torch.empty(2, room, dtype=torch.float32, device=codes.values.device)
     tile = tile_for(whole)
-    _nearest_code_round_vectors_kernel[(triton.cdiv(room, tile["BLOCK_N"]),)](
+    launch(_nearest_code_round_vectors_kernel, (cdiv(room, tile["BLOCK_N"]),))(
         (batch.maps, batch.strides, batch.cells, batch.number, rows),
         (codes.centre, codes.largest, codes.sizes),
         (rounded, scales, margins),

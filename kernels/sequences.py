@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, multiplicand
+from dqcore.kernels.common import bound, cdiv, multiplicand
+from dqcore.kernels.launch import launch
 
 
 @triton.jit(do_not_specialize=["B", "T"], do_not_specialize_on_alignment=["cu_seqlens"])
@@ -216,9 +217,9 @@ def block_list(cu_seqlens: Tensor, rows: int, block: int, *, last_first: bool) -
         ``(1 + 2 n,)`` int32: the number of blocks, then sequence and index within it of each; and ``n``.
     """
     batch = cu_seqlens.shape[0] - 1
-    size = triton.cdiv(rows, block) + batch + 1
+    size = cdiv(rows, block) + batch + 1
     blocks = torch.empty(1 + 2 * size, dtype=torch.int32, device=cu_seqlens.device)
-    _varlen_attention_blocks_kernel[(batch + 1,)](
+    launch(_varlen_attention_blocks_kernel, (batch + 1,))(
         cu_seqlens, blocks, batch, rows, last_first, block, num_warps=4, enable_fp_fusion=True
     )
     return blocks, size

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from dqcore.kernels import common
-from dqcore.kernels.common import bound, widen
+from dqcore.kernels.common import bound, next_power_of_2, widen
 from dqcore.kernels.vectors import locate, starts
 
 LIST = 16
@@ -19,7 +19,7 @@ LIST = 16
 
 def tree_tile(dim: int) -> dict[str, int]:
     """How a distance is added: at most 4 leaves of LEAF channels, for so many codes that a leaf has 256 elements."""
-    whole = max(16, triton.next_power_of_2(dim))
+    whole = max(16, next_power_of_2(dim))
     leaf = max(16, whole // 4)
     return {"BLOCK_K": 64 if common.INTERPRETED else max(1, 256 // leaf), "LEAF": leaf, "WIDTH": whole}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import triton
 
-from dqcore.kernels import common
+from dqcore.kernels import common, replay
 
 TABLES = Path(__file__).with_name("tables")
 #: What :func:`force` asks for. A global, since a backward pass launches its kernels from threads of autograd's own.
@@ -42,9 +42,11 @@ def force(stem: str, config: dict[str, int]) -> Iterator[None]:
     """Launch kernel ``stem`` with this configuration, whatever the table says."""
     before = _forced.get(stem)
     _forced[stem] = config
+    replay.forget()
     try:
         yield
     finally:
+        replay.forget()
         _forced.pop(stem)
         if before is not None:
             _forced[stem] = before
@@ -52,6 +54,7 @@ def force(stem: str, config: dict[str, int]) -> Iterator[None]:
 
 def forget() -> None:
     """Read tables and GPUs anew."""
+    replay.forget()
     for cached in (_architecture, _row, table):
         cached.cache_clear()
 

@@ -16,8 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import tuned
-from dqcore.kernels.common import bound, multiplicand, on_device
+from dqcore.kernels.common import bound, multiplicand, next_power_of_2, on_device
 from dqcore.kernels.dropout_mask import keep_tile
+from dqcore.kernels.launch import launch
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -42,7 +43,7 @@ SMALL = ["cu_seqlens_q", "cu_seqlens_k", "prefix_lengths", "seed"]
 
 def padded(dim: int) -> int:
     """Channels of a block that holds a whole head: a power of two, and at least a tensor core's 16."""
-    return max(16, triton.next_power_of_2(dim))
+    return max(16, next_power_of_2(dim))
 
 
 def candidate(
@@ -155,13 +156,13 @@ def varlen_attention_fwd(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> t
     if rows == 0:
         return out, lse
     with on_device(q):
-        launch = tile("varlen_attention", q, setting)
-        blocks, size = block_list(setting.cu_seqlens_q, rows, launch["BLOCK_M"], last_first=True)
-        _varlen_attention_fwd_kernel[(size, heads)](
+        options = tile("varlen_attention", q, setting)
+        blocks, size = block_list(setting.cu_seqlens_q, rows, options["BLOCK_M"], last_first=True)
+        launch(_varlen_attention_fwd_kernel, (size, heads))(
             *(packed(q), (packed(k), packed(v)), packed(out), lse, *setting.tensors, blocks),
             *(setting.batch, rows, setting.left, setting.right, setting.scale * LOG2E),
             KIND=kind(q, k, setting),
-            **launch,
+            **options,
         )
     return out, lse
 
@@ -175,12 +176,12 @@ def tile(stem: str, q: Tensor, setting: Setting) -> dict[str, Any]:
     """How a kernel is launched. T and B have no say, so that a sequence's result does not depend on its batch mates."""
     dtype = "float32" if q.dtype == torch.float32 else "half"
     dropout = int(setting.keep < 256)
-    launch = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
-    most = launch.get("maxnreg") or None
+    options = tuned.config(stem, dtype=dtype, precision=setting.precision, dim=q.shape[2], dropout=dropout)
+    most = options.get("maxnreg") or None
     if most is None and dtype == "float32":
         # Without a limit of ours ptxas may spill a few bytes to fit one more block on a multiprocessor.
-        most = min(255, 65536 // (32 * launch["num_warps"]))
-    return launch | {"CHUNK": min(launch["CHUNK"], padded(q.shape[2])), "maxnreg": most, "enable_fp_fusion": True}
+        most = min(255, 65536 // (32 * options["num_warps"]))
+    return options | {"CHUNK": min(options["CHUNK"], padded(q.shape[2])), "maxnreg": most, "enable_fp_fusion": True}
 
 
 class Kind(NamedTuple):

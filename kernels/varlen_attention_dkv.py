@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile_transposed
+from dqcore.kernels.launch import launch
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -131,18 +132,13 @@ def varlen_attention_dkv(
     if len(k) == 0:
         return
     with on_device(q):
-        launch = tile("varlen_attention_dkv", q, setting)
-        blocks, size = block_list(setting.cu_seqlens_k, len(k), launch["BLOCK_N"], last_first=False)
-        _varlen_attention_dkv_kernel[(size, k.shape[1])](
-            *(
-                packed(q),
-                (packed(k), packed(v)),
-                packed(grad),
-                (packed(grads[0]), packed(grads[1])),
-                (sums[0], sums[1]),
-            ),
+        by_key, by_value = grads
+        options = tile("varlen_attention_dkv", q, setting)
+        blocks, size = block_list(setting.cu_seqlens_k, len(k), options["BLOCK_N"], last_first=False)
+        launch(_varlen_attention_dkv_kernel, (size, k.shape[1]))(
+            *(packed(q), (packed(k), packed(v)), packed(grad), (packed(by_key), packed(by_value)), (sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting),
-            **launch,
+            **options,
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile
+from dqcore.kernels.launch import launch
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -126,13 +127,13 @@ def varlen_attention_dq(
     if len(q) == 0:
         return sums
     with on_device(q):
-        launch = tile("varlen_attention_dq", q, setting)
-        blocks, size = block_list(setting.cu_seqlens_q, len(q), launch["BLOCK_M"], last_first=True)
-        _varlen_attention_dq_kernel[(size, q.shape[1])](
+        options = tile("varlen_attention_dq", q, setting)
+        blocks, size = block_list(setting.cu_seqlens_q, len(q), options["BLOCK_M"], last_first=True)
+        launch(_varlen_attention_dq_kernel, (size, q.shape[1]))(
             *(packed(q), (packed(k), packed(v)), packed(out), packed(grad), packed(grad_q), (lse, sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting),
-            **launch,
+            **options,
         )
     return sums

@@ -13,6 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dqcore.kernels.common import cdiv, next_power_of_2
+from dqcore.kernels.launch import launch
+
 #: A listed vector has 3 bits for its granularity.
 MAX_GRANULARITIES = 8
 REGIONS = 128  # regions whose vectors one program lists
@@ -141,9 +144,9 @@ def list_vectors(grain: Tensor, num_granularities: int, count: Tensor | None = N
     cells = torch.empty(grain.numel() * 4 ** (num_granularities - 1), dtype=torch.int64, device=grain.device)
     count = torch.zeros(1, dtype=torch.int64, device=grain.device) if count is None else count
     places = torch.empty((2, *grain.shape), dtype=torch.int32, device=grain.device)
-    columns = min(REGIONS, triton.next_power_of_2(width))
+    columns = min(REGIONS, next_power_of_2(width))
     lines = REGIONS // columns
-    _dynamic_lookup_list_kernel[(triton.cdiv(batch * height, lines), triton.cdiv(width, columns))](
+    launch(_dynamic_lookup_list_kernel, (cdiv(batch * height, lines), cdiv(width, columns)))(
         *(grain.contiguous(), (cells, places, count), batch * height, width),
         G=num_granularities,
         LINES=lines,

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from dqcore.nn.arranged import Arranged
 from dqcore.nn.finite import uncount
-from dqcore.ops import CodeSums, Lookup, dynamic_lookup, lookup_loss
+from dqcore.ops import CodeSums, Lookup
+from dqcore.ops.dynamic_lookup import lookup_of_checked
+from dqcore.ops.lookup_loss import loss_of_checked
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 from dqcore.ops.reference.lookup_loss import lookup_loss_reference
 
@@ -33,7 +35,7 @@ def look_up(
         found = dynamic_lookup_reference(maps, given.selected, codes, with_sums)
         lookup = Lookup(*found[:3], CodeSums(*found[3:]) if with_sums else None)
     else:
-        lookup = dynamic_lookup(maps, given.grain, codes, mask=given.mask, with_sums=with_sums)
+        lookup = lookup_of_checked(maps, given.grain, codes, given.mask, with_sums)
     if hole is None:
         return lookup
     statistics = lookup.statistics
@@ -50,7 +52,7 @@ def loss_of(lookup: Lookup, dim: int, commitment: float, *, portable: bool) -> t
         _, commitment_part, rest, _ = lookup_loss_reference(lookup.error, lookup.codes, dim, commitment)
         rest = rest.detach()
         return commitment_part + rest, commitment_part, rest
-    return lookup_loss(lookup.error, lookup.codes, dim, commitment)
+    return loss_of_checked(lookup.error, lookup.codes, dim, commitment)
 
 
 def project(projection: Any, values: Tensor) -> Tensor:

@@ -28,10 +28,11 @@ def check_tensor(
 
 def check_same_device(**tensors: Tensor) -> None:
     """Raise unless all these tensors are on one device."""
-    devices = {name: tensor.device for name, tensor in tensors.items()}
-    if len(set(devices.values())) > 1:
+    first, *others = tensors.values()
+    device = first.device
+    if any(tensor.device != device for tensor in others):
         raise InputError(
-            "expected one device, got " + ", ".join(f"{name} on {where}" for name, where in devices.items())
+            "expected one device, got " + ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
         )
 
 

@@ -52,10 +52,11 @@ def codebook_update(
     """
     _check(state, lookup, maps)
     assert lookup.statistics is not None
-    torch.ops.dqcore.codebook_update(
-        *state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, decay, eps, threshold
-    )
-    if not torch.compiler.is_compiling():
+    eager = not torch.compiler.is_compiling()
+    transformed = torch._C._are_functorch_transforms_active()
+    call = _op.below_autograd if eager and not transformed else torch.ops.dqcore.codebook_update
+    call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, decay, eps, threshold)
+    if eager:
         torch.autograd.graph.increment_version(state)  # kernels do not count what they write
 
 
@@ -83,7 +84,7 @@ def _triton(
     codebook_update_fwd(state, statistics, maps, grain, codes, error, (decay, eps, threshold))
 
 
-register(
+_op = register(
     "codebook_update",
     codebook_update_reference,
     fake=lambda *_: None,

@@ -74,6 +74,18 @@ def dynamic_lookup(
         Beside its results under 64 MB and, on a GPU if the maps are not channels-last, as much as the finest map.
     """
     _check(maps, grain, codebook, mask)
+    return _look_up(maps, grain, codebook, mask, with_sums)
+
+
+def lookup_of_checked(
+    maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool
+) -> Lookup:
+    """The same for arguments of which all is known but the number of maps and the values of the grain map."""
+    _check_granularities(maps, grain)
+    return _look_up(maps, grain, codebook, mask, with_sums)
+
+
+def _look_up(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool) -> Lookup:
     if mask is not None:
         grain = torch.where(mask, grain, -1)
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
@@ -86,22 +98,27 @@ def dynamic_lookup(
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
 
 
-def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
-    if not isinstance(maps, (list, tuple)) or not maps:
-        raise TypeError("maps: expected a non-empty list of feature maps, coarse to fine")
+def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
     if len(maps) > MAX_GRANULARITIES:
         raise InputError(f"maps: expected at most {MAX_GRANULARITIES} feature maps, one a granularity, got {len(maps)}")
     check_grain(grain, len(maps))
-    batch, height, width = grain.shape
+
+
+def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
+    if not isinstance(maps, (list, tuple)) or not maps:
+        raise TypeError("maps: expected a non-empty list of feature maps, coarse to fine")
+    _check_granularities(maps, grain)
+    (batch, height, width), device = grain.shape, grain.device
     for g, values in enumerate(maps):
         check_tensor(f"maps[{g}]", values, dim=4)
         expected = (batch, maps[0].shape[1], height * 2**g, width * 2**g)
-        if tuple(values.shape) != expected:
+        if values.shape != expected:
             given = f"grain {tuple(grain.shape)}, got {tuple(values.shape)}"
             raise InputError(f"maps[{g}]: expected shape {expected} for {given}")
         if values.dtype != maps[0].dtype:
             raise TypeError(f"maps[{g}]: expected {maps[0].dtype} as maps[0], got {values.dtype}")
-        check_same_device(**{f"maps[{g}]": values, "grain": grain})
+        if values.device != device:
+            check_same_device(**{f"maps[{g}]": values, "grain": grain})
     check_codebook(codebook, maps[0].shape[1])
     check_same_device(grain=grain, codebook=codebook)
     if mask is not None:
@@ -162,7 +179,10 @@ def _backward(
         return [None] * len(maps), None, None, None
     quantized = quantized.detach()  # the codes' vectors are constants here, whatever the result passes on
     twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the op itself has no gradient
-    backward: Any = dynamic_lookup_backward_reference if twice else torch.ops.dqcore.dynamic_lookup_backward
+    eager = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    backward: Any = _backward_op.below_autograd if eager else torch.ops.dqcore.dynamic_lookup_backward
+    if twice:
+        backward = dynamic_lookup_backward_reference
     grads: list[Tensor | None] = backward(list(maps), grain, codes, quantized, grad_quantized, grad_error)
     grad_codebook = None
     if ctx.needs_input_grad[2] and grad_error is not None:
@@ -198,7 +218,7 @@ _op = register(
 )
 _op.register_autograd(_backward, setup_context=_setup_context)
 
-register(
+_backward_op = register(
     "dynamic_lookup_backward",
     dynamic_lookup_backward_reference,
     fake=lambda maps, *_: [torch.empty_like(values) for values in maps],

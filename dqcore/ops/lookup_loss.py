@@ -46,10 +46,16 @@ def lookup_loss(error: Tensor, codes: Tensor, dim: int, commitment: float) -> Lo
     check_same_device(error=error, codes=codes)
     if codes.shape != error.shape:
         raise InputError(f"codes: expected shape {tuple(error.shape)}, as error, got {tuple(codes.shape)}")
+    return loss_of_checked(error, codes, dim, commitment)
+
+
+def loss_of_checked(error: Tensor, codes: Tensor, dim: int, commitment: float) -> LookupLoss:
+    """The same for arguments that fit each other."""
     eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
     if eager and error.requires_grad and torch.is_grad_enabled():
         return LookupLoss(*_EagerLoss.apply(error, codes, dim, commitment))
-    return LookupLoss(*torch.ops.dqcore.lookup_loss(error, codes, dim, commitment)[:3])
+    call = _op.below_autograd if eager else torch.ops.dqcore.lookup_loss
+    return LookupLoss(*call(error, codes, dim, commitment)[:3])
 
 
 def _fake(error: Tensor, codes: Tensor, dim: int, commitment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

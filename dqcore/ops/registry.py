@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,12 @@ __all__ = ["Implementation", "Op", "register"]
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
-#: What runs an op, by its stem, below autograd and autocast.
-implementations: dict[str, Callable[..., Any]] = {}
+#: What runs an op, by its stem, below autograd and autocast: takes its arguments and what kind they are of.
+implementations: dict[str, Callable[[tuple[Any, ...], Any], Any]] = {}
+
+
+#: Tensors without a dispatch of their own, and arguments that are no tensors.
+PLAIN, NUMBERS = {Tensor, torch.nn.Parameter}, {int, float, bool, str, type(None)}
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,25 @@ class Op:
     name: str
 
     def below_autograd(self, *args: Any) -> Any:
-        """Call it where nobody asks for its gradient, as within an ``autograd.Function``: saves the host's time."""
+        """Call it where nobody asks for its gradient, as within an ``autograd.Function``: saves the host's time.
+
+        PyTorch's dispatcher is passed by too, unless somebody may wait there: a mode, a profiler, a kind of tensor.
+        """
         with torch._C._AutoDispatchBelowAutograd():
-            return self.overload(*args)
+            kind = _kind_of(args)
+            if torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled() or not kind.plain:
+                return self.overload(*args)
+            return implementations[self.stem](args, kind)
+
+    @functools.cached_property
+    def stem(self) -> str:
+        """Its name without the package's."""
+        return self.name.removeprefix("dqcore::")
 
     @functools.cached_property
     def overload(self) -> Any:
         """What ``torch.ops`` has under its name."""
-        return getattr(torch.ops.dqcore, self.name.removeprefix("dqcore::")).default
+        return getattr(torch.ops.dqcore, self.stem).default
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
         """Give it a gradient, as ``torch.library.register_autograd``."""
@@ -81,36 +96,59 @@ def register(
     """
     fast = {"cpu": cpu, "gpu": gpu}
 
-    def implementation(*args: Any) -> Any:
-        device, double = _device(args)
-        choice = fast.get(backends.route(device))
-        run = reference
-        if choice is not None and not double and backends.available(choice.kernel, device):
-            run = choice.run
-        if device is not None and torch.is_autocast_enabled(device.type):
-            with torch.autocast(device.type, enabled=False):
-                return run(*args)
-        return run(*args)
+    def implementation(args: tuple[Any, ...], kind: _Kind) -> Any:
+        choice = fast.get(backends.route(kind.device))
+        call = reference
+        if choice is not None and not kind.double and backends.available(choice.kernel, kind.device):
+            call = choice.run
+        if kind.device is not None and torch.is_autocast_enabled(kind.device.type):
+            with torch.autocast(kind.device.type, enabled=False):
+                return call(*args)
+        return call(*args)
 
     name, implementations[stem] = f"dqcore::{stem}", implementation
     _LIBRARY.define(
         stem + (schema or torch.library.infer_schema(reference, mutates_args=mutates_args)),
         tags=(torch.Tag.pt2_compliant_tag,),
     )
-    _LIBRARY.impl(stem, implementation, "CompositeExplicitAutograd")
+    _LIBRARY.impl(stem, functools.partial(run, stem), "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     return Op(name)
 
 
-def _device(args: Iterable[Any]) -> tuple[Any, bool]:
-    """The device of the first tensor among the arguments, None if there is none; whether any tensor is float64."""
-    device, double = None, False
+class _Kind(NamedTuple):
+    """What the choice of an implementation depends on.
+
+    Attributes:
+        device: Of the first tensor among the arguments; None if there is none.
+        double: Whether any tensor is float64.
+        plain: Whether all tensors are PyTorch's own, with data.
+    """
+
+    device: Any
+    double: bool
+    plain: bool
+
+
+def run(stem: str, *args: Any) -> Any:
+    """Run an op below autograd, by the implementation for its arguments."""
+    return implementations[stem](args, _kind_of(args))
+
+
+def _kind_of(args: Iterable[Any]) -> _Kind:
+    tensors: list[Tensor] = []
+    _collect(args, tensors)
+    double, plain = False, True
+    for tensor in tensors:
+        double |= tensor.dtype is torch.float64
+        plain &= type(tensor) in PLAIN and not tensor.is_meta
+    return _Kind(tensors[0].device if tensors else None, double, plain)
+
+
+def _collect(args: Iterable[Any], tensors: list[Tensor]) -> None:
     for arg in args:
-        if isinstance(arg, Tensor):
-            where, wide = arg.device, arg.dtype is torch.float64
+        kind = type(arg)
+        if kind is Tensor or (kind not in NUMBERS and isinstance(arg, Tensor)):  # which takes long for what is none
+            tensors.append(arg)
         elif isinstance(arg, (list, tuple)):
-            where, wide = _device(arg)
-        else:
-            continue
-        device, double = device or where, double or wide
-    return device, double
+            _collect(arg, tensors)

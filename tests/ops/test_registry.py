@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from dqcore.ops import dynamic_lookup, nearest_code
+from dqcore.ops import dynamic_lookup, nearest_code, registry
 from dqcore.ops.reference.nearest_code import nearest_code_reference
 
 
@@ -17,3 +18,41 @@ def test_autocast_does_not_reach_inside(route, dtype):
         assert torch.equal(nearest_code(x, codebook), expected)
         assert torch.equal(dynamic_lookup(maps, grain, codebook).codes.flatten(), expected)
         assert torch.is_autocast_enabled(torch.device(route).type)
+
+
+def found(op, *args):
+    """What an op gives below autograd, and whether PyTorch's dispatcher led there."""
+    dispatched = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(op.__dict__, "overload", lambda *args: dispatched.append(args) or real(*args))
+        result = op.below_autograd(*args)
+    return result[0], bool(dispatched)
+
+
+real = torch.ops.dqcore.lookup_loss.default
+
+
+class Own(torch.Tensor):
+    """A kind of tensor that might wait in the dispatcher."""
+
+
+def test_the_dispatcher_is_passed_by_unless_somebody_waits_there():
+    op = registry.Op("dqcore::lookup_loss")
+    args = (torch.rand(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), 8, 0.25)
+    expected = real(*args)[0]
+    loss, dispatched = found(op, *args)
+    assert torch.equal(loss, expected) and not dispatched
+    assert not found(op, torch.nn.Parameter(args[0]), *args[1:])[1]
+    assert found(op, args[0].as_subclass(Own), *args[1:])[1]
+    assert found(op, args[0].to("meta"), args[1].to("meta"), *args[2:])[1]
+    with FlopCounterMode(display=False):
+        assert found(op, *args)[1]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert found(op, *args)[1]
+    assert "dqcore::lookup_loss" in {event.name for event in profile.events()}
+
+
+def test_what_the_choice_depends_on():
+    x = torch.zeros(2, dtype=torch.float64)
+    assert registry._kind_of([1, None, [torch.zeros(1), (x,)], 2.0]) == (torch.device("cpu"), True, True)
+    assert registry._kind_of([True, "exact"]) == (None, False, True)

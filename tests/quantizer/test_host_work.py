@@ -1,0 +1,87 @@
+"""What the host does in a training step beside launching, in calls of Python and allocations: they can be counted."""
+
+import sys
+import types
+from collections import Counter
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from dqcore import DynamicQuantizer, backends
+from dqcore.codebook import PAPER
+from dqcore.kernels import codebook_update, common, dynamic_lookup, dynamic_lookup_backward, lookup_loss, replay
+from dqcore.kernels import launch as module
+from dqcore.kernels.launch import Known
+
+LAUNCHERS = {
+    dynamic_lookup: "dynamic_lookup_fwd",
+    dynamic_lookup_backward: "dynamic_lookup_bwd",
+    lookup_loss: "lookup_loss_fwd",
+    codebook_update: "codebook_update_fwd",
+}
+ALLOCATE = {"empty", "zeros", "empty_strided", "empty_like", "new_empty", "new_zeros", "zeros_like"}
+
+
+def note(kernel, grid, *args, **constants):
+    """A launch that does nothing."""
+    if (recorder := getattr(module.noting, "recorder", None)) is not None:
+        recorder.note(Known(lambda *sent: None, None, None, (), None, None), grid, 0, args)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Small tensors on the CPU take the way of those on a GPU, and launches do nothing."""
+    driver = types.SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 0)
+    monkeypatch.setattr(replay, "INTERPRETED", False)
+    monkeypatch.setattr(replay, "is_free", lambda: True)
+    monkeypatch.setattr(replay.triton.runtime.driver, "_active", driver)
+    monkeypatch.setattr(module, "_launch", note)
+    monkeypatch.setattr(backends, "route", lambda device: "gpu")
+    monkeypatch.setattr(backends, "available", lambda kernel, device: True)
+    for kernels, name in LAUNCHERS.items():
+        monkeypatch.setattr(kernels, name, replay.replayed(getattr(kernels, name)))
+    replay.forget()
+    yield
+    replay.forget()
+
+
+def counted(call):
+    """How often a call calls Python functions, and PyTorch's functions by name."""
+    counts = Counter()
+
+    def seen(frame, event, arg):
+        if event == "call":
+            counts["python"] += 1
+        elif event == "c_call" and arg.__name__ in ALLOCATE:
+            counts["allocations"] += 1
+
+    sys.setprofile(seen)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return counts
+
+
+def training_step(**options):
+    quantizer = DynamicQuantizer(32, 16, 2, nonfinite="mask", **options)
+    maps = [torch.randn(1, 32, 2 << g, 2 << g, requires_grad=True) for g in range(2)]
+    grain, grad = torch.ones(1, 2, 2, dtype=torch.int64), torch.randn(1, 32, 4, 4)
+
+    def step():
+        out = quantizer(maps, grain)
+        torch.autograd.grad([out.map, out.loss], maps, [grad, None])
+
+    return step
+
+
+@pytest.mark.skipif(not common.INTERPRETED, reason="counts what a machine without a GPU stands in for")
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["default", "paper"])
+def test_a_training_step_takes_the_host_little(gpu, options):
+    step = training_step(**options)
+    for _ in range(3):
+        step()
+    counts = counted(step)
+    assert [type(call) for call in replay._calls.values()] == [replay.Replay] * len(LAUNCHERS)
+    assert counts["allocations"] <= 16 and counts["python"] <= 400, counts
