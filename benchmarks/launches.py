@@ -69,6 +69,8 @@ def standing_in() -> Iterator[None]:
 
     Autograd asks for a real GPU where a fake tensor says that it is on one, and for nothing here.
     """
+    import torch._dynamo  # keeps the functions that it finds, which should be PyTorch's own
+
     route, available, autocast = backends.route, backends.available, torch.is_autocast_enabled
     dropout = torch.nn.functional.dropout
     torch.nn.functional.dropout = lambda x, p=0.5, training=True, inplace=False: (
