@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 AHEAD = 3  # processes that import while another measures
 SANITIZED = """
 import torch
-from gpu_checks import every_kernel
+from small_launches import every_kernel
 for launch in every_kernel("cuda").values():
     launch()
 torch.cuda.synchronize()

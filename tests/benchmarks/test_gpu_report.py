@@ -14,8 +14,18 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-NAMES = ("gpu_report", "gpu_checks", "gpu_tests", "report_parts", "report_rows", "report_kernels", "children", "rows")
-gpu_report, gpu_checks, gpu_tests, report_parts, report_rows, report_kernels, children, rows = (
+NAMES = (
+    "gpu_report",
+    "gpu_checks",
+    "gpu_tests",
+    "report_parts",
+    "report_rows",
+    "report_kernels",
+    "children",
+    "rows",
+    "small_launches",
+)
+gpu_report, gpu_checks, gpu_tests, report_parts, report_rows, report_kernels, children, rows, small_launches = (
     importlib.import_module(name) for name in NAMES
 )
 OWN = ["nearest_code", "dynamic_lookup", "expand_features", "pack_features", "patch_entropy", "quantizer", "code_sums"]
@@ -248,7 +258,7 @@ def test_checks_can_fail(monkeypatch):
     assert faults["nearest_code gaussian 33x40x8 torch.float32"].startswith("AssertionError")
     assert faults["nearest_code all_equal 33x40x8 torch.float32"] is None  # any code is nearest
     calls = iter(range(100))
-    monkeypatch.setattr(gpu_checks, "_entropy", lambda device: torch.tensor([float(next(calls))]))
+    monkeypatch.setattr(small_launches, "_entropy", lambda device: torch.tensor([float(next(calls))]))
     assert dict(gpu_checks.run("cpu", tiny=True))["patch_entropy again"] == "AssertionError: two runs differ"
 
 
