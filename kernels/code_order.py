@@ -32,7 +32,7 @@ def _bucket(keys, position, last, K):
 def _scan(table, offsets, totals, counts, arrived, program, K, PROGRAMS: tl.constexpr, BLOCK_K: tl.constexpr):
     """Turn the table's counts into how many of a code come before in earlier programs, and find where codes begin."""
     start = program * BLOCK_K
-    for first in range(start, K + 1, PROGRAMS * BLOCK_K):
+    for first in range(bound(start), bound(K) + 1, PROGRAMS * BLOCK_K):
         k = first + tl.arange(0, BLOCK_K)
         at = table + tl.arange(0, PROGRAMS)[:, None] * (K + 1) + k[None, :]
         number = tl.load(at, mask=(k <= K)[None, :], other=0, cache_modifier=".cg")  # (PROGRAMS, BLOCK_K)
@@ -41,7 +41,7 @@ def _scan(table, offsets, totals, counts, arrived, program, K, PROGRAMS: tl.cons
         tl.store(totals + k, total, mask=k <= K)  # (BLOCK_K,)
         tl.store(counts + k, total.to(tl.float32), mask=k < K)
     wait_for_all(arrived, 2, PROGRAMS)
-    for first in range(start, K + 1, PROGRAMS * BLOCK_K):
+    for first in range(bound(start), bound(K) + 1, PROGRAMS * BLOCK_K):
         before = tl.zeros([1024], tl.int32)
         for other in range(0, first, 1024):
             j = other + tl.arange(0, 1024)
@@ -61,7 +61,7 @@ def _code_sums_order_kernel(
     program = tl.program_id(0)
     mine = table + program * (K + 1)
     first, last = program * span, tl.minimum((program + 1) * span, N)
-    for start in range(0, K + 1, 1024):
+    for start in range(0, bound(K) + 1, 1024):
         k = start + tl.arange(0, 1024)
         tl.store(mine + k, tl.zeros([1024], tl.int32), mask=k <= K)
     tl.debug_barrier()

@@ -43,7 +43,7 @@ def number_cells(grain, codes, keys, histogram, seed, before, N, height, width, 
                  G: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """A random number of 63 bits for the first cell of each code's block, -1 for others; and how many a bin has."""
     start = program * BLOCK
-    for first in range(start, N, PROGRAMS * BLOCK):
+    for first in range(bound(start), bound(N), PROGRAMS * BLOCK):
         cell = first + tl.arange(0, BLOCK).to(tl.int64)
         line, column = cell // width, cell % width
         row = line % height
@@ -66,7 +66,7 @@ def list_largest(keys, listed, histogram, length, number, N, program, PROGRAMS: 
     above = tl.sum(count, 0) - tl.cumsum(count, 0) + count  # in this bin and those above it
     lowest = tl.maximum(tl.sum((above >= number).to(tl.int64), 0) - 1, 0) << SHIFT
     start = program * BLOCK
-    for first in range(start, N, PROGRAMS * BLOCK):
+    for first in range(bound(start), bound(N), PROGRAMS * BLOCK):
         cell = first + tl.arange(0, BLOCK).to(tl.int64)
         key = tl.load(keys + cell, mask=cell < N, other=-1, cache_modifier=".cg")
         chosen = ((key >= 0) & (key >= lowest)).to(tl.int32)
@@ -139,7 +139,7 @@ def find_first(hashes, code_hashes, unused, first_of, number, K, program, PROGRA
             j = other + tl.arange(0, 256)
             rival = tl.load(hashes + j, mask=j < number, other=0, cache_modifier=".cg")
             known += tl.sum(((rival[None, :] == own[:, None]) & (j[None, :] < i[:, None])).to(tl.int32), 1)
-        for other in range(0, K, 256):
+        for other in range(0, bound(K), 256):
             j = other + tl.arange(0, 256)
             rival = tl.load(code_hashes + j, mask=j < K, other=0, cache_modifier=".cg")
             used = tl.load(unused + j, mask=j < K, other=1, cache_modifier=".cg") == 0
@@ -185,7 +185,7 @@ def revive(codebook, chosen, rows, unused, fresh, K, program,
     weight, cluster_size, _, embed_sum = codebook
     length = tl.load(fresh, cache_modifier=".cg")
     start = program * ROWS
-    for first in range(start, K, PROGRAMS * ROWS):
+    for first in range(bound(start), bound(K), PROGRAMS * ROWS):
         k = first + tl.arange(0, ROWS)
         idle_here = tl.load(unused + k, mask=k < K, other=0, cache_modifier=".cg") > 0
         turn = tl.zeros([ROWS], tl.int32)

@@ -24,7 +24,7 @@ from dqcore.kernels.codebook_draw import (
     rank_listed,
     revive,
 )
-from dqcore.kernels.common import cdiv, next_power_of_2, on_device
+from dqcore.kernels.common import bound, cdiv, next_power_of_2, on_device
 from dqcore.kernels.grid import cooperative, programs, wait_for_all
 from dqcore.kernels.launch import launch
 from dqcore.kernels.replay import replayed
@@ -53,19 +53,19 @@ def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
     """Of the whole codebook: share of the new batch, sum of sizes, limit of use, how many are below it, seed."""
     most = tl.zeros([BLOCK], tl.float32)
     seed = tl.zeros([BLOCK], tl.int64)
-    for first in range(0, K, BLOCK):
+    for first in range(0, bound(K), BLOCK):
         k = first + tl.arange(0, BLOCK)
         most = tl.maximum(most, tl.load(counts + k, mask=k < K, other=0.0))
         old = tl.load(cluster_size + k, mask=k < K, other=0.0)
         seed += old.to(tl.int32, bitcast=True).to(tl.int64)
     share = tl.where(tl.max(most, 0) > 0, SHARE, 0.0)
     sizes = tl.zeros([BLOCK], tl.float32)
-    for first in range(0, K, BLOCK):
+    for first in range(0, bound(K), BLOCK):
         sizes += _sizes(cluster_size, counts, first, share, K, BLOCK)
     total = tl.sum(sizes, 0)
     limit = threshold * (total / K)
     below = tl.zeros([BLOCK], tl.int32)
-    for first in range(0, K, BLOCK):
+    for first in range(0, bound(K), BLOCK):
         known = first + tl.arange(0, BLOCK) < K
         below += (known & (_sizes(cluster_size, counts, first, share, K, BLOCK) < limit)).to(tl.int32)
     return share, total, limit, tl.sum(below, 0), tl.sum(seed, 0)
@@ -78,7 +78,7 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
     """Move the averages and codes of this program's share of the codebook."""
     weight, cluster_size, idle, embed_sum = codebook
     start = program * ROWS
-    for first in range(start, K, PROGRAMS * ROWS):
+    for first in range(bound(start), bound(K), PROGRAMS * ROWS):
         k = first + tl.arange(0, ROWS)
         inside = k < K
         some = tl.zeros([ROWS], tl.float32) + share > 0

@@ -42,7 +42,7 @@ def _lookup_loss_kernel(
     """The loss; ``COUNTED`` says that ``error`` and ``codes`` are sums and numbers of parts."""
     total = tl.zeros([BLOCK], tl.float32)
     number = tl.zeros([BLOCK], tl.int64)
-    for start in range(0, N, BLOCK):
+    for start in range(0, bound(N), BLOCK):
         i = start + tl.arange(0, BLOCK)
         total += tl.load(error + i, mask=i < N, other=0.0)
         code = tl.load(codes + i, mask=i < N, other=0 if COUNTED else -1)
