@@ -12,21 +12,27 @@ from dqcore.kernels import add_rows, draw, take_content, take_entry
 from dqcore.kernels.tape import WIDTH
 
 SLOTS = 128
+FULL = (90,)  # where more than the widest launches are compiled
 #: Temperature, top_k and top_p: as sampled by default, positions, and all there is.
 CONTENTS, POSITIONS, ALL = (1.0, 300, 1.0), (1.0, None, 1.0), (0.9, 300, 0.95)
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
-    """Launches of the paper's model, guided and not, and of the longest rows that a program holds."""
-    for dtype in (torch.bfloat16, torch.float32):
-        yield lambda dtype=dtype: _embed(dtype)
-    for copies, length, how in ((1, 1284, POSITIONS), (1, 1284, ALL), (2, 1284, POSITIONS), (2, draw.LONGEST, ALL)):
+    """The longest rows that a program holds; for one target also launches of the paper's model, guided and not."""
+    longest = draw.LONGEST
+    yield lambda: _embed(torch.bfloat16)
+    yield lambda: _take_entry(2, longest, ALL)
+    yield lambda: _take_content(2, longest, ALL)
+    yield lambda: _draw(longest, ALL)
+    if arch not in FULL:
+        return
+    yield lambda: _embed(torch.float32)
+    for copies, length, how in ((1, 1284, POSITIONS), (1, 1284, ALL), (2, 1284, POSITIONS), (1, 257, None)):
         yield lambda copies=copies, length=length, how=how: _take_entry(copies, length, how)
-    yield lambda: _take_entry(1, 257, None)
-    for copies, codes, how in ((1, 1024, CONTENTS), (2, 1024, CONTENTS), (2, draw.LONGEST, ALL)):
-        yield lambda copies=copies, codes=codes, how=how: _take_content(copies, codes, how)
-    for codes, how in ((1025, CONTENTS), (4096, ALL), (draw.LONGEST, ALL)):
-        yield lambda codes=codes, how=how: draw.draw_fwd(_empty(SLOTS, codes), _whole(SLOTS), *how)
+    for copies in (1, 2):
+        yield lambda copies=copies: _take_content(copies, 1024, CONTENTS)
+    for codes, how in ((1025, CONTENTS), (4096, ALL)):
+        yield lambda codes=codes, how=how: _draw(codes, how)
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -43,6 +49,10 @@ def _embed(dtype: torch.dtype) -> None:
     tables = [_empty(size, 1024, dtype=dtype) for size in (1027, 1286, 1024, 2)]
     add_rows.add_rows_fwd(None, tables, indices)
     add_rows.add_rows_fwd(_empty(SLOTS, 1024, dtype=dtype), tables[1:2], indices[1:2])
+
+
+def _draw(codes: int, how: tuple[float, int | None, float]) -> None:
+    draw.draw_fwd(_empty(SLOTS, codes), _whole(SLOTS), *how)
 
 
 def _take_entry(copies: int, length: int, how: tuple[float, int | None, float] | None) -> None:
