@@ -105,13 +105,18 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def autocasting(device: str) -> bool:
+    """Whether autocast is on for this type of device; there are types that know no autocast."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def without_autocast(function: Function) -> Function:
     """``function``, which computes in the dtypes of its tensors even where autocast is on."""
 
     @functools.wraps(function)
     def run(*args: Any, **named: Any) -> Any:
         device = next((x.device.type for x in args if isinstance(x, torch.Tensor)), "cpu")
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        if not autocasting(device):
             return function(*args, **named)
         with torch.autocast(device, enabled=False):
             return function(*args, **named)

@@ -18,7 +18,7 @@ from dqcore.ops.linear_gelu import linear_gelu
 
 __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
 
-
+#: The two parts of a sum: what has been added up so far, and the branch that comes on top; or a sum and its like.
 Two = tuple[Tensor, Tensor]
 
 
@@ -72,7 +72,7 @@ class TransformerBlock(nn.Module):
             x: The sum so far.
             branch: What is added to it first, before its dropout; None for nothing.
             cu_seqlens: See :class:`Transformer`.
-            seeds: Of the three dropouts, ``(3, 2)``: the branch's, and attention's two; by default drawn anew.
+            seeds: Of three dropouts, ``(3, 2)``: the branch's, attention weights', attention's result; by default drawn.
 
         Returns:
             The sum and the MLP's branch, before its dropout.
@@ -90,10 +90,7 @@ class TransformerBlock(nn.Module):
 
     def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None = None) -> Two:
         """``x`` with what dropout leaves of the branch, and the same normalized."""
-        if branch is None:
-            return x, norm(x)
-        dropout_p = self.dropout if self.training else 0.0
-        return add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p, dropout_seed=seed)
+        return _joined(norm, x, branch, self.dropout if self.training else 0.0, seed)
 
 
 class Transformer(nn.Module):
@@ -177,9 +174,15 @@ class Head(nn.Sequential):
         """The sum of both parts of a transformer's result, with dropout of the second; and its logits."""
         if branch is None:
             return x, self(x)
-        norm: Any = self[0]
-        total, normed = add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p)
+        total, normed = _joined(self[0], x, branch, dropout_p)
         return total, self[1](normed)
+
+
+def _joined(norm: Any, x: Tensor, branch: Tensor | None, dropout_p: float, seed: Tensor | None = None) -> Two:
+    """``x`` with what dropout leaves of the branch, and the same normalized by this ``LayerNorm``."""
+    if branch is None:
+        return x, norm(x)
+    return add_layer_norm(x, branch, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p, dropout_seed=seed)
 
 
 def initialise(module: nn.Module) -> None:

@@ -90,7 +90,7 @@ def _check(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor) -> None:
 def _dtype(x: Tensor, branch: Tensor) -> torch.dtype:
     """Of the normalized sum: what the product after it computes in."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if backends.autocasting(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return torch.promote_types(x.dtype, branch.dtype)
 

@@ -41,7 +41,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     PyTorch's own two layers.
     """
     check_tensor("x", x)
-    mixed = torch.is_autocast_enabled(x.device.type)
+    mixed = backends.autocasting(x.device.type)
     check_tensor("weight", weight, dim=2, dtypes=FLOATS if mixed else (x.dtype,))
     check_tensor("bias", bias, dim=1, dtypes=FLOATS if mixed else (x.dtype,))
     check_same_device(x=x, weight=weight, bias=bias)
