@@ -72,7 +72,7 @@ class TransformerBlock(nn.Module):
             x: The sum so far.
             branch: What is added to it first, before its dropout; None for nothing.
             cu_seqlens: See :class:`Transformer`.
-            seeds: Of three dropouts, ``(3, 2)``: the branch's, attention weights', attention's result; by default drawn.
+            seeds: Of three dropouts, ``(3, 2)``: the branch's, attention weights', attention's; by default drawn.
 
         Returns:
             The sum and the MLP's branch, before its dropout.
@@ -172,8 +172,6 @@ class Head(nn.Sequential):
 
     def join(self, x: Tensor, branch: Tensor | None, dropout_p: float) -> Two:
         """The sum of both parts of a transformer's result, with dropout of the second; and its logits."""
-        if branch is None:
-            return x, self(x)
         total, normed = _joined(self[0], x, branch, dropout_p)
         return total, self[1](normed)
 
