@@ -57,7 +57,7 @@ def run_demo(
 ) -> DemoResult:
     """Show the weights that come with dqcore, train a small tokenizer and a prior beside them, and write a report.
 
-    Needs neither a GPU nor a network; takes four to eight minutes on two cores.
+    Needs neither a GPU nor a network; takes four to ten minutes on two cores.
 
     Args:
         steps: The tokenizer's optimiser steps; by default as many as the page's numbers need.
