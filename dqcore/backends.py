@@ -7,6 +7,7 @@ correctness.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -14,6 +15,7 @@ import json
 import os
 import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +124,15 @@ def without_autocast(function: Function) -> Function:
             return function(*args, **named)
 
     return cast(Function, run)
+
+
+def casting_once(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which autocast, entered as often as one likes, casts each weight once; no weight may change within.
+
+    Autocast forgets its casts where its outermost context ends, and this one, which casts nothing, goes around them.
+    """
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else contextlib.nullcontext()
 
 
 def exact_float32_matmul() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import casting_once
 from dqcore.codes import CodeSequence
 from dqcore.distributed import World
 from dqcore.errors import InputError
@@ -86,9 +87,10 @@ class PriorStep(TrainingStep):
         parts = self._runs(sequence, labels)
         counts = self._counts(parts)
         self.optimizer.zero_grad()
-        for _ in range(len(parts), self.accumulate if self.sharded else 0):
-            self._take_part(parts[0])
-        sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
+        with casting_once(self.world.device):
+            for _ in range(len(parts), self.accumulate if self.sharded else 0):
+                self._take_part(parts[0])
+            sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
         norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.limit).detach())
         numbers = _numbers(self.world.sum(sums), self.num_granularities)
         numbers["gradient_norm"] = norm.double()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import casting_once
 from dqcore.distributed import World
 from dqcore.nn.discriminator import (
     PatchDiscriminator,
@@ -116,12 +117,13 @@ class TokenizerStep(TrainingStep):
         """
         adversarial = self.discriminator is not None and completed >= self.weights.discriminator_start
         self.model.train()
-        with one_batch(self.model, images, self.accumulate, self.world):
-            terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
+        with casting_once(self.world.device):
+            with one_batch(self.model, images, self.accumulate, self.world):
+                terms, reconstruction, grain = self._tokenizer_losses(images, adversarial)
+            if adversarial:
+                terms |= self._discriminator_losses(images, reconstruction)
         self.world.average_gradients(self.parameters)
         terms["gradient_norm"] = self._clip()
-        if adversarial:
-            terms |= self._discriminator_losses(images, reconstruction)
         quantizer = getattr(self.model, "quantizer", None)
         ratios = images.new_ones(1)
         if grain is not None:
