@@ -43,20 +43,22 @@ def test_feature_map_equals_rows(route):
 
 @pytest.mark.parametrize("case", [*BLOCK_CASES, "extreme_ranges", "mixed_scales", "signed_zeros", "non_finite"])
 def test_blocks_of_codes_change_nothing(monkeypatch, case):
+    from dqcore.ops.cpu import code_search, product_search
     from dqcore.ops.cpu import nearest_code as cpu
 
     x, codebook = adversarial_codebooks(300, 500, 8)[case]
     whole = nearest_code(x, codebook)
-    monkeypatch.setattr(cpu, "split_codes", lambda codebook: None)
-    for name, size in {"VECTORS": 512, "CODES": 256, "SCORES": 4096, "PAIRS": 64}.items():
-        monkeypatch.setattr(cpu, name, size)
+    monkeypatch.setattr(code_search, "split_codes", lambda codebook: None)
+    monkeypatch.setattr(cpu, "VECTORS", 512)
+    for name, size in {"CODES": 256, "SCORES": 4096, "PAIRS": 64}.items():
+        monkeypatch.setattr(product_search, name, size)
     assert torch.equal(nearest_code(x, codebook), whole)
 
 
 def test_a_block_of_codes_that_are_not_finite(monkeypatch):
-    from dqcore.ops.cpu import nearest_code as cpu
+    from dqcore.ops.cpu import product_search
 
-    monkeypatch.setattr(cpu, "CODES", 256)
+    monkeypatch.setattr(product_search, "CODES", 256)
     x, codebook = torch.randn(30, 8), torch.randn(130, 8)
     codebook[:40, 3], codebook[-10:] = torch.nan, torch.inf
     assert torch.equal(nearest_code(x, codebook), nearest_code_reference(x, codebook, "exact"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dqcore.ops.cpu import split_codes
-from dqcore.ops.cpu.nearest_code import CodeSearch
+from dqcore.ops.cpu.code_search import CodeSearch
 from dqcore.ops.reference.nearest_code import nearest_code_reference
 from dqcore.testing import adversarial_codebooks
 
@@ -13,14 +13,9 @@ SHAPES = [(1, 1, 1), (97, 2, 1), (70, 37, 3), (130, 500, 8), (65, 33, 16), (33, 
 CASES = list(adversarial_codebooks(1, 1, 1))
 
 
-def search(codebook):
-    """A search of so many vectors that the codebook is prepared for it."""
-    return CodeSearch(codebook, "exact", 10**6)
-
-
 def check(x, codebook):
     """Settled codes are the reference's, and so are all codes; how many vectors were left open."""
-    expected, both = nearest_code_reference(x, codebook, "exact"), search(codebook)
+    expected, both = nearest_code_reference(x, codebook, "exact"), CodeSearch(codebook, "exact")
     assert torch.equal(both(x), expected)
     assert torch.equal(both.product(False)(x), expected)  # without the tiles
     if both.split is None:
@@ -71,14 +66,14 @@ def test_leaves_few_open(num, size, dim):
 def test_a_tie_stays_open():
     codebook = torch.randn(40, 20)
     codebook[7] = codebook[30]
-    both = search(codebook)
+    both = CodeSearch(codebook, "exact")
     assert both.split(codebook[[7, 8, 30]]).tolist() == [-1, 8, -1]
     assert both(codebook[[7, 8, 30]]).tolist() == [7, 8, 7]
 
 
 def test_neither_neighbours_nor_threads_change_a_code():
     x, codebook = torch.randn(3000, 32), torch.randn(600, 32)
-    both = search(codebook)
+    both = CodeSearch(codebook, "exact")
     whole, before = both.split(x), torch.get_num_threads()
     assert torch.equal(whole[5:1234], both.split(x[5:1234]))
     torch.set_num_threads(2)

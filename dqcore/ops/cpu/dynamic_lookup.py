@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dqcore.ops.cpu.nearest_code import VECTORS, CodeSearch
+from dqcore.ops.cpu.code_search import code_search
+from dqcore.ops.cpu.nearest_code import VECTORS
 from dqcore.ops.layout import memory_format
 from dqcore.ops.reference.code_sums import code_sums_reference
 
@@ -25,7 +26,7 @@ def dynamic_lookup_cpu(
     error = torch.empty((batch, height, width))
     shape = codebook.shape if with_sums else (0, 0)
     counts, sums = torch.zeros(shape[0]), torch.zeros(shape if with_sums else (0,))
-    search = CodeSearch(codebook, "exact", codes.numel()) if grain.numel() else None
+    search = code_search(codebook, "exact") if grain.numel() else None
     finest = 2 ** (len(maps) - 1)
     for images, lines in _parts(maps, grain):
         vectors, index, cells = _selected(maps, grain, images, lines)

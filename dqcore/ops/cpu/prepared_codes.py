@@ -1,6 +1,6 @@
 """The codebook as the product of ``nearest_code`` on the CPU reads it, and by how much a score may be off.
 
-:mod:`dqcore.ops.cpu.nearest_code` explains both.
+:mod:`dqcore.ops.cpu.product_search` explains both.
 """
 
 from __future__ import annotations
