@@ -117,7 +117,8 @@ def without_autocast(function: Function) -> Function:
 
     @functools.wraps(function)
     def run(*args: Any, **named: Any) -> Any:
-        device = next((x.device.type for x in args if isinstance(x, torch.Tensor)), "cpu")
+        given = (*args, *named.values())
+        device = next((x.device.type for x in given if isinstance(x, torch.Tensor)), "cpu")
         if not autocasting(device):
             return function(*args, **named)
         with torch.autocast(device, enabled=False):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dqcore.backends import without_autocast
 from dqcore.distributed import from_all_processes, num_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.routing import Router, Routing
@@ -53,10 +54,10 @@ class GainRouter(Router):
         self.register_buffer("thresholds", torch.full((finer,), torch.nan))
         self.register_buffer("scale", torch.full((), torch.nan))
 
+    @without_autocast
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
-        """Route by the maps and the images' local variance; neither gets a gradient."""
-        with torch.autocast(images.device.type, enabled=False):
-            gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
+        """Route by the maps and the images' local variance, in float32; neither gets a gradient."""
+        gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
         grain = _grain(gains, self._follow(gains.detach())) if self.training else self._settled_grain(gains.detach())
         return Routing(grain, gains=gains)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import without_autocast
 from dqcore.errors import InputError
 
 #: What torchvision calls its VGG16 weights in torch's hub cache.
@@ -60,6 +61,7 @@ class PerceptualLoss(nn.Module):
         """Does nothing: the network stays in evaluation mode."""
         return super().train(False)
 
+    @without_autocast
     def forward(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         """Distance of each reconstruction to its image, in float32 also under autocast.
 
@@ -72,8 +74,7 @@ class PerceptualLoss(nn.Module):
 
         Gradient: to both inputs.
         """
-        with torch.autocast(images.device.type, enabled=False):
-            return self.network(images.float(), reconstruction.float()).flatten()
+        return self.network(images.float(), reconstruction.float()).flatten()
 
 
 def _check_installed() -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dqcore.backends import without_autocast
 from dqcore.errors import InputError
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.blocks import group_norm
@@ -47,20 +48,20 @@ class FeatureRouter(Router):
         activation = {"linear": None, "silu": nn.SiLU(), "relu": nn.ReLU()}[gate]
         self.gate = nn.Sequential(nn.Linear(width, width), activation, last) if activation else nn.Sequential(last)
 
+    @without_autocast
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
         """Route by the maps; the arithmetic stays in float32 under autocast."""
-        with torch.autocast(images.device.type, enabled=False):
-            pooled = [
-                F.avg_pool2d(norm(values.to(_weight_dtype(self.gate))), 2**g)
-                for g, (norm, values) in enumerate(zip(self.norms, maps, strict=True))
-            ]
-            logits = self.gate(torch.cat(pooled, 1).permute(0, 2, 3, 1))
-            noisy = logits - torch.empty_like(logits).exponential_().log() if self.training else logits
-            grain = noisy.argmax(-1)
-            gate = F.one_hot(grain, logits.shape[-1]).to(logits.dtype)
-            if self.training:
-                soft = (noisy / self.temperature).softmax(-1)
-                gate = gate + (soft - soft.detach())
+        pooled = [
+            F.avg_pool2d(norm(values.to(_weight_dtype(self.gate))), 2**g)
+            for g, (norm, values) in enumerate(zip(self.norms, maps, strict=True))
+        ]
+        logits = self.gate(torch.cat(pooled, 1).permute(0, 2, 3, 1))
+        noisy = logits - torch.empty_like(logits).exponential_().log() if self.training else logits
+        grain = noisy.argmax(-1)
+        gate = F.one_hot(grain, logits.shape[-1]).to(logits.dtype)
+        if self.training:
+            soft = (noisy / self.temperature).softmax(-1)
+            gate = gate + (soft - soft.detach())
         return Routing(grain, gate=gate.permute(0, 3, 1, 2), gate_logits=logits)
 
     def refinement_scores(self, routing: Routing) -> Tensor:
