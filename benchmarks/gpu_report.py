@@ -4,7 +4,7 @@
 pytest; ``--dry-run`` runs all but the tests at tiny sizes on a CPU. Each of its parts has a time limit of its own, and
 each row, table and check runs in a process that may die alone:
 
-``checks``     every kernel against float64 on adversarial inputs
+``checks``     the lookup against float64 on adversarial inputs, every op against its reference and a second run
 ``tests``      the tests that a GPU decides, in parallel
 ``sanitizer``  compute-sanitizer over one small launch of every kernel
 ``rows``       every benchmark beside its peers, against its target
