@@ -123,6 +123,14 @@ def test_decays_that_are_none(decay):
             learning(decay=decay)
 
 
+def test_numbers_of_strategies_that_are_none():
+    for threshold in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"threshold: expected a share in \[0, 1\]"):
+            RandomRestart(threshold)
+    with pytest.raises(ValueError, match="iterations: expected at least 0, got -1"):
+        KMeans(-1)
+
+
 def test_a_codebook_without_dimensions():
     for size in (0, -1):
         with pytest.raises(ValueError, match=f"codebook_dim: expected at least 1 and whole, got {size}"):

@@ -77,8 +77,9 @@ def sample(
     from dqcore.distributed import join_world
     from dqcore.models.sampling.settings import Sampling
 
-    if min(count, slots, batch_size) < 1:
-        raise InputError("count, slots, batch_size: expected at least 1")
+    for name, number in (("count", count), ("slots", slots), ("batch_size", batch_size)):
+        if number < 1:
+            raise InputError(f"{name}: expected at least 1, got {number}")
     positions = (position_temperature, position_top_k, position_top_p)
     sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)

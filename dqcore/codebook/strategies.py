@@ -36,7 +36,7 @@ class EMA:
     """Learn by exponential moving averages.
 
     Args:
-        decay: Share of the old average that each update keeps, in [0, 1).
+        decay: Share of the old average that each update keeps, in [0, 1]; with 1 codes stay where they started.
         eps: Laplace smoothing of the cluster sizes; 0 for as little as keeps the codes finite.
         every: Training batches that make one update: with gradient accumulation over n batches, ``every=n`` gives the
             codebook of one batch that is n times as large. Statistics wait in memory only: a checkpoint between two
@@ -102,6 +102,10 @@ class KMeans:
     iterations: int = 10
     needs_data = True
 
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise InputError(f"iterations: expected at least 0, got {self.iterations}")
+
     def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
         """The centres of ``vectors``.
 
@@ -157,6 +161,10 @@ class RandomRestart:
     """
 
     threshold: float = 1 / 30
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:  # NaN is none of these
+            raise InputError(f"threshold: expected a share in [0, 1], got {self.threshold}")
 
     def unused(self, codebook: Codebook) -> Tensor:
         """Which codes are to be replaced, ``(K,)`` bool."""
