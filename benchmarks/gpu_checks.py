@@ -1,4 +1,8 @@
-"""Every kernel against float64 on adversarial inputs, in seconds: what ``gpu_report.py`` asks before it measures."""
+"""Whether every kernel is right, in seconds: what ``gpu_report.py`` asks before it measures.
+
+``nearest_code`` is held against the float64 argmin on adversarial inputs; every op against its reference, and all but
+``decode_attention`` against a second run, on small random ones.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,7 @@ from children import write
 from small_launches import every_kernel, learns
 
 import dqcore
-from dqcore.ops import (
-    nearest_code,
-)
+from dqcore.ops import nearest_code
 from dqcore.testing import adversarial_codebooks, assert_close, assert_nearest
 
 Check = Callable[[], None]
@@ -29,7 +31,7 @@ def run(device: str, *, tiny: bool) -> Iterator[tuple[str, str | None]]:
 
 
 def checks(device: str, tiny: bool) -> dict[str, Check]:
-    """Against the float64 argmin; against the reference in float64; twice the same."""
+    """By name: against the float64 argmin; against the reference; twice the same."""
     every: dict[str, Check] = {}
     sizes = [(33, 40, 8)] if tiny else [(1000, 300, 8), (3000, 1030, 256), (129, 65, 100)]
     for num, size, dim in sizes:

@@ -4,11 +4,11 @@
 pytest; ``--dry-run`` runs all but the tests at tiny sizes on a CPU. Each of its parts has a time limit of its own, and
 each row, table and check runs in a process that may die alone:
 
-``checks``     every kernel against float64 on adversarial inputs
+``checks``     the lookup against float64 on adversarial inputs, every op against its reference and a second run
 ``tests``      the tests that a GPU decides, in parallel
 ``sanitizer``  compute-sanitizer over one small launch of every kernel
 ``rows``       every benchmark beside its peers, against its target
-``kernels``    where the time of each op and of a step of sampling and training goes
+``kernels``    where the time of the larger ops and of a step of sampling and training goes
 
 The first three measure nothing, so they run side by side, and beside them each row's calls once, to be compiled. Rows
 and kernels have the GPU for themselves; the most important come first, and those for which no time is left are named.

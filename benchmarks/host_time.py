@@ -1,11 +1,12 @@
-"""What a training step of the quantizer costs the host, measured without a GPU, beside the formula's step.
+"""What a training step of the quantizer costs the host, measured without a GPU, beside that of the usual formula.
 
+``python benchmarks/host_time.py [--profile]``; the formula is ``bench_quantizer.Formula``, plain PyTorch.
 Triton compiles, looks up its kernels and packs their arguments as ever, and ops take the way of those on a GPU; only
-the driver's call is left out. Two tables. Small tensors on the CPU say what a step costs: PyTorch allocates and
-dispatches as it does for a GPU, and four codes and 4 x 4 cells take next to no time. Tensors without data
-(``device="meta"``) have the sizes of a real step, but PyTorch computes their shapes in Python, which flatters whoever
-calls it less: us.
-``python benchmarks/host_time.py [--profile]``; the number to watch is the first table's share of the formula.
+the driver's call is left out. It prints two tables. Small tensors on the CPU say what a step costs: PyTorch allocates
+and dispatches as it does for a GPU, and four codes and 4 x 4 cells take next to no time. Tensors without data
+(``device="meta"``) have the sizes of a real step, but PyTorch computes their shapes in Python, which makes a step that
+calls PyTorch often, as the formula's, look worse than it is. The number to watch is the first table's share of the
+formula.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """How many kernels a call launches, and how many bytes they move, counted without a GPU: on tensors without data.
 
+``python benchmarks/launches.py`` prints those of a sampling step and of a layer in training.
 An op of PyTorch counts as the launches that it makes on a GPU, 0 for a view or an allocation and 1 for most others; an
 op of ours runs its launcher, whose Triton kernels count themselves. A ``Counter`` names each launch, so that a test can
 say what came on top. Bytes are those of all tensors that a launch is given or returns, each once.
@@ -8,6 +9,7 @@ say what came on top. Bytes are those of all tensors that a launch is given or r
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,6 +146,7 @@ def training_layer(rows: int = 16000, dim: int = 1024) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # or the tables of tiles would ask which GPU this is
     one, two = sampling_step(1, 1), sampling_step(1, 2)
     each = len(two) - len(one)
     print(f"a step of sampling: {each} launches a layer, {len(one) - 2 * each} beside the layers")

@@ -27,8 +27,8 @@ def name_of(about: dict[str, str | int | None]) -> str:
     return words.removeprefix("nvidia-")
 
 
-def versions() -> dict[str, str | None]:
-    """What was measured; a row keeps its own, since a run may replace only some."""
+def versions() -> dict[str, str | int | None]:
+    """What was measured, and with how many threads; a row keeps its own, since a run may replace only some."""
     from dqcore.files.checkout import checked_out_commit
 
     try:
@@ -40,6 +40,7 @@ def versions() -> dict[str, str | None]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": getattr(triton, "__version__", None),
+        "threads": torch.get_num_threads(),
     }
 
 

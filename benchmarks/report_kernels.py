@@ -1,4 +1,4 @@
-"""Where the time of each op goes, and that of a step of sampling and of training: its kernels, by ``torch.profiler``.
+"""Where the time of the larger ops and of steps of sampling and training goes: their kernels, by ``torch.profiler``.
 
 ``python report_kernels.py NAME`` waits for a line on its standard input, then profiles the case of this name and writes
 its table (:mod:`children`). ``gpu_report.py`` runs each in a process of its own.

@@ -232,7 +232,7 @@ def _uncaptured(done: Ended) -> str | None:
 
 
 def kernels(run: Run, seconds: float) -> dict[str, Any]:
-    """The kernels of each op and of a step of sampling and of training, each in a process of its own."""
+    """The kernels of the larger ops and of a step of sampling and of training, each in a process of its own."""
     import report_kernels
 
     names = [name for name in report_kernels.CASES if run.only.search(name)]

@@ -3,7 +3,9 @@
 The command line prints these in one line. ``except ValueError`` catches an :class:`InputError` as before.
 """
 
-__all__ = ["DqcoreError", "InputError"]
+from __future__ import annotations
+
+__all__ = ["DqcoreError", "InputError", "at_least"]
 
 
 class DqcoreError(Exception):
@@ -12,3 +14,10 @@ class DqcoreError(Exception):
 
 class InputError(DqcoreError, ValueError):
     """An argument, file or checkpoint that cannot be used; the message names it."""
+
+
+def at_least(least: float, **numbers: float | None) -> None:
+    """Raise :class:`InputError` unless each argument, given by its name, is None or this large."""
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise InputError(f"{name}: expected at least {least}, got {number}")

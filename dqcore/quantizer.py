@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.recompute import in_backward, substitute
+from dqcore.codebook.strategies import check_settings
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged, arrange, check_code_map
@@ -39,7 +40,7 @@ class DynamicQuantizer(CodebookLayer):
         dim: Channels of the feature maps.
         codebook_size: K, the number of codes.
         num_granularities: Number of feature maps; 1 makes an ordinary VQ layer.
-        commitment: Weight of the commitment term (beta).
+        commitment: Weight of the commitment term (beta), 0 or more.
         learning: ``EMA(decay=...)`` or ``Gradient()``.
         initialisation: ``Uniform()``, or ``KMeans()`` on the first training batch.
         restart: None, or ``RandomRestart()`` of codes that fall out of use.
@@ -82,17 +83,16 @@ class DynamicQuantizer(CodebookLayer):
                 raise InputError(f"{name}: expected at least 1 and whole, got {value}")
         if nonfinite not in (None, "raise", "mask"):
             raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
+        check_settings(commitment, learning, initialisation, restart, metric, estimator)
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
-        self.commitment, self.channel_last = commitment, channel_last
-        self.nonfinite, self.eval_loss = nonfinite, eval_loss
-        self.metric, self.estimator = metric, estimator
+        self.commitment, self.channel_last, self.portable = commitment, channel_last, False
+        self.nonfinite, self.eval_loss, self.metric, self.estimator = nonfinite, eval_loss, metric, estimator
         self._projected = codebook_dim is not None and codebook_dim != dim
         self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if self._projected else nn.Identity()
         self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if self._projected else nn.Identity()
         #: Nothing comes between features and lookup, so that the lookup itself leaves out vectors that are not finite.
         self._plain = not self._projected and type(metric) is Euclidean and type(estimator) is StraightThrough
-        self.portable = False
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:

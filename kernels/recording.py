@@ -63,7 +63,7 @@ class Replay(NamedTuple):
         return all(names.get(name) is value for names, name, value in self.watched)
 
     def again(self, given: list[Tensor]) -> Any:
-        """Make the call with other tensors; False if a buffer does not begin where they always do."""
+        """Make the call with other tensors; False if the allocator gives one that 16 bytes do not divide."""
         (device, current), (work, zeros) = self.device, self.buffers
         made = [torch.empty_strided(size, strides, dtype=kind, device=device) for size, strides, kind in self.outputs]
         result = None if self.kind is None else self.kind(made)

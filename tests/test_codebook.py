@@ -123,6 +123,31 @@ def test_decays_that_are_none(decay):
             learning(decay=decay)
 
 
+def test_numbers_of_strategies_that_are_none():
+    for threshold in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"threshold: expected a share in \[0, 1\]"):
+            RandomRestart(threshold)
+    with pytest.raises(ValueError, match="iterations: expected at least 0, got -1"):
+        KMeans(-1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"restart": True}, r"restart: expected RandomRestart\(..\) or None, got True"),
+        ({"metric": "cosine"}, r"metric: expected Euclidean\(\) or Cosine\(\), got 'cosine'"),
+        ({"learning": EMA}, r"learning: expected EMA\(..\) or Gradient\(..\), got <class"),
+        ({"initialisation": None}, "initialisation: expected"),
+        ({"estimator": 1}, "estimator: expected"),
+        ({"commitment": -1.0}, "commitment: expected at least 0, got -1.0"),
+        ({"commitment": float("nan")}, "commitment: expected at least 0, got nan"),
+    ],
+)
+def test_settings_that_are_none(setting, message):
+    with pytest.raises(ValueError, match=message):
+        DynamicQuantizer(4, 8, **setting)
+
+
 def test_a_codebook_without_dimensions():
     for size in (0, -1):
         with pytest.raises(ValueError, match=f"codebook_dim: expected at least 1 and whole, got {size}"):

@@ -17,7 +17,7 @@ from dqcore.data.made import DataWriter
 from dqcore.data.making import MadeImages, Making, new_names
 from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import count_known, hash_file
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.progress import counted, progress_bar
 
@@ -64,8 +64,8 @@ def data_make(
         workers: Processes that read and write.
     """
     making = Making(size, crop, resize, crops, encoding, quality, seed)
-    if shard_size < 1 or workers < 0:
-        raise InputError("shard_size, workers: expected at least 1, and at least 0")
+    at_least(1, shard_size=shard_size)
+    at_least(0, workers=workers)
     if classes and packing != "tar":
         raise InputError("classes: expected none with --packing folder, where folders are the classes")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):

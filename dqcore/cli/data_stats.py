@@ -13,7 +13,7 @@ from dqcore.cli.targets import check_json_target
 from dqcore.data.listing import list_images
 from dqcore.data.reading import allow_pixels
 from dqcore.data.statistics import DataStatistics, Spread, measure_images
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import write_json
 from dqcore.nn.router import entropy_thresholds
 from dqcore.progress import progress_bar
@@ -51,8 +51,8 @@ def data_stats(
     """
     if any(not 0 < ratio < 1 for ratio in ratios):
         raise InputError(f"ratios: expected numbers between 0 and 1, got {' '.join(map(str, ratios))}")
-    if workers < 0 or (limit is not None and limit < 1):
-        raise InputError("limit, workers: expected at least 1, and at least 0")
+    at_least(1, limit=limit)
+    at_least(0, workers=workers)
     if json is not None:
         check_json_target(json, "data stats", "thresholds")
     paths = list_images(source)

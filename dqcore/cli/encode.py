@@ -21,7 +21,7 @@ from dqcore.data.listing import is_collection
 from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import ShardWriter, count_known
 from dqcore.distributed import TIMEOUT, World, join_world
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.inference.budget import Budget, budget_of
 from dqcore.inference.codec import Codec, load_codec
@@ -82,8 +82,7 @@ def encode(
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
-    if min(shard_size, batch_size) < 1:
-        raise InputError("shard_size, batch_size: expected at least 1")
+    at_least(1, shard_size=shard_size, batch_size=batch_size)
     budget = budget_of(ratio, num_codes, per_megapixel, exact, bytes, bpp)
     named, alone = name_photos(photos), out.suffix == SUFFIX
     if alone and (len(named) != 1 or format == "shards"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.progress import counted, progress_bar
 
@@ -77,8 +77,7 @@ def sample(
     from dqcore.distributed import join_world
     from dqcore.models.sampling.settings import Sampling
 
-    if min(count, slots, batch_size) < 1:
-        raise InputError("count, slots, batch_size: expected at least 1")
+    at_least(1, count=count, slots=slots, batch_size=batch_size)
     positions = (position_temperature, position_top_k, position_top_p)
     sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
     world = join_world(device, timeout)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dqcore.codebook.draw import directions, distinct
 from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook, host_knows
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 from dqcore.ops.reference.codebook_update import revive
 
-__all__ = ["EMA", "PAPER", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
+__all__ = ["EMA", "PAPER", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform", "check_settings"]
 
 
 class Learning(Protocol):
@@ -36,7 +36,7 @@ class EMA:
     """Learn by exponential moving averages.
 
     Args:
-        decay: Share of the old average that each update keeps, in [0, 1).
+        decay: Share of the old average that each update keeps, in [0, 1]; with 1 codes stay where they started.
         eps: Laplace smoothing of the cluster sizes; 0 for as little as keeps the codes finite.
         every: Training batches that make one update: with gradient accumulation over n batches, ``every=n`` gives the
             codebook of one batch that is n times as large. Statistics wait in memory only: a checkpoint between two
@@ -102,6 +102,10 @@ class KMeans:
     iterations: int = 10
     needs_data = True
 
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise InputError(f"iterations: expected at least 0, got {self.iterations}")
+
     def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
         """The centres of ``vectors``.
 
@@ -158,6 +162,10 @@ class RandomRestart:
 
     threshold: float = 1 / 30
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:  # NaN is none of these
+            raise InputError(f"threshold: expected a share in [0, 1], got {self.threshold}")
+
     def unused(self, codebook: Codebook) -> Tensor:
         """Which codes are to be replaced, ``(K,)`` bool."""
         return codebook.cluster_size < self.threshold * codebook.cluster_size.mean()
@@ -192,6 +200,30 @@ class RandomRestart:
             if len(codes) == 0 and len(first.unique()) == len(first):
                 return valid
         return distinct(torch.cat([codes, candidates]), torch.cat([used, valid]))[len(codes) :]
+
+
+#: A quantizer's strategies in the order of its arguments, and what each is.
+_EXPECTED = {
+    "learning": "EMA(..) or Gradient(..)",
+    "initialisation": "Uniform() or KMeans(..)",
+    "restart": "RandomRestart(..) or None",
+    "metric": "Euclidean() or Cosine()",
+    "estimator": "StraightThrough() or Rotation()",
+}
+
+
+def check_settings(commitment: float, *strategies: object) -> None:
+    """Raise unless a quantizer's weight is no less than 0, and its strategies are objects, not words, flags or classes.
+
+    Args:
+        commitment: The weight.
+        *strategies: Learning, initialisation, restart, metric, estimator: any objects that are called as ours are.
+    """
+    at_least(0, commitment=commitment)
+    for (name, expected), value in zip(_EXPECTED.items(), strategies, strict=True):
+        known = hasattr(value, "build") if name == "learning" else callable(value)
+        if isinstance(value, type) or not (known or (name == "restart" and value is None)):
+            raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
 #: The paper's settings of a quantizer, as arguments of its constructor.

@@ -18,7 +18,7 @@ from dqcore.data.crops import CenterCrop, Crop, RandomCropAtMost, WholeImage, re
 from dqcore.data.images import BrokenImageError, read_image
 from dqcore.data.shards import hash_file
 from dqcore.data.stored import read_stored
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 
 __all__ = ["Made", "MadeImages", "Making", "new_names"]
 
@@ -48,8 +48,9 @@ class Making:
     def __post_init__(self) -> None:
         if self.size is None and (self.resize is not None or self.crops != 1):
             raise InputError("size: expected one with resize or crops, because images else stay as they are")
-        if min(1 if self.size is None else self.size, self.crops) < 1 or not 1 <= self.quality <= 100:
-            raise InputError("size, crops, quality: expected at least 1, and a quality of at most 100")
+        at_least(1, size=self.size, crops=self.crops)
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality: expected a number from 1 to 100, got {self.quality}")
         if self.size is not None and self.resize is not None and (self.resize < self.size or self.crop == "none"):
             raise InputError(f"resize: expected at least size ({self.size}), and a crop to cut, got {self.resize}")
         if self.crops > 1 and self.crop != "random":

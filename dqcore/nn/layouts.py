@@ -1,4 +1,4 @@
-"""The feature maps that a quantizer takes: where their channels lie, one map from another, vectors drawn from them."""
+"""The feature maps that a quantizer takes: where their channels lie, and one map from another."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dqcore.ops.layout import cells_per_code, merge_maps
-
-__all__ = ["MAP", "Layout", "draw_vectors", "layout_of", "memory_format_of", "pyramid"]
+__all__ = ["MAP", "Layout", "layout_of", "memory_format_of", "pyramid"]
 
 
 class Layout(NamedTuple):
@@ -83,14 +81,3 @@ def pyramid(x: Tensor, num_granularities: int) -> list[Tensor]:
     for _ in range(num_granularities - 1):
         maps.insert(0, F.avg_pool2d(maps[0], 2))
     return maps
-
-
-def draw_vectors(maps: Sequence[Tensor], grain: Tensor, number: int) -> Tensor:
-    """Vectors ``(number, D)`` drawn at random, with replacement, from those that the grain map selects."""
-    cells = cells_per_code(grain, len(maps)).flatten()
-    weight = torch.where(cells > 0, 1 / cells.clamp_min(1), 0.0).cumsum(0, dtype=torch.float64)
-    draw = torch.rand(number, device=grain.device, dtype=torch.float64) * weight[-1]
-    cell = torch.searchsorted(weight, draw, right=True).clamp_max(len(weight) - 1)
-    merged = merge_maps(maps, grain) if len(maps) > 1 else maps[0]
-    image, inside = cell // merged[0, 0].numel(), cell % merged[0, 0].numel()
-    return merged[image, :, inside // merged.shape[3], inside % merged.shape[3]]

@@ -18,7 +18,7 @@ from dqcore.ops.linear_gelu import linear_gelu
 
 __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
 
-#: The two parts of a sum: what has been added up so far, and the branch that comes on top; or a sum and its like.
+#: Two parts of a sum, what has been added up so far and the branch that comes on top; or a sum, and what is made of it.
 Two = tuple[Tensor, Tensor]
 
 
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         Args:
             x: ``(N, dim)``.
             cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``; ``(B + 1,)`` int32.
-            head: Reads the result: its normalization is one pass with the last sum.
+            head: Reads the result, so that its normalization is one pass with the last sum; None for none.
 
         Returns:
             ``(N, dim)``; the output of a token depends on that token and those before it in its sequence. With a head
@@ -131,13 +131,25 @@ class Transformer(nn.Module):
         return self._end(x, branch, head)
 
     def new_cache(self, capacity: int, lengths: Tensor, active: Tensor, kind: CacheKind = "weights") -> Cache:
-        """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens; :func:`dqcore.nn.attention.cache_dtype`."""
+        """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens, rounded up to a multiple of 32.
+
+        Args:
+            capacity: Tokens of the longest sequence.
+            lengths: See :class:`Cache`.
+            active: The same.
+            kind: See :func:`dqcore.nn.attention.cache_dtype`.
+        """
         slots, capacity = len(lengths), -(-capacity // 32) * 32
         layers = [block.attention.empty_cache(slots, capacity, kind) for block in self.blocks]  # type: ignore[operator, union-attr]
         return Cache(layers, lengths, active)
 
     def step(self, x: Tensor, cache: Cache, head: Head | None = None) -> Any:
-        """The next token of each slot, ``(S, dim)``: the last rows of :meth:`forward` over all tokens so far."""
+        """The next token of each slot, ``(S, dim)``: the last rows of :meth:`forward` over all tokens so far.
+
+        Returns:
+            ``(S, dim)``; with a head the same and its logits ``(S, num_classes)``. The caches are written to, and their
+            lengths are not: see :class:`Cache`.
+        """
         branch = None
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, branch = block.step(x, branch, layer, cache.lengths, cache.active)  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ def add_layer_norm(
     Args:
         x: ``(..., D)``, two dimensions or more; float16, bfloat16, float32 or float64.
         branch: What is added, ``(..., D)``; may have another dtype, as under autocast.
-        weight: ``(D,)``.
-        bias: ``(D,)``.
-        eps: Added to the variance.
+        weight: ``(D,)``; may have another dtype, as float32 weights of a sum in half precision.
+        bias: ``(D,)``, as ``weight``.
+        eps: Added to the variance; 0 or more.
         dropout_p: Probability that a number of ``branch`` is dropped, rounded to n/256; the others are divided by the
             share kept.
         dropout_seed: ``(2,)`` int64 on the same device; the mask is that of :func:`dqcore.ops.dropout_mask` for one
@@ -48,7 +49,7 @@ def add_layer_norm(
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
-        ValueError: Shapes, devices or probability do not fit.
+        ValueError: Shapes, devices, ``eps`` or probability do not fit.
 
     Gradient: to ``x``, ``branch``, ``weight`` and ``bias``, once.
     Determinism: the same bits in every run and on every GPU; rows do not depend on each other, except in gradients of
@@ -57,6 +58,8 @@ def add_layer_norm(
     writes two gradients. No mask is kept. Rows of more than 4096 channels take the reference.
     """
     _check(x, branch, weight, bias)
+    if not 0 <= eps < math.inf:
+        raise InputError(f"eps: expected a number from 0 up, got {eps}")
     keep, dtype = keep_of(dropout_p), _dtype(x, branch)
     if dropout_seed is not None:
         check_tensor("dropout_seed", dropout_seed, dim=1, dtypes=(torch.int64,))
@@ -65,6 +68,8 @@ def add_layer_norm(
             raise InputError(f"dropout_seed: expected two values, got shape {tuple(dropout_seed.shape)}")
     elif backends.route(x.device) == "cpu":
         total = x + (F.dropout(branch, dropout_p) if dropout_p else branch)
+        if not weight.dtype == bias.dtype == total.dtype:  # PyTorch's own takes these, or float32 beside half precision
+            weight, bias = (value.to(torch.promote_types(total.dtype, torch.float32)) for value in (weight, bias))
         return total, F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)
     seed = draw_seed(x.device) if dropout_seed is None and keep < 256 else dropout_seed
     rows = (value.flatten(0, -2) for value in (x, branch))

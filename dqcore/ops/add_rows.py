@@ -1,7 +1,8 @@
 """``add_rows``: vectors of tokens as sums of embeddings, in one launch.
 
 Gradient: none; it is for sampling. Determinism: the bits of PyTorch's sums, on every device.
-Cost: reads a row of each table and writes their sum, once.
+Cost: on a GPU one launch, which reads a row of each table and writes their sum. Tables of several dtypes, or not
+contiguous, take the reference.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         bias: ``(D,)``; may have another dtype, as under autocast.
 
     Returns:
-        ``x``'s shape and dtype; computed in float32.
+        ``x``'s shape and dtype; computed in float32 or wider, on a CPU from the sum as ``x``'s dtype rounds it.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -38,19 +39,24 @@ def codebook_update(
         lookup: What :func:`dqcore.ops.dynamic_lookup` found ``with_sums``.
         maps: The feature maps that were looked up; float16, bfloat16 or float32.
         grain: The grain map, ``(B, h, w)`` int64.
-        decay: Share of the old averages that remains, in [0, 1).
-        eps: Laplace smoothing of the cluster sizes.
+        decay: Share of the old averages that remains, in [0, 1]; with 1 they stay as they are.
+        eps: Laplace smoothing of the cluster sizes, 0 or more.
         threshold: A code whose cluster size falls below this share of the mean becomes a vector drawn from the batch;
             None for no code. See :class:`dqcore.codebook.RandomRestart`.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
-        ValueError: Shapes or devices do not fit, or the lookup has no sums.
+        ValueError: Shapes, devices or numbers do not fit, or the lookup has no sums.
 
     A batch without vectors moves nothing. Deterministic; the host does not wait.
     Cost: on a GPU one launch, which reads the state and the sums once.
     """
-    _check(state, lookup, maps)
+    _check(state, lookup, maps, grain)
+    if not 0 <= decay <= 1:  # NaN is none of these
+        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
+    for name, number in (("eps", eps), ("threshold", threshold)):
+        if number is not None and not 0 <= number < math.inf:
+            raise InputError(f"{name}: expected a number from 0 up, got {number}")
     assert lookup.statistics is not None
     eager = not torch.compiler.is_compiling()
     transformed = torch._C._are_functorch_transforms_active()
@@ -60,9 +66,13 @@ def codebook_update(
         torch.autograd.graph.increment_version(state)  # kernels do not count what they write
 
 
-def _check(state: State, lookup: Lookup, maps: Sequence[Tensor]) -> None:
+def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) -> None:
     if lookup.statistics is None:
         raise InputError("lookup: expected counts and sums, as dynamic_lookup returns them with_sums")
+    if len(state) != 4:
+        raise InputError(f"state: expected codes, cluster sizes, ages and vector sums, got {len(state)} tensors")
+    if not len(maps):
+        raise InputError("maps: expected at least one feature map, got none")
     sums = lookup.statistics.sums
     size, dim = sums.shape
     names = ("weight", "cluster_size", "idle", "embed_sum")
@@ -70,6 +80,7 @@ def _check(state: State, lookup: Lookup, maps: Sequence[Tensor]) -> None:
         check_tensor(name, tensor, dtypes=(torch.int64,) if name == "idle" else (torch.float32,))
         if tuple(tensor.shape) != shape or not tensor.is_contiguous():
             raise InputError(f"{name}: expected {shape}, contiguous, got {tuple(tensor.shape)}")
+    check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
     check_tensor("maps[-1]", maps[-1], dim=4, dtypes=(torch.float16, torch.bfloat16, torch.float32))
     check_same_device(weight=state[0], sums=sums, codes=lookup.codes)
 

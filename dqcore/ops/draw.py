@@ -3,7 +3,8 @@
 Gradient: none. Determinism: the same bits in every run, and a row does not depend on the others. Probabilities are
 added as whole numbers, exactly in any order; how exponentials and their sum are rounded depends on the device, so that
 a GPU may draw another index than a CPU where a random number falls between the two.
-Cost: on a GPU one launch, which reads the logits once; see ``kernels/draw.py``.
+Cost: on a GPU one launch, which reads the logits once; see ``kernels/draw.py``. Rows of more than 8192 logits take the
+reference.
 """
 
 from __future__ import annotations

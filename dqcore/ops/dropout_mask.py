@@ -29,10 +29,19 @@ def dropout_mask(seed: Tensor, num_heads: int, num_rows: int, num_columns: int, 
     Returns:
         ``(H, T, S)`` bool, True where the weight survives.
 
+    Raises:
+        TypeError: ``seed`` has the wrong type or dtype.
+        ValueError: It has another shape, a number is negative, or the probability leaves nothing.
+
     Gradient: none. Deterministic, and equal on every device.
     Cost: about 50 integer operations for each 16 weights.
     """
     check_tensor("seed", seed, dim=1, dtypes=(torch.int64,))
+    if seed.shape[0] != 2:
+        raise InputError(f"seed: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
+    for name, number in (("num_heads", num_heads), ("num_rows", num_rows), ("num_columns", num_columns)):
+        if number < 0:
+            raise InputError(f"{name}: expected at least 0, got {number}")
     rows = torch.arange(num_rows, device=seed.device)
     return dropout_mask_reference(seed, num_heads, rows, num_columns, keep_of(dropout_p))
 

@@ -29,23 +29,26 @@ def lookup_loss(error: Tensor, codes: Tensor, dim: int, commitment: float) -> Lo
     Args:
         error: Squared error of each cell, ``(B, H, W)`` float32 or float64; 0 where there is no code.
         codes: ``(B, H, W)`` int64; negative for no code.
-        dim: D, by which the mean is divided, too.
-        commitment: beta.
+        dim: D, at least 1, by which the mean is divided, too.
+        commitment: beta, the weight of the encoder's part.
 
     Returns:
         ``loss``, the sum of the other two; ``commitment``, beta times the mean; ``codebook``, the mean.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
-        ValueError: Shapes or devices do not fit.
+        ValueError: Shapes or devices do not fit, or ``dim`` is less than 1.
 
     Gradient: of ``loss`` and ``commitment`` to ``error``, that of the part with beta alone.
+    Determinism: sums are taken in a fixed order. Cost: reads both maps once; on a GPU one launch, two for large maps.
     """
     check_tensor("error", error, dim=3, dtypes=(torch.float32, torch.float64))
     check_tensor("codes", codes, dim=3, dtypes=(torch.int64,))
     check_same_device(error=error, codes=codes)
     if codes.shape != error.shape:
         raise InputError(f"codes: expected shape {tuple(error.shape)}, as error, got {tuple(codes.shape)}")
+    if dim < 1:
+        raise InputError(f"dim: expected at least 1, got {dim}")
     return loss_of_checked(error, codes, dim, commitment)
 
 

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.ops.checks import check_tensor
+from dqcore.ops.checks import check_same_device, check_tensor
 
-__all__ = ["Sequence", "check_seqlens", "check_window", "scale_of", "sequences", "size_of", "visible_keys"]
+__all__ = [
+    "Sequence",
+    "check_prefixes",
+    "check_seqlens",
+    "check_window",
+    "scale_of",
+    "sequences",
+    "size_of",
+    "visible_keys",
+]
 
 
 class Sequence(NamedTuple):
@@ -72,6 +81,16 @@ def check_seqlens(name: str, cu_seqlens: Tensor, rows: int, longest: int | None 
     if longest is not None and max(lengths, default=0) > longest:
         side = name.removeprefix("cu_seqlens")
         raise InputError(f"max_seqlen{side}: expected at least {max(lengths)}, the longest sequence, got {longest}")
+
+
+def check_prefixes(prefix_lengths: Tensor | None, batch: int, **beside: Tensor) -> None:
+    """Raise unless ``prefix_lengths`` is None or ``(batch,)`` int32, on the device of the tensor beside it."""
+    if prefix_lengths is None:
+        return
+    check_tensor("prefix_lengths", prefix_lengths, dim=1, dtypes=(torch.int32,))
+    check_same_device(**beside, prefix_lengths=prefix_lengths)
+    if prefix_lengths.shape[0] != batch:
+        raise InputError(f"prefix_lengths: expected {batch}, one for each sequence, got {len(prefix_lengths)}")
 
 
 def _shortened(values: list[int]) -> str:

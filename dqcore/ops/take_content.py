@@ -1,7 +1,7 @@
 """``take_content``: the second half of a sampling step's bookkeeping, from logits of codes to the end of the step.
 
 Gradient: none. Determinism: as :mod:`dqcore.ops.draw`.
-Cost: on a GPU one launch, which reads the logits once.
+Cost: on a GPU one launch, which reads the logits once. More than 8192 codes take the reference.
 """
 
 from __future__ import annotations

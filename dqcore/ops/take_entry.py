@@ -1,7 +1,8 @@
 """``take_entry``: the first half of a sampling step's bookkeeping, from logits of positions to the next token.
 
 Gradient: none. Determinism: as :mod:`dqcore.ops.draw`.
-Cost: on a GPU one launch, which reads the statuses of all entries and the logits of those that may come next.
+Cost: on a GPU one launch, which reads the statuses of all entries and the logits of those that may come next. Tapes of
+more than 8192 entries take the reference.
 """
 
 from __future__ import annotations

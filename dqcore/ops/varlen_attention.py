@@ -23,7 +23,7 @@ from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu, varle
 from dqcore.ops.dropout_mask import draw_seed, keep_of
 from dqcore.ops.reference.varlen_attention import varlen_attention_backward_reference, varlen_attention_reference
 from dqcore.ops.registry import Implementation, register
-from dqcore.ops.sequences import check_seqlens, check_window, scale_of
+from dqcore.ops.sequences import check_prefixes, check_seqlens, check_window, scale_of
 
 __all__ = ["Precision", "varlen_attention", "varlen_attention_backward_reference", "varlen_attention_reference"]
 
@@ -157,11 +157,7 @@ def check_sequences(
     batch = cu_seqlens_q.shape[0] - 1
     if cu_seqlens_k.shape[0] != batch + 1:
         raise InputError(f"cu_seqlens_k: expected {batch} sequences as in cu_seqlens_q, got {len(cu_seqlens_k) - 1}")
-    if prefix_lengths is not None:
-        check_tensor("prefix_lengths", prefix_lengths, dim=1, dtypes=(torch.int32,))
-        check_same_device(q=q, prefix_lengths=prefix_lengths)
-        if prefix_lengths.shape[0] != batch:
-            raise InputError(f"prefix_lengths: expected {batch}, one for each sequence, got {len(prefix_lengths)}")
+    check_prefixes(prefix_lengths, batch, q=q)
 
 
 def _seed_of(keep: int, seed: Tensor | None, q: Tensor) -> Tensor | None:

@@ -14,16 +14,15 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.kernels.setting import Setting
-from dqcore.ops.checks import check_tensor
+from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu, varlen_attention_cpu
 from dqcore.ops.reference.varlen_attention import varlen_attention_backward_reference, varlen_attention_reference
 from dqcore.ops.registry import Implementation, register
-from dqcore.ops.sequences import check_window
+from dqcore.ops.sequences import check_prefixes, check_seqlens, check_window
 from dqcore.ops.varlen_attention import (
+    MAX_HEAD_DIM,
     SETTING,
     Precision,
-    check_heads,
-    check_sequences,
     close_channels,
     fake,
     forward_gpu,
@@ -48,7 +47,8 @@ def varlen_attention_packed(
     """``varlen_attention(*qkv.unbind(1), cu_seqlens, ...)``, in the same bits.
 
     Args:
-        qkv: Queries, keys and values, ``(T, 3, H, d)``.
+        qkv: Queries, keys and values, ``(T, 3, H, d)``, d up to 256; float16, bfloat16, float32 or float64; channels
+            that lie apart cost a copy.
         cu_seqlens: Sequence b is rows ``cu_seqlens[b]`` to ``cu_seqlens[b + 1]``; ``(B + 1,)`` int32.
         dropout_p: This and all others are as there.
         softmax_scale: As there.
@@ -65,18 +65,24 @@ def varlen_attention_packed(
         TypeError: A tensor has the wrong type or dtype.
         ValueError: Shapes, devices or values do not fit.
 
-    Gradient: to ``qkv``, once; on a GPU without a copy of it.
+    Gradient: to ``qkv``, once; on a GPU without a copy of it. Determinism and cost: as there.
     """
-    check_tensor("qkv", qkv, dim=4)
-    if qkv.shape[1] != 3:
-        raise InputError(f"qkv: expected shape (T, 3, H, d), got {tuple(qkv.shape)}")
-    q, k, v = qkv.detach().unbind(1)
-    ends, window = (cu_seqlens, cu_seqlens), check_window(window_size, causal)
-    check_heads(q, k, v)
-    check_sequences(q, k, ends, (None, None), prefix_lengths)
+    _check(qkv, cu_seqlens, prefix_lengths)
+    q, ends, window = qkv.detach().select(1, 0), (cu_seqlens, cu_seqlens), check_window(window_size, causal)
     setting = setting_of(q, ends, prefix_lengths, dropout_p, dropout_seed, window, softmax_scale, precision)
     out: Tensor = torch.ops.dqcore.varlen_attention_packed(close_channels(qkv), *setting)[0]
     return out
+
+
+def _check(qkv: Tensor, cu_seqlens: Tensor, prefix_lengths: Tensor | None) -> None:
+    check_tensor("qkv", qkv, dim=4)
+    _, three, heads, channels = qkv.shape
+    if three != 3 or heads < 1 or not 1 <= channels <= MAX_HEAD_DIM:
+        expected = f"(T, 3, H, d), at least one head of 1 to {MAX_HEAD_DIM} channels"
+        raise InputError(f"qkv: expected shape {expected}, got {tuple(qkv.shape)}")
+    check_seqlens("cu_seqlens", cu_seqlens, qkv.shape[0])
+    check_same_device(qkv=qkv, cu_seqlens=cu_seqlens)
+    check_prefixes(prefix_lengths, cu_seqlens.shape[0] - 1, qkv=qkv)
 
 
 def _apart(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 
 __all__ = ["MOST_FACTOR", "PRECISION", "TOTAL", "UNIT", "CodeTables"]
 
@@ -99,8 +99,7 @@ class CodeTables:
     @classmethod
     def uniform(cls, codebook_size: int, num_granularities: int) -> CodeTables:
         """Tables by which every code is as likely as any other: for a model whose codes nobody has counted."""
-        if codebook_size < 1 or num_granularities < 1:
-            raise InputError("codebook_size, num_granularities: expected at least 1")
+        at_least(1, codebook_size=codebook_size, num_granularities=num_granularities)
         counts = torch.zeros(num_granularities, codebook_size, dtype=torch.int64)
         return cls.fit(counts, counts[:, 0])
 

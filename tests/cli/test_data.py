@@ -176,8 +176,8 @@ def test_nothing_else_is_overwritten(run, fails, photos, tmp_path):
         (("--resize", 20), "size: expected one with resize or crops"),
         (("--size", 16, "--crops", 2), "crops: expected 1 with crop center"),
         (("--size", 16, "--resize", 8), "resize: expected at least size"),
-        (("--size", 16, "--quality", 0), "size, crops, quality"),
-        (("--size", 0), "size, crops, quality"),
+        (("--size", 16, "--quality", 0), "quality: expected a number from 1 to 100, got 0"),
+        (("--size", 0), "size: expected at least 1, got 0"),
         (("--classes",), "classes: expected none with --packing folder"),
     ],
 )

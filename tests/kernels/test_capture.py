@@ -104,11 +104,15 @@ def test_a_gain_router_never_waits_in_evaluation(fake_gpu, ratio):
 
 def launches():
     from dqcore.kernels import (
+        add_layer_norm,
         add_rows,
+        bias_gelu,
         code_sums,
+        cross_entropy,
         draw,
         dynamic_lookup,
         dynamic_lookup_backward,
+        linear_gelu,
         nearest_code,
         patch_entropy,
         take_content,
@@ -124,6 +128,14 @@ def launches():
     codes = torch.zeros(2, 8, 8, dtype=torch.int64)
     yield lambda: dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
     yield lambda: patch_entropy.patch_entropy_fwd(maps[1][:, :3], 4, -1.0, 1.0, 32, 0.01, GREY, NO_MASS)
+    seed, statistics, dropped = torch.zeros(2, dtype=torch.int64), torch.randn(2, 64), (200, torch.float32, torch.half)
+    yield lambda: add_layer_norm.add_layer_norm_fwd(x, x.half(), x[0], x[0], seed, 200, 1e-5, torch.half)
+    yield lambda: add_layer_norm.add_layer_norm_bwd(x, x, x, statistics, x[0], seed, *dropped)
+    yield lambda: bias_gelu.bias_gelu_fwd(x, x[0])
+    yield lambda: bias_gelu.bias_gelu_bwd(x, x, x[0])
+    yield lambda: linear_gelu.linear_gelu_fwd(x.half(), codebook.half(), codebook[:, 0].half())
+    yield lambda: cross_entropy.cross_entropy_fwd(x, torch.zeros(64, dtype=torch.int64))
+    yield lambda: cross_entropy.cross_entropy_bwd(x[:, 0], x, torch.zeros(64, dtype=torch.int64), x[:, 0])
     here, tokens, status = (torch.zeros(shape, dtype=torch.int64) for shape in ((2, 3, 1, 7), (2, 3, 9, 7), (3, 9)))
     rules, lengths = torch.zeros(9, 5, 2, dtype=torch.int64), torch.zeros(6, dtype=torch.int32)
     how, logits = (3.0, 0.7, 3, 0.9), torch.randn(6, 12)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqcore.nn.layouts import draw_vectors, layout_of, pyramid
+from dqcore.nn.layouts import layout_of, pyramid
 
 
 def test_a_map_of_a_pyramid_is_the_mean_of_blocks():
@@ -23,12 +23,3 @@ def test_restore_inverts_to_map(shape, channel_last):
     assert values.shape[:2] == (2, 3)
     assert torch.equal(layout.restore(values), x)
     assert torch.equal(layout.restore(values[:, 0]), x.select(layout.channel, 0))
-
-
-def test_each_selected_vector_is_drawn_as_often_as_the_others():
-    """One coarse vector and four fine ones; a region without a granularity gives none."""
-    maps = [torch.tensor([[[[10.0, 20.0, 30.0]]]]), torch.arange(12.0).view(1, 1, 2, 6)]
-    drawn = draw_vectors(maps, torch.tensor([[[0, 1, -1]]]), 5000)[:, 0]
-    values, counts = drawn.unique(return_counts=True)
-    assert values.tolist() == [2, 3, 8, 9, 10]
-    assert (counts / 5000 - 1 / 5).abs().max() < 0.03

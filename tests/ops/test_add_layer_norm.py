@@ -67,6 +67,23 @@ def test_dropout_is_that_of_the_mask(route, channels, branch_dtype):
         assert_close(grad, double)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kinds", [(torch.float32, torch.float32), (torch.bfloat16, torch.float16)])
+def test_weights_of_other_dtypes(route, dtype, kinds):
+    tensors, (one, _) = problem(route, 5, 40, dtype)
+    pairs = zip(tensors[2:], kinds, strict=True)
+    given = [*tensors[:2], *(value.detach().to(kind).requires_grad_() for value, kind in pairs)]
+    _, normed = add_layer_norm(*given)
+    doubles, _, expected = exact(given, 1.0)
+    assert normed.dtype == dtype
+    assert_close(normed, expected)
+    grads = torch.autograd.grad((normed * one.to(dtype)).sum(), given[2:])
+    assert [grad.dtype for grad in grads] == list(kinds)
+    wanted = torch.autograd.grad((expected * one.to(dtype).double()).sum(), doubles[2:])
+    for grad, double in zip(grads, wanted, strict=True):
+        assert_close(grad / 8, double / 8, torch.bfloat16)
+
+
 def test_dropout_is_drawn_anew(route):
     (x, branch, weight, bias), _ = problem(route, 64, 64)
     first, second = (add_layer_norm(x, branch.detach(), weight, bias, dropout_p=0.5)[0] for _ in range(2))
@@ -130,7 +147,7 @@ ONES = torch.ones(3, 4), torch.ones(3, 4), torch.ones(4), torch.ones(4)
     ("place", "value", "message"),
     [
         (0, torch.ones(3), "x: expected two dimensions or more"),
-        (0, torch.ones(3, 4, dtype=torch.int64), "x"),
+        (0, torch.ones(3, 4, dtype=torch.int64), "x: expected float16, .* got int64"),
         (1, torch.ones(3, 5), r"branch: expected x's shape \(3, 4\)"),
         (2, torch.ones(5), r"weight: expected shape \(4,\), got \(5,\)"),
         (3, torch.ones(5), r"bias: expected shape \(4,\), got \(5,\)"),
@@ -145,3 +162,5 @@ def test_refuses(place, value, message):
         add_layer_norm(*ONES, dropout_seed=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(InputError, match="dropout_p: expected a probability"):
         add_layer_norm(*ONES, dropout_p=1.0)
+    with pytest.raises(InputError, match="eps: expected a number from 0 up, got -1"):
+        add_layer_norm(*ONES, eps=-1)

@@ -114,3 +114,22 @@ def test_state_of_another_shape_is_refused():
     with pytest.raises(dqcore.errors.InputError, match="lookup: expected counts"):
         state = [getattr(book, name) for name in NAMES]
         codebook_update(state, lookup._replace(statistics=None), maps, grain, decay=0.8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decay": 1.5}, r"decay: expected a number in \[0, 1\]"),
+        ({"decay": float("nan")}, "decay"),
+        ({"eps": -1.0}, "eps: expected a number from 0 up"),
+        ({"threshold": float("inf")}, "threshold: expected a number from 0 up"),
+        ({"maps": []}, "maps: expected at least one"),
+        ({"state": ()}, "state: expected codes, cluster sizes, ages and vector sums, got 0 tensors"),
+        ({"grain": torch.zeros(2, 2)}, "grain: expected 3 dimensions"),
+    ],
+)
+def test_other_arguments_that_do_not_fit(change, message):
+    book, maps, grain, lookup = problem(plain, 5, 3, 1)
+    given = {"state": [getattr(book, name) for name in NAMES], "maps": maps, "grain": grain, "decay": 0.8} | change
+    with pytest.raises(dqcore.errors.InputError, match=f"^{message}"):
+        codebook_update(lookup=lookup, **given)

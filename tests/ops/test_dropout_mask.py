@@ -112,6 +112,10 @@ def test_attention_uses_it(route):
 def test_invalid_input():
     with pytest.raises(TypeError, match="seed: expected int64"):
         dropout_mask(torch.zeros(2), 1, 1, 1, 0.1)
+    with pytest.raises(ValueError, match="seed: expected two values"):
+        dropout_mask(torch.zeros(1, dtype=torch.int64), 1, 1, 1, 0.1)
+    with pytest.raises(ValueError, match="num_rows: expected at least 0, got -1"):
+        dropout_mask(torch.zeros(2, dtype=torch.int64), 1, -1, 1, 0.1)
     for p in (-0.1, 0.999, 1.5):
         with pytest.raises(ValueError, match="dropout_p: expected a probability"):
             mask(p=p)

@@ -41,3 +41,5 @@ def test_compiles():
 def test_other_shapes_are_refused():
     with pytest.raises(InputError, match="codes: expected shape"):
         lookup_loss(torch.rand(2, 3, 3), torch.zeros(2, 3, 4, dtype=torch.int64), 8, 0.25)
+    with pytest.raises(InputError, match="dim: expected at least 1, got 0"):
+        lookup_loss(torch.rand(2, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int64), 0, 0.25)

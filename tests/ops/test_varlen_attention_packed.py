@@ -62,11 +62,18 @@ def test_a_seed_is_drawn_anew(route):
     ("qkv", "message"),
     [
         (torch.ones(5, 3, 4), "qkv: expected 4 dimensions"),
-        (torch.ones(5, 2, 1, 4), r"qkv: expected shape \(T, 3, H, d\), got \(5, 2, 1, 4\)"),
-        (torch.ones(5, 3, 0, 4), "k: expected"),
-        (torch.ones(4, 3, 1, 4), "cu_seqlens_q"),
+        (torch.ones(5, 2, 1, 4), r"qkv: expected shape \(T, 3, H, d\), .*, got \(5, 2, 1, 4\)"),
+        (torch.ones(5, 3, 0, 4), "qkv: expected shape .* at least one head"),
+        (torch.ones(5, 3, 1, 257), "qkv: expected shape .* 1 to 256 channels"),
+        (torch.ones(4, 3, 1, 4), "^cu_seqlens: expected values rising from 0 to at most 4"),
     ],
 )
 def test_refuses(qkv, message):
     with pytest.raises(InputError, match=message):
         varlen_attention_packed(qkv, torch.tensor([0, 5], dtype=torch.int32))
+
+
+def test_refuses_prefixes_of_other_sequences():
+    ends, prefixes = torch.tensor([0, 5], dtype=torch.int32), torch.zeros(2, dtype=torch.int32)
+    with pytest.raises(InputError, match="prefix_lengths: expected 1, one for each sequence, got 2"):
+        varlen_attention_packed(torch.ones(5, 3, 1, 4), ends, prefix_lengths=prefixes)

@@ -12,7 +12,14 @@ from dqcore.codes import CodeSequence
 from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig, PriorOutput, Targets
-from dqcore.models.priors.inputs import check_given, check_sequence, class_labels, drop_labels, labels_to_sample
+from dqcore.models.priors.inputs import (
+    check_given,
+    check_sequence,
+    class_labels,
+    drop_labels,
+    labels_to_sample,
+    slots_to_use,
+)
 from dqcore.models.sampling.draw import uniforms
 from dqcore.models.sampling.regions import RegionSampler
 from dqcore.models.sampling.settings import Sampling
@@ -158,7 +165,7 @@ class GlobalLocal(Prior):
             check_given(given, batch_size, self.config)
             known = self.contents_of(given.to(device), -1)
         parts = []
-        for part in torch.arange(batch_size, device=device).split(128 if slots is None else slots):
+        for part in torch.arange(batch_size, device=device).split(slots_to_use(slots, batch_size)):
             numbers = uniforms(seed, part + first, self.num_regions * self.num_places)
             numbers = numbers.unflatten(1, (self.num_regions, self.num_places))
             some = None if known is None else known[part]

@@ -12,7 +12,15 @@ from dqcore.errors import InputError
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tape import BANNED, NULL, Tape
 
-__all__ = ["check_given", "check_sequence", "class_labels", "drop_labels", "given_contents", "labels_to_sample"]
+__all__ = [
+    "check_given",
+    "check_sequence",
+    "class_labels",
+    "drop_labels",
+    "given_contents",
+    "labels_to_sample",
+    "slots_to_use",
+]
 
 
 def check_sequence(sequence: CodeSequence, config: Any, device: torch.device | None = None) -> None:
@@ -94,6 +102,17 @@ def labels_to_sample(
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
     labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels
     return class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
+
+
+def slots_to_use(slots: int | None, batch_size: int) -> int:
+    """How many samples are drawn at once: as many as asked for, by default 128, and no more than there are.
+
+    Raises:
+        InputError: None at all.
+    """
+    if slots is not None and (not isinstance(slots, int) or slots < 1):
+        raise InputError(f"slots: expected at least 1 and whole, got {slots}")
+    return min(batch_size, 128 if slots is None else slots)
 
 
 def check_given(given: CodeSequence, batch_size: int, config: Any) -> None:

@@ -19,6 +19,7 @@ from dqcore.models.priors.inputs import (
     drop_labels,
     given_contents,
     labels_to_sample,
+    slots_to_use,
 )
 from dqcore.models.sampling.draw import uniforms
 from dqcore.models.sampling.sampler import Sampler
@@ -217,7 +218,7 @@ class TapePrior(Prior):
             numbers = uniforms(seed, samples + first, 2 * len(self.tape))
             return Plan(self.tape, copies[:, samples], numbers, codes, closed, stop_after)
 
-        slots = min(batch_size, 128 if slots is None else slots)
+        slots = slots_to_use(slots, batch_size)
         slots = -(-slots // 4) * 4 if device.type == "cpu" else slots  # products of 4 rows and more agree in all bits
         with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
             steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens, sampling.cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -57,8 +58,8 @@ def check_draw(temperature: float, top_k: int | None, top_p: float, prefix: str 
     """Raise :class:`InputError` unless these are settings of a :class:`Draw`; ``prefix`` goes before their names."""
     if not 1e-30 <= temperature <= 1e30:  # beyond, quotients leave float32
         raise InputError(f"{prefix}temperature: expected more than 0, from 1e-30 to 1e30, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"{prefix}top_k: expected at least 1, or None, got {top_k}")
+    if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
+        raise InputError(f"{prefix}top_k: expected at least 1 and whole, or None, got {top_k}")
     if not 0 < top_p <= 1:
         raise InputError(f"{prefix}top_p: expected a probability in (0, 1], got {top_p}")
 

@@ -11,6 +11,7 @@ from dqcore.codes import CodeSequence
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tape import NULL
 from dqcore.nn.transformer import Cache, Head, Transformer
+from dqcore.ops.reference.draw import guided
 
 __all__ = ["RegionModel", "RegionSampler"]
 
@@ -104,7 +105,8 @@ class RegionSampler:
         for place in range(model.num_places):
             x = model.local_transformer.step(x + model.slot_embedding[place], self.local_cache)
             self.local_cache.lengths.add_(1)
-            logits = self._guide(model.content_head(x)[: self.batch * self.copies].float())
+            logits = model.content_head(x)[: self.batch * self.copies].float()
+            logits = guided(logits, self.copies, self.guidance)
             drawn = self.draw(logits if model.may_end(place) else logits[:, :placeholder], numbers[:, place])
             contents[:, place] = torch.where(ended, placeholder, drawn)
             if known is not None:
@@ -116,13 +118,6 @@ class RegionSampler:
         """The samples' contents, repeated for both copies and for the rows that do not count."""
         rows = contents.repeat(self.copies, *[1] * (contents.dim() - 1))
         return torch.cat([rows, rows[:1].expand(self.padding, *rows.shape[1:])])
-
-    def _guide(self, logits: Tensor) -> Tensor:
-        """Logits of the two copies to one."""
-        if self.copies == 1:
-            return logits
-        with_class, without = logits.chunk(2)
-        return torch.lerp(without, with_class, self.guidance)
 
     def _cache(self, transformer: Transformer, capacity: int) -> Cache:
         lengths = torch.zeros(len(self.labels), dtype=torch.int32, device=self.labels.device)

@@ -79,6 +79,7 @@ class Walk:
     Attributes:
         status: Status of each entry, ``(S, L)`` int64.
         taken: Contents at the entries taken so far, -1 elsewhere, ``(S, L)`` int64.
+        tokens: All tokens of the sample in each slot, ``(copies, S, L, 7)`` int64; see :class:`Plan`.
     """
 
     def __init__(self, tape: Tape, num_slots: int, copies: int = 1) -> None:
@@ -141,7 +142,7 @@ class Walk:
         Args:
             logits: Of the codes, ``(copies * S, K)``.
             draw: How codes are drawn.
-            guidance: As there.
+            guidance: As in :meth:`go`.
             lengths: How many tokens were read, ``(copies * S,)`` int32; those of this step are added.
             active: Which rows read one, ``(copies * S,)`` bool; those that will read another are written.
         """

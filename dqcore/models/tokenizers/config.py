@@ -35,9 +35,7 @@ class TokenizerConfig:
     decay: float = 0.99  # of the codebook's moving averages
     initialisation: Literal["uniform", "kmeans"] = "uniform"  # of the codebook; kmeans looks at the first batch
     restart: bool = False  # of unused codes; off in the paper, on in the released configs
-    linear_path: bool = (
-        False  # also from pixels to codes and back by one linear layer each, which learns colour at once
-    )
+    linear_path: bool = False  # also one linear layer from pixels to codes and one back, which learn colour at once
     convolutions: Literal["torch", "variance"] = "torch"  # how their weights start; variance: see keep_variance
 
     def __post_init__(self) -> None:

@@ -83,6 +83,7 @@ def test_compiles(new, sequence):
         (lambda m, sequence: m.generate(1, stop_after=2), "stop_after"),
         (lambda m, sequence: m.generate(2, given=sequence(1)), "given: expected 2 images"),
         (lambda m, sequence: m.generate(1, temperature=0.0), "temperature"),
+        (lambda m, sequence: m.generate(1, slots=0), "slots: expected at least 1 and whole, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(call, message, new, sequence):

@@ -96,7 +96,14 @@ def test_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"position_temperature": 0.5}, {"position_top_k": 3}, {"position_top_p": 0.5}, {"stop_after": 0}, {"closed": 1}],
+    [
+        {"position_temperature": 0.5},
+        {"position_top_k": 3},
+        {"position_top_p": 0.5},
+        {"stop_after": 0},
+        {"closed": 1},
+        {"slots": 0},
+    ],
 )
 def test_what_it_does_not_have_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -33,6 +33,7 @@ def test_generate_and_the_command_line_have_the_same_defaults(function):
         ("temperature", float("inf")),
         ("temperature", 1e-40),
         ("top_k", 0),
+        ("top_k", 2.5),
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("position_temperature", -1.0),
