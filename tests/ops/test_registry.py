@@ -39,17 +39,33 @@ class Own(torch.Tensor):
 def test_the_dispatcher_is_passed_by_unless_somebody_waits_there():
     op = registry.Op("dqcore::lookup_loss")
     args = (torch.rand(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), 8, 0.25)
-    expected = real(*args)[0]
+    expected, ways = real(*args)[0], []
     loss, dispatched = found(op, *args)
     assert torch.equal(loss, expected) and not dispatched
     assert not found(op, torch.nn.Parameter(args[0]), *args[1:])[1]
     assert found(op, args[0].as_subclass(Own), *args[1:])[1]
     assert found(op, args[0].to("meta"), args[1].to("meta"), *args[2:])[1]
+    torch.jit.trace(lambda error: ways.append(found(op, error, *args[1:])[1]) or error, args[0], check_trace=False)
+    assert ways and all(ways)
     with FlopCounterMode(display=False):
         assert found(op, *args)[1]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         assert found(op, *args)[1]
     assert "dqcore::lookup_loss" in {event.name for event in profile.events()}
+
+
+def no_values(x):
+    return torch._efficientzerotensor(x.shape, dtype=x.dtype, device=x.device)
+
+
+@pytest.mark.parametrize("lazy", [lambda x: torch.complex(x, -x).conj().imag, no_values])
+def test_memory_that_holds_no_values(route, lazy):
+    """A sign that PyTorch has yet to turn, as in the imaginary part of a conjugate, and zeros that it has yet to write."""
+    op, x = registry.Op("dqcore::lookup_loss"), lazy(torch.rand(1, 2, 2, device=route))
+    error, codes = (x, torch.zeros(1, 2, 2, dtype=torch.int64, device=route))
+    loss, dispatched = found(op, error, codes, 8, 0.25)
+    assert dispatched
+    torch.testing.assert_close(loss, error.clone().mean() * 1.25 / 8)
 
 
 def test_what_the_choice_depends_on():
