@@ -137,9 +137,10 @@ def run(stem: str, *args: Any) -> Any:
 
 
 def _watched() -> bool:
-    """Whether somebody is told of every op that is called."""
+    """Whether somebody is told of every op that is called; a default device, too, is a mode, and ends at an op."""
     core = torch._C
-    return bool(core._len_torch_dispatch_stack() or core._autograd._profiler_enabled() or core._is_tracing())
+    modes = core._len_torch_dispatch_stack() or core._len_torch_function_stack()
+    return bool(modes or core._autograd._profiler_enabled() or core._is_tracing())
 
 
 def _kind_of(args: Iterable[Any]) -> _Kind:

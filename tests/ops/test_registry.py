@@ -20,6 +20,15 @@ def test_autocast_does_not_reach_inside(route, dtype):
         assert torch.is_autocast_enabled(torch.device(route).type)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_default_device_does_not_reach_inside(grad):
+    maps, grain, codebook = [torch.randn(1, 4, 2, 2)], torch.zeros(1, 2, 2, dtype=torch.int64), torch.randn(8, 4)
+    expected = dynamic_lookup(maps, grain, codebook)
+    with torch.device("meta"), torch.set_grad_enabled(grad):
+        result = dynamic_lookup(maps, grain, codebook)
+    assert torch.equal(result.codes, expected.codes) and torch.equal(result.error, expected.error)
+
+
 def found(op, *args):
     """What an op gives below autograd, and whether PyTorch's dispatcher led there."""
     dispatched = []
@@ -49,6 +58,8 @@ def test_the_dispatcher_is_passed_by_unless_somebody_waits_there():
     assert ways and all(ways)
     with FlopCounterMode(display=False):
         assert found(op, *args)[1]
+    with torch.device("meta"):
+        assert torch.equal(found(op, *args)[0], expected)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         assert found(op, *args)[1]
     assert "dqcore::lookup_loss" in {event.name for event in profile.events()}
