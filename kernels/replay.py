@@ -55,9 +55,11 @@ def replayed(function: Function) -> Function:
             return function(*args) if result is False else result
         if call is None and _turn.acquire(blocking=False):
             try:
-                result, _calls[key] = _noted(function, args, given, device)
+                result, noted = _noted(function, args, given, device)
             finally:
                 _turn.release()
+            if key in _calls:  # not forgotten since
+                _calls[key] = noted
             return result
         if call is True:  # most calls that never come again leave no more than this
             if len(_calls) >= MOST:

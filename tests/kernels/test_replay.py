@@ -90,6 +90,9 @@ def test_lookup(monkeypatch, last):
         def get(self, key, default):
             return super().get(key)  # as if there had been a first call, which takes the interpreter a second
 
+        def __contains__(self, key):
+            return True
+
     monkeypatch.setattr(replay, "_calls", Seen())
     problems = [(*problem(last), True) for _ in range(2)]
     equal(last_of(dynamic_lookup.dynamic_lookup_fwd, problems), dynamic_lookup.dynamic_lookup_fwd(*problems[-1]))
@@ -210,6 +213,18 @@ def test_one_thread_at_a_time_takes_notes():
     again(x)
     again(x)
     assert noting == [False, True, False] and len(noted()) == 1
+
+
+def test_what_is_forgotten_while_it_is_noted_stays_forgotten():
+    def forgetful(x):
+        if getattr(module.noting, "recorder", None) is not None:
+            forget()
+        return by_parts(x)
+
+    again, x = replayed(forgetful), torch.randn(2)
+    for _ in range(2):
+        again(x)
+    assert not replay._calls
 
 
 def refused(function, problems):
