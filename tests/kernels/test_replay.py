@@ -227,6 +227,18 @@ def test_what_is_forgotten_while_it_is_noted_stays_forgotten():
     assert not replay._calls
 
 
+def test_memory_in_small_pieces_is_enough(monkeypatch):
+    def scarce(*size, **options):
+        if size == (512,):
+            raise torch.OutOfMemoryError("one buffer for all")
+        return empty(*size, **options)
+
+    empty, problems = torch.empty, vectors()
+    monkeypatch.setattr(torch, "empty", scarce)
+    (out,) = last_of(by_parts, problems)
+    assert torch.equal(out, 2 * problems[-1][0]) and len(noted()) == 1
+
+
 def refused(function, problems):
     """The result of a third call that is not made again."""
     result = last_of(function, problems)
