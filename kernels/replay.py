@@ -54,7 +54,7 @@ def replayed(function: Function) -> Function:
         if isinstance(call, Replay):
             try:
                 result = call.again(given) if call.holds() else False
-            except torch.OutOfMemoryError:  # before any launch: one large buffer may not fit where several small ones do
+            except torch.OutOfMemoryError:  # before any launch: one buffer may not fit where several small ones do
                 result = False
             return function(*args) if result is False else result
         if call is None and _turn.acquire(blocking=False):

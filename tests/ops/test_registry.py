@@ -71,12 +71,12 @@ def no_values(x):
 
 @pytest.mark.parametrize("lazy", [lambda x: torch.complex(x, -x).conj().imag, no_values])
 def test_memory_that_holds_no_values(route, lazy):
-    """A sign that PyTorch has yet to turn, as in the imaginary part of a conjugate, and zeros that it has yet to write."""
+    """A sign that PyTorch has yet to turn, as in the imaginary part of a conjugate; zeros that it has yet to write."""
     op, x = registry.Op("dqcore::lookup_loss"), lazy(torch.rand(1, 2, 2, device=route))
-    error, codes = (x, torch.zeros(1, 2, 2, dtype=torch.int64, device=route))
-    loss, dispatched = found(op, error, codes, 8, 0.25)
+    codes = torch.zeros(1, 2, 2, dtype=torch.int64, device=route)
+    loss, dispatched = found(op, x, codes, 8, 0.25)
     assert dispatched
-    torch.testing.assert_close(loss, error.clone().mean() * 1.25 / 8)
+    torch.testing.assert_close(loss, x.clone().mean() * 1.25 / 8)
 
 
 def test_what_the_choice_depends_on():
