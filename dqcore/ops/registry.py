@@ -146,10 +146,10 @@ def _watched() -> bool:
 def _kind_of(args: Iterable[Any]) -> _Kind:
     tensors: list[Tensor] = []
     _collect(args, tensors)
-    double, plain = False, True
+    double, plain = False, not (tensors and tensors[0].is_meta)
     for tensor in tensors:
         double |= tensor.dtype is torch.float64
-        plain &= type(tensor) in PLAIN and not (tensor.is_meta or tensor.is_neg() or tensor._is_zerotensor())
+        plain &= type(tensor) in PLAIN and not tensor.is_neg()
     return _Kind(tensors[0].device if tensors else None, double, plain)
 
 
