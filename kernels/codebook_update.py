@@ -177,7 +177,6 @@ def codebook_update_fwd(
     draw = threshold is not None and cells > 0
     number = min(size, cells)
     work = max(cdiv(size, ROWS), cdiv(cells, TILE["BLOCK"]) if draw else 0)
-    grid = programs(work)
     ints = torch.zeros(BINS + 3 if draw else 1, dtype=torch.int32, device=device)
     scratch: tuple[Tensor | None, ...] = (ints, None, None, None)
     source = None
@@ -188,6 +187,7 @@ def codebook_update_fwd(
         scratch = (ints, longs, floats, doubles)
         source = (tuple(maps), tuple(values.stride() for values in maps), grain.contiguous(), error.contiguous())
     with on_device(sums):
+        grid = programs(work)
         launch(_codebook_update_kernel, (grid,))(
             *(codebook, statistics, source, codes.contiguous() if draw else None, scratch),
             *(1 - decay, eps, threshold or 0.0, before, cells, size, number, *codes.shape[1:]),

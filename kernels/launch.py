@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import triton
 from triton.compiler import CompiledKernel
+from triton.runtime import jit
 from triton.runtime.jit import JITFunction
 
 #: Versions whose ``JITFunction.run`` does what this file takes over, and no more.
@@ -116,10 +117,12 @@ def _remember(key: tuple, kernel: JITFunction, caches: Any, compiled: Any) -> Kn
 
 
 def _supported() -> bool:
-    """Whether this Triton has what this file calls, by the names that it calls it."""
+    """Whether this Triton has what this file calls, by the names that it calls it, and nobody replaced it before."""
     runtime = ("debug", "launch_enter_hook", "launch_exit_hook", "add_stages_inspection_hook")
     parts = ((triton.knobs.runtime, runtime), (triton.knobs.compilation, ("instrumentation_mode",)))
-    return triton.__version__.startswith(READ) and all(hasattr(part, name) for part, names in parts for name in names)
+    named = all(hasattr(part, name) for part, names in parts for name in names)
+    own = all(getattr(method, "__globals__", None) is vars(jit) for method in _METHODS)
+    return named and own and triton.__version__.startswith(READ)
 
 
 SUPPORTED = _supported()

@@ -96,6 +96,12 @@ class Recorder(TorchDispatchMode):
         self.launches: list[tuple[Known, tuple[int, ...], tuple]] = []
         self._numbers = {_storage(tensor): number for number, tensor in enumerate(given)}
         self.refused = len(self._numbers) < len(given)  # nobody could tell which of two a launch is about
+        self.refused |= len({tensor.device for tensor in given}) > 1  # the host's memory that a GPU reached for once
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled within; PyTorch would import its compiler, which takes seconds."""
+        return False
 
     def refuse(self) -> None:
         """This call cannot be noted."""
@@ -114,7 +120,7 @@ class Recorder(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         aliases = [result.alias_info for result in func._schema.returns]
         if name in EMPTY or name in ZEROS:
-            if name in ZEROS:
+            if name in ZEROS and out.numel():
                 self.zeros.add(len(self.tensors))
             self.refused |= out.data_ptr() % 16 != 0
             self._numbers[_storage(out)] = len(self.tensors)

@@ -15,9 +15,11 @@ follow have their tensors on the same device.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 import triton
 from torch import Tensor
 
@@ -31,6 +33,9 @@ MOST = 512  # calls that are kept
 
 #: By function and kind of arguments: None after one call, then its launches, or False where they cannot be noted.
 _calls: dict[tuple, Replay | bool | None] = {}
+#: Held by the thread that notes a call: PyTorch keeps whether a mode is active for all threads together, and where two
+#: enter modes at once it may stay so for good, which keeps ``torch.compile`` from compiling.
+_turn = threading.Lock()
 
 
 def replayed(function: Function) -> Function:
@@ -47,10 +52,18 @@ def replayed(function: Function) -> Function:
         key = (function, device, *[_kind(value, given) for value in args])
         call = _calls.get(key, True)
         if isinstance(call, Replay):
-            result = call.again(given) if call.holds() else False
+            try:
+                result = call.again(given) if call.holds() else False
+            except torch.OutOfMemoryError:  # before any launch: one buffer may not fit where several small ones do
+                result = False
             return function(*args) if result is False else result
-        if call is None:
-            result, _calls[key] = _noted(function, args, given, device)
+        if call is None and _turn.acquire(blocking=False):
+            try:
+                result, noted = _noted(function, args, given, device)
+            finally:
+                _turn.release()
+            if key in _calls:  # not forgotten since
+                _calls[key] = noted
             return result
         if call is True:  # most calls that never come again leave no more than this
             if len(_calls) >= MOST:

@@ -46,10 +46,10 @@ def force(stem: str, config: dict[str, int]) -> Iterator[None]:
     try:
         yield
     finally:
-        replay.forget()
         _forced.pop(stem)
         if before is not None:
             _forced[stem] = before
+        replay.forget()
 
 
 def forget() -> None:

@@ -46,13 +46,14 @@ class Op:
     def below_autograd(self, *args: Any) -> Any:
         """Call it where nobody asks for its gradient, as within an ``autograd.Function``: saves the host's time.
 
-        PyTorch's dispatcher is passed by too, unless somebody may wait there: a mode, a profiler, a kind of tensor.
+        PyTorch's dispatcher is passed by too, unless somebody may wait there: a mode, a profiler, ``torch.jit.trace``,
+        a kind of tensor.
         """
         with torch._C._AutoDispatchBelowAutograd():
             kind = _kind_of(args)
-            if torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled() or not kind.plain:
-                return self.overload(*args)
-            return implementations[self.stem](args, kind)
+            if kind.plain and not _watched():
+                return implementations[self.stem](args, kind)
+            return self.overload(*args)
 
     @functools.cached_property
     def stem(self) -> str:
@@ -122,7 +123,7 @@ class _Kind(NamedTuple):
     Attributes:
         device: Of the first tensor among the arguments; None if there is none.
         double: Whether any tensor is float64.
-        plain: Whether all tensors are PyTorch's own, with data.
+        plain: Whether all tensors are PyTorch's own, and their memory holds their values.
     """
 
     device: Any
@@ -135,13 +136,20 @@ def run(stem: str, *args: Any) -> Any:
     return implementations[stem](args, _kind_of(args))
 
 
+def _watched() -> bool:
+    """Whether somebody is told of every op that is called; a default device, too, is a mode, and ends at an op."""
+    core = torch._C
+    modes = core._len_torch_dispatch_stack() or core._len_torch_function_stack()
+    return bool(modes or core._autograd._profiler_enabled() or core._is_tracing())
+
+
 def _kind_of(args: Iterable[Any]) -> _Kind:
     tensors: list[Tensor] = []
     _collect(args, tensors)
-    double, plain = False, True
+    double, plain = False, not (tensors and tensors[0].is_meta)
     for tensor in tensors:
         double |= tensor.dtype is torch.float64
-        plain &= type(tensor) in PLAIN and not tensor.is_meta
+        plain &= type(tensor) in PLAIN and not tensor.is_neg()
     return _Kind(tensors[0].device if tensors else None, double, plain)
 
 

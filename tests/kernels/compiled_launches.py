@@ -192,6 +192,11 @@ def test_a_changed_global_is_an_error_as_ever(driver, kernel, monkeypatch):
         launch(kernel, (1,))(*args, **options)
 
 
+def test_triton_as_somebody_replaced_it_is_left_alone(monkeypatch):
+    monkeypatch.setattr(module, "_METHODS", (lambda *args, **options: None, JITFunction.__getitem__))
+    assert not module._supported()
+
+
 def test_versions_that_were_not_read_are_left_alone(monkeypatch):
     assert module._supported() == triton.__version__.startswith(module.READ)
     monkeypatch.setattr(triton, "__version__", "3.99.0")

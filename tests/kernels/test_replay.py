@@ -1,6 +1,7 @@
 """Calls made again equal calls made anew, bit for bit: in the interpreter, by addresses as a GPU takes them."""
 
 import ctypes
+import threading
 import types
 
 import pytest
@@ -88,6 +89,9 @@ def test_lookup(monkeypatch, last):
     class Seen(dict):
         def get(self, key, default):
             return super().get(key)  # as if there had been a first call, which takes the interpreter a second
+
+        def __contains__(self, key):
+            return True
 
     monkeypatch.setattr(replay, "_calls", Seen())
     problems = [(*problem(last), True) for _ in range(2)]
@@ -183,6 +187,56 @@ def test_buffers_and_their_parts():
     (out,) = last_of(doubled, problems)
     assert torch.equal(out, 2 * problems[-1][0]) and len(noted()) == 1
     assert noted()[0].buffers == (0, 512)
+
+
+def test_an_empty_result_beside_others():
+    def with_nothing(x):
+        return [*by_parts(x), x.new_zeros(0, 3)]
+
+    problems = vectors()
+    out, nothing = last_of(with_nothing, problems)
+    assert torch.equal(out, 2 * problems[-1][0]) and nothing.shape == (0, 3) and len(noted()) == 1
+
+
+def test_one_thread_at_a_time_takes_notes():
+    noting = []
+
+    def shared(x):
+        noting.append(getattr(module.noting, "recorder", None) is not None)
+        if len(noting) == 2:
+            other = threading.Thread(target=again, args=(x,))
+            other.start()
+            other.join()
+        return by_parts(x)
+
+    again, x = replayed(shared), torch.randn(2)
+    again(x)
+    again(x)
+    assert noting == [False, True, False] and len(noted()) == 1
+
+
+def test_what_is_forgotten_while_it_is_noted_stays_forgotten():
+    def forgetful(x):
+        if getattr(module.noting, "recorder", None) is not None:
+            forget()
+        return by_parts(x)
+
+    again, x = replayed(forgetful), torch.randn(2)
+    for _ in range(2):
+        again(x)
+    assert not replay._calls
+
+
+def test_memory_in_small_pieces_is_enough(monkeypatch):
+    def scarce(*size, **options):
+        if size == (512,):
+            raise torch.OutOfMemoryError("one buffer for all")
+        return empty(*size, **options)
+
+    empty, problems = torch.empty, vectors()
+    monkeypatch.setattr(torch, "empty", scarce)
+    (out,) = last_of(by_parts, problems)
+    assert torch.equal(out, 2 * problems[-1][0]) and len(noted()) == 1
 
 
 def refused(function, problems):

@@ -1,5 +1,6 @@
 """The update of a codebook in one launch equals the formula, whatever the codebook and the batch."""
 
+import contextlib
 import copy
 import importlib.util
 from pathlib import Path
@@ -96,6 +97,25 @@ def test_several_programs_decide_alike(monkeypatch, case, size, dim, num_granula
     together.run_together(monkeypatch, 4, kernel)
     with dqcore.backend("interpreter"):
         check(updated(before, lookup, maps, grain, 0.99), expected, before)
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="one GPU stands for another")
+def test_a_launch_is_sized_for_the_gpu_of_its_tensors(monkeypatch):
+    from dqcore.kernels import codebook_update as kernel
+
+    there = []
+
+    @contextlib.contextmanager
+    def on_device(tensor):
+        there.append(tensor)
+        yield
+        there.clear()
+
+    monkeypatch.setattr(kernel, "on_device", on_device)
+    monkeypatch.setattr(kernel, "programs", lambda most: len(there))  # none elsewhere: then nothing is launched
+    before, maps, grain, lookup = problem(plain, 5, 3, 1)
+    with dqcore.backend("interpreter"):
+        assert not torch.equal(updated(before, lookup, maps, grain, None).cluster_size, before.cluster_size)
 
 
 def test_unused_codes_are_revived_by_the_batch():

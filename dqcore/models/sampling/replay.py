@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -51,9 +52,15 @@ class Replay:
             return
         self._graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=_stream(torch.cuda.current_device())):
             self.run()  # only recorded
         self._graph.replay()
+
+
+@functools.cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """What graphs of a GPU are captured on: PyTorch's own stream for that is one of the first GPU that captured any."""
+    return torch.cuda.Stream(device)
 
 
 class Watched:

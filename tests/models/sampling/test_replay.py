@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+from dqcore.models.sampling import replay as module
 from dqcore.models.sampling.replay import Replay, Watched, can_capture
 
 
@@ -12,7 +13,7 @@ class Device:
     """Stands for CUDA: what is called while it records is kept for replays, not done."""
 
     def __init__(self):
-        self.recording, self.captures, self.done = False, 0, 0
+        self.recording, self.captures, self.done, self.streams = False, 0, 0, []
 
     def work(self):
         self.done += not self.recording
@@ -21,7 +22,8 @@ class Device:
         self.done += 1
 
     @contextlib.contextmanager
-    def graph(self, graph):
+    def graph(self, graph, stream):
+        self.streams.append(stream)
         self.recording, self.captures = True, self.captures + 1
         yield
         self.recording = False
@@ -33,11 +35,14 @@ def test_work_is_done_once_a_call_and_captured_once(monkeypatch, captured):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: device)
     monkeypatch.setattr(torch.cuda, "graph", device.graph)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(module, "_stream", lambda device: device)
     replay = Replay(device.work, captured)
     for call in range(10):
         assert device.captures == (captured and call > Replay.WARM_UP)
         replay()
         assert device.done == call + 1
+    assert device.streams == [3] * captured
 
 
 def test_a_watched_number_on_the_cpu_is_known_at_once():
