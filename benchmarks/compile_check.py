@@ -95,20 +95,23 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     import compile_lookup
     import compile_sampling
     import compile_transformer
+    import sass
     from compile_measure import measure
 
-    rows: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[str, str], tuple[Any, dict[str, Any], Any]] = {}
 
     def seen(kernel: Any, config: str, given: dict[str, Any], compiled: Any) -> None:
-        key = f"{kernel.__name__} {config}"
-        if key not in rows:
-            rows[key] = {"kernel": kernel.__name__, "arch": arch, "config": config, **measure(kernel, given, compiled)}
+        found.setdefault((kernel.__name__, config), (kernel, given, compiled))
 
     compiling(arch, seen)
     everything = (compile_lookup, compile_attention, compile_sampling, compile_transformer)
     for case in [case for module in everything for case in module.cases(arch)][part::parts]:
         case()
-    return list(rows.values())
+    codes = sass.programs([compiled.asm["cubin"] for _, _, compiled in found.values()], arch)
+    return [
+        {"kernel": name, "arch": arch, "config": config, **measure(*one, code)}
+        for ((name, config), one), code in zip(found.items(), codes, strict=True)
+    ]
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:

@@ -26,11 +26,10 @@ ELEMENTS = {
 }
 
 
-def measure(kernel: Any, given: dict[str, Any], compiled: Any) -> dict[str, Any]:
-    """What a compiled kernel takes and does: the numbers of its row."""
+def measure(kernel: Any, given: dict[str, Any], compiled: Any, code: list[sass.Instruction]) -> dict[str, Any]:
+    """What a compiled kernel takes and does: the numbers of its row. ``code`` is its machine code."""
     target, warps = compiled.metadata.target.arch, compiled.metadata.num_warps
     usage = sass.resources(compiled.asm["cubin"])
-    code = sass.instructions(sass.cuobjdump(compiled.asm["cubin"], "-sass"))
     loop = sass.main_loop(code, products="tt.dot " in compiled.asm["ttir"])
     sizes = ELEMENTS.get(kernel.__name__) or [name for name in given if name.startswith("BLOCK_")]
     share = math.prod(given[name] for name in sizes) / (32 * warps) if sizes else 1

@@ -1,9 +1,10 @@
-"""Read the machine code of a compiled kernel with Triton's cuobjdump: registers, stack, and its main loop."""
+"""Read the machine code of compiled kernels with Triton's own tools: registers, stack, and the main loop."""
 
 from __future__ import annotations
 
 import itertools
 import re
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -30,30 +31,56 @@ class Loop(NamedTuple):
     products: int
 
 
-def cuobjdump(binary: bytes, *options: str) -> str:
-    """What cuobjdump prints of a cubin or object file."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary)
-        file.flush()
-        return subprocess.run([tool, *options, file.name], capture_output=True, text=True, check=True).stdout
-
-
 def resources(cubin: bytes) -> dict[str, int]:
     """Registers, stack and local memory, in bytes, by cuobjdump's names REG, STACK, LOCAL."""
-    text = cuobjdump(cubin, "--dump-resource-usage")
+    text = _run("cuobjdump", cubin, "--dump-resource-usage")
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
 
 
+def programs(cubins: list[bytes], arch: int) -> list[list[Instruction]]:
+    """The instructions of each of these cubins for sm_``arch``, which have one kernel each.
+
+    All are read as one piece of code: of each call the disassembler needs three quarters of a second for itself. So
+    their addresses go on from one to the next, and branches lead to such addresses, too.
+    """
+    codes = [_code(cubin) for cubin in cubins]
+    text = _run("nvdisasm", b"".join(codes), "--binary", f"SM{arch}{'a' if arch >= 90 else ''}")
+    every, found, start = instructions(text), [], 0
+    for code in codes:
+        found.append([line for line in every if start <= line.address < start + len(code)])
+        start += len(code)
+    return found
+
+
 def instructions(text: str) -> list[Instruction]:
-    """The instructions of a cubin with one kernel, as ``cuobjdump -sass`` prints it.
+    """The instructions that a disassembler printed.
 
     For sm_120 the tool of CUDA 12.8 also prints how each is scheduled, ``&wr=0x0 ?trans1``, which is left out.
     """
     found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?)(?:\s+[&?][^;]*)?\s*;", text)
     return [Instruction(int(address, 16), line) for address, line in found]
+
+
+def _run(tool: str, binary: bytes, *options: str) -> str:
+    """What one of Triton's tools prints of a file."""
+    import triton
+
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return subprocess.run([path, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def _code(cubin: bytes) -> bytes:
+    """The section of an ELF file that holds the kernel's code."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, number, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    sections = [struct.unpack_from("<I20xQQ", cubin, table + i * size) for i in range(number)]
+    for name, offset, length in sections:
+        if cubin[sections[names][1] + name :].startswith(b".text."):
+            return cubin[offset : offset + length]
+    raise ValueError("cubin: it has no section .text.*")
 
 
 def loops(code: list[Instruction], product: re.Pattern[str]) -> list[Loop]:
