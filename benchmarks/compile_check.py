@@ -95,7 +95,6 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     import compile_lookup
     import compile_sampling
     import compile_transformer
-    import sass
     from compile_measure import measure
 
     found: dict[tuple[str, str], tuple[Any, dict[str, Any], Any]] = {}
@@ -107,11 +106,9 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     everything = (compile_lookup, compile_attention, compile_sampling, compile_transformer)
     for case in [case for module in everything for case in module.cases(arch)][part::parts]:
         case()
-    codes = sass.programs([compiled.asm["cubin"] for _, _, compiled in found.values()], arch)
-    return [
-        {"kernel": name, "arch": arch, "config": config, **measure(*one, code)}
-        for ((name, config), one), code in zip(found.items(), codes, strict=True)
-    ]
+    numbers = measure(list(found.values()))
+    names = [{"kernel": name, "arch": arch, "config": config} for name, config in found]
+    return [name | row for name, row in zip(names, numbers, strict=True)]
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:

@@ -26,8 +26,20 @@ ELEMENTS = {
 }
 
 
-def measure(kernel: Any, given: dict[str, Any], compiled: Any, code: list[sass.Instruction]) -> dict[str, Any]:
-    """What a compiled kernel takes and does: the numbers of its row. ``code`` is its machine code."""
+def measure(found: list[tuple[Any, dict[str, Any], Any]]) -> list[dict[str, Any]]:
+    """What kernels take and do: the numbers of their rows.
+
+    Args:
+        found: Kernels with their arguments by name and what they were compiled to, all for one target.
+    """
+    if not found:
+        return []
+    cubins = [compiled.asm["cubin"] for _, _, compiled in found]
+    codes = sass.programs(cubins, found[0][2].metadata.target.arch)
+    return [_measure(*one, code) for one, code in zip(found, codes, strict=True)]
+
+
+def _measure(kernel: Any, given: dict[str, Any], compiled: Any, code: list[sass.Instruction]) -> dict[str, Any]:
     target, warps = compiled.metadata.target.arch, compiled.metadata.num_warps
     usage = sass.resources(compiled.asm["cubin"])
     loop = sass.main_loop(code, products="tt.dot " in compiled.asm["ttir"])

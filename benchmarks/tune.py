@@ -57,13 +57,14 @@ def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, An
     from dqcore.kernels import tuned
 
     rows, known = [], tune_problems.STEMS[stem]
+    found: list[tuple[Any, dict[str, Any], Any]] = []
+
+    def seen(kernel: Any, text: str, given: dict[str, Any], compiled: Any) -> None:
+        if kernel.__name__ == known.kernel:
+            found.append((kernel, given, compiled))
+
     for config in candidates(stem):
-        found: list[dict[str, Any]] = []
-
-        def seen(kernel: Any, text: str, given: dict[str, Any], compiled: Any, found=found) -> None:
-            if kernel.__name__ == known.kernel:
-                found.append(compile_measure.measure(kernel, given, compiled))
-
+        before = len(found)
         error = None
         try:
             compile_check.compiling(arch, seen)  # before a problem that launches a kernel to be set up
@@ -73,7 +74,11 @@ def compile_row(stem: str, when: dict[str, Any], arch: int) -> list[dict[str, An
                     problem.run()
         except Exception as problem:  # this kernel cannot be compiled with this tile
             error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[-1:]}"
-        rows.append({"config": config, "compiled": found, "left_out": error or _left_out(found)})
+        rows.append({"config": config, "compiled": slice(before, len(found)), "left_out": error})
+    numbers = compile_measure.measure(found)
+    for row in rows:
+        row["compiled"] = numbers[row["compiled"]]
+        row["left_out"] = row["left_out"] or _left_out(row["compiled"])
     return rows
 
 
