@@ -73,7 +73,8 @@ class Child:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it
+            self.process.wait(10)
         self.process.stdin.close()
 
     def last(self) -> str:

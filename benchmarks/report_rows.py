@@ -145,6 +145,8 @@ def main() -> None:
     parser.add_argument("--alone", nargs="*", default=[], help="calls that no CUDA graph can hold")
     args = parser.parse_args()
     timing.REHEARSAL, timing.LAUNCHED_ALONE = args.rehearse, set(args.alone)
+    if args.rehearse and args.device == "cuda":  # beside checks and tests, which must find memory too
+        torch.cuda.set_per_process_memory_fraction(0.2)
     found = {name: (module, call) for name, module, call in rows([stem_of(name) for name in args.names])}
     wait()
     for name in args.names:

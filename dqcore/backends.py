@@ -82,7 +82,7 @@ def available(kernel: Kernel, device: torch.device) -> bool:
     if kernel == "torch":
         return True
     if kernel == "triton":
-        return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
+        return has_triton() and ((device.type == "cuda" and is_ampere(device)) or _backend.get() == "interpreter")
     module = extension()
     return module is not None and (device.type == "cpu" or module.has_cuda)
 
@@ -91,6 +91,13 @@ def available(kernel: Kernel, device: torch.device) -> bool:
 def has_triton() -> bool:
     """Whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def is_ampere(device: torch.device) -> bool:
+    """Whether a GPU is an Ampere or newer, as the kernels need: it multiplies bfloat16, which older ones emulate."""
+    known = torch.version.hip is None and torch.cuda.is_available()
+    return not known or torch.cuda.get_device_properties(device).major >= 8
 
 
 @functools.cache
@@ -189,7 +196,7 @@ def choose_device(device: str, index: int | None = None) -> torch.device:
 def choose_autocast(precision: Precision, device: torch.device) -> bool:
     """Whether networks run in bfloat16: if asked for, and by default where the hardware multiplies matrices in it."""
     if precision == "auto":
-        return has_amx() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return has_amx() if device.type == "cpu" else device.type == "cuda" and is_ampere(device)
     return precision == "bfloat16"
 
 

@@ -103,9 +103,13 @@ class CodeSequence:
         return self.codes.device
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CodeSequence:
-        """The same sequence on ``device``; this object itself if it is there already."""
+        """The same sequence on ``device``; this object itself if it is there already.
+
+        A copy to the CPU is waited for, whatever ``non_blocking`` says: values there are checked.
+        """
         if torch.device(device) == self.device:
             return self
+        non_blocking = non_blocking and torch.device(device).type != "cpu"
         return CodeSequence(
             self.codes.to(device, non_blocking=non_blocking),
             self.positions.to(device, non_blocking=non_blocking),
@@ -160,7 +164,7 @@ class CodeSequence:
             start = images % len(self)
             stop = start + 1
         ends = self.cu_seqlens[start : stop + 1]
-        where = slice(int(ends[0]), int(ends[-1]))
+        where = slice(*torch.stack([ends[0], ends[-1]]).tolist())
         tensors = (self.codes[where], self.positions[where], self.grains[where], ends - ends[0])
         return CodeSequence(*tensors, self.region_grid, self.num_granularities, self.order)
 

@@ -56,12 +56,14 @@ def warmup(step: Callable[..., object], *args: object, **kwargs: object) -> None
         with torch.cuda.device(gpus[0]):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(RUNS):
-                    _run(step, args, kwargs, reached.tensors)
-                    reached.restore()
-            torch.cuda.current_stream().wait_stream(side)
-            torch.cuda.synchronize()
+            try:
+                with torch.cuda.stream(side):
+                    for _ in range(RUNS):
+                        _run(step, args, kwargs, reached.tensors)
+                        reached.restore()
+            finally:  # of a step that raised, too, kernels may still write to what is put back
+                torch.cuda.current_stream().wait_stream(side)
+                torch.cuda.synchronize()
 
 
 def _run(step: Callable[..., object], args: tuple, kwargs: dict[str, Any], tensors: list[Tensor]) -> None:

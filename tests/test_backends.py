@@ -1,4 +1,5 @@
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,11 +50,28 @@ def test_the_old_name_stays():
     assert pick_device is choose_device
 
 
-def test_bfloat16_is_chosen_where_a_gpu_has_it(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert choose_autocast("auto", torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert not choose_autocast("auto", torch.device("cuda"))
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A Turing and an Ampere."""
+    old, new = torch.device("cuda:0"), torch.device("cuda:1")
+    about = {old: SimpleNamespace(major=7, minor=5), new: SimpleNamespace(major=8, minor=6)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", about.get)
+    backends.is_ampere.cache_clear()
+    yield old, new
+    backends.is_ampere.cache_clear()
+
+
+@pytest.mark.skipif(not backends.has_triton(), reason="needs Triton")
+def test_kernels_are_for_gpus_that_they_are_compiled_for(two_gpus):
+    old, new = two_gpus
+    assert backends.available("triton", new) and not backends.available("triton", old)
+    assert backends.available("torch", old)
+
+
+def test_bfloat16_is_chosen_where_a_gpu_has_it(two_gpus):
+    old, new = two_gpus
+    assert choose_autocast("auto", new) and not choose_autocast("auto", old)  # where PyTorch emulates it
     assert choose_autocast("bfloat16", CPU) and not choose_autocast("float32", torch.device("cuda"))
 
 

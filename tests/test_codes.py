@@ -143,3 +143,17 @@ def test_masks_that_do_not_fit():
         whole.where(torch.ones(2, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"mask: expected the shape \(2, 2\) or \(1, 2, 2\), got \(2, 3\)"):
         whole.where(torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_a_copy_to_the_cpu_is_waited_for(monkeypatch):
+    """Its values are checked at once; what a GPU copies without waiting is not there yet."""
+    seen, empty = [], torch.zeros(0, dtype=torch.int64, device="meta")
+    away = CodeSequence(empty, empty, empty, torch.zeros(2, dtype=torch.int32, device="meta"), (1, 1), 1)
+
+    def to(tensor, device, non_blocking=False):
+        seen.append((device, non_blocking))
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    assert away.to("cpu", non_blocking=True).device.type == "cpu"
+    assert seen == [("cpu", False)] * 4

@@ -64,3 +64,13 @@ def test_the_callers_random_state_is_left_alone():
     with World(0, 1, torch.device("cpu")).fork_rng():
         torch.manual_seed(5)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_of_several_gpus_all_keep_their_random_states(monkeypatch):
+    """``torch.manual_seed`` seeds each of them."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: list(devices))
+    assert World(0, 1, torch.device("cuda:1")).fork_rng() == [0, 1, 2]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert World(0, 1, torch.device("cpu")).fork_rng() == []  # nor does this start a GPU

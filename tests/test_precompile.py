@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import functools
 import importlib
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 import dqcore
-from dqcore import DynamicQuantizer
+from dqcore import DynamicQuantizer, precompile
 from dqcore.codebook import KMeans, RandomRestart
 from dqcore.ops import decode_attention
 
@@ -185,6 +186,34 @@ def test_errors_pass_and_leave_no_trace():
     with pytest.raises(ValueError, match="grain"):
         dqcore.warmup(quantizer, maps, grain + 5)
     assert same(before, state(quantizer, maps))
+
+
+def test_what_a_gpu_still_does_ends_before_all_is_put_back(monkeypatch):
+    """Of a step that raised, too: its kernels would else write over it."""
+    events = []
+
+    class Reached(precompile._Reached):
+        def add(self, value):
+            self.tensors = [types.SimpleNamespace(device=torch.device("cuda:0"), requires_grad=False)]
+
+        @contextlib.contextmanager
+        def kept(self):
+            try:
+                yield
+            finally:
+                events.append("put back")
+
+    stream = types.SimpleNamespace(wait_stream=lambda other: events.append("wait"))
+    monkeypatch.setattr(precompile, "_Reached", Reached)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda place: contextlib.nullcontext())
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("synchronize"))
+    with pytest.raises(ZeroDivisionError):
+        dqcore.warmup(lambda: 1 / 0)
+    assert events == ["wait", "wait", "synchronize", "put back"]
 
 
 def test_errors_of_the_backward_pass_are_not_hidden():

@@ -61,7 +61,12 @@ def _triton() -> str:
     if not backends.has_triton():
         return "missing: the package is not installed; ops on a GPU run as plain PyTorch"
     version = importlib.metadata.version("triton")
-    return f"{version}, available" if torch.cuda.is_available() else f"{version}, and there is no GPU to run it on"
+    if not torch.cuda.is_available():
+        return f"{version}, and there is no GPU to run it on"
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if any(backends.is_ampere(gpu) for gpu in gpus):
+        return f"{version}, available"
+    return f"{version}, for GPUs from Ampere on; on an older one ops run as plain PyTorch"
 
 
 def _package(name: str, extra: str) -> str:

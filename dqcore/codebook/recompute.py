@@ -112,7 +112,7 @@ class FirstPasses:
         if len(known) > 1 or self._forgotten or mark.device.type == "cpu":  # else nobody waits for a GPU
             distance = torch.stack([(one.mark - mark).abs().sum() for one in known]).tolist()
         least = min(distance)
-        if least > APART * float(mark.abs().sum()):
+        if least and least > APART * float(mark.abs().sum()):
             if self._forgotten:
                 raise InputError("features: a checkpoint repeats one of too many passes before a backward pass")
             return None

@@ -14,6 +14,7 @@ from dqcore.backends import without_autocast
 __all__ = ["entropy_loss"]
 
 BLOCK = 2**18  # elements of a block of logits: 1 MB, of which a few lie in the cache
+GPU_BLOCK = 2**25  # the same on a GPU, where small blocks cost a launch each: 128 MB, of which there are a few
 
 
 def entropy_loss(x: Tensor, codebook: Tensor, *, temperature: float = 0.01, eps: float = 1e-5) -> Tensor:
@@ -94,7 +95,7 @@ def _logits(x: Tensor, codebook: Tensor, temperature: float) -> Iterator[tuple[s
     """Blocks of vectors, and ``-||x - e||^2 / temperature`` but for ``||x||^2``, which changes no assignment."""
     codes = codebook.to(torch.promote_types(x.dtype, torch.float32))
     offset = torch.linalg.vecdot(codes, codes) / -temperature
-    step = max(1, BLOCK // len(codebook))
+    step = max(1, (BLOCK if x.device.type == "cpu" else GPU_BLOCK) // len(codebook))
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         yield rows, torch.addmm(offset, x[rows].to(codes), codes.T, alpha=2 / temperature)

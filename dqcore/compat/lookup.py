@@ -19,7 +19,7 @@ from dqcore.errors import InputError
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 
-__all__ = ["Found", "as_map", "check_map", "lookup", "nearest", "one_hot"]
+__all__ = ["Found", "as_map", "check_map", "counts_of", "lookup", "nearest", "one_hot"]
 
 #: Up to so many distances, and so many elements of the codebook, one float64 product is faster than ``nearest_code``.
 FEW_DISTANCES, FEW_ELEMENTS = 2**16, 2**17
@@ -166,8 +166,13 @@ def check_map(name: str, x: Tensor, dim: int) -> None:
 def one_hot(codes: Tensor, num_codes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The codes as rows of a one-hot matrix ``(N, K)``, and their perplexity ``exp(H(p))``."""
     rows = torch.zeros(len(codes), num_codes, dtype=dtype, device=codes.device).scatter_(1, codes[:, None], 1)
-    share = torch.bincount(codes, minlength=num_codes).to(dtype) / len(codes)
+    share = counts_of(codes, num_codes).to(dtype) / len(codes)
     return rows, torch.exp(-torch.sum(share * torch.log(share + 1e-10)))
+
+
+def counts_of(codes: Tensor, num_codes: int) -> Tensor:
+    """How often each code occurs, ``(K,)`` int64; unlike ``torch.bincount`` it lets no host wait for a GPU."""
+    return torch.zeros(num_codes, dtype=codes.dtype, device=codes.device).scatter_add_(0, codes, torch.ones_like(codes))
 
 
 def as_map(vectors: Tensor, shape: Sequence[int] | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqcore.compat.lookup import check_map, lookup, nearest
+from dqcore.compat.lookup import check_map, counts_of, lookup, nearest
 from dqcore.errors import InputError
 
 __all__ = ["VectorQuantizer"]
@@ -86,7 +86,7 @@ class VectorQuantizer(nn.Module):
         """Move the codes: the less a code is used, the closer to the nearest vector of all processes."""
         codes, rows = _gather(codes), _gather(rows)
         units = F.normalize(rows, dim=-1) if self.use_l2_norm else rows
-        share = torch.bincount(codes, minlength=self.codebook_size).to(self.embed_prob) / len(codes)
+        share = counts_of(codes, self.codebook_size).to(self.embed_prob) / len(codes)
         self.embed_prob.mul_(self.decay).add_(share, alpha=1 - self.decay)
         closest = rows[nearest(codebook, units).clamp_min(0)]
         keep = torch.exp(-(self.embed_prob * self.codebook_size * 10) / (1 - self.decay) - 1e-3)[:, None]

@@ -158,27 +158,30 @@ class World:
 
     def fork_rng(self) -> AbstractContextManager[None]:
         """While this is open, random draws leave the caller's random state as it was."""
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        return torch.random.fork_rng(devices=gpus)  # all of them: torch.manual_seed seeds each
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over processes; a missing one counts as 0."""
         if self.size == 1:
             return
         bucket: list[Tensor] = []
+        size = 0
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             bucket.append(parameter.grad)
-            if sum(gradient.numel() for gradient in bucket) >= BUCKET:
+            size += parameter.numel()
+            if size >= BUCKET:
                 self._average(bucket)
-                bucket = []
+                bucket, size = [], 0
         if bucket:
             self._average(bucket)
 
     def _average(self, gradients: list[Tensor]) -> None:
         flat = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        parts = zip(gradients, flat.split([g.numel() for g in gradients]), strict=True)
+        torch._foreach_copy_(gradients, [part.view_as(gradient) for gradient, part in parts])
 
 
 #: A run of one process on the CPU.
@@ -206,7 +209,13 @@ def join_world(device: str, timeout: float = TIMEOUT) -> World:
         # gloo beside nccl, so that plain values need not pass through a GPU
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        atexit.register(dist.destroy_process_group)  # else a later group on the same port may find this one's store
+        atexit.register(_leave)  # else a later group on the same port may find this one's store
     if not dist.is_initialized():
         return World(0, 1, place)
     return World(dist.get_rank(), dist.get_world_size(), place)
+
+
+def _leave() -> None:
+    """End ``torch.distributed`` unless somebody has."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

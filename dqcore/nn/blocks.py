@@ -51,8 +51,10 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape; the ``(HW, HW)`` weights are never stored."""
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, 3, 1, channels, height * width)
-        query, key, value = qkv.mT.unbind(1)  # each (B, 1, HW, C)
+        qkv = self.qkv(self.norm(x)).reshape(batch, 3, 1, channels, height * width).mT
+        if qkv.stride(-1) != 1:  # PyTorch's fused kernels ask for it; without them the weights would be stored
+            qkv = qkv.contiguous()
+        query, key, value = qkv.unbind(1)  # each (B, 1, HW, C)
         out = F.scaled_dot_product_attention(query, key, value)
         return x + self.proj(out.mT.reshape(batch, channels, height, width))
 

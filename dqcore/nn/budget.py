@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from dqcore.distributed import num_processes, sum_with_gradient
@@ -49,7 +50,8 @@ class BudgetLoss(nn.Module):
         shares = gate.mean((0, 2, 3))[1:]
         if self.training:
             shares = sum_with_gradient(shares) / num_processes()
-        return (shares - shares.new_tensor(self.ratio)).square()
+        # Number by number: a tensor of them would be copied to a GPU, for which the host waits.
+        return torch.stack([share - target for share, target in zip(shares, self.ratio, strict=True)]).square()
 
 
 class ReleasedBudgetLoss(BudgetLoss):

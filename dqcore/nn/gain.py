@@ -137,7 +137,7 @@ class GainRouter(Router):
         refined, thresholds = torch.ones_like(gains[0], dtype=torch.bool), []
         for g, values in enumerate(gains):
             number = round(min(math.fsum(self.ratio[g:]), 1.0) * len(values))
-            thresholds.append(_with_above(values[refined], number))
+            thresholds.append(_with_above(values, refined, number))
             refined = refined & (values > thresholds[-1])
         return torch.stack(thresholds)
 
@@ -159,14 +159,18 @@ def _grain(gains: Tensor, thresholds: Tensor) -> Tensor:
     return (_above(gains.detach(), thresholds) > 0).sum(1)
 
 
-def _with_above(values: Tensor, number: int) -> Tensor:
-    """A threshold with this many of the values above it."""
-    ordered = values.sort(descending=True).values
-    if not len(ordered):
+def _with_above(values: Tensor, among: Tensor, number: int) -> Tensor:
+    """A threshold with this many of the values that are among some above it; the host does not wait for their count."""
+    if not len(values):
         return values.new_zeros(())
-    if number == 0 or number >= len(ordered):
-        return ordered[0] if number == 0 else ordered[-1] - 1
-    return (ordered[number - 1] + ordered[number]) / 2
+    ordered = values.masked_fill(~among, -torch.inf).sort(descending=True).values
+    count = among.sum()
+    found = ordered[(count - 1).clamp_min(0).view(1)][0] - 1  # below all of them
+    if number == 0:
+        found = ordered[0]
+    elif number < len(ordered):
+        found = torch.where(number < count, (ordered[number - 1] + ordered[number]) / 2, found)
+    return torch.where(count > 0, found, 0)
 
 
 def _features(images: Tensor, maps: Sequence[Tensor]) -> Tensor:

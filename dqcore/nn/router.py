@@ -188,7 +188,7 @@ class RandomRouter(Router):
             scores = torch.rand(batch, 1, height, width, device=like.device)
         else:
             generator = torch.Generator().manual_seed(0)
-            scores = torch.rand(1, 1, height, width, generator=generator).to(like.device)
+            scores = torch.rand(1, 1, height, width, generator=generator, device="cpu").to(like.device)
         return scores.expand(batch, len(self.ratio), height, width)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -21,23 +19,25 @@ class WeightAverage(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=_average(decay), use_buffers=False)
+        super().__init__(model, use_buffers=False)
+        self.decay = decay
         self.requires_grad_(False)
         self.eval()
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the model's present weights."""
-        super().update_parameters(model)
-        for averaged, current in zip(self.module.parameters(), model.parameters(), strict=True):
-            if not current.requires_grad:
-                averaged.copy_(current)
+        """Move the average towards the model's present weights.
 
-
-def _average(decay: float) -> Callable[..., None]:
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        updates = int(count)
-        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + updates) / (10 + updates)))
-
-    return update
+        PyTorch's own hands ``n`` to the weights' device, so that the host waits for a GPU there and back; here it stays
+        on the CPU.
+        """
+        updates = int(self.n_averaged)
+        parameters = list(zip(self.module.parameters(), model.parameters(), strict=True))
+        moved = [pair for pair in parameters if updates and pair[1].requires_grad]
+        if moved:
+            averaged, current = map(list, zip(*moved, strict=True))
+            torch._foreach_lerp_(averaged, current, 1.0 - min(self.decay, (1 + updates) / (10 + updates)))
+        copied = [pair for pair in parameters if not (updates and pair[1].requires_grad)]
+        for kept, present in (*copied, *zip(self.module.buffers(), model.buffers(), strict=True)):
+            kept.copy_(present)
+        self.n_averaged += 1

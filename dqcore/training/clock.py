@@ -7,6 +7,7 @@ import time
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from dqcore.distributed import World
 
@@ -49,8 +50,10 @@ class Clock:
         if self.world.size == 1:
             return Moment(self.seconds, received)
         mine = [self.seconds * self.world.is_main, received == signal.SIGINT, received == signal.SIGTERM]
+        # On the CPU where processes talk there too: to hear of it from a GPU, the host would wait for the step's end.
+        device = "cpu" if "gloo" in dist.get_backend_config() else self.world.device
         seconds, interrupts, terminations = self.world.sum(
-            torch.tensor(mine, dtype=torch.float64, device=self.world.device)
+            torch.tensor(mine, dtype=torch.float64, device=device)
         ).tolist()
         number = signal.SIGINT if interrupts else signal.SIGTERM if terminations else 0
         return Moment(seconds, int(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,7 +16,14 @@ from dqcore.errors import DqcoreError, InputError
 from dqcore.training.average import WeightAverage
 from dqcore.training.log import Row
 
-__all__ = ["NonFiniteLossError", "NonFiniteWeightsError", "Stage", "TrainingStep", "all_finite"]
+__all__ = [
+    "NonFiniteLossError",
+    "NonFiniteWeightsError",
+    "Stage",
+    "TrainingStep",
+    "all_finite",
+    "default_device_on_cpu",
+]
 
 Batch = TypeVar("Batch")
 
@@ -35,6 +43,14 @@ class NonFiniteLossError(DqcoreError, FloatingPointError):
 
 class NonFiniteWeightsError(DqcoreError, FloatingPointError):
     """An update made weights infinite or NaN. They were not saved; the last checkpoint is still there."""
+
+
+def default_device_on_cpu() -> AbstractContextManager[object]:
+    """While this is open, a tensor of no named device is on the CPU, whatever ``torch.set_default_device`` said.
+
+    PyTorch's loaders and permutations draw with generators of the CPU, and fail where such tensors are elsewhere.
+    """
+    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def all_finite(compute: Callable[[], torch.Tensor]) -> bool:

@@ -2,6 +2,8 @@
 
 import re
 
+import torch
+
 
 def test_info(run, monkeypatch):
     from dqcore import backends
@@ -15,3 +17,16 @@ def test_info(run, monkeypatch):
     out = run("info")[1]
     assert "extension  missing: the C++ build failed: why" in out
     assert "CUDA       missing: no nvcc" in out
+
+
+def test_kernels_are_not_promised_for_an_old_gpu(monkeypatch):
+    from dqcore import backends
+    from dqcore.cli.info import _triton
+
+    monkeypatch.setattr(backends, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(backends, "is_ampere", lambda device: device.index == 1)
+    assert _triton().endswith(", available")
+    monkeypatch.setattr(backends, "is_ampere", lambda device: False)
+    assert "plain PyTorch" in _triton()

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import dqcore.compat.llamagen as ours
-from dqcore.compat.entropy import entropy_loss
+from dqcore.compat.entropy import _logits, entropy_loss
 from dqcore.errors import InputError
 
 LIBRARY, OURS = "llamagen", ours
@@ -46,6 +46,11 @@ def test_entropy_loss_and_its_gradients_in_blocks(vectors, monkeypatch):
     single = [values.detach().float().requires_grad_() for values in (x, codebook)]
     for theirs, mine in zip(expected, torch.autograd.grad(entropy_loss(*single), single), strict=True):
         assert (mine - theirs).norm() <= 1e-4 * theirs.norm()  # the temperature multiplies float32's rounding by 100
+
+
+def test_blocks_of_a_gpu_are_large():
+    x, codebook = torch.randn(8192, 8, device="meta"), torch.randn(16384, 8, device="meta")
+    assert len(list(_logits(x, codebook, 0.01))) == 4
 
 
 def test_usage_counts_the_codes_of_the_last_65536_vectors():

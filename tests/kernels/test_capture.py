@@ -10,12 +10,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dqcore import DynamicQuantizer, backends
+import dqcore
+from dqcore import DQVAE, DQTransformer, DynamicQuantizer, backends
 from dqcore.codebook import Gradient, RandomRestart
+from dqcore.compat.lookup import one_hot
 from dqcore.estimators import Cosine, Rotation
+from dqcore.models.priors.global_local import GlobalLocal
 from dqcore.nn import GainRouter
 from dqcore.ops.patch_entropy import GREY, NO_MASS
 from dqcore.testing import assert_close
+from dqcore.training.prior.step import measure
+from dqcore.training.tokenizer.pixels import PIXEL_LOSSES
 
 extension, pack_features, expand_features = (
     importlib.import_module(f"dqcore.ops.{name}") for name in ("extension", "pack_features", "expand_features")
@@ -100,6 +105,54 @@ def test_a_gain_router_never_waits_in_evaluation(fake_gpu, ratio):
         routing = router(images, maps)
     assert routing.grain.shape == (2, 4, 4)
     assert watch.ops > 50 and watch.found == []
+
+
+@pytest.mark.parametrize("ratio", [(0.5,), (0.3, 0.3), (0.0, 1.0)])
+def test_a_gain_router_never_waits_in_training(fake_gpu, ratio):
+    router = GainRouter(8, ratio)
+    maps = [torch.randn(2, 8, 4 << g, 4 << g) for g in range(len(ratio) + 1)]
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad(), Watch() as watch:
+        routing = router(images, maps)
+        router.loss(routing, images, images + 1, lambda some, grain: images[some])
+    assert watch.ops > 50 and watch.found == []
+
+
+@pytest.mark.parametrize("router", ["feature", "entropy", "random", "gain"])
+@pytest.mark.parametrize("budget", ["paper", "released"])
+def test_a_tokenizers_pass_never_waits(fake_gpu, router, budget):
+    """Networks, router, quantizer, and all losses of the options."""
+    options = {"initialisation": "uniform", "position": "fourier", "router": router, "budget": budget}
+    model = DQVAE.from_preset("dqvae-triple-tiny", **options).train()
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad(), Watch() as watch:
+        out = model(images)
+        sum(loss(images, out.reconstruction) for loss in PIXEL_LOSSES.values()).add(out.budget_loss)
+    assert watch.ops > 100 and watch.found == []
+
+
+@pytest.mark.parametrize("kind", [DQTransformer, GlobalLocal])
+def test_a_priors_pass_never_waits(kind):
+    """The numbers of a step, too, but for reading them at its end. Tensors without values stand for a GPU's."""
+    model = kind.from_preset(next(name for name in kind.PRESETS if name.endswith("tiny")), num_classes=3).train()
+    rows, columns = model.config.region_grid
+    with torch.device("meta"):
+        zeros, labels = torch.zeros(2 * rows * columns, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+        ends = torch.zeros(3, dtype=torch.int32)
+    sequence = dqcore.CodeSequence(zeros, zeros, zeros, ends, (rows, columns), 2)
+    model = model.to("meta")
+    with torch.no_grad(), Watch() as watch:
+        out = model(sequence, labels)
+        measure(out, 2, 2)
+        model.losses_within(out, model.token_counts(sequence))
+    watch.found = [name for name in watch.found if name != "repeat_interleave.Tensor"]  # of a size that is known
+    assert watch.ops > 100 and watch.found == []
+
+
+def test_perplexity_of_other_libraries_quantizers_never_waits(fake_gpu):
+    with Watch() as watch:
+        one_hot(torch.zeros(5, dtype=torch.int64), 7, torch.float32)
+    assert watch.ops > 5 and watch.found == []
 
 
 def launches():

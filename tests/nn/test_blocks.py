@@ -1,5 +1,9 @@
+import copy
+
+import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dqcore.nn.blocks import AttnBlock, Downsample, Level, ResBlock, Upsample
 
@@ -11,6 +15,16 @@ def test_attention_is_one_head_over_all_positions():
     weights = torch.softmax(torch.einsum("bci,bcj->bij", q, k) / 16**0.5, -1)
     mixed = torch.einsum("bij,bcj->bci", weights, v).view_as(x)
     torch.testing.assert_close(block(x), x + block.proj(mixed))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_attention_comes_to_a_fused_kernel(memory_format):
+    """Of other strides PyTorch stores the weights of all pairs of positions, on a GPU as on a CPU."""
+    block = AttnBlock(16, groups=4).to(memory_format=memory_format)
+    x = torch.randn(2, 16, 3, 5).contiguous(memory_format=memory_format)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        out = block(x)
+    torch.testing.assert_close(out, copy.deepcopy(block).double()(x.double()).float())
 
 
 def test_res_block_shortcut_only_where_widths_differ():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqcore.nn.gain import GainRouter
+from dqcore.nn.gain import GainRouter, _with_above
 from dqcore.training.average import WeightAverage
 
 
@@ -146,3 +146,20 @@ def task(granularities):
     last = spread.repeat_interleave(2 ** (granularities - 1), 1).repeat_interleave(2 ** (granularities - 1), 2)
     maps[-1] = maps[-1] * last[:, None]
     return maps, torch.randn(16, 3, 32, 32), spread
+
+
+def test_a_threshold_is_that_of_the_chosen_values_alone():
+    """As if the others were not there, with ties and where none is chosen."""
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randint(-2, 3, (9,), generator=generator).float()
+        among = torch.rand(9, generator=generator) < seed / 39
+        ordered = values[among].sort(descending=True).values
+        for number in range(10):
+            if not len(ordered):
+                expected = 0.0
+            elif number == 0 or number >= len(ordered):
+                expected = float(ordered[0] if number == 0 else ordered[-1] - 1)
+            else:
+                expected = float(ordered[number - 1] + ordered[number]) / 2
+            assert float(_with_above(values, among, number)) == expected

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dqcore import DynamicQuantizer
 from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.codebook.recompute import FirstPasses
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Rotation
 
@@ -199,3 +200,11 @@ def test_a_new_pass_inside_a_backward_pass_learns():
     z.register_hook(lambda grad: quantizer(torch.randn(1, 6, 4, 4)) and None)
     z.sum().backward()
     assert not torch.equal(quantizer.codes, before)
+
+
+def test_one_pass_is_found_without_waiting():
+    """Tensors without values stand for a GPU's."""
+    passes, maps, codes = FirstPasses(), [torch.randn(1, 6, 4, 4, device="meta")], torch.randn(9, 6, device="meta")
+    with torch.no_grad():
+        passes.keep(maps, codes, learn=True)
+    assert passes.find(maps).repeated

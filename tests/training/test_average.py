@@ -44,3 +44,12 @@ def test_resumes():
     for each in (average, other):
         _walk(each, model, [3.0, 7.0])
     assert torch.equal(average.module.trained, other.module.trained)
+
+
+def test_the_number_of_updates_stays_on_the_cpu():
+    """Tensors without values stand for a GPU's: the host must not ask for any."""
+    model = _Model().to("meta")
+    average = WeightAverage(model, decay=0.5)
+    for _ in range(3):
+        average.update_parameters(model)
+    assert int(average.n_averaged) == 3

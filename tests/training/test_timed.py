@@ -1,8 +1,11 @@
 """Runs whose length is in minutes: the learning rate falls with time, a resumed run has what is left."""
 
 import json
+import signal
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from dqcore.training import train_tokenizer
 from dqcore.training.clock import Clock
@@ -78,3 +81,13 @@ def test_a_run_of_days_is_warned_of_and_asked_about(tiny, options, caplog, monke
     assert any("--minutes M" in message for message in caplog.messages)
     run = train_tokenizer(options(resume=True), model=tiny(), progress=lambda row: None, confirm=lambda question: True)
     assert run.metrics[-1]["step"] == 8
+
+
+def test_processes_agree_without_waiting_for_a_gpu(monkeypatch):
+    """A tensor without values stands for a GPU's."""
+    world = SimpleNamespace(size=2, is_main=True, device=torch.device("meta"), sum=lambda values: values)
+    monkeypatch.setattr("torch.distributed.get_backend_config", lambda: "cpu:gloo,cuda:nccl")
+    assert Clock(world).agree(signal.SIGTERM).signal == signal.SIGTERM
+    monkeypatch.setattr("torch.distributed.get_backend_config", lambda: "cuda:nccl")
+    with pytest.raises(RuntimeError):
+        Clock(world).agree(0)

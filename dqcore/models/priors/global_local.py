@@ -115,7 +115,7 @@ class GlobalLocal(Prior):
     def token_counts(self, sequence: CodeSequence) -> Tensor:
         """Places of the regions of each granularity, placeholders included."""
         grains = self._grains(self.contents_of(sequence, self.config.codebook_size))
-        return self.num_places * torch.bincount(grains.flatten(), minlength=self.config.num_granularities)
+        return self.num_places * torch.stack([(grains == g).sum() for g in range(self.config.num_granularities)])
 
     def predict_contents(self, contents: Tensor, labels: Tensor) -> Tensor:
         """Predict each place from the places before it in its region and from the regions before.

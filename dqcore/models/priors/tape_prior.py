@@ -170,7 +170,7 @@ class TapePrior(Prior):
         """Codes and special tokens of each granularity, the first token of each image left out."""
         tokens = self.tape.lay_out(sequence, torch.zeros(len(sequence), dtype=torch.int64, device=sequence.device))
         grains = self.tape.grains[tokens.entries[tokens.inputs + 1]]
-        return torch.bincount(grains, minlength=self.config.num_granularities)
+        return torch.stack([(grains == g).sum() for g in range(self.config.num_granularities)])
 
     def _mean_position_loss(self, losses: Tensor, grains: Tensor) -> Tensor:
         """In a coarse-to-fine prior every granularity has the same weight, however few codes it has (paper)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 
 import torch
@@ -20,6 +21,10 @@ def can_capture(weights: Tensor) -> bool:
     """
     kernels = backends.route(weights.device) == "gpu" and backends.available("triton", weights.device)
     return weights.device.type == "cuda" and kernels and weights.dtype != torch.float64
+
+
+#: Held by the thread that captures: the others' captures would synchronize with a stream that is being recorded.
+_capturing = threading.Lock()
 
 
 class Replay:
@@ -50,11 +55,14 @@ class Replay:
             self._left -= 1
             self.run()
             return
-        self._graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph, stream=_stream(torch.cuda.current_device())):
-            self.run()  # only recorded
-        self._graph.replay()
+        graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
+        with _capturing:
+            torch.cuda.synchronize()
+            # What other threads do meanwhile, such as one that pins memory for a loader, neither fails nor ends this.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self.run()  # only recorded
+        self._graph = graph
+        graph.replay()
 
 
 @functools.cache
@@ -74,7 +82,7 @@ class Watched:
         self.value = value
         self._event: torch.cuda.Event | None = None
         if value.device.type == "cuda":
-            self._copy = torch.zeros((), dtype=torch.int64, pin_memory=True)
+            self._copy = torch.zeros((), dtype=torch.int64, device="cpu", pin_memory=True)
 
     def read(self) -> int:
         """The counter, as far as the host knows it; 0 at first on a GPU."""

@@ -27,6 +27,7 @@ from dqcore.training.prior.codes import keep_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.prior.stage import PriorStage
 from dqcore.training.record import RunRecord, check_options, check_outside, check_unused
+from dqcore.training.stage import default_device_on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,8 @@ def train_prior(
     world = join_world(options.device, options.timeout)
     clock, machine = Clock(world), this_machine(world.device)
     options = options.resolved(machine)
-    with world.fork_rng(), sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext():
+    alone = sole_owner(options.out, "training") if world.is_main else contextlib.nullcontext()
+    with world.fork_rng(), default_device_on_cpu(), alone:
         if world.is_main:
             _check_folder(options)
             keep_tokenizer(options)

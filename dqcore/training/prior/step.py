@@ -105,6 +105,8 @@ class PriorStep(TrainingStep):
 
     def _runs(self, sequence: CodeSequence, labels: Tensor | None) -> list[Part]:
         """The batch in at most ``accumulate`` runs of images."""
+        if self.accumulate == 1:  # to cut a sequence the host waits
+            return [(sequence, labels)]
         size = -(-len(sequence) // self.accumulate)
         cuts = [slice(start, start + size) for start in range(0, len(sequence), size)]
         return [(sequence[cut], None if labels is None else labels[cut]) for cut in cuts]
@@ -221,7 +223,7 @@ def _sums(output: PriorOutput, losses: tuple[Tensor, Tensor], num_images: int, n
     """
     contents, positions = output.content_losses, output.position_losses
     positions = torch.zeros_like(contents) if positions is None else positions
-    first = torch.stack([*losses, losses[0].new_tensor(num_images)]).double()
+    first = torch.stack([*losses, losses[0].new_full((), num_images)]).double()
     rows = torch.stack([torch.ones_like(contents), contents, positions]).double()
     each = [torch.where(output.targets.grains == g, rows, 0.0).sum(1) for g in range(num_granularities)]
     return torch.cat([first, *each])

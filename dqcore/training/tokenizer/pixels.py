@@ -27,9 +27,10 @@ def squared_error(images: Tensor, reconstruction: Tensor) -> Tensor:
 
 def colour_error(images: Tensor, reconstruction: Tensor) -> Tensor:
     """:func:`squared_error` of luma and the two colour differences, with more weight on colour."""
-    matrix = torch.tensor(LUMA_AND_COLOUR, dtype=images.dtype, device=images.device)
-    matrix = matrix * matrix.new_tensor([1.0, COLOUR_WEIGHT, COLOUR_WEIGHT])[:, None]
-    error = F.conv2d(reconstruction - images, matrix[:, :, None, None])
+    rows = zip(LUMA_AND_COLOUR, (1.0, COLOUR_WEIGHT, COLOUR_WEIGHT), strict=True)
+    # Filled, not copied: the host would wait for a GPU.
+    factors = [images.new_full((), weight * factor) for row, weight in rows for factor in row]
+    error = F.conv2d(reconstruction - images, torch.stack(factors).view(3, 3, 1, 1))
     return 8 * error.square().mean()
 
 

@@ -25,6 +25,7 @@ from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import Loop
 from dqcore.training.record import RunRecord, check_unused
+from dqcore.training.stage import default_device_on_cpu
 from dqcore.training.tokenizer.build import (
     check_image_size,
     compile_networks,
@@ -91,7 +92,7 @@ def train_tokenizer(
     world = join_world(options.device, options.timeout)
     clock = Clock(world)
     options = _with_perceptual(options.resolved(this_machine(world.device)), world)
-    with world.fork_rng():
+    with world.fork_rng(), default_device_on_cpu():
         torch.manual_seed(options.seed)
         check_unused(options.out, resume=options.resume)
         images = find_images(options, world)

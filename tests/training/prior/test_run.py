@@ -69,6 +69,12 @@ def quiet(row):
     pass
 
 
+def test_a_default_device_stays_outside(folder, tmp_path):
+    with torch.device("meta"):
+        run = train_prior(options(folder, tmp_path / "run", steps=1), progress=quiet)
+    assert run.model.step_embedding.device.type == "cpu"
+
+
 class Stopped(Exception):
     pass
 

@@ -40,6 +40,15 @@ def test_learns_pictures(tiny, options):
     assert np.mean([row["fine_ratio"] for row in rows[-21:-1]]) == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_default_device_stays_outside(tiny, options):
+    """As ``torch.set_default_device("cuda")``, with which PyTorch's own loaders fail."""
+    model = tiny()
+    with torch.device("meta"):
+        run = train_tokenizer(options(steps=1, discriminator=False), model=model, progress=_quiet)
+        assert torch.empty(0).is_meta
+    assert run.model.decoder.conv_out.weight.device.type == "cpu"
+
+
 def test_run_folder(tiny, options):
     seen, model, state = [], tiny(), torch.get_rng_state()
     run = train_tokenizer(options(average_decay=0.9), model=model, progress=seen.append)
