@@ -81,10 +81,20 @@ def available(kernel: Kernel, device: torch.device) -> bool:
     """Whether kernels of this kind can run on tensors of ``device``."""
     if kernel == "torch":
         return True
+    if device.type == "cuda" and not _is_known(device):
+        return False
     if kernel == "triton":
         return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
     module = extension()
     return module is not None and (device.type == "cpu" or module.has_cuda)
+
+
+@functools.cache
+def _is_known(device: torch.device) -> bool:
+    """Whether kernels are compiled for this GPU: one of NVIDIA's, of compute capability 8.0 or more."""
+    if not torch.cuda.is_available():
+        return True  # no tensor lies there, but somebody may ask what would be
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @functools.cache
