@@ -79,10 +79,8 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
 
 def available(kernel: Kernel, device: torch.device) -> bool:
     """Whether kernels of this kind can run on tensors of ``device``."""
-    if kernel == "torch":
-        return True
-    if device.type == "cuda" and not _is_known(device):
-        return False
+    if kernel == "torch" or (device.type == "cuda" and not _is_known(device)):
+        return kernel == "torch"
     if kernel == "triton":
         return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
     module = extension()
@@ -91,10 +89,9 @@ def available(kernel: Kernel, device: torch.device) -> bool:
 
 @functools.cache
 def _is_known(device: torch.device) -> bool:
-    """Whether kernels are compiled for this GPU: one of NVIDIA's, of compute capability 8.0 or more."""
-    if not torch.cuda.is_available():
-        return True  # no tensor lies there, but somebody may ask what would be
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether kernels are compiled for this GPU: NVIDIA's, of compute capability 8.0 or more; or there is none here."""
+    own = torch.version.hip is None
+    return not torch.cuda.is_available() or (own and torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 @functools.cache
