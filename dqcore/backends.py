@@ -79,12 +79,19 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
 
 def available(kernel: Kernel, device: torch.device) -> bool:
     """Whether kernels of this kind can run on tensors of ``device``."""
-    if kernel == "torch":
-        return True
+    if kernel == "torch" or (device.type == "cuda" and not _is_known(device)):
+        return kernel == "torch"
     if kernel == "triton":
         return has_triton() and ((device.type == "cuda" and is_ampere(device)) or _backend.get() == "interpreter")
     module = extension()
     return module is not None and (device.type == "cpu" or module.has_cuda)
+
+
+@functools.cache
+def _is_known(device: torch.device) -> bool:
+    """Whether kernels are compiled for this GPU: NVIDIA's, of compute capability 8.0 or more; or there is none here."""
+    own = torch.version.hip is None
+    return not torch.cuda.is_available() or (own and torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 @functools.cache

@@ -23,9 +23,9 @@ TABLE = 2**22  # numbers in the table, at most
 
 @triton.jit
 def _bucket(keys, position, last, K):
-    """The bucket of each vector: its code, K without one, and K + 1 behind the end of the span."""
+    """The bucket of each vector: its code, K without one of the codebook, and K + 1 behind the end of the span."""
     key = tl.load(keys + position, mask=position < last, other=0)
-    return tl.where(position < last, tl.where(key < 0, K, key), K + 1)
+    return tl.where(position < last, tl.where((key < 0) | (key >= K), K, key), K + 1)
 
 
 @triton.jit
@@ -87,7 +87,7 @@ def _code_sums_order_kernel(
 
 
 def order_by_code(keys: Tensor, num_codes: int, arrived: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sort ``keys (N,)`` int32, codes below K, negative for none; fewer than 2^31.
+    """Sort ``keys (N,)`` int32, codes below K, any other number for none; fewer than 2^31.
 
     Args:
         keys: The code of each vector.

@@ -31,6 +31,7 @@ from dqcore.kernels.replay import replayed
 
 ROWS = 16  # codes, or drawn vectors, at once
 TILE = {"ROWS": ROWS, "BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}
+THREADS = tl.constexpr(32 * TILE["num_warps"])
 BINS = 4096
 
 
@@ -84,8 +85,9 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
         some = tl.zeros([ROWS], tl.float32) + share > 0
         count = tl.load(counts + k, mask=inside, other=0.0)
         own = _moved(tl.load(cluster_size + k, mask=inside, other=1.0), count, share)
-        tl.store(cluster_size + k, own, mask=inside)  # (ROWS,)
         age = tl.load(idle + k, mask=inside, other=0) + some.to(tl.int64)
+        tl.debug_barrier()  # every warp has loaded these rows' sizes, before one stores them
+        tl.store(cluster_size + k, own, mask=inside)  # (ROWS,)
         tl.store(idle + k, tl.where(count > 0, 0, age), mask=inside)  # (ROWS,)
         size = (own + eps) / (total + K * eps) * total
         code_hash = tl.zeros([ROWS], tl.int64)
@@ -99,6 +101,8 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
             if DRAW:
                 code = tl.where(some[:, None], code, tl.load(weight + at, mask=known, other=0.0))
                 code_hash += hashed(code, d, D)
+            if ROWS * BLOCK_D < THREADS:
+                tl.debug_barrier()  # here, too
             tl.store(embed_sum + at, new, mask=known)  # (ROWS, BLOCK_D), as is the next
             tl.store(weight + at, code, mask=known & some[:, None])
         if DRAW:

@@ -136,6 +136,12 @@ def _nearest_code_round_codes_kernel(
     _raise(sizes + 3, half)
 
 
+def fits(size: int, dim: int) -> bool:
+    """Whether the rounded codes are fewer than 2^31 numbers, whose places the scan counts in 32 bits."""
+    whole = max(16, next_power_of_2(dim))
+    return (size + PADDING) * (4 * whole if dim <= SPLIT_DIM else whole) < 2**31
+
+
 def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> Codes:
     """Prepare ``codebook (K, D)``; ``exact`` says that it and the vectors are both float16 or both bfloat16.
 

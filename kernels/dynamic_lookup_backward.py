@@ -118,6 +118,11 @@ def _dynamic_lookup_bwd_kernel(
         )
 
 
+def fits(*maps: Tensor | None) -> bool:
+    """Whether no line or column of an image lies 2^31 numbers behind the first: the kernel counts them in 32 bits."""
+    return all(x is None or max(x.stride(2) * x.shape[2], x.stride(3) * x.shape[3]) < 2**31 for x in maps)
+
+
 @replayed
 def dynamic_lookup_bwd(
     maps: list[Tensor],

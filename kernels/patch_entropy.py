@@ -79,8 +79,9 @@ def _patch_entropy_fwd_kernel(
             where = pixels + corner + (pixel // PATCH).to(tl.int64) * stride_h + (pixel % PATCH).to(tl.int64) * stride_w
             grey = tl.zeros([BLOCK_PIXELS], tl.float64)
             for c in tl.static_range(len(GREY)):
-                value = tl.load(where + c * stride_c, mask=pixel < PATCH * PATCH, other=0.0)  # (BLOCK_PIXELS,)
+                value = tl.load(where, mask=pixel < PATCH * PATCH, other=0.0)  # (BLOCK_PIXELS,)
                 grey += GREY[c] * value.to(tl.float32).to(tl.float64)
+                where += stride_c  # c times it may exceed 32 bits
             offset = (grey - LOW) * (1.0 / STEP)
             nearest = tl.minimum(tl.maximum(tl.floor(offset), 0.0), NUM_BINS - 1.0)
             rest = (offset - nearest).to(tl.float32)

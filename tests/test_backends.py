@@ -103,3 +103,19 @@ def test_a_choice_is_one_of_its_thread():
     ended.set()
     thread.join()
     assert seen == ["cpu", "reference"] and backends.route(torch.device("cpu")) == "cpu"
+
+
+@pytest.mark.parametrize("capability,hip,known", [((8, 0), None, True), ((7, 5), None, False), ((9, 4), "6.4", False)])
+def test_kernels_are_for_gpus_that_they_are_compiled_for(monkeypatch, capability, hip, known):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(backends, "extension", lambda: SimpleNamespace(has_cuda=True))
+    backends._is_known.cache_clear()
+    try:
+        gpu = torch.device("cuda", 0)
+        assert backends.available("torch", gpu) and backends.available("extension", CPU)
+        assert backends.available("triton", gpu) == (known and backends.has_triton())
+        assert backends.available("extension", gpu) == known
+    finally:
+        backends._is_known.cache_clear()

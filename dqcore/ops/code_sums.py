@@ -35,7 +35,7 @@ def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> CodeSums:
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
-        ValueError: Shapes or devices do not fit, or on the CPU a code is too large.
+        ValueError: Shapes or devices do not fit, or on the CPU a code is too large. A GPU leaves its vector out.
 
     Gradient: of ``sums`` to ``x``. Deterministic.
     Cost: reads ``x`` once, no one-hot matrix.
@@ -45,6 +45,8 @@ def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> CodeSums:
     check_same_device(x=x, codes=codes)
     if len(codes) != len(x):
         raise InputError(f"codes: expected one for each of {len(x)} vectors, got {len(codes)}")
+    if len(x) >= 2**31:
+        raise InputError(f"x: expected fewer than 2**31 vectors, got {len(x)}")
     if num_codes < 1:
         raise InputError(f"num_codes: expected at least 1, got {num_codes}")
     readable = codes.device.type == "cpu" and not torch.compiler.is_compiling()

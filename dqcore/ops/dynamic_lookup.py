@@ -102,6 +102,8 @@ def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
     if len(maps) > MAX_GRANULARITIES:
         raise InputError(f"maps: expected at most {MAX_GRANULARITIES} feature maps, one a granularity, got {len(maps)}")
     check_grain(grain, len(maps))
+    if grain.numel() * 4 ** (len(maps) - 1) >= 2**31:
+        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
 
 
 def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
@@ -144,9 +146,11 @@ def _fake(
 
 
 def _triton(maps: list[Tensor], grain: Tensor, codebook: Tensor, with_sums: bool) -> tuple[Tensor, ...]:
+    from dqcore.kernels.codes import fits
     from dqcore.kernels.dynamic_lookup import dynamic_lookup_fwd
 
-    return dynamic_lookup_fwd(maps, grain, codebook, with_sums)
+    run = dynamic_lookup_fwd if fits(*codebook.shape) else dynamic_lookup_reference
+    return run(maps, grain, codebook, with_sums)
 
 
 def _triton_backward(
@@ -157,9 +161,10 @@ def _triton_backward(
     grad_quantized: Tensor | None,
     grad_error: Tensor | None,
 ) -> list[Tensor]:
-    from dqcore.kernels.dynamic_lookup_backward import dynamic_lookup_bwd
+    from dqcore.kernels.dynamic_lookup_backward import dynamic_lookup_bwd, fits
 
-    return dynamic_lookup_bwd(maps, grain, codes, quantized, grad_quantized, grad_error)
+    run = dynamic_lookup_bwd if fits(maps[-1], quantized, grad_quantized) else dynamic_lookup_backward_reference
+    return run(maps, grain, codes, quantized, grad_quantized, grad_error)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:

@@ -59,9 +59,10 @@ def _fake(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
 
 
 def _triton(x: Tensor, codebook: Tensor, precision: str) -> Tensor:
+    from dqcore.kernels.codes import fits
     from dqcore.kernels.nearest_code import nearest_code_fwd
 
-    return nearest_code_fwd(x, codebook, precision)
+    return (nearest_code_fwd if fits(*codebook.shape) else nearest_code_reference)(x, codebook, precision)
 
 
 register(

@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+#: No sequence is so long, and kernels add rows to a window's side in 32 bits.
+FAR = 2**30
+
+
 class Sequence(NamedTuple):
     """One sequence of a packed batch.
 
@@ -98,11 +102,11 @@ def _shortened(values: list[int]) -> str:
 
 
 def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
-    """``(left, right)``, -1 for an open side; in causal attention ``right`` is 0."""
+    """``(left, right)``, -1 for an open side, as one of FAR keys is; in causal attention ``right`` is 0."""
     if len(window_size) != 2 or min(window_size) < -1:
         raise InputError(f"window_size: expected (left, right), each at least -1, got {window_size}")
-    left, right = window_size
-    return int(left), 0 if causal else int(right)
+    left, right = (int(side) if side < FAR else -1 for side in window_size)
+    return left, 0 if causal else right
 
 
 def scale_of(softmax_scale: float | None, dim: int) -> float:

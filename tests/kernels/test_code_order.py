@@ -19,6 +19,7 @@ spec.loader.exec_module(together)
 KEYS = {
     "random": lambda number, size: torch.randint(-1, size, (number,), dtype=torch.int32),
     "none": lambda number, size: torch.full((number,), -1, dtype=torch.int32),
+    "too large": lambda number, size: torch.randint(0, 3 * size, (number,), dtype=torch.int32),
     "one": lambda number, size: torch.full((number,), size - 1, dtype=torch.int32),
 }
 
@@ -31,7 +32,7 @@ def test_order_is_that_of_a_stable_sort(monkeypatch, number, size, kind, program
     if programs > 1:
         together.run_together(monkeypatch, programs, code_order)
     found, order, offsets, counts = code_order.order_by_code(keys, size)
-    buckets = torch.where(keys < 0, size, keys)
+    buckets = torch.where((keys < 0) | (keys >= size), size, keys)
     expected, places = buckets.sort(stable=True)
     assert torch.equal(order, places)
     assert torch.equal(found, torch.where(expected == size, -1, expected).int())

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dqcore import backends
+import dqcore
+from dqcore import backends, ops
 
 pytest.importorskip("triton")
 if not (backends.interpreting() or torch.cuda.is_available()):
@@ -41,3 +42,19 @@ def test_lookup_writes_every_cell(monkeypatch):
     assert (quantized.permute(0, 2, 3, 1)[none] == 0).all()
     assert (error[none] == 0).all()
     assert (error[~none] < 76).all()
+
+
+def test_a_backward_pass_of_more_than_32_bits_takes_the_reference(monkeypatch):
+    image = torch.empty(1, 1024, 2048, 1024, dtype=torch.bfloat16, device="meta")
+    lines, columns = (image.to(memory_format=torch.channels_last), image.transpose(2, 3).contiguous().transpose(2, 3))
+    assert dynamic_lookup_backward.fits(image, columns, None) and not dynamic_lookup_backward.fits(image, lines)
+    assert not dynamic_lookup_backward.fits(image.permute(0, 2, 1, 3).contiguous().permute(0, 3, 2, 1))
+    maps, grain, codebook = lookup_problem()
+    maps = [values.requires_grad_() for values in maps]
+    launched = []
+    monkeypatch.setattr(dynamic_lookup_backward, "dynamic_lookup_bwd", lambda *args: launched.append(args))
+    monkeypatch.setattr(dynamic_lookup_backward, "fits", lambda *given: False)
+    with dqcore.backend("interpreter" if backends.interpreting() else "auto"):
+        out = ops.dynamic_lookup(maps, grain.clamp_min(0), codebook)
+        grads = torch.autograd.grad(out.quantized.sum(), maps)
+    assert not launched and sum(grad.sum() for grad in grads) == out.quantized.numel()

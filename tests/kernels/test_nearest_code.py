@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dqcore import backends
+import dqcore
+from dqcore import backends, ops
 from dqcore.ops.nearest_code import nearest_code_reference
 from dqcore.testing import adversarial_codebooks
 
@@ -11,7 +12,7 @@ pytest.importorskip("triton")
 if not (backends.interpreting() or torch.cuda.is_available()):
     pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
 
-from dqcore.kernels import nearest_code, rounding, settle, tuned
+from dqcore.kernels import codes, dynamic_lookup, nearest_code, rounding, settle, tuned
 from dqcore.kernels.vectors import Vectors
 
 DEVICE = "cpu" if backends.interpreting() else "cuda"
@@ -123,3 +124,19 @@ def test_mixed_dtypes():
     for a, b in ((torch.float16, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.float16)):
         codes = nearest_code.nearest_code_fwd(x.to(a), codebook.to(b), "exact")
         assert torch.equal(codes, nearest_code_reference(x.to(a), codebook.to(b), "exact"))
+
+
+def test_a_codebook_of_more_than_32_bits_takes_the_reference(monkeypatch):
+    assert codes.fits(2**23 - 257, 256) and not codes.fits(2**23 - 256, 256)
+    assert codes.fits(2**25 - 257, 16) and not codes.fits(2**25 - 256, 16)
+    x, codebook = problem()
+    grain = torch.zeros(1, 1, 1, dtype=torch.int64, device=DEVICE)
+    launched = []
+    for module, name in ((nearest_code, "nearest_code_fwd"), (dynamic_lookup, "dynamic_lookup_fwd")):
+        monkeypatch.setattr(module, name, lambda *args: launched.append(args))
+    monkeypatch.setattr(codes, "fits", lambda size, dim: False)
+    with dqcore.backend("interpreter" if backends.interpreting() else "auto"):
+        expected = ops.nearest_code(x, codebook)
+        found = ops.dynamic_lookup([x[:1, :, None, None]], grain, codebook)
+    assert not launched and torch.equal(expected, nearest_code_reference(x, codebook, "exact"))
+    assert found.codes.flatten().equal(expected[:1])

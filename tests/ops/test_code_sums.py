@@ -60,6 +60,7 @@ def test_opcheck():
         (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), 2, "codes: expected one for each of 3"),
         (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64), 0, "num_codes: expected at least 1"),
         (torch.zeros(3, 2), torch.full((3,), 2), 2, "codes: expected values below num_codes=2"),
+        (torch.zeros(1, 2).expand(2**31, 2), torch.zeros(1).long().expand(2**31), 2, "x: expected fewer than"),
     ],
 )
 def test_invalid_input(x, codes, size, message):

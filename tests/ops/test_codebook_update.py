@@ -118,6 +118,38 @@ def test_a_launch_is_sized_for_the_gpu_of_its_tensors(monkeypatch):
         assert not torch.equal(updated(before, lookup, maps, grain, None).cluster_size, before.cluster_size)
 
 
+@pytest.mark.skipif(not backends.interpreting(), reason="looks at what the interpreter does")
+@pytest.mark.parametrize("dim,threshold", [(8, 0.99), (20, 0.99), (20, None)])
+def test_no_warp_stores_what_another_may_still_load(monkeypatch, dim, threshold):
+    """Of a block with fewer numbers than threads, warps load the same ones: between load and store they must wait."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    from dqcore.kernels.codebook_update import THREADS
+
+    loaded, stores = set(), []
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def noted_load(ptrs, mask, *rest):
+        if 1 < ptrs.data.size < THREADS.value:
+            loaded.update(ptrs.data[mask.data].tolist())
+        return load(ptrs, mask, *rest)
+
+    def noted_store(ptrs, value, mask, *rest):
+        places = ptrs.data[mask.data].tolist()
+        stores.append(len(places))
+        assert loaded.isdisjoint(places)
+        return store(ptrs, value, mask, *rest)
+
+    monkeypatch.setattr(builder, "create_masked_load", noted_load)
+    monkeypatch.setattr(builder, "create_masked_store", noted_store)
+    monkeypatch.setattr(builder, "create_barrier", loaded.clear)
+    before, maps, grain, lookup = problem(all_unused, 40, dim, 2)
+    stores.clear()
+    with dqcore.backend("interpreter"):
+        updated(before, lookup, maps, grain, threshold)
+    assert stores
+
+
 def test_unused_codes_are_revived_by_the_batch():
     before, maps, grain, lookup = problem(all_unused, 40, 8, 2)
     after = updated(before, lookup, maps, grain, 0.99)

@@ -227,6 +227,7 @@ def _broken(change):
         (lambda m, g, c: (m, g.int(), c), "grain: expected int64"),
         (lambda m, g, c: (m, g + 1, c), r"grain: expected values in \[0, 2\)"),
         (lambda m, g, c: (m, g - 1, c), r"grain: expected values in \[0, 2\)"),
+        (lambda m, g, c: (m, g[:1].to("meta").expand(2**29, -1, -1), c), r"grain: expected fewer than 2\*\*31 cells"),
         (lambda m, g, c: (m, g, c[:0]), "codebook: expected at least one code"),
         (lambda m, g, c: (m, g, c[:, :3]), "codebook: expected 8 channels"),
     ],

@@ -133,3 +133,10 @@ def test_compiles():
     images = textured(2, 3, 16, 16)
     compiled = torch.compile(patch_entropy, fullgraph=True, dynamic=True, backend="aot_eager")
     assert torch.equal(compiled(images, 8), patch_entropy(images, 8))
+
+
+def test_planes_may_lie_far_apart(route):
+    """The third plane of an image begins 2^31 numbers behind the first; none of the memory between is touched."""
+    apart = torch.empty(2**31 + 256, dtype=torch.float16, device=route).as_strided((1, 3, 16, 16), (0, 2**30, 16, 1))
+    images = textured(1, 3, 16, 16, device=route, dtype=torch.float16)
+    assert torch.equal(patch_entropy(apart.copy_(images), 8), patch_entropy(images, 8))

@@ -188,6 +188,8 @@ def test_window_that_covers_all_is_none(route):
     given = inputs([50, 9], device=route)
     assert torch.equal(varlen_attention(*given, window_size=(50, 0)), varlen_attention(*given, window_size=(50, -1)))
     assert_close(varlen_attention(*given, window_size=(50, -1)), varlen_attention(*given))
+    far = varlen_attention(*given, window_size=(2**31 - 1, 2**31 - 1), causal=False)
+    assert torch.equal(far, varlen_attention(*given, causal=False))
 
 
 @pytest.mark.parametrize("case", ["causal", "prefix_left", "both", "dropout"])
