@@ -79,19 +79,12 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
 
 def available(kernel: Kernel, device: torch.device) -> bool:
     """Whether kernels of this kind can run on tensors of ``device``."""
-    if kernel == "torch" or (device.type == "cuda" and not _is_known(device)):
+    if kernel == "torch" or (device.type == "cuda" and not is_ampere(device)):
         return kernel == "torch"
     if kernel == "triton":
-        return has_triton() and ((device.type == "cuda" and is_ampere(device)) or _backend.get() == "interpreter")
+        return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
     module = extension()
     return module is not None and (device.type == "cpu" or module.has_cuda)
-
-
-@functools.cache
-def _is_known(device: torch.device) -> bool:
-    """Whether kernels are compiled for this GPU: NVIDIA's, of compute capability 8.0 or more; or there is none here."""
-    own = torch.version.hip is None
-    return not torch.cuda.is_available() or (own and torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 @functools.cache
@@ -102,9 +95,10 @@ def has_triton() -> bool:
 
 @functools.cache
 def is_ampere(device: torch.device) -> bool:
-    """Whether a GPU is an Ampere or newer, as the kernels need: it multiplies bfloat16, which older ones emulate."""
-    known = torch.version.hip is None and torch.cuda.is_available()
-    return not known or torch.cuda.get_device_properties(device).major >= 8
+    """Whether a GPU is NVIDIA's and an Ampere or newer: kernels are compiled for it, and bfloat16 is not emulated."""
+    if not torch.cuda.is_available():
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @functools.cache
