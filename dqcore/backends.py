@@ -79,8 +79,10 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
 
 def available(kernel: Kernel, device: torch.device) -> bool:
     """Whether kernels of this kind can run on tensors of ``device``."""
-    if kernel == "torch" or (device.type == "cuda" and not is_ampere(device)):
-        return kernel == "torch"
+    if kernel == "torch":
+        return True
+    if device.type == "cuda" and not is_ampere(device):
+        return False
     if kernel == "triton":
         return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
     module = extension()
@@ -96,9 +98,8 @@ def has_triton() -> bool:
 @functools.cache
 def is_ampere(device: torch.device) -> bool:
     """Whether a GPU is NVIDIA's and an Ampere or newer: kernels are compiled for it, and bfloat16 is not emulated."""
-    if not torch.cuda.is_available():
-        return True
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    own = torch.version.hip is None
+    return not torch.cuda.is_available() or (own and torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 @functools.cache

@@ -103,8 +103,7 @@ class KMeans:
     needs_data = True
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise InputError(f"iterations: expected at least 0, got {self.iterations}")
+        at_least(0, iterations=self.iterations)
 
     def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
         """The centres of ``vectors``.
