@@ -12,6 +12,7 @@ from dqcore.kernels import (
     code_sums,
     codebook_update,
     cross_entropy,
+    draw_vectors,
     dynamic_lookup,
     dynamic_lookup_backward,
     lookup_loss,
@@ -35,6 +36,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
             yield lambda dtype=dtype, num=num_granularities, memory=memory: _lookup(num, dtype, memory)
     for dim, threshold in ((256, None), (8, 0.03), (256, 0.03)):
         yield lambda dim=dim, threshold=threshold: _update(dim, threshold)
+    for dim in (8, 256):
+        yield lambda dim=dim: _drawn(dim)
     for side in (32, 512):
         yield lambda side=side: lookup_loss.lookup_loss_fwd(
             _empty(8, side, side), _empty(8, side, side, dtype=torch.int64), 256, 0.25
@@ -76,3 +79,16 @@ def _update(dim: int, threshold: float | None) -> None:
     grain, codes = _empty(8, 16, 16, dtype=torch.int64), _empty(8, 32, 32, dtype=torch.int64)
     given = ((_empty(1024), _empty(1024, dim)), maps, grain, codes, _empty(8, 32, 32))
     codebook_update.codebook_update_fwd(state, *given, (0.99, 1e-5, threshold))
+
+
+def _drawn(dim: int) -> None:
+    """A batch in two parts on one of several processes: what each part draws, and what the update makes of it."""
+    maps = [_empty(8, dim, 16 * 2**g, 16 * 2**g) for g in range(2)]
+    grain, codes, error = _empty(8, 16, 16, dtype=torch.int64), _empty(8, 32, 32, dtype=torch.int64), _empty(8, 32, 32)
+    seed, earlier, pool = _empty(1, dtype=torch.int64), _empty(1, dtype=torch.int64), ()
+    for before, more in ((0, None), (8192, None), (0, earlier)):
+        pool = draw_vectors.draw_vectors_fwd(maps, grain, codes, error, seed, more, pool, before, 1024)
+    state = (_empty(1025, dim), _empty(1024), _empty(1024, dtype=torch.int64), _empty(1024, dim))
+    key, vectors, distance = (values.view(1024, -1, 1, 1) for values in pool)
+    given = ((_empty(1024), _empty(1024, dim)), [vectors], None, None, distance[:, 0], (0.99, 1e-5, 1e-3))
+    codebook_update.codebook_update_fwd(state, *given, key[:, 0])

@@ -31,6 +31,7 @@ from dqcore.ops import (
 )
 from dqcore.ops.add_rows import add_rows
 from dqcore.ops.draw import draw
+from dqcore.ops.draw_vectors import draw_vectors
 from dqcore.ops.reference.decode_attention import quantized
 from dqcore.ops.take_content import take_content
 from dqcore.ops.take_entry import take_entry
@@ -60,6 +61,14 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         out = dynamic_lookup(rows, grain, codebook)
         return (out.quantized, out.error, *torch.autograd.grad(out.quantized.square().sum() + out.error.sum(), rows))
 
+    def parts() -> tuple:
+        drawn: tuple = ()
+        for part in (slice(0, 1), slice(1, 3)):
+            found = dynamic_lookup([x.detach()[part] for x in maps], grain[part], codebook)
+            given = [x.detach()[part] for x in maps], grain[part], found.codes, found.error
+            drawn = draw_vectors(*given, grain.sum(), 70, before=80 * part.start, pool=drawn)
+        return drawn
+
     def loss() -> tuple:
         return tuple(lookup_loss(code_map.float(), code_map - 7, 24, 0.25))
 
@@ -76,6 +85,7 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         "nearest_code": lambda: (nearest_code(flat, codebook),),
         "dynamic_lookup": lookup,
         "dynamic_lookup, channels last": channels_last,
+        "draw_vectors": parts,
         "lookup_loss": loss,
         "code_sums": lambda: tuple(code_sums(flat, codes, 7)),
         "patch_entropy": lambda: (_entropy(device),),

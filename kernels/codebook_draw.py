@@ -3,7 +3,8 @@
 The functions here are the steps between which all programs wait: a random number for each vector, the largest of them,
 the vectors to which they belong, which of those are new, and which unused code gets which. Everything is decided by
 whole numbers or by sums in a fixed order, so that every run, with however many programs, draws alike. They say in
-kernels what ``draw``, ``is_new``, ``distinct`` and ``revive`` say in ``dqcore/ops/reference/codebook_update.py``.
+kernels what ``draw`` says in ``dqcore/ops/reference/draw_vectors.py``, and ``is_new``, ``distinct`` and ``revive`` in
+``dqcore/ops/reference/codebook_update.py``.
 """
 
 from __future__ import annotations
@@ -39,21 +40,32 @@ def hashed(values, d, D):
 
 
 @triton.jit
-def number_cells(grain, codes, keys, histogram, seed, before, N, height, width, program,
+def number_cells(grain, codes, known, keys, histogram, seed, before, N, height, width, program,
                  G: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """A random number of 63 bits for the first cell of each code's block, -1 for others; and how many a bin has."""
+    """A random number of 63 bits for the first cell of each code's block, -1 for others; and how many a bin has.
+
+    ``known``, if given, has these numbers already, and there are no codes.
+    """
     start = program * BLOCK
     for first in range(bound(start), bound(N), PROGRAMS * BLOCK):
         cell = first + tl.arange(0, BLOCK).to(tl.int64)
         line, column = cell // width, cell % width
         row = line % height
-        valid = (cell < N) & (tl.load(codes + cell, mask=cell < N, other=-1) >= 0)
+        valid = cell < N
+        if known is None:
+            valid &= tl.load(codes + cell, mask=cell < N, other=-1) >= 0
         if G > 1:
             region = (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1))
             granularity = tl.load(grain + region, mask=valid, other=G - 1)
             side = tl.full([BLOCK], 1, tl.int64) << (G - 1 - granularity)
             valid &= ((row | column) & (side - 1)) == 0
-        key = mix(seed + (cell + before) * STEP) & LARGEST
+            if known is not None:
+                valid &= granularity >= 0
+        if known is None:
+            key = mix(seed + (cell + before) * STEP) & LARGEST
+        else:
+            key = tl.load(known + cell, mask=cell < N, other=-1)
+            valid &= key >= 0
         tl.store(keys + cell, tl.where(valid, key, -1), mask=cell < N)  # (BLOCK,)
         tl.atomic_add(histogram + (key >> SHIFT), 1, mask=valid, sem="relaxed")
 
@@ -76,7 +88,7 @@ def list_largest(keys, listed, histogram, length, number, N, program, PROGRAMS: 
 
 @triton.jit
 def rank_listed(keys, listed, drawn, length, number, program, PROGRAMS: tl.constexpr, ROWS: tl.constexpr):
-    """``drawn`` gets the cells with the ``number`` largest, descending."""
+    """``drawn`` gets the cells with the ``number`` largest, descending; of equal ones the first cell comes first."""
     start = program * ROWS
     for first in range(bound(start), bound(length), PROGRAMS * ROWS):
         i = first + tl.arange(0, ROWS)
@@ -85,10 +97,25 @@ def rank_listed(keys, listed, drawn, length, number, program, PROGRAMS: tl.const
         rank = tl.zeros([ROWS], tl.int32)
         for other in range(0, bound(length), 256):
             j = other + tl.arange(0, 256)
-            rival = tl.load(listed + j, mask=j < length, other=0, cache_modifier=".cg")
-            rival = tl.load(keys + rival, mask=j < length, other=-1, cache_modifier=".cg")
-            rank += tl.sum((rival[None, :] > key[:, None]).to(tl.int32), 1)  # (ROWS, 256)
+            other_cell = tl.load(listed + j, mask=j < length, other=0, cache_modifier=".cg")
+            rival = tl.load(keys + other_cell, mask=j < length, other=-1, cache_modifier=".cg")
+            above = rival[None, :] > key[:, None]  # (ROWS, 256)
+            above |= (rival[None, :] == key[:, None]) & (other_cell[None, :] < cell[:, None])
+            rank += tl.sum(above.to(tl.int32), 1)
         tl.store(drawn + rank, cell, mask=(i < length) & (rank < number))  # (ROWS,)
+
+
+@triton.jit
+def place(source, cell, inside, height, width, G: tl.constexpr, D: tl.constexpr):
+    """Where the vectors of these cells begin, their strides, and how many cells the code of each fills."""
+    maps, strides, grain, _ = source
+    line, column = cell // width, cell % width
+    granularity = tl.zeros(cell.shape, tl.int32)
+    if G > 1:
+        region = (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1))
+        granularity = tl.load(grain + region, mask=inside, other=0).to(tl.int32)
+    start, stride = starts(maps, strides, None, cell, granularity, line // height, line % height, column, G, D, 0)
+    return start, stride, tl.full(cell.shape, 1, tl.int32) << (2 * (G - 1 - granularity))
 
 
 @triton.jit
@@ -96,19 +123,13 @@ def gather(source, drawn, rows, distance, hashes, sums, squares, number, height,
            G: tl.constexpr, D: tl.constexpr, PROGRAMS: tl.constexpr,
            ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """The vectors of the drawn cells, their distances and hashes; and sums over each ROWS of them, float64."""
-    maps, strides, grain, error = source
+    error = source[3]
     start_row = program * ROWS
     for first in range(bound(start_row), bound(number), PROGRAMS * ROWS):
         i = first + tl.arange(0, ROWS)
         inside = i < number
         cell = tl.load(drawn + i, mask=inside, other=0, cache_modifier=".cg")
-        line, column = cell // width, cell % width
-        granularity = tl.zeros([ROWS], tl.int32)
-        if G > 1:
-            region = (line >> (G - 1)) * (width >> (G - 1)) + (column >> (G - 1))
-            granularity = tl.load(grain + region, mask=inside, other=0).to(tl.int32)
-        image, row = line // height, line % height
-        start, stride = starts(maps, strides, None, cell, granularity, image, row, column, G, D, 0)
+        start, stride, cells = place(source, cell, inside, height, width, G, D)
         total = tl.zeros([ROWS], tl.int64)
         square = tl.zeros([ROWS], tl.float64)
         for channel in range(0, D, BLOCK_D):
@@ -120,7 +141,6 @@ def gather(source, drawn, rows, distance, hashes, sums, squares, number, height,
             wide = value.to(tl.float64)
             square += tl.sum(wide * wide, 1)
             tl.store(sums + (first // ROWS) * D + d, tl.sum(wide, 0), mask=d < D)  # (BLOCK_D,)
-        cells = tl.full([ROWS], 1, tl.int32) << (2 * (G - 1 - granularity))
         far = tl.load(error + cell, mask=inside, other=0.0) * cells.to(tl.float32)
         tl.store(distance + i, far, mask=inside)  # (ROWS,), as are the next two
         tl.store(hashes + i, total, mask=inside)

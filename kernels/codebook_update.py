@@ -110,9 +110,9 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
             tl.store(hashes + k, code_hash, mask=inside)
 
 
-@triton.jit(do_not_specialize=["share", "eps", "threshold", "before", "N", "K", "number", "height", "width"])
+@triton.jit(do_not_specialize=["share", "eps", "threshold", "N", "K", "number", "height", "width"])
 def _codebook_update_kernel(
-    codebook, statistics, source, codes, scratch, share, eps, threshold, before, N, K, number, height, width,
+    codebook, statistics, source, codes, known, scratch, share, eps, threshold, N, K, number, height, width,
     D: tl.constexpr, G: tl.constexpr, PROGRAMS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -132,7 +132,7 @@ def _codebook_update_kernel(
         _move(codebook, counts, sums, unused, code_hashes, share, total, limit, eps, K, program,
               D, True, PROGRAMS, ROWS, BLOCK_D)  # fmt: skip
         if below > 0:
-            number_cells(source[2], codes, keys, histogram, seed, before, N, height, width, program,
+            number_cells(source[2], codes, known, keys, histogram, seed, 0, N, height, width, program,
                          G, PROGRAMS, BLOCK)  # fmt: skip
             wait_for_all(arrived, 2, PROGRAMS)
             list_largest(keys, listed, histogram, length, number, N, program, PROGRAMS, BLOCK)
@@ -157,11 +157,11 @@ def codebook_update_fwd(
     codebook: tuple[Tensor, Tensor, Tensor, Tensor],
     statistics: tuple[Tensor, Tensor],
     maps: Sequence[Tensor],
-    grain: Tensor,
-    codes: Tensor,
+    grain: Tensor | None,
+    codes: Tensor | None,
     error: Tensor,
     setting: tuple[float, float, float | None],
-    before: int = 0,
+    keys: Tensor | None = None,
 ) -> None:
     """Update ``codebook``, a tuple of weight ``(K + 1, D)``, cluster size, idle and embed sum, all contiguous.
 
@@ -169,14 +169,14 @@ def codebook_update_fwd(
         codebook: See :class:`dqcore.codebook.EMACodebook`.
         statistics: Counts ``(K,)`` and sums ``(K, D)``, float32.
         maps: What was looked up, coarse to fine.
-        grain: ``(B, h, w)`` int64.
-        codes: ``(B, H, W)`` int64, -1 where no vector counts.
+        grain: ``(B, h, w)`` int64; None for one granularity.
+        codes: ``(B, H, W)`` int64, -1 where no vector counts; None where there are ``keys``.
         error: ``(B, H, W)`` float32, as ``dynamic_lookup`` returns it.
         setting: Decay; eps; the threshold of ``RandomRestart``, or None.
-        before: Cells of the finest grid that come before these in the batch.
+        keys: Random numbers of the vectors ``(B, H, W)`` int64, -1 for none; None to find them here.
     """
     (_, sums), (decay, eps, threshold) = statistics, setting
-    (size, dim), cells, device = sums.shape, codes.numel(), sums.device
+    (size, dim), cells, device = sums.shape, error.numel(), sums.device
     block = min(128, next_power_of_2(dim))
     draw = threshold is not None and cells > 0
     number = min(size, cells)
@@ -189,12 +189,13 @@ def codebook_update_fwd(
         floats = torch.empty(size + number * dim, dtype=torch.float32, device=device)
         doubles = torch.empty(size + cdiv(number, ROWS) * dim, dtype=torch.float64, device=device)
         scratch = (ints, longs, floats, doubles)
-        source = (tuple(maps), tuple(values.stride() for values in maps), grain.contiguous(), error.contiguous())
+        grain = None if grain is None else grain.contiguous()
+        source = (tuple(maps), tuple(values.stride() for values in maps), grain, error.contiguous())
     with on_device(sums):
         grid = programs(work)
         launch(_codebook_update_kernel, (grid,))(
-            *(codebook, statistics, source, codes.contiguous() if draw else None, scratch),
-            *(1 - decay, eps, threshold or 0.0, before, cells, size, number, *codes.shape[1:]),
+            *(codebook, statistics, source, *_numbers(codes, keys, draw), scratch),
+            *(1 - decay, eps, threshold or 0.0, cells, size, number, *error.shape[1:]),
             D=dim,
             G=len(maps),
             PROGRAMS=grid,
@@ -203,3 +204,8 @@ def codebook_update_fwd(
             maxnreg=255,  # one block a multiprocessor: without a limit of ours ptxas may spill to fit two
             **cooperative(),
         )
+
+
+def _numbers(codes: Tensor | None, keys: Tensor | None, draw: bool) -> list[Tensor | None]:
+    """What decides who is drawn, as the kernel takes it."""
+    return [values.contiguous() if values is not None and draw else None for values in (codes, keys)]

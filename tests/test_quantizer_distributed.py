@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dqcore import DynamicQuantizer
+import dqcore
+from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA, KMeans, RandomRestart
 
 STEPS = 3
@@ -16,19 +17,29 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
-shared.process(int(sys.argv[2]), sys.argv[3])
+shared.process(int(sys.argv[2]), *sys.argv[3:])
 """
 
 
-def quantizers():
+def quantizers(backend):
     torch.manual_seed(11)
+    parts = EMA(decay=0.8, every=2)
+    if backend == "interpreter":
+        return [DynamicQuantizer(4, 30, 2, learning=parts, restart=RandomRestart(0.99))]
     return [
         DynamicQuantizer(4, 16, 2, learning=EMA(decay=0.8)),
         DynamicQuantizer(4, 16, 2, initialisation=KMeans()),
         DynamicQuantizer(4, 99, 2, restart=RandomRestart(0.99)),
-        DynamicQuantizer(4, 99, 2, learning=EMA(decay=0.8, every=2)),
+        DynamicQuantizer(4, 99, 2, learning=parts),
         DynamicQuantizer(4, 9999, 2, initialisation=KMeans(), restart=RandomRestart(0.99)),
     ]
+
+
+def run_all(backend, rank=None):
+    modules = quantizers(backend)
+    torch.manual_seed(rank or 0)
+    with dqcore.backend(backend):
+        return [run(module, rank) for module in modules]
 
 
 def run(quantizer, rank=None):
@@ -41,18 +52,20 @@ def run(quantizer, rank=None):
     return quantizer.state_dict()
 
 
-def process(rank, folder):
+def process(rank, folder, backend):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    modules = quantizers()
-    torch.manual_seed(rank)
-    torch.save([run(module, rank) for module in modules], f"{folder}/{rank}.pt")
+    torch.save(run_all(backend, rank), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path):
-    expected = [run(quantizer) for quantizer in quantizers()]
-    commands = [[sys.executable, "-c", LOAD, __file__, str(rank), str(tmp_path)] for rank in (0, 1)]
+@pytest.mark.parametrize("backend", ["auto", "interpreter"])
+def test_two_processes_equal_one(tmp_path, backend):
+    """In the interpreter, too, where both take in parts of a batch by ops."""
+    if backend == "interpreter" and not backends.interpreting():
+        pytest.skip("needs Triton's interpreter")
+    expected = run_all(backend)
+    commands = [[sys.executable, "-c", LOAD, __file__, str(rank), str(tmp_path), backend] for rank in (0, 1)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for started in processes:
         _, errors = started.communicate(timeout=120)

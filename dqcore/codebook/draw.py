@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dqcore.distributed import from_all_processes, num_processes, process_rank, sum_over_processes
-from dqcore.ops.reference.codebook_update import STEP, distinct, draw, is_new, mix, seed_of
+from dqcore.ops.draw_vectors import draw_vectors
+from dqcore.ops.reference.codebook_update import distinct, is_new, seed_of
+from dqcore.ops.reference.draw_vectors import STEP, draw, mix
 
 __all__ = ["Drawn", "Looked", "directions", "distinct", "seed_of"]
 
@@ -42,12 +44,6 @@ class Drawn(NamedTuple):
         """The same: this is what a :class:`Looked` gave with this seed."""
         return self
 
-    def and_of(self, later: Drawn, number: int) -> Drawn:
-        """What a batch that has both parts gives."""
-        both = Drawn(*(torch.cat(pair) for pair in zip(self, later, strict=True)))
-        key, order = both.key.topk(min(number, len(both.key)))
-        return Drawn(key, both.vectors[order], both.distance[order])
-
     def of_all_processes(self, number: int) -> Drawn:
         """The ``number`` vectors with the largest keys of all processes, the same ones on each."""
         if num_processes() == 1:
@@ -73,7 +69,7 @@ class Looked(NamedTuple):
     Attributes:
         maps: Feature maps coarse to fine, ``(B, D, h * 2**g, w * 2**g)``.
         grain: ``(B, h, w)``; a region whose granularity is -1 has no vectors.
-        hole: ``(B, H, W)`` bool, cells whose vectors are left out; or None.
+        codes: ``(B, H, W)`` int64, negative at cells whose vectors are left out; None for none.
         error: ``(B, H, W)``, squared distances to the nearest codes, each divided by the cells that its code fills;
             None where there are no codes yet.
         before: Cells of the finest grid that come before these in the batch: those of other parts and processes.
@@ -81,7 +77,7 @@ class Looked(NamedTuple):
 
     maps: Sequence[Tensor]
     grain: Tensor
-    hole: Tensor | None
+    codes: Tensor | None
     error: Tensor | None = None
     before: Tensor | int = 0
 
@@ -90,15 +86,19 @@ class Looked(NamedTuple):
         """Cells of the finest grid in this process's part."""
         return self.maps[-1][:, 0].numel()
 
-    def draw(self, number: int, seed: Tensor) -> Drawn:
+    def draw(self, number: int, seed: Tensor, pool: Drawn | None = None) -> Drawn:
         """Draw without replacement from the selected vectors of this process, each with the same chance.
 
         Args:
             number: The most vectors to draw; fewer if the finest grid has fewer cells.
             seed: Scalar int64, see :func:`seed_of`.
+            pool: What earlier parts of the batch gave: the result is what a batch that has them all gives.
         """
-        given = (self.maps, self.grain, self.hole, self.error, self.before)
-        return Drawn(*draw(*given, number, seed))
+        if self.codes is None or self.error is None:
+            return Drawn(*draw(self.maps, self.grain, self.codes, self.error, self.before, number, seed))
+        before, earlier = (0, self.before) if isinstance(self.before, Tensor) else (self.before, None)
+        given = (self.maps, self.grain, self.codes, self.error, seed, number)
+        return Drawn(*draw_vectors(*given, before=before, earlier=earlier, pool=pool or ()))
 
 
 def directions(number: int, dim: int, device: torch.device) -> Tensor:

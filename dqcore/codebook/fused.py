@@ -6,19 +6,25 @@ import torch
 from torch import Tensor
 
 from dqcore import backends
+from dqcore.codebook.draw import Drawn
 from dqcore.codebook.modules import Codebook, EMACodebook
 from dqcore.codebook.strategies import RandomRestart
 from dqcore.distributed import num_processes
 from dqcore.ops import CodeSums, Lookup, codebook_update
 
-__all__ = ["has_op", "move", "update"]
+__all__ = ["has_op", "knows_restart", "move", "update", "update_by"]
 
 
 def has_op(codebook: Codebook, restart: object, maps: list[Tensor], lookup: Lookup) -> bool:
     """Whether the op knows this codebook and its restart, has all of the batch, and is faster."""
-    if not (restart is None or type(restart) is RandomRestart) or lookup.statistics is None or num_processes() > 1:
+    if lookup.statistics is None or num_processes() > 1 or maps[-1].dtype is torch.float64:
         return False
-    return maps[-1].dtype is not torch.float64 and _knows(codebook, lookup.statistics.sums)
+    return knows_restart(codebook, restart, lookup.statistics.sums)
+
+
+def knows_restart(codebook: Codebook, restart: object, sums: Tensor) -> bool:
+    """Whether the op knows this codebook and its restart, and is faster."""
+    return (restart is None or type(restart) is RandomRestart) and _knows(codebook, sums)
 
 
 def _knows(codebook: Codebook, sums: Tensor) -> bool:
@@ -38,15 +44,28 @@ def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
         codebook.update(counts, sums)
         return
     assert isinstance(codebook, EMACodebook)
-    empty = sums.new_empty(0, sums.shape[1], 1, 1)  # nothing is revived, so no vectors are needed
-    places, error = torch.empty((0, 1, 1), dtype=torch.int64, device=sums.device), sums.new_empty(0, 1, 1)
-    looked = Lookup(places, empty, error, CodeSums(counts, sums))
-    update(codebook, None, [empty], places, looked)
+    none = torch.empty(0, dtype=torch.int64, device=sums.device)  # nothing is revived, so no vectors are needed
+    update_by(codebook, None, (counts, sums), Drawn(none, sums.new_empty(0, sums.shape[1]), sums.new_empty(0)))
 
 
-def update(codebook: Codebook, restart: object, maps: list[Tensor], grain: Tensor, lookup: Lookup) -> None:
+def update_by(codebook: Codebook, restart: object, statistics: tuple[Tensor, Tensor], drawn: Drawn) -> None:
+    """Learn from counts and sums, and revive unused codes by vectors that were drawn; see :func:`knows_restart`."""
+    vectors, keys = drawn.vectors[:, :, None, None], drawn.key[:, None, None]
+    lookup = Lookup(keys, vectors, drawn.distance[:, None, None], CodeSums(*statistics))
+    update(codebook, restart, [vectors], keys, lookup, keys)  # of one granularity, or of none where there is no vector
+
+
+def update(
+    codebook: Codebook,
+    restart: object,
+    maps: list[Tensor],
+    grain: Tensor,
+    lookup: Lookup,
+    keys: Tensor | None = None,
+) -> None:
     """Learn from a lookup, and revive unused codes by its vectors; for what :func:`has_op` takes."""
     assert isinstance(codebook, EMACodebook) and (restart is None or isinstance(restart, RandomRestart))
     state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
     threshold = None if restart is None else restart.threshold
-    codebook_update(state, lookup, maps, grain, decay=codebook.decay, eps=codebook.eps, threshold=threshold)
+    decay, eps = codebook.decay, codebook.eps
+    codebook_update(state, lookup, maps, grain, decay=decay, eps=eps, threshold=threshold, keys=keys)

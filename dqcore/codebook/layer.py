@@ -189,13 +189,12 @@ class CodebookLayer(nn.Module):
         source: Looked | None = None
         cells: Tensor | int = 0
         if self.restart is not None:
-            looked = Looked(maps, grain, lookup.codes < 0, lookup.error)
+            looked = Looked(maps, grain, lookup.codes, lookup.error)
             source, cells = place_in_batch(looked, 0 if pending is None else pending.cells)
         batch = Batch(*lookup.statistics, source, cells)
         update = not self._accumulating and batch.number + (pending.number if pending else 0) >= self.codebook.every
         if pending is not None or not update:
-            batch = batch.drawn(self.codebook)
-            batch = batch if pending is None else pending.and_then(batch)
+            batch = batch.after(pending, self.codebook)
         self._pending = None if update else batch
         if update:
             learn(self.codebook, batch, self.restart)

@@ -61,19 +61,16 @@ class Batch(NamedTuple):
     cells: Tensor | int = 0
     number: int = 1
 
-    def drawn(self, codebook: Codebook) -> Batch:
-        """The same with its candidates drawn, so that the feature maps need not be kept."""
-        if self.source is None:
-            return self
-        return self._replace(source=self.source.draw(codebook.size, seed_of(codebook.cluster_size)))
-
-    def and_then(self, later: Batch) -> Batch:
-        """Both batches as one; the candidates of both are drawn already."""
-        source = later.source
-        if isinstance(source, Drawn) and isinstance(self.source, Drawn):
-            source = self.source.and_of(source, len(self.counts))
-        counts, sums, number = self.counts + later.counts, self.sums + later.sums, self.number + later.number
-        return Batch(counts, sums, source, later.cells, number)
+    def after(self, earlier: Batch | None, codebook: Codebook) -> Batch:
+        """This and the earlier parts as one, with its candidates drawn, so that the feature maps need not be kept."""
+        source = self.source
+        if isinstance(source, Looked):
+            pool = earlier.source if earlier is not None and isinstance(earlier.source, Drawn) else None
+            source = source.draw(codebook.size, seed_of(codebook.cluster_size), pool)
+        if earlier is None:
+            return self._replace(source=source)
+        counts, sums = earlier.counts + self.counts, earlier.sums + self.sums
+        return Batch(counts, sums, source, self.cells, earlier.number + self.number)
 
 
 @torch.no_grad()
@@ -82,6 +79,11 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
     statistics = reduce_statistics(batch.counts.float(), batch.sums.float())
     if restart is None or batch.source is None:
         fused.move(codebook, *statistics)
+        return
+    if fused.knows_restart(codebook, restart, statistics[1]):
+        source = batch.after(None, codebook).source
+        assert isinstance(source, Drawn)
+        fused.update_by(codebook, restart, statistics, source.of_all_processes(codebook.size))
         return
     seed = seed_of(codebook.cluster_size)  # of the state that the parts of a batch were drawn with
     codebook.update(*statistics)
@@ -108,7 +110,8 @@ def first_codes(
         The codes; None if no process has a vector. While compiling nobody can ask for that.
     """
     dim = maps[0].shape[1]
-    looked, cells = place_in_batch(Looked(maps, grain, hole), 0)
+    codes = None if hole is None else -hole.long()
+    looked, cells = place_in_batch(Looked(maps, grain, codes), 0)
     number = max(size, min(SAMPLE * size, SAMPLE_NUMBERS // dim))
     if num_processes() > 1 and not torch.compiler.is_compiling():
         number = min(number, int(cells))
@@ -124,5 +127,5 @@ def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     """Counts ``(K,)`` and vector sums ``(K, D)``, float32, added up over all processes in one message."""
     if num_processes() == 1:
         return counts, sums
-    total = sum_over_processes(torch.cat([counts[:, None], sums], dim=1))
-    return total[:, 0].contiguous(), total[:, 1:]
+    total = sum_over_processes(torch.cat([counts, sums.flatten()]))
+    return total[: len(counts)], total[len(counts) :].view_as(sums)

@@ -8,8 +8,8 @@ implementation for the CPU, where there is one. Triton kernels are ``dqcore.kern
 Dimensions: ``B`` batch, ``N`` vectors, ``K`` codes, ``D`` channels, ``H W`` finest grid, ``h w`` region grid (the
 coarsest), ``G`` granularities, ``T`` codes of a packed batch.
 
-Four ops are the sampler's alone, ``add_rows``, ``draw``, ``take_entry`` and ``take_content``: they trust their caller,
-check nothing, and are imported from their own files.
+Five ops are for one caller alone, the sampler's ``add_rows``, ``draw``, ``take_entry`` and ``take_content``, and the
+codebook's ``draw_vectors``: they trust it, check nothing, and are imported from their own files.
 """
 
 from dqcore.ops.add_layer_norm import add_layer_norm

@@ -29,6 +29,7 @@ def codebook_update(
     decay: float,
     eps: float = 1e-5,
     threshold: float | None = None,
+    keys: Tensor | None = None,
 ) -> None:
     """Move the averages of a codebook by one batch, and revive codes that fall out of use.
 
@@ -43,6 +44,8 @@ def codebook_update(
         eps: Laplace smoothing of the cluster sizes, 0 or more.
         threshold: A code whose cluster size falls below this share of the mean becomes a vector drawn from the batch;
             None for no code. See :class:`dqcore.codebook.RandomRestart`.
+        keys: The random numbers that draw the vectors, ``(B, H, W)`` int64, -1 for none whatever the codes: those that
+            ``draw_vectors`` gave them. None for new ones, which cluster sizes and places decide.
 
     Raises:
         TypeError: A tensor has the wrong type or dtype.
@@ -52,6 +55,9 @@ def codebook_update(
     Cost: on a GPU one launch, which reads the state and the sums once.
     """
     _check(state, lookup, maps, grain)
+    if keys is not None and (keys.dtype is not torch.int64 or keys.shape != lookup.codes.shape):
+        expected, got = f"{tuple(lookup.codes.shape)} int64", f"{tuple(keys.shape)} {keys.dtype}"
+        raise InputError(f"keys: expected {expected}, as the codes, got {got}")
     if not 0 <= decay <= 1:  # NaN is none of these
         raise InputError(f"decay: expected a number in [0, 1], got {decay}")
     for name, number in (("eps", eps), ("threshold", threshold)):
@@ -61,7 +67,7 @@ def codebook_update(
     eager = not torch.compiler.is_compiling()
     transformed = torch._C._are_functorch_transforms_active()
     call = _op.below_autograd if eager and not transformed else torch.ops.dqcore.codebook_update
-    call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, decay, eps, threshold)
+    call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, keys, decay, eps, threshold)
     if eager:
         torch.autograd.graph.increment_version(state)  # kernels do not count what they write
 
@@ -87,12 +93,14 @@ def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) 
 
 def _triton(
     weight: Tensor, cluster_size: Tensor, idle: Tensor, embed_sum: Tensor, counts: Tensor, sums: Tensor,
-    maps: list[Tensor], grain: Tensor, codes: Tensor, error: Tensor, decay: float, eps: float, threshold: float | None,
+    maps: list[Tensor], grain: Tensor, codes: Tensor, error: Tensor, keys: Tensor | None,
+    decay: float, eps: float, threshold: float | None,
 ) -> None:  # fmt: skip
     from dqcore.kernels.codebook_update import codebook_update_fwd
 
     state, statistics = (weight, cluster_size, idle, embed_sum), CodeSums(counts, sums)
-    codebook_update_fwd(state, statistics, maps, grain, codes, error, (decay, eps, threshold))
+    regions, places = grain if len(maps) > 1 else None, codes if keys is None else None  # one tensor may be all three
+    codebook_update_fwd(state, statistics, maps, regions, places, error, (decay, eps, threshold), keys)
 
 
 _op = register(

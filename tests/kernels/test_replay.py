@@ -12,7 +12,19 @@ import triton
 import triton.language as tl
 from torch.utils._python_dispatch import _disable_current_modes
 
-from dqcore.kernels import codebook_update, common, dynamic_lookup, dynamic_lookup_backward, lookup_loss, replay
+import dqcore
+from dqcore import DynamicQuantizer
+from dqcore.codebook import fused
+from dqcore.codebook.draw import Drawn
+from dqcore.kernels import (
+    codebook_update,
+    common,
+    draw_vectors,
+    dynamic_lookup,
+    dynamic_lookup_backward,
+    lookup_loss,
+    replay,
+)
 from dqcore.kernels import launch as module
 from dqcore.kernels.launch import Known, launch
 from dqcore.kernels.recording import Replay
@@ -124,6 +136,29 @@ def test_update_of_a_codebook(threshold):
     function(state, *rest)
     assert last_of(function, [*problems, (other, *rest)]) is None
     assert all(map(torch.equal, state, other)) and len(noted()) == 1
+
+
+def test_vectors_drawn_from_a_part():
+    function, problems = draw_vectors.draw_vectors_fwd, []
+    for _ in range(3):
+        maps, grain, codebook = problem()
+        codes, _, error, *_ = dynamic_lookup_reference(maps, grain, codebook, False)
+        pool = [torch.randint(0, 2**62, (4,)), torch.randn(4, 18), torch.rand(4)]
+        problems.append((maps, grain, codes, error, torch.tensor(5), None, pool, 8, 6))
+    equal(last_of(function, problems), function(*problems[-1]))
+    assert len(noted()) == 1
+
+
+def test_vectors_that_were_drawn_are_noted_once(monkeypatch):
+    """One tensor is codes, granularities and random numbers to the op; a launch must not get it thrice."""
+    seen = []
+    monkeypatch.setattr(codebook_update, "codebook_update_fwd", lambda *args: seen.extend(args))
+    drawn = Drawn(torch.arange(4), torch.randn(4, 18), torch.rand(4))
+    layer = DynamicQuantizer(18, 20)
+    with dqcore.backend("interpreter"):
+        fused.update_by(layer.codebook, layer.restart, (torch.ones(20), torch.ones(20, 18)), drawn)
+    tensors = [value for value in torch.utils._pytree.tree_leaves(seen) if isinstance(value, torch.Tensor)]
+    assert len({value.untyped_storage()._cdata for value in tensors}) == len(tensors) == 9
 
 
 @pytest.mark.parametrize("cells", [60, 300])

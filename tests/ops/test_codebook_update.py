@@ -12,6 +12,8 @@ import dqcore
 from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA
 from dqcore.ops import codebook_update, dynamic_lookup
+from dqcore.ops.reference.codebook_update import seed_of
+from dqcore.ops.reference.draw_vectors import STEP, mix
 
 NAMES = ("weight", "cluster_size", "idle", "embed_sum")
 
@@ -61,9 +63,10 @@ def problem(case, size, dim, num_granularities, device="cpu"):
     return book, maps, grain, dynamic_lookup(maps, grain, book.codes, with_sums=True)
 
 
-def updated(book, lookup, maps, grain, threshold):
+def updated(book, lookup, maps, grain, threshold, keys=None):
     book = copy.deepcopy(book)
-    codebook_update([getattr(book, name) for name in NAMES], lookup, maps, grain, decay=0.8, threshold=threshold)
+    state = [getattr(book, name) for name in NAMES]
+    codebook_update(state, lookup, maps, grain, decay=0.8, threshold=threshold, keys=keys)
     return book
 
 
@@ -80,6 +83,22 @@ def test_kernel_equals_the_formula(route, case, threshold):
     with dqcore.backend("reference"):
         expected = updated(before, given[2], given[0], given[1], threshold)
     check(updated(before, given[2], given[0], given[1], threshold), expected, before)
+
+
+@pytest.mark.parametrize("num_granularities", [1, 2])
+@pytest.mark.parametrize("case", [plain, not_finite, one_takes_all])
+def test_numbers_that_are_known_draw_alike(route, case, num_granularities):
+    """Those that the op would have found, whatever the codes are; without one nothing is drawn."""
+    before, maps, grain, lookup = problem(case, 40, 8, num_granularities, route)
+    expected = updated(before, lookup, maps, grain, 0.99)
+    key = mix(seed_of(before.cluster_size) + torch.arange(lookup.codes.numel(), device=route) * STEP) & (2**63 - 1)
+    keys = key.view(lookup.codes.shape).masked_fill(lookup.codes < 0, -1)
+    blind = lookup._replace(codes=torch.full_like(lookup.codes, -1))
+    check(updated(before, blind, maps, grain, 0.99, keys), expected, before)
+    with dqcore.backend("reference"):
+        check(updated(before, blind, maps, grain, 0.99, keys), expected, before)
+        none = updated(before, lookup, maps, grain, None)
+    check(updated(before, lookup, maps, grain, 0.99, torch.full_like(keys, -1)), none, before)
 
 
 @pytest.mark.skipif(not backends.interpreting(), reason="programs wait for each other, which one after another cannot")
@@ -178,6 +197,11 @@ def test_state_of_another_shape_is_refused():
         ({"maps": []}, "maps: expected at least one"),
         ({"state": ()}, "state: expected codes, cluster sizes, ages and vector sums, got 0 tensors"),
         ({"grain": torch.zeros(2, 2)}, "grain: expected 3 dimensions"),
+        (
+            {"keys": torch.zeros(2, 4, 4)},
+            r"keys: expected \(2, 4, 4\) int64, as the codes, got .* torch.float32",
+        ),
+        ({"keys": torch.zeros(2, 4, 5).long()}, r"keys: expected \(2, 4, 4\) int64"),
     ],
 )
 def test_other_arguments_that_do_not_fit(change, message):

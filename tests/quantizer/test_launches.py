@@ -37,9 +37,12 @@ def test_a_training_step_launches_few_kernels(dtype, options):
     assert {"_dynamic_lookup_fill_kernel", "_codebook_update_kernel", "_lookup_loss_kernel"} <= set(names)
 
 
-@pytest.mark.parametrize("steps,most", [(1, 17), (2, MOST + 2)])
-def test_the_parts_of_a_batch_launch_few_more(steps, most):
-    names = launches(torch.float32, steps=steps, learning=EMA(every=2), restart=None)
+@pytest.mark.parametrize(
+    "steps,most,options",
+    [(1, 17, {"restart": None}), (2, MOST + 2, {"restart": None}), (1, MOST + 1, {}), (2, MOST + 5, {})],
+)
+def test_the_parts_of_a_batch_launch_few_more(steps, most, options):
+    names = launches(torch.float32, steps=steps, learning=EMA(every=2), **options)
     assert len(names) <= most, names
     assert ("_codebook_update_kernel" in names) == (steps == 2)
 

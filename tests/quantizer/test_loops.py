@@ -229,20 +229,21 @@ def test_parts_of_a_batch_teach_as_the_whole():
 
 
 @pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
-def test_parts_without_restart_are_taken_in_by_the_op(monkeypatch):
+@pytest.mark.parametrize("restart", [None, RandomRestart(0.9)])
+def test_parts_are_taken_in_by_the_op(monkeypatch, restart):
     calls = []
     op = fused.codebook_update
     monkeypatch.setattr(fused, "codebook_update", lambda *args, **options: calls.append(1) or op(*args, **options))
-    expected = DynamicQuantizer(4, 30, learning=EMA(decay=0.8, every=2), restart=None)
-    found = copy.deepcopy(expected)
+    expected = DynamicQuantizer(4, 30, learning=EMA(decay=0.8, every=2), restart=restart)
     for _ in range(2):
+        found = copy.deepcopy(expected)  # from the same bits, which decide what is drawn
         for part in torch.randn(4, 4, 5, 5).split(2):
             expected(part)
             with dqcore.backend("interpreter"):
                 found(part)
+        for (name, value), wanted in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=name)
     assert len(calls) == 2
-    for (name, value), wanted in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
-        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_codes_can_be_set():

@@ -5,18 +5,12 @@ Which vectors are drawn depends on the cluster sizes and on where they lie in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from dqcore.ops.layout import cells_per_code, merge_maps
+from dqcore.ops.reference.draw_vectors import STEP, draw, mix
 
-__all__ = ["codebook_update_reference", "distinct", "draw", "is_new", "mix", "move_averages", "revive", "seed_of"]
-
-#: 2**64 over the golden ratio, as a signed number: consecutive multiples are far apart.
-STEP = -0x61C8864680B583EB
-LARGEST = 2**63 - 1
+__all__ = ["codebook_update_reference", "distinct", "is_new", "move_averages", "revive", "seed_of", "smoothed"]
 
 
 def codebook_update_reference(
@@ -30,6 +24,7 @@ def codebook_update_reference(
     grain: Tensor,
     codes: Tensor,
     error: Tensor,
+    keys: Tensor | None,
     decay: float,
     eps: float,
     threshold: float | None,
@@ -42,7 +37,8 @@ def codebook_update_reference(
     if threshold is None or codes.numel() == 0:
         return
     unused = cluster_size < threshold * cluster_size.mean()
-    key, vectors, distance = draw(maps, grain, codes < 0, error, 0, len(counts), seed)
+    codes = codes if keys is None else keys
+    key, vectors, distance = draw(maps, grain, codes, error, 0, len(counts), seed, keys)
     fresh = distinct(torch.cat([weight[:-1], vectors]), torch.cat([~unused, is_new(key >= 0, vectors, distance)]))
     chosen, replaced = revive(unused, vectors, fresh[len(counts) :])
     for rows in (weight[:-1], embed_sum):
@@ -72,50 +68,6 @@ def revive(unused: Tensor, vectors: Tensor, fresh: Tensor) -> tuple[Tensor, Tens
     return vectors[order[turn.clamp(0, len(vectors) - 1)]], unused & (turn < fresh.sum())
 
 
-def draw(
-    maps: Sequence[Tensor],
-    grain: Tensor,
-    hole: Tensor | None,
-    error: Tensor | None,
-    before: Tensor | int,
-    number: int,
-    seed: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw without replacement from the selected vectors, each with the same chance.
-
-    Args:
-        maps: Feature maps coarse to fine, ``(B, D, h * 2**g, w * 2**g)``.
-        grain: ``(B, h, w)``; a region whose granularity is -1 has no vectors.
-        hole: ``(B, H, W)`` bool, cells whose vectors are left out; or None.
-        error: ``(B, H, W)``, squared distances to the nearest codes, each divided by the cells that its code fills;
-            None where there are no codes yet.
-        before: Cells of the finest grid that come before these in the batch.
-        number: The most vectors to draw; fewer if the finest grid has fewer cells.
-        seed: Scalar int64.
-
-    Returns:
-        Random numbers ``(n,)``, descending, -1 for fillers; vectors ``(n, D)`` and distances ``(n,)``, float32.
-    """
-    selected = _corners(grain, len(maps))
-    if hole is not None:
-        selected = selected & ~hole
-    cells = maps[-1][:, 0].numel()
-    place = torch.arange(cells, device=grain.device) + before
-    key = (mix(seed + place * STEP) & LARGEST).masked_fill(~selected.flatten(), -1)
-    key, cell = key.topk(min(number, cells))
-    merged = merge_maps(maps, grain) if len(maps) > 1 else maps[0]
-    height, width = merged.shape[2:]
-    size, width = max(1, height * width), max(1, width)
-    vectors = merged.detach()[cell // size, :, cell % size // width, cell % width].float()
-    if error is None:
-        distance = torch.full(cell.shape, torch.inf, device=cell.device)
-    else:
-        error = error.detach() * (cells_per_code(grain, len(maps)) if len(maps) > 1 else 1)
-        distance = error.flatten()[cell].float()
-    valid = key >= 0
-    return key, torch.where(valid[:, None], vectors, 0), distance.masked_fill(~valid, 0)
-
-
 def is_new(valid: Tensor, vectors: Tensor, distance: Tensor) -> Tensor:
     """Which vectors no code has already, up to a thousandth of how far the vectors lie apart, ``(n,)`` bool."""
     number = valid.sum().clamp_min(1)
@@ -140,22 +92,3 @@ def distinct(vectors: Tensor, valid: Tensor) -> Tensor:
     again = torch.zeros_like(valid)
     again[1:] = key[1:] == key[:-1]
     return valid & ~torch.zeros_like(valid).scatter(0, order, again)
-
-
-def mix(bits: Tensor) -> Tensor:
-    """A bijection of int64 that looks random."""
-    bits = (bits ^ (bits >> 30)) * -0x40A7B892E31B1A47
-    bits = (bits ^ (bits >> 27)) * -0x6B2FB644ECCEEE15
-    return bits ^ (bits >> 31)
-
-
-def _corners(grain: Tensor, num_granularities: int) -> Tensor:
-    """The upper left cell of each code's block on the finest grid, ``(B, H, W)`` bool."""
-    if num_granularities == 1:
-        return grain >= 0
-    finest = 2 ** (num_granularities - 1)
-    side = torch.where(grain < 0, 0, 1 << (num_granularities - 1 - grain).clamp_min(0))
-    side = side.repeat_interleave(finest, 1).repeat_interleave(finest, 2)
-    rows = torch.arange(side.shape[1], device=grain.device)[:, None]
-    columns = torch.arange(side.shape[2], device=grain.device)
-    return (side > 0) & ((rows | columns) & (side - 1) == 0)
