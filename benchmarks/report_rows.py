@@ -28,8 +28,8 @@ HERE = Path(__file__).resolve().parent
 
 #: Files of benchmarks, the most important first; files that are not here come last.
 ORDER = ["nearest_code", "varlen_attention", "dynamic_lookup", "quantizer", "decode_attention", "expand_features",
-         "patch_entropy", "pack_features", "code_sums", "codebook_update", "lookup_loss", "cross_entropy",
-         "add_layer_norm", "bias_gelu", "linear_gelu", "pack_codes", "unpack_codes", "sampling_step",
+         "patch_entropy", "pack_features", "code_sums", "codebook_update", "draw_vectors", "lookup_loss",
+         "cross_entropy", "add_layer_norm", "bias_gelu", "linear_gelu", "pack_codes", "unpack_codes", "sampling_step",
          "transformer_training", "generate", "prior_training"]  # fmt: skip
 #: Files that measure whole models, and the seconds that one of their rows may take; a dry run leaves them to
 #: ``pytest benchmarks/``, which runs them with small models.

@@ -20,7 +20,9 @@ from dqcore.kernels.common import bound, cdiv, next_power_of_2
 from dqcore.kernels.launch import launch
 
 PADDING = 256  # the number of codes is padded to a multiple of it; every block of a scan divides it
-MEASURE = {"BLOCK_K": 64, "BLOCK_D": 64, "num_warps": 4}
+#: A program measures so many numbers at once, and of the mean it finds so many channels.
+MEASURE = {"ELEMENTS": 4096, "CHANNELS": 16, "num_warps": 8}
+SAMPLES = 512  # codes whose mean is the centre, at most
 SPLIT_DIM = 16  # up to so many channels comparing scores takes longer than a product of four times the depth
 
 
@@ -65,34 +67,34 @@ def _raise(maximum, values):
 @triton.jit(do_not_specialize=["K"])
 def _nearest_code_measure_kernel(
     codebook, centre, largest, K,
-    D: tl.constexpr, SAMPLES: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The largest channel of all codes, and the mean of up to SAMPLES codes that are spread evenly over the codebook.
 
-    A program takes a block of codes for the first, and blocks of channels for the second. NaN and infinity count as 0.
+    A program takes a block of codes for the first, and CHANNELS for the second. NaN and infinity count as 0.
     """
     start, stride_k, stride_d = codebook
     k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    size = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     for channel in range(0, D, BLOCK_D):
         d = channel + tl.arange(0, BLOCK_D)
         where = (k < K)[:, None] & (d < D)[None, :]
         value = tl.load(start + k[:, None] * stride_k + d[None, :] * stride_d, mask=where, other=0.0)
-        size = tl.abs(value.to(tl.float32))  # (BLOCK_K, BLOCK_D)
-        _raise(largest, tl.reshape(tl.where(size < float("inf"), size, 0.0), [BLOCK_K * BLOCK_D]))
+        value = tl.abs(value.to(tl.float32))  # (BLOCK_K, BLOCK_D)
+        size = tl.maximum(size, tl.where(value < float("inf"), value, 0.0))
+    _raise(largest, tl.reshape(size, [BLOCK_K * BLOCK_D]))
     step = tl.cdiv(K, SAMPLES)
     number = tl.cdiv(K, step)
-    own, jump = tl.program_id(0) * BLOCK_D, tl.num_programs(0) * BLOCK_D
+    sample = tl.arange(0, SAMPLES)
+    own, jump = tl.program_id(0) * CHANNELS, tl.num_programs(0) * CHANNELS
     for channel in range(bound(own), D, bound(jump)):
-        d = channel + tl.arange(0, BLOCK_D)
-        total = tl.zeros([BLOCK_D], tl.float32)
-        for first in range(0, SAMPLES, BLOCK_K):
-            sample = first + tl.arange(0, BLOCK_K)
-            where = (sample < number)[:, None] & (d < D)[None, :]
-            from_code = start + (sample.to(tl.int64) * step * stride_k)[:, None] + d[None, :] * stride_d
-            value = tl.load(from_code, mask=where, other=0.0).to(tl.float32)  # (BLOCK_K, BLOCK_D)
-            value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
-            total += tl.sum(value / number, 0)  # the sum of undivided values might overflow
-        tl.store(centre + d, total, mask=d < D)  # (BLOCK_D,)
+        d = channel + tl.arange(0, CHANNELS)
+        where = (sample < number)[:, None] & (d < D)[None, :]
+        from_code = start + (sample.to(tl.int64) * step * stride_k)[:, None] + d[None, :] * stride_d
+        value = tl.load(from_code, mask=where, other=0.0).to(tl.float32)  # (SAMPLES, CHANNELS)
+        value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
+        total = tl.sum(value * (1.0 / number), 0)  # the sum of undivided values might overflow
+        tl.store(centre + d, total, mask=d < D)  # (CHANNELS,)
 
 
 @triton.jit(do_not_specialize=["K"])
@@ -159,11 +161,16 @@ def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> C
     if not exact:
         centre = torch.empty(dim, dtype=torch.float32, device=codebook.device)
         largest = sizes[4:]
-        launch(_nearest_code_measure_kernel, (cdiv(size, MEASURE["BLOCK_K"]),))(
+        block = min(256, next_power_of_2(dim))
+        rows = max(1, MEASURE["ELEMENTS"] // block)
+        launch(_nearest_code_measure_kernel, (cdiv(size, rows),))(
             *((codebook, *codebook.stride()), centre, largest.view(torch.int32), size),
             D=dim,
-            SAMPLES=512,
-            **MEASURE,
+            SAMPLES=SAMPLES,
+            CHANNELS=MEASURE["CHANNELS"],
+            BLOCK_K=rows,
+            BLOCK_D=block,
+            num_warps=MEASURE["num_warps"],
             enable_fp_fusion=True,
         )
     block = min(PADDING, 64) if common.INTERPRETED else max(1, 1024 // whole)

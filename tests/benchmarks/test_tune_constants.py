@@ -32,8 +32,8 @@ def test_neighbours_halve_or_double(monkeypatch):
 def test_a_constant_is_put_back():
     module = importlib.import_module("dqcore.kernels.codes")
     before = dict(module.MEASURE)
-    with tune_constants.applied(tune_constants.Variant("codes", "MEASURE", {"BLOCK_K": 1})):
-        assert module.MEASURE["BLOCK_K"] == 1
+    with tune_constants.applied(tune_constants.Variant("codes", "MEASURE", {"ELEMENTS": 1})):
+        assert module.MEASURE["ELEMENTS"] == 1
     assert before == module.MEASURE
 
 
@@ -47,7 +47,7 @@ def test_another_result_is_seen():
 @pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
 def test_a_sweep_leaves_out_what_is_wrong(monkeypatch, capsys):
     known = [
-        tune_constants.Variant("codes", "MEASURE", {"BLOCK_K": 64}),
+        tune_constants.Variant("codes", "MEASURE", {"ELEMENTS": 4096}),
         tune_constants.Variant("codes", "MEASURE", {}),
     ]
     outcomes = iter([True, False])
