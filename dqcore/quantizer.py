@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dqcore import backends
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.recompute import in_backward, substitute
@@ -17,10 +18,10 @@ from dqcore.codebook.strategies import check_settings
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged, arrange, check_code_map
-from dqcore.nn.finite import holes_of, not_finite, without
 from dqcore.nn.layouts import layout_of
-from dqcore.nn.lookup import look_up, loss_of, project
+from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.quantized import Quantized
+from dqcore.nn.vectors import compiling, finite_vectors, marked_vectors, project
 from dqcore.ops import Lookup
 
 __all__ = ["DynamicQuantizer", "Quantized"]
@@ -91,8 +92,9 @@ class DynamicQuantizer(CodebookLayer):
         self._projected = codebook_dim is not None and codebook_dim != dim
         self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if self._projected else nn.Identity()
         self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if self._projected else nn.Identity()
-        #: Nothing comes between features and lookup, so that the lookup itself leaves out vectors that are not finite.
-        self._plain = not self._projected and type(metric) is Euclidean and type(estimator) is StraightThrough
+        #: Nothing comes between vectors and lookup, which then leaves out by itself those that are not finite.
+        self._direct = type(metric) is Euclidean and type(estimator) is StraightThrough
+        self._plain = self._direct and not self._projected
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
@@ -138,7 +140,7 @@ class DynamicQuantizer(CodebookLayer):
         if self._plain and hole is None:
             return Quantized(*given.restore(lookup.quantized, lookup.codes), *losses)
         quantized = project(self.project_out, self.estimator(maps, given.selected, lookup).to(dtype))
-        if hole is not None or (given.mask is not None and self._projected):
+        if hole is not None or (self._projected and (given.mask is not None or self._leaves_out(given))):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
         return Quantized(*given.restore(quantized, lookup.codes), *losses)
 
@@ -196,25 +198,23 @@ class DynamicQuantizer(CodebookLayer):
         """Whether to call no op of ours: none of functorch's transforms knows them."""
         return self.portable or torch._C._are_functorch_transforms_active()
 
+    def _reports(self, given: Arranged) -> bool:
+        """Whether a vector that is not finite raises."""
+        on_cpu = given.maps[-1].device.type == "cpu"
+        return (self.nonfinite or ("raise" if on_cpu else "mask")) == "raise" and not compiling()
+
+    def _leaves_out(self, given: Arranged) -> bool:
+        """Whether vectors that are not finite go to the lookup, which leaves them out."""
+        if not self._direct or self.portable or not self._ready or self._reports(given):
+            return False
+        return self._plain or (backends.route(given.maps[-1].device) == "gpu" and not compiling())
+
     def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
         """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""
-        compiling = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        on_cpu = given.maps[-1].device.type == "cpu"
-        report = not compiling and (self.nonfinite or ("raise" if on_cpu else "mask")) == "raise"
-        ask = not compiling and (report or on_cpu)
-        if self._plain and not report and not self.portable and self._ready:
-            return list(given.maps), None, given.maps[-1].dtype
-        maps, bad = given.maps, not_finite(given.maps, ask)
-        if bad is not None:
-            maps = without(maps, bad)
-        maps = [project(self.project_in, values) for values in maps]
-        dtype = maps[-1].dtype
-        if self._projected and (overflow := not_finite(maps, ask)) is not None:
-            bad = overflow if bad is None else [a | b for a, b in zip(bad, overflow, strict=True)]
-        maps = [self.metric(values, 1) for values in maps]
-        if bad is None:
-            return maps, None, dtype
-        return without(maps, bad), holes_of(bad, given.selected, report), dtype
+        if self._leaves_out(given):
+            maps = list(given.maps) if self._plain else marked_vectors(given.maps, self.project_in)
+            return maps, None, maps[-1].dtype
+        return finite_vectors(given.maps, given.selected, self.project_in, self.metric, self._reports(given))
 
     def _codes_for(
         self, maps: list[Tensor], given: Arranged, hole: Tensor | None, learn: bool

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqcore.nn.arranged import Arranged
 from dqcore.nn.finite import uncount
@@ -14,7 +12,7 @@ from dqcore.ops.lookup_loss import loss_of_checked
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 from dqcore.ops.reference.lookup_loss import lookup_loss_reference
 
-__all__ = ["look_up", "loss_of", "project"]
+__all__ = ["look_up", "loss_of"]
 
 
 def look_up(
@@ -53,10 +51,3 @@ def loss_of(lookup: Lookup, dim: int, commitment: float, *, portable: bool) -> t
         rest = rest.detach()
         return commitment_part + rest, commitment_part, rest
     return loss_of_checked(lookup.error, lookup.codes, dim, commitment)
-
-
-def project(projection: Any, values: Tensor) -> Tensor:
-    """A 1 x 1 convolution, or nothing, over a map ``(B, D, H, W)`` that may have no cells."""
-    if values.numel() or isinstance(projection, nn.Identity):
-        return projection(values)
-    return values.new_empty((values.shape[0], projection.out_channels, *values.shape[2:]))

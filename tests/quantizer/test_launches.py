@@ -47,6 +47,12 @@ def test_the_parts_of_a_batch_launch_few_more(steps, most, options):
     assert ("_codebook_update_kernel" in names) == (steps == 2)
 
 
+def test_projections_launch_little_more():
+    """Three products and what they need backwards; two more passes over each map leave out what is not finite."""
+    names = launches(torch.float32, codebook_dim=16)
+    assert len(names) <= 42, names
+
+
 def test_evaluation_launches_the_lookup_alone():
     names = launches(torch.float32, train=False)
     assert len(names) <= 11, names

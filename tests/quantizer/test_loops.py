@@ -13,6 +13,7 @@ from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart, fused
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Rotation
+from dqcore.nn import vectors
 
 WAYS = {
     "plain": {},
@@ -106,6 +107,35 @@ def test_vectors_that_are_not_finite_count_nowhere(name):
         torch.testing.assert_close(one, two, msg=key)
     for one, two in zip(quantizer.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad)
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_lookup_leaves_out_projected_vectors_that_are_not_finite(monkeypatch, masked):
+    """On a GPU nothing is asked for; here the interpreter stands for one. 1e38 is finite, but not once projected."""
+    torch.manual_seed(0)
+    expected, bad = DynamicQuantizer(8, 20, 2, codebook_dim=4, nonfinite="mask"), [*BAD, 1e38]
+    torch.nn.init.constant_(expected.project_in.weight, 2.0)
+    expected(torch.randn(1, 8, 4, 4), torch.ones(1, 2, 2).long())
+    found = copy.deepcopy(expected)
+    maps, grain = [torch.randn(2, 8, 2 << g, 2 << g) for g in range(2)], torch.randint(0, 2, (2, 2, 2))
+    for n, value in enumerate(bad):
+        maps[n % 2][n // 2, :, n % 2, 1] = value
+    mask = grain.new_tensor([[[1, 0], [1, 1]], [[1, 1], [1, 0]]]).bool() if masked else None
+    sides = []
+    for quantizer, backend in ((expected, "auto"), (found, "interpreter")):
+        own = [values.clone().requires_grad_() for values in maps]
+        with dqcore.backend(backend):
+            if quantizer is found:
+                monkeypatch.setattr(vectors, "not_finite", None)  # nobody looks at the values
+            out = quantizer(own, grain, mask)
+        (out.map.square().sum() + out.loss).backward()
+        sides.append([*out, *(values.grad for values in own), *(p.grad for p in quantizer.parameters())])
+    for one, two in zip(*sides, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    assert (sides[0][1] == -1).any() and all(value.isfinite().all() for value in sides[1])
+    for (key, one), two in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two, msg=key)
 
 
 def test_granularities_with_vectors_that_are_not_finite():

@@ -1,0 +1,67 @@
+"""The vectors of a quantizer's maps: projected, scaled as the metric wants, and without those that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqcore.nn.finite import holes_of, not_finite, without
+
+__all__ = ["compiling", "finite_vectors", "marked_vectors", "project"]
+
+
+def compiling() -> bool:
+    """Whether the host can ask for no value: a graph is made, or a transform of functorch runs."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def project(projection: Any, values: Tensor) -> Tensor:
+    """A 1 x 1 convolution, or nothing, over a map ``(B, D, H, W)`` that may have no cells."""
+    if values.numel() or isinstance(projection, nn.Identity):
+        return projection(values)
+    return values.new_empty((values.shape[0], projection.out_channels, *values.shape[2:]))
+
+
+def marked_vectors(maps: Sequence[Tensor], projection: nn.Module) -> list[Tensor]:
+    """The maps through a projection, NaN for vectors that are not finite, which a lookup leaves out.
+
+    The projection gets zeros in their place, so that its gradient stays finite. One pass over a map finds them.
+    """
+    out = []
+    for values in maps:
+        fine = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True) < torch.inf
+        out.append(torch.where(fine, project(projection, torch.where(fine, values, 0)), torch.nan))
+    return out
+
+
+def finite_vectors(
+    maps: Sequence[Tensor], grain: Tensor, projection: nn.Module, metric: Any, report: bool
+) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
+    """The maps as they are looked up, with zeros for vectors that are not finite.
+
+    Args:
+        maps: The maps of the input, coarse to fine.
+        grain: ``(B, h, w)``, -1 for regions that are not looked up.
+        projection: What leads to the codes' dimension, or nothing.
+        metric: How vectors are scaled before they are compared.
+        report: Raise if a vector that is looked up is not finite. The host waits for that, as it does on a CPU anyway.
+
+    Returns:
+        The maps; the cells ``(B, H, W)`` of vectors that are not finite, None if the host knows of none; the dtype of
+        what was projected.
+    """
+    ask = not compiling() and (report or maps[-1].device.type == "cpu")
+    bad = not_finite(maps, ask)
+    if bad is not None:
+        maps = without(maps, bad)
+    maps = [project(projection, values) for values in maps]
+    dtype = maps[-1].dtype
+    if not isinstance(projection, nn.Identity) and (overflow := not_finite(maps, ask)) is not None:
+        bad = overflow if bad is None else [a | b for a, b in zip(bad, overflow, strict=True)]
+    maps = [metric(values, 1) for values in maps]
+    if bad is None:
+        return maps, None, dtype
+    return without(maps, bad), holes_of(bad, grain, report), dtype
