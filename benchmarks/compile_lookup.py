@@ -34,8 +34,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     for dtype, num_granularities in ((torch.float32, 2), (torch.bfloat16, 3)):
         for memory in (torch.contiguous_format, torch.channels_last):
             yield lambda dtype=dtype, num=num_granularities, memory=memory: _lookup(num, dtype, memory)
-    for dim, threshold in ((256, None), (8, 0.03), (256, 0.03)):
-        yield lambda dim=dim, threshold=threshold: _update(dim, threshold)
+    for dim, threshold, averages in ((256, None, True), (8, 0.03, True), (256, 0.03, True), (256, 0.03, False)):
+        yield lambda given=(dim, threshold, averages): _update(*given)
     for dim in (8, 256):
         yield lambda dim=dim: _drawn(dim)
     for side in (32, 512):
@@ -73,9 +73,10 @@ def _lookup(num_granularities: int, dtype: torch.dtype, memory: torch.memory_for
     dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
 
 
-def _update(dim: int, threshold: float | None) -> None:
+def _update(dim: int, threshold: float | None, averages: bool) -> None:
     maps = [_empty(8, dim, 16 * 2**g, 16 * 2**g) for g in range(2)]
-    state = (_empty(1025, dim), _empty(1024), _empty(1024, dtype=torch.int64), _empty(1024, dim))
+    sums = _empty(1024, dim) if averages else None
+    state = (_empty(1025, dim), _empty(1024), _empty(1024, dtype=torch.int64), sums)
     grain, codes = _empty(8, 16, 16, dtype=torch.int64), _empty(8, 32, 32, dtype=torch.int64)
     given = ((_empty(1024), _empty(1024, dim)), maps, grain, codes, _empty(8, 32, 32))
     codebook_update.codebook_update_fwd(state, *given, (0.99, 1e-5, threshold))

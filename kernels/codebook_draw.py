@@ -221,5 +221,6 @@ def revive(codebook, chosen, rows, unused, fresh, K, program,
             value = tl.load(rows + row[:, None] * D + d[None, :], mask=known, other=0.0, cache_modifier=".cg")
             at = k.to(tl.int64)[:, None] * D + d[None, :]
             tl.store(weight + at, value, mask=known)  # (ROWS, BLOCK_D), as is the next
-            tl.store(embed_sum + at, value, mask=known)
+            if embed_sum is not None:
+                tl.store(embed_sum + at, value, mask=known)
         tl.store(cluster_size + k, tl.full([ROWS], 1.0, tl.float32), mask=revived)  # (ROWS,)

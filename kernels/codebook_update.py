@@ -76,7 +76,7 @@ def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
 def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, program,
           D: tl.constexpr, DRAW: tl.constexpr, PROGRAMS: tl.constexpr,
           ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
-    """Move the averages and codes of this program's share of the codebook."""
+    """Move the averages of this program's share of the codebook, and its codes if they are averages."""
     weight, cluster_size, idle, embed_sum = codebook
     start = program * ROWS
     for first in range(bound(start), bound(K), PROGRAMS * ROWS):
@@ -95,16 +95,19 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
             d = channel + tl.arange(0, BLOCK_D)
             known = inside[:, None] & (d < D)[None, :]
             at = k.to(tl.int64)[:, None] * D + d[None, :]
-            old = tl.load(embed_sum + at, mask=known, other=0.0)
-            new = _moved(old, tl.load(sums + at, mask=known, other=0.0), share)
-            code = tl.div_rn(new, tl.broadcast_to(size[:, None], new.shape))
-            if DRAW:
-                code = tl.where(some[:, None], code, tl.load(weight + at, mask=known, other=0.0))
-                code_hash += hashed(code, d, D)
-            if ROWS * BLOCK_D < THREADS:
-                tl.debug_barrier()  # here, too
-            tl.store(embed_sum + at, new, mask=known)  # (ROWS, BLOCK_D), as is the next
-            tl.store(weight + at, code, mask=known & some[:, None])
+            if embed_sum is not None:
+                old = tl.load(embed_sum + at, mask=known, other=0.0)
+                new = _moved(old, tl.load(sums + at, mask=known, other=0.0), share)
+                code = tl.div_rn(new, tl.broadcast_to(size[:, None], new.shape))
+                if DRAW:
+                    code = tl.where(some[:, None], code, tl.load(weight + at, mask=known, other=0.0))
+                    code_hash += hashed(code, d, D)
+                if ROWS * BLOCK_D < THREADS:
+                    tl.debug_barrier()  # here, too
+                tl.store(embed_sum + at, new, mask=known)  # (ROWS, BLOCK_D), as is the next
+                tl.store(weight + at, code, mask=known & some[:, None])
+            elif DRAW:
+                code_hash += hashed(tl.load(weight + at, mask=known, other=0.0), d, D)
         if DRAW:
             tl.store(unused + k, (own < limit).to(tl.int64), mask=inside)  # (ROWS,), as is the next
             tl.store(hashes + k, code_hash, mask=inside)
@@ -154,7 +157,7 @@ def _codebook_update_kernel(
 
 @replayed
 def codebook_update_fwd(
-    codebook: tuple[Tensor, Tensor, Tensor, Tensor],
+    codebook: tuple[Tensor, Tensor, Tensor, Tensor | None],
     statistics: tuple[Tensor, Tensor],
     maps: Sequence[Tensor],
     grain: Tensor | None,
@@ -163,7 +166,7 @@ def codebook_update_fwd(
     setting: tuple[float, float, float | None],
     keys: Tensor | None = None,
 ) -> None:
-    """Update ``codebook``, a tuple of weight ``(K + 1, D)``, cluster size, idle and embed sum, all contiguous.
+    """Update ``codebook``, a tuple of weight ``(K + 1, D)``, cluster size, idle and embed sum or None; contiguous.
 
     Args:
         codebook: See :class:`dqcore.codebook.EMACodebook`.

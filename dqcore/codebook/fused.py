@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dqcore import backends
 from dqcore.codebook.draw import Drawn
-from dqcore.codebook.modules import Codebook, EMACodebook
+from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
 from dqcore.codebook.strategies import RandomRestart
 from dqcore.distributed import num_processes
 from dqcore.ops import CodeSums, Lookup, codebook_update
@@ -29,13 +29,23 @@ def knows_restart(codebook: Codebook, restart: object, sums: Tensor) -> bool:
 
 def _knows(codebook: Codebook, sums: Tensor) -> bool:
     """Whether the op can move this codebook by such sums, on a device where that is faster."""
-    if type(codebook) is not EMACodebook or torch._C._are_functorch_transforms_active():
+    kind, weight = type(codebook), codebook.weight
+    if kind is GradientCodebook:  # an optimiser's parameter is not written to within a graph, nor where it is sharded
+        if "_shards" in codebook.__dict__ or torch.compiler.is_compiling():
+            return False
+    elif kind is not EMACodebook:
         return False
-    weight = codebook.weight
+    if torch._C._are_functorch_transforms_active():
+        return False
     if backends.route(weight.device) != "gpu" or not backends.available("triton", weight.device):
         return False
-    state = (weight, codebook.cluster_size, codebook.embed_sum, sums)
-    return all(values.dtype is torch.float32 and values.is_contiguous() for values in state)
+    return all(values.dtype is torch.float32 and values.is_contiguous() for values in (*_floats(codebook), sums))
+
+
+def _floats(codebook: Codebook) -> list[Tensor]:
+    """Codes, sizes, and sums if it has them."""
+    sums = [codebook.embed_sum] if isinstance(codebook, EMACodebook) else []
+    return [codebook.weight.detach(), codebook.cluster_size, *sums]
 
 
 def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
@@ -43,7 +53,6 @@ def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
     if not _knows(codebook, sums):
         codebook.update(counts, sums)
         return
-    assert isinstance(codebook, EMACodebook)
     none = torch.empty(0, dtype=torch.int64, device=sums.device)  # nothing is revived, so no vectors are needed
     update_by(codebook, None, (counts, sums), Drawn(none, sums.new_empty(0, sums.shape[1]), sums.new_empty(0)))
 
@@ -64,8 +73,9 @@ def update(
     keys: Tensor | None = None,
 ) -> None:
     """Learn from a lookup, and revive unused codes by its vectors; for what :func:`has_op` takes."""
-    assert isinstance(codebook, EMACodebook) and (restart is None or isinstance(restart, RandomRestart))
-    state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
+    assert restart is None or isinstance(restart, RandomRestart)
     threshold = None if restart is None else restart.threshold
-    decay, eps = codebook.decay, codebook.eps
-    codebook_update(state, lookup, maps, grain, decay=decay, eps=eps, threshold=threshold, keys=keys)
+    weight, sizes, *sums = _floats(codebook)
+    state = (weight, sizes, codebook.idle, sums[0] if sums else None)
+    eps = codebook.eps if isinstance(codebook, EMACodebook) else 0.0
+    codebook_update(state, lookup, maps, grain, decay=codebook.decay, eps=eps, threshold=threshold, keys=keys)

@@ -1,9 +1,10 @@
-"""``codebook_update``: what an EMA codebook learns from a batch, and which of its unused codes are revived."""
+"""``codebook_update``: what a codebook learns from a batch, and which of its unused codes are revived."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from dqcore.ops.registry import Implementation, register
 
 __all__ = ["codebook_update", "codebook_update_reference"]
 
-State = tuple[Tensor, Tensor, Tensor, Tensor]
+State = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 def codebook_update(
@@ -35,8 +36,8 @@ def codebook_update(
 
     Args:
         state: What is updated: codes and one padding row ``(K + 1, D)``; cluster sizes ``(K,)``; batches since each
-            code was last chosen ``(K,)`` int64; averages of the vector sums ``(K, D)``. All but the third float32;
-            contiguous.
+            code was last chosen ``(K,)`` int64; averages of the vector sums ``(K, D)``, or None for codes that only
+            revival moves, as those trained by gradients. All but the third float32; contiguous.
         lookup: What :func:`dqcore.ops.dynamic_lookup` found ``with_sums``.
         maps: The feature maps that were looked up; float16, bfloat16 or float32.
         grain: The grain map, ``(B, h, w)`` int64.
@@ -69,7 +70,9 @@ def codebook_update(
     call = _op.below_autograd if eager and not transformed else torch.ops.dqcore.codebook_update
     call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, keys, decay, eps, threshold)
     if eager:
-        torch.autograd.graph.increment_version(state)  # kernels do not count what they write
+        moved = state[:3] if threshold is not None or state[3] is not None else state[1:3]
+        written = [tensor for tensor in (*moved, state[3]) if tensor is not None]
+        torch.autograd.graph.increment_version(written)  # kernels do not count what they write
 
 
 def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) -> None:
@@ -82,7 +85,10 @@ def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) 
     sums = lookup.statistics.sums
     size, dim = sums.shape
     names = ("weight", "cluster_size", "idle", "embed_sum")
-    for name, tensor, shape in zip(names, state, ((size + 1, dim), (size,), (size,), (size, dim)), strict=True):
+    given: Sequence[Any] = state
+    for name, tensor, shape in zip(names, given, ((size + 1, dim), (size,), (size,), (size, dim)), strict=True):
+        if tensor is None and name == "embed_sum":
+            continue
         check_tensor(name, tensor, dtypes=(torch.int64,) if name == "idle" else (torch.float32,))
         if tuple(tensor.shape) != shape or not tensor.is_contiguous():
             raise InputError(f"{name}: expected {shape}, contiguous, got {tuple(tensor.shape)}")
@@ -92,7 +98,7 @@ def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) 
 
 
 def _triton(
-    weight: Tensor, cluster_size: Tensor, idle: Tensor, embed_sum: Tensor, counts: Tensor, sums: Tensor,
+    weight: Tensor, cluster_size: Tensor, idle: Tensor, embed_sum: Tensor | None, counts: Tensor, sums: Tensor,
     maps: list[Tensor], grain: Tensor, codes: Tensor, error: Tensor, keys: Tensor | None,
     decay: float, eps: float, threshold: float | None,
 ) -> None:  # fmt: skip

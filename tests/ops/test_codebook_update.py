@@ -85,6 +85,23 @@ def test_kernel_equals_the_formula(route, case, threshold):
     check(updated(before, given[2], given[0], given[1], threshold), expected, before)
 
 
+@pytest.mark.parametrize("threshold", [None, 0.99])
+@pytest.mark.parametrize("case", [plain, half, not_finite, one_takes_all, all_unused])
+def test_codes_that_are_no_averages(route, case, threshold):
+    """Sizes and ages move, and codes that are revived."""
+    before, maps, grain, lookup = problem(case, 40, 8, 2, route)
+    found, expected = copy.deepcopy(before), copy.deepcopy(before)
+    for book, reference in ((found, contextlib.nullcontext()), (expected, dqcore.backend("reference"))):
+        with reference:
+            state = (book.weight, book.cluster_size, book.idle, None)
+            codebook_update(state, lookup, maps, grain, decay=0.8, threshold=threshold)
+    check(found, expected, before)
+    assert torch.equal(found.embed_sum, before.embed_sum)
+    kept = found.cluster_size != 1
+    assert torch.equal(found.codes[kept], before.codes[kept])
+    assert threshold is None or (found.codes != before.codes).any() or case is half
+
+
 @pytest.mark.parametrize("num_granularities", [1, 2])
 @pytest.mark.parametrize("case", [plain, not_finite, one_takes_all])
 def test_numbers_that_are_known_draw_alike(route, case, num_granularities):

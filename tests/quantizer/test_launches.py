@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dqcore import DynamicQuantizer
-from dqcore.codebook import EMA, PAPER
+from dqcore.codebook import EMA, PAPER, Gradient
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -45,6 +45,12 @@ def test_the_parts_of_a_batch_launch_few_more(steps, most, options):
     names = launches(torch.float32, steps=steps, learning=EMA(every=2), **options)
     assert len(names) <= most, names
     assert ("_codebook_update_kernel" in names) == (steps == 2)
+
+
+def test_codes_with_gradients_launch_little_more():
+    """Their loss, and what it needs backwards."""
+    names = launches(torch.float32, learning=Gradient())
+    assert len(names) <= 36, names
 
 
 def test_projections_launch_little_more():

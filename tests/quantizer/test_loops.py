@@ -260,6 +260,27 @@ def test_parts_of_a_batch_teach_as_the_whole():
 
 @pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
 @pytest.mark.parametrize("restart", [None, RandomRestart(0.9)])
+def test_codes_with_gradients_are_revived_by_the_op(monkeypatch, restart):
+    calls = []
+    op = fused.codebook_update
+    monkeypatch.setattr(fused, "codebook_update", lambda *args, **options: calls.append(1) or op(*args, **options))
+    expected = DynamicQuantizer(4, 30, learning=Gradient(0.8), restart=restart)
+    for _ in range(2):
+        found, x = copy.deepcopy(expected), torch.randn(2, 4, 5, 5)
+        for quantizer, backend in ((expected, "auto"), (found, "interpreter")):
+            with dqcore.backend(backend):
+                loss = quantizer(x).loss
+            quantizer.zero_grad()
+            loss.backward()  # codes were written to since, and the gradient is of those before
+            torch.optim.SGD(quantizer.parameters(), 0.5).step()
+        torch.testing.assert_close(found.codebook.weight.grad, expected.codebook.weight.grad)
+        for (name, value), wanted in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6, msg=name)
+    assert len(calls) == 2
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
+@pytest.mark.parametrize("restart", [None, RandomRestart(0.9)])
 def test_parts_are_taken_in_by_the_op(monkeypatch, restart):
     calls = []
     op = fused.codebook_update

@@ -17,7 +17,7 @@ def codebook_update_reference(
     weight: Tensor,
     cluster_size: Tensor,
     idle: Tensor,
-    embed_sum: Tensor,
+    embed_sum: Tensor | None,
     counts: Tensor,
     sums: Tensor,
     maps: list[Tensor],
@@ -32,8 +32,9 @@ def codebook_update_reference(
     """Move the averages and the codes, the first K rows of ``weight``; then revive codes below the threshold."""
     seed = seed_of(cluster_size)  # of the state before the update
     share = move_averages(cluster_size, idle, counts, decay)
-    embed_sum.lerp_(sums, share)
-    weight[:-1].copy_(torch.where(share > 0, embed_sum / smoothed(cluster_size, eps)[:, None], weight[:-1]))
+    if embed_sum is not None:
+        embed_sum.lerp_(sums, share)
+        weight[:-1].copy_(torch.where(share > 0, embed_sum / smoothed(cluster_size, eps)[:, None], weight[:-1]))
     if threshold is None or codes.numel() == 0:
         return
     unused = cluster_size < threshold * cluster_size.mean()
@@ -41,7 +42,7 @@ def codebook_update_reference(
     key, vectors, distance = draw(maps, grain, codes, error, 0, len(counts), seed, keys)
     fresh = distinct(torch.cat([weight[:-1], vectors]), torch.cat([~unused, is_new(key >= 0, vectors, distance)]))
     chosen, replaced = revive(unused, vectors, fresh[len(counts) :])
-    for rows in (weight[:-1], embed_sum):
+    for rows in (weight[:-1],) if embed_sum is None else (weight[:-1], embed_sum):
         rows.copy_(torch.where(replaced[:, None], chosen, rows))
     cluster_size.masked_fill_(replaced, 1)
 
