@@ -21,8 +21,11 @@ ELEMENTS = {
     "_varlen_attention_dkv_kernel": ("BLOCK_M", "BLOCK_N"),
     "_decode_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
     "_draw_kernel": ("BLOCK",),
+    "_draw_long_kernel": ("BLOCK",),
     "_take_content_kernel": ("BLOCK",),
+    "_take_content_long_kernel": ("BLOCK",),
     "_take_entry_kernel": ("BLOCK",),
+    "_take_entry_long_kernel": ("BLOCK",),
 }
 
 

@@ -18,12 +18,17 @@ CONTENTS, POSITIONS, ALL = (1.0, 300, 1.0), (1.0, None, 1.0), (0.9, 300, 0.95)
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
-    """The longest rows that a program holds; for one target also launches of the paper's model, guided and not."""
-    longest = draw.LONGEST
+    """The longest rows that a program holds, and longer ones; for one target also the paper's model, guided and not."""
+    longest, longer = draw.LONGEST, 2 * draw.LONGEST
     yield lambda: _embed(torch.bfloat16)
     yield lambda: _take_entry(2, longest, ALL)
     yield lambda: _take_content(2, longest, ALL)
     yield lambda: _draw(longest, ALL)
+    yield lambda: _take_entry(2, longer, ALL)
+    yield lambda: _take_content(2, longer, ALL)
+    yield lambda: _draw(longer, ALL)
+    yield lambda: _draw(longer, CONTENTS)
+    yield lambda: _draw(longer, POSITIONS)
     if arch not in FULL:
         return
     yield lambda: _embed(torch.float32)
@@ -33,6 +38,9 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
         yield lambda copies=copies: _take_content(copies, 1024, CONTENTS)
     for codes, how in ((1025, CONTENTS), (4096, ALL)):
         yield lambda codes=codes, how=how: _draw(codes, how)
+    for how in (POSITIONS, None):
+        yield lambda how=how: _take_entry(1, longer, how)
+    yield lambda: _take_content(1, longer, CONTENTS)
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,4 +1,4 @@
-"""Drawing an index from each row of logits. A program has one row, all of it in registers.
+"""Drawing an index from each row of logits. A program has one row: in registers, or block by block where it is long.
 
 The ``top_k``-th largest logit and the least probability of the nucleus are found bit by bit: floats become whole
 numbers in the same order, and of those the largest is sought from which on a row still reaches a goal. That takes at
@@ -17,10 +17,19 @@ from torch import Tensor
 
 from dqcore.kernels import tape
 from dqcore.kernels.common import on_device, widen
+from dqcore.kernels.draw_long import draw_long
+from dqcore.kernels.probabilities import lowest, ordered, share, weigh
 
 #: The longest row that a program holds: of 16,384 numbers of 64 bits some would lie on the stack.
 LONGEST = 8192
-_BITS, _WEIGHT = tl.constexpr(tape.BITS), tl.constexpr(tape.WEIGHT)
+#: What a program holds of a longer one, and its warps: with 16 of them, some targets' kernels need the stack.
+LONG_BLOCK, LONG_WARPS = 4096, 8
+_BITS = tl.constexpr(tape.BITS)
+
+
+def is_long(count: int) -> bool:
+    """Whether a row of ``count`` is walked block by block."""
+    return count > LONGEST
 
 
 def settings(temperature: float, top_k: int | None, top_p: float, count: int) -> tuple[float, int | None, int | None]:
@@ -31,20 +40,10 @@ def settings(temperature: float, top_k: int | None, top_p: float, count: int) ->
 
 def options(count: int) -> dict[str, int]:
     """Constants and options of a launch whose programs have rows of ``count``."""
+    if is_long(count):
+        return {"BLOCK": LONG_BLOCK, "num_warps": LONG_WARPS}
     block = max(128, triton.next_power_of_2(count))
     return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 8)}
-
-
-@triton.jit
-def _lowest(keys, amounts, goal, BITS: tl.constexpr):
-    """The largest key from which on the amounts reach the goal, or a lower one that lets in nothing more; else 0."""
-    lowest, bit, reached = tl.zeros([], tl.uint32), tl.full([], BITS - 1, tl.int32), goal - 1
-    while (bit >= 0) & (reached != goal):
-        key = lowest | (tl.full([], 1, tl.uint32) << bit.to(tl.uint32))
-        amount = tl.sum(tl.where(keys >= key, amounts, 0), 0)
-        lowest, reached = tl.where(amount >= goal, key, lowest), tl.where(amount >= goal, amount, reached)
-        bit -= 1
-    return lowest
 
 
 @triton.jit
@@ -64,16 +63,14 @@ def draw_index(x, count, number, temperature, top_k, goal):
     """An index below ``count`` for logits ``x (BLOCK,)``, which are -inf from there on."""
     x = tl.div_rn(x, temperature)
     if top_k is not None:
-        bits = (x + 0.0).to(tl.uint32, bitcast=True)  # + 0.0: both zeros have the same bits
-        keys = bits ^ tl.where(bits >> 31 == 0, 0x80000000, 0xFFFFFFFF)  # in the order of the floats
-        x = tl.where(keys >= _lowest(keys, tl.full(keys.shape, 1, tl.int32), top_k, 32), x, float("-inf"))
+        keys = ordered(x)
+        x = tl.where(keys >= lowest(keys, tl.full(keys.shape, 1, tl.int32), top_k, 32), x, float("-inf"))
     x = tl.exp(x - tl.max(x, 0))
-    x = tl.div_rn(x, tl.sum(x, 0))
-    x = tl.where(x > 0.0, x, 0.0)  # a row with NaN has no weight at all
-    weights = (x * _WEIGHT).to(tl.int64)
+    x = share(x, tl.sum(x, 0))
+    weights = weigh(x)
     if goal is not None:
         keys = x.to(tl.uint32, bitcast=True)  # below 2**30, as probabilities are at most 1
-        weights = tl.where(keys >= _lowest(keys, weights, goal.to(tl.int64), 30), weights, 0)
+        weights = tl.where(keys >= lowest(keys, weights, goal.to(tl.int64), 30), weights, 0)
     threshold = tl.sum(weights, 0) * number >> _BITS
     return tl.minimum(tl.sum((tl.cumsum(weights, 0) <= threshold).to(tl.int32), 0), count - 1)
 
@@ -86,13 +83,30 @@ def _draw_kernel(logits, numbers, out, V, temperature, top_k, goal, BLOCK: tl.co
     tl.store(out + row, draw_index(x, V, tl.load(start + row * stride), temperature, top_k, goal).to(tl.int64))
 
 
+@triton.jit
+def load_block(source, i):
+    """Logits ``i`` of a row, as ``draw_long`` asks for them."""
+    logits, row, rows, count, guidance = source
+    return load_logits(logits, row, rows, i, i < count, guidance)
+
+
+@triton.jit(do_not_specialize=["V", "temperature", "top_k", "goal"])
+def _draw_long_kernel(logits, numbers, out, V, temperature, top_k, goal, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    start, stride = numbers
+    number = tl.load(start + row * stride)
+    index = draw_long(load_block, (logits, row, 0, V, None), V, number, temperature, top_k, goal, BLOCK)
+    tl.store(out + row, tl.minimum(index, V - 1).to(tl.int64))
+
+
 def draw_fwd(logits: Tensor, numbers: Tensor, temperature: float, top_k: int | None, top_p: float) -> Tensor:
     """``logits (S, V)`` and random numbers ``(S,)`` -> indices ``(S,)`` int64."""
     rows, count = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    kernel = _draw_long_kernel if is_long(count) else _draw_kernel
     if rows:
         with on_device(logits):
-            _draw_kernel[(rows,)](
+            kernel[(rows,)](
                 *(close_rows(logits), (numbers, numbers.stride(0)), out, count),
                 *settings(temperature, top_k, top_p, count),
                 **options(count),

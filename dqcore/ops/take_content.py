@@ -1,7 +1,7 @@
 """``take_content``: the second half of a sampling step's bookkeeping, from logits of codes to the end of the step.
 
 Gradient: none. Determinism: as :mod:`dqcore.ops.draw`.
-Cost: on a GPU one launch, which reads the logits once. More than 8192 codes take the reference.
+Cost: on a GPU one launch, which reads the logits once, those of more than 8192 codes as :mod:`dqcore.ops.draw`.
 """
 
 from __future__ import annotations
@@ -48,11 +48,9 @@ def _fake(*args: object) -> None:
 
 
 def _triton(here: Tensor, taken: Tensor, lengths: Tensor, active: Tensor, logits: Tensor, *args: object) -> None:
-    from dqcore.kernels.draw import LONGEST
     from dqcore.kernels.take_content import take_content_fwd
 
-    run = take_content_fwd if logits.shape[1] <= LONGEST else take_content_reference
-    run(here, taken, lengths, active, logits, *args)  # type: ignore[arg-type]
+    take_content_fwd(here, taken, lengths, active, logits, *args)  # type: ignore[arg-type]
 
 
 _op = register(

@@ -1,8 +1,9 @@
 """``take_entry``: the first half of a sampling step's bookkeeping, from logits of positions to the next token.
 
 Gradient: none. Determinism: as :mod:`dqcore.ops.draw`.
-Cost: on a GPU one launch, which reads the statuses of all entries and the logits of those that may come next. Tapes of
-more than 8192 entries take the reference.
+Cost: on a GPU one launch, which reads the statuses of all entries and the logits of those that may come next. On
+tapes of more than 8192 entries it reads both as often as :mod:`dqcore.ops.draw` reads its logits, up to the next
+mandatory entry.
 """
 
 from __future__ import annotations
@@ -52,11 +53,9 @@ def _fake(*args: object) -> None:
 
 
 def _triton(here: Tensor, status: Tensor, *args: object) -> None:
-    from dqcore.kernels.draw import LONGEST
     from dqcore.kernels.take_entry import take_entry_fwd
 
-    run = take_entry_fwd if status.shape[1] <= LONGEST else take_entry_reference
-    run(here, status, *args)  # type: ignore[arg-type]
+    take_entry_fwd(here, status, *args)  # type: ignore[arg-type]
 
 
 _op = register(

@@ -13,6 +13,8 @@ import dqcore
 from dqcore.kernels.tape import ENTRY, LEAST, MOST
 from dqcore.ops.take_content import take_content
 
+BLOCK = 16  # of a long row in short
+
 
 def state_of(walk, route):
     rows = walk.copies * len(walk.status)
@@ -58,16 +60,22 @@ def test_logits_that_are_no_numbers_give_some_code(route):
     assert bool((state[1] < CODES + 4).all())
 
 
-def test_longer_rows_take_the_reference(route, monkeypatch):
-    if dqcore.backends.route(torch.device(route)) == "gpu":
-        from dqcore.kernels import draw
-        from dqcore.kernels import take_content as kernel
+@pytest.mark.parametrize(
+    ("tape", "copies", "how"),
+    [("dq-1", 1, (1.0, None, 1.0)), ("dq-2", 2, (1e30, 3, 0.9)), ("raster-1", 2, (2.0, None, 0.5))],
+)
+def test_steps_end_as_specified_in_blocks(blocks, tape, copies, how):
+    walk = walked(TAPES[tape](), 2, 1, copies)
+    walk._here[..., LEAST], walk._here[..., MOST] = 0, 1 << 62
+    logits = even_logits(2 * copies, CODES, torch.bfloat16).to(blocks)
+    assert_alike(take_content, state_of(walk, blocks), (logits, 3.0, *how))
 
-        monkeypatch.setattr(draw, "LONGEST", 4)
-        monkeypatch.setattr(kernel, "take_content_fwd", None)  # what cannot be called
-    logits = even_logits(2, CODES).to(route)
-    state = state_of(walked(TAPES["dq-1"](), 2, 1), route)
-    assert_alike(take_content, state, (logits, 1.0, 1.0, None, 1.0))
+
+def test_long_rows_end_steps_as_specified(route):
+    walk = walked(TAPES["dq-2"](), 1, 1, copies=2)
+    walk._here[..., LEAST], walk._here[..., MOST] = 0, 1 << 62
+    logits = even_logits(2, 16389, torch.float16).to(route)[:, :16384]
+    assert_alike(take_content, state_of(walk, route), (logits, 3.0, 1.0, 9000, 1.0))
 
 
 def test_it_is_an_op(route):

@@ -7,11 +7,15 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the tests' helpers lie
-from walks import GRID, TAPES, assert_alike, even_logits, given_codes, walked
+from walks import CODES, TAPES, assert_alike, even_logits, given_codes, walked
 
 import dqcore
 from dqcore.kernels.tape import BITS, ENTRY, FOR_POSITION, WIDTH
+from dqcore.models.tapes import coarse_to_fine_tape
+from dqcore.ops.reference.take_entry import go
 from dqcore.ops.take_entry import take_entry
+
+BLOCK = 32  # of a long tape in short
 
 SETTINGS = [(1.0, None, 1.0), (1e-30, 1, 1.0), (1e30, 2, 1e-9), (0.5, None, 0.5)]
 
@@ -86,14 +90,29 @@ def test_logits_that_are_no_numbers_lead_to_the_end(route):
     assert not state[1][:, :-1].any()
 
 
-def test_longer_tapes_take_the_reference(route, monkeypatch):
-    if dqcore.backends.route(torch.device(route)) == "gpu":
-        from dqcore.kernels import draw
-        from dqcore.kernels import take_entry as kernel
+@pytest.mark.parametrize("how", [None, *SETTINGS])
+@pytest.mark.parametrize("tape", ["dq-2", "raster-2"])
+def test_walks_go_on_as_specified_in_blocks(blocks, tape, how):
+    tape = TAPES[tape]()
+    for steps in (1, tape.max_tokens // 2):
+        walk, columns = walked(tape, 2, steps, copies=2), int(tape.columns.max()) + 1
+        logits = None if how is None else even_logits(4, columns, torch.bfloat16)
+        take(walk, blocks, logits, 3.0, how or SETTINGS[0])
 
-        monkeypatch.setattr(draw, "LONGEST", 4)
-        monkeypatch.setattr(kernel, "take_entry_fwd", None)  # what cannot be called
-    take(walked(TAPES["dq-1"](), 2, 1), route, even_logits(2, GRID[0] * GRID[1] + 6), 1.0, SETTINGS[0])
+
+@pytest.mark.parametrize("steps", [1, 7000])
+@pytest.mark.parametrize("how", [None, *SETTINGS[:2]])
+def test_walks_on_long_tapes_go_on_as_specified(route, how, steps):
+    tape = coarse_to_fine_tape((48, 48), 2, CODES, 4, "row-first")
+    walk = walked(tape, 1, 1)
+    if steps > 1:  # from the midst of the tape
+        go(walk._here, walk.status, walk.tokens, tape.rules, torch.tensor([steps]))
+    logits = None if how is None else even_logits(1, int(tape.columns.max()) + 1)
+    take(walk, route, logits, 1.0, how or SETTINGS[0])
+
+
+def test_logits_that_are_no_numbers_lead_to_the_end_in_blocks(blocks):
+    test_logits_that_are_no_numbers_lead_to_the_end(blocks)
 
 
 def test_it_is_an_op(route):
