@@ -41,7 +41,8 @@ def settings(temperature: float, top_k: int | None, top_p: float, count: int) ->
 def options(count: int) -> dict[str, int]:
     """Constants and options of a launch whose programs have rows of ``count``."""
     if is_long(count):
-        return {"BLOCK": LONG_BLOCK, "num_warps": LONG_WARPS}
+        # without a limit of ours ptxas may spill to fit two blocks a multiprocessor
+        return {"BLOCK": LONG_BLOCK, "num_warps": LONG_WARPS, "maxnreg": 255}
     block = max(128, triton.next_power_of_2(count))
     return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 8)}
 
