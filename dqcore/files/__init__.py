@@ -90,7 +90,7 @@ def remove_leftovers(folder: Path, target: str = "") -> None:
 
 
 def _remove_if_left(path: Path, machine: str, process: int) -> None:
-    """Remove a temporary file that nobody writes any more: its process is gone, or is not seen here, and holds no lock."""
+    """Remove a temporary file that nobody writes any more: no process here has its number, none anywhere its lock."""
     here = machine == _machine()
     if here and _alive(process):
         return
