@@ -3,8 +3,9 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
-import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -34,12 +35,6 @@ def test_data_is_flushed_before_the_rename(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", {"x": [1, 2]})
     assert order == ["fsync", "rename", "fsync"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
-
-
-def _dead_process():
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    return done.pid
 
 
 def test_one_owner_of_a_folder(tmp_path, monkeypatch):
@@ -78,15 +73,76 @@ def test_forked_processes_hold_no_lock(tmp_path):
         os.waitpid(child, 0)
 
 
+def _begun(path):
+    """The number of a process that is writing a file, and never ends."""
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.read(reading, 1)
+        return child
+    write_atomically(path, lambda file: (os.write(writing, b"x"), time.sleep(60)))
+    os._exit(0)
+
+
+def _kill(process):
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def _temporaries(folder):
+    return sorted(path for path in folder.rglob("*") if path.name.endswith(".dqcore.tmp"))
+
+
 def test_leftovers_of_dead_processes_are_removed(tmp_path):
-    dead, alive = _dead_process(), os.getppid()
     (tmp_path / "model").mkdir()
-    left = [tmp_path / f".a.json.{dead}-0.tmp", tmp_path / "model" / f".b.{dead}.tmp"]
-    kept = [tmp_path / f".a.json.{alive}-3.tmp", tmp_path / "notes.tmp", tmp_path / f"a.{dead}.tmp"]
-    for path in (*left, *kept):
-        path.touch()
-    with sole_owner(tmp_path):
-        assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+    dead = _begun(tmp_path / "model" / "b.bin")
+    alive = _begun(tmp_path / "a.json")
+    _kill(dead)
+    try:
+        others = [tmp_path / f".thesis.docx.{dead}.tmp", tmp_path / f".b.{dead}-0.tmp", tmp_path / "notes.tmp"]
+        for path in others:  # of other programs, whose names only look alike
+            path.touch()
+        assert len(_temporaries(tmp_path)) == 2
+        with sole_owner(tmp_path):
+            assert [path.parent for path in _temporaries(tmp_path)] == [tmp_path]
+            assert all(path.exists() for path in others)
+    finally:
+        _kill(alive)
+    files.remove_leftovers(tmp_path, "another")
+    assert len(_temporaries(tmp_path)) == 1
+    files.remove_leftovers(tmp_path, "a.json")
+    assert not _temporaries(tmp_path)
+
+
+def test_what_another_machine_or_container_writes_stays(tmp_path, monkeypatch):
+    """Its processes cannot be seen here: its lock tells, and where locks do not reach, the time."""
+    path = tmp_path / "a.json"
+    long_ago = (0, 0)
+
+    def write(file):
+        (temporary,) = _temporaries(tmp_path)
+        file.write(b"x")
+        file.flush()
+        os.utime(temporary, long_ago)
+        with monkeypatch.context() as here:
+            here.setattr(files, "_machine", lambda: "0" * 8)
+            files.remove_leftovers(tmp_path)
+        assert temporary.exists()
+
+    write_atomically(path, write)
+    assert path.read_bytes() == b"x" and not _temporaries(tmp_path)
+    left = tmp_path / f".{'0' * 16}.{'1' * 8}.{os.getpid()}-0.dqcore.tmp"
+    left.touch()
+    files.remove_leftovers(tmp_path)
+    assert left.exists()
+    os.utime(left, long_ago)
+    files.remove_leftovers(tmp_path)
+    assert not left.exists()
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    path = tmp_path / ("\u5199" * 83 + ".dqc")
+    write_atomically(path, lambda file: file.write(b"x"))
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import tarfile
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -19,13 +21,15 @@ Packing = Literal["folder", "tar"]
 
 #: The index is written when it has grown by this part, so that a large one is not written too often.
 _GROWTH = 1 / 20
+#: Files, one a line as JSON, that are written and not listed yet; it is gone when the index lists them.
+_BEGUN = ".begun"
 
 
 class DataWriter:
     """Writes image files, or shards ``shard-00000.tar``, ..., and ``index.json``.
 
-    Files are written atomically, and before the index that lists them. What a killed run wrote and did not list is made
-    again, comes out the same and stays; a file that holds something else is never replaced.
+    Files are written atomically, and before the index that lists them. What a killed run wrote and did not list is
+    removed, because its images may be gone or changed; a file that holds something else is never replaced.
 
     Args:
         folder: Folder to write to.
@@ -41,8 +45,11 @@ class DataWriter:
         self.folder, self.packing, self.shard_size = folder, packing, shard_size
         self.index = open_index(folder, {"packing": packing, **description}, "images")
         self._written = len(self.index["images"])
-        self._shards = len({entry.get("shard") for entry in self.index["images"]})
+        self._shards = 1 + max(
+            (int(entry["shard"][6:-4]) for entry in self.index["images"] if "shard" in entry), default=-1
+        )
         self._waiting: list[Made] = []
+        self._remove_begun()
         if not (folder / INDEX).is_file():
             write_sealed(folder / INDEX, self.index)  # says whose folder this is, so that a killed run can go on
 
@@ -66,6 +73,7 @@ class DataWriter:
         self._store()
         self._written = len(self.index["images"])
         write_sealed(self.folder / INDEX, self.index)
+        (self.folder / _BEGUN).unlink(missing_ok=True)
 
     def _store(self) -> None:
         if not self._waiting:
@@ -73,12 +81,12 @@ class DataWriter:
         shard = {}
         if self.packing == "tar":
             shard = {"shard": f"shard-{self._shards:05d}.tar"}
+            self._keep(shard["shard"], _packed(self._waiting))
             self._shards += 1
-            _keep(self.folder / shard["shard"], _packed(self._waiting))
         else:
             for made in self._waiting:
                 for name, data in made.files:
-                    _keep(self.folder / name, data)
+                    self._keep(name, data)
         for made in self._waiting:
             files = [name for name, _ in made.files]
             self.index["images"].append({"name": made.name, "sha256": made.digest, "files": files, **shard})
@@ -86,18 +94,33 @@ class DataWriter:
         if len(self.index["images"]) - self._written > max(50, _GROWTH * self._written):
             self.flush()
 
+    def _keep(self, name: str, data: bytes) -> None:
+        """Write a file, unless it is there with the same bytes."""
+        path = self.folder / name
+        if path.is_file() and path.read_bytes() == data:
+            return
+        if path.exists() or path.is_symlink():
+            raise InputError(f"out: {path} is there already and holds something else; choose another folder")
+        with open(self.folder / _BEGUN, "a") as begun:
+            begun.write(f"{json.dumps(name)}\n")
+            begun.flush()
+            os.fsync(begun.fileno())
 
-def _keep(path: Path, data: bytes) -> None:
-    """Write a file, unless it is there with the same bytes."""
-    if path.is_file() and path.read_bytes() == data:
-        return
-    if path.exists() or path.is_symlink():
-        raise InputError(f"out: {path} is there already and holds something else; choose another folder")
+        def write(file: IO[bytes]) -> None:
+            file.write(data)
 
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
+        write_atomically(path, write)
 
-    write_atomically(path, write)
+    def _remove_begun(self) -> None:
+        """Remove what a killed run wrote and did not list."""
+        if not (self.folder / _BEGUN).is_file():
+            return
+        entries = self.index["images"]
+        listed = {file for entry in entries for file in ([entry["shard"]] if "shard" in entry else entry["files"])}
+        for line in (self.folder / _BEGUN).read_text().splitlines(keepends=True):
+            if line.endswith("\n") and (name := json.loads(line)) not in listed:  # else the line itself was cut off
+                (self.folder / name).unlink(missing_ok=True)
+        (self.folder / _BEGUN).unlink()
 
 
 def _packed(images: list[Made]) -> bytes:

@@ -6,10 +6,11 @@ format or size, is another file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,49 +22,70 @@ __all__ = ["RECORD", "Provenance", "hash_file", "provenance", "record_images", "
 
 #: The file in a run's folder.
 RECORD = "seen_images.json"
-#: Files above this number are not hashed: reading them would delay a run's first step.
+#: More files than this, or more bytes, are not hashed: reading them would delay a run's first step by minutes.
 LIMIT = 200_000
-#: Bytes that are read at either end of a file.
-ENDS = 1 << 16
+MOST_BYTES = 1 << 35
+#: What a record says of its hashes. Those of earlier versions say nothing, and are of the length and both ends alone.
+_WHOLE = {"hashed": "whole files"}
+#: Bytes at either end that those are of; of a file of two ends or less, both kinds of hash are the same.
+_ENDS = 1 << 16
+_BLOCK = 1 << 20
 
 Provenance = Literal["trained on", "held out", "unknown"]
 
 
 def hash_file(path: Path) -> str:
-    """A hash of a file's length and its first and last 64 KiB: 20 hexadecimal digits.
+    """A hash of a file's length and its bytes: 20 hexadecimal digits.
 
     Raises:
         OSError: It cannot be read, or is no regular file, such as a pipe.
         InputError: The archive that it lies in is damaged.
     """
+    return _hash(path)[0]
+
+
+def _hash(path: Path) -> tuple[str, int]:
+    """:func:`hash_file`, and the file's length."""
     with open_stored(path) as file:
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
         digest = hashlib.sha256(length.to_bytes(8, "little"))
-        digest.update(file.read(ENDS))
-        if length > ENDS:
-            file.seek(max(ENDS, length - ENDS))
-            digest.update(file.read(ENDS))
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()[:20], length
+
+
+def _hash_of_ends(path: Path) -> str:
+    """What earlier versions kept of a file."""
+    with open_stored(path) as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        digest = hashlib.sha256(length.to_bytes(8, "little"))
+        digest.update(file.read(_ENDS))
+        file.seek(max(min(_ENDS, length), length - _ENDS))
+        digest.update(file.read(_ENDS))
     return digest.hexdigest()[:20]
 
 
 def record_images(folder: Path, training: Sequence[Path]) -> None:
-    """Keep which files a run trains on, in its folder; nothing is kept of more than 200,000 files.
+    """Keep which files a run trains on, in its folder; nothing is kept of more than 200,000 files, or 32 GiB.
 
     Args:
         folder: The run's folder.
         training: Files that the run trains on; those that cannot be read are left out.
     """
-    if len(training) > LIMIT:
+    hashes, size = set(), 0
+    for path in training if len(training) <= LIMIT else ():
+        with contextlib.suppress(OSError, InputError):
+            found, length = _hash(path)
+            hashes.add(found)
+            size += length
+        if size > MOST_BYTES:
+            break
+    if len(training) > LIMIT or size > MOST_BYTES:
         (folder / RECORD).unlink(missing_ok=True)
-        return
-    hashes = set()
-    for path in training:
-        try:
-            hashes.add(hash_file(path))
-        except (OSError, InputError):
-            continue
-    write_json(folder / RECORD, {"training": sorted(hashes)})
+    else:
+        write_json(folder / RECORD, {**_WHOLE, "training": sorted(hashes)})
 
 
 def provenance(checkpoint: Path, photos: Sequence[Path]) -> list[Provenance]:
@@ -74,21 +96,25 @@ def provenance(checkpoint: Path, photos: Sequence[Path]) -> list[Provenance]:
         photos: Files.
 
     Returns:
-        For each, whether its file was trained on; all unknown where the run kept no record.
+        For each, whether its file was trained on; all unknown where the run kept no record. A folder that is not
+        called ``model`` has none but its own.
 
     Raises:
         InputError: The record cannot be read.
     """
-    for path in (checkpoint / RECORD, checkpoint.resolve().parent / RECORD):
-        if path.is_file():
-            break
-    else:
+    path = checkpoint / RECORD
+    if not path.is_file() and checkpoint.resolve().name == "model":  # another's record says nothing of a copy beside it
+        path = checkpoint.resolve().parent / RECORD
+    if not path.is_file():
         return ["unknown"] * len(photos)
+    hashed: Callable[[Path], str]
     try:
-        seen = set(json.loads(path.read_text())["training"])
+        record = json.loads(path.read_text())
+        seen = set(record["training"])
+        hashed = hash_file if "hashed" in record else _hash_of_ends
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a record of a run's images ({error})") from error
-    return ["trained on" if hash_file(photo) in seen else "held out" for photo in photos]
+    return ["trained on" if hashed(photo) in seen else "held out" for photo in photos]
 
 
 def say_provenance(found: Sequence[Provenance]) -> str:

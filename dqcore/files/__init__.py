@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -20,8 +21,12 @@ __all__ = ["folder_lock", "remove_leftovers", "sole_owner", "write_atomically", 
 #: Seconds to wait for a lock: a process that was just killed may need a moment to end.
 PATIENCE = 2.0
 
+#: Seconds after its last change that a temporary file of another machine, or container, is taken for left behind.
+REST = 3600.0
+
 _numbers = itertools.count()
-_TEMPORARY = re.compile(r"\.(.+)\.(\d+)(?:-\d+)?\.tmp", re.DOTALL)
+#: A hash of the file's name, which may itself be as long as names can be; the machine; the process; its number.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{16})\.([0-9a-f]{8})\.(\d+)-\d+\.dqcore\.tmp")
 #: Folders, by device and inode, that this thread of execution has locked already.
 _owned: ContextVar[frozenset[tuple[int, int]]] = ContextVar("owned", default=frozenset())
 _descriptors: set[int] = set()
@@ -39,13 +44,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
+        parts = _hash(path.name, 16), _machine(), f"{os.getpid()}-{next(_numbers)}"
+        temporary = path.with_name(f".{'.'.join(parts)}.dqcore.tmp")
         try:
             with open(temporary, "wb") as file:
+                _locked(file.fileno())  # says that it is in use, also to those who see other processes
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+                os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -66,7 +73,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def remove_leftovers(folder: Path, target: str = "") -> None:
-    """Remove the temporary files of dead processes from a folder and those in it.
+    """Remove what :func:`write_atomically` left in a folder and those in it, in processes that are dead.
 
     Args:
         folder: The folder.
@@ -74,11 +81,40 @@ def remove_leftovers(folder: Path, target: str = "") -> None:
     """
     places: Iterable[tuple[str, list[str], list[str]]]
     places = [(str(folder), [], os.listdir(folder))] if target else os.walk(folder)
+    wanted = _hash(target, 16)
     for base, _, names in places:
         for name in names:
             match = _TEMPORARY.fullmatch(name)
-            if match and target in ("", match[1]) and not _alive(int(match[2])):
-                Path(base, name).unlink(missing_ok=True)
+            if match and (not target or match[1] == wanted):
+                _remove_if_left(Path(base, name), match[2], int(match[3]))
+
+
+def _remove_if_left(path: Path, machine: str, process: int) -> None:
+    """Remove a temporary file that nobody writes any more: no process here has its number, none anywhere its lock."""
+    here = machine == _machine()
+    if here and _alive(process):
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR)  # a network's file system locks no file that is open to read alone
+    except OSError:
+        return
+    try:
+        rests = time.time() - os.fstat(descriptor).st_mtime > REST
+        if (here or rests) and _locked(descriptor):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _machine() -> str:
+    """Among which processes a number names one: the machine's, or a container's."""
+    with contextlib.suppress(OSError):
+        return _hash(f"{os.uname().nodename}/{os.stat('/proc/self/ns/pid').st_ino}", 8)
+    return _hash(os.uname().nodename, 8)
+
+
+def _hash(text: str, digits: int) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:digits]
 
 
 @contextlib.contextmanager

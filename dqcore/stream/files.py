@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,25 +17,24 @@ __all__ = ["TABLES", "load_code_tables", "save_code_tables"]
 TABLES = "code_tables.safetensors"
 
 
-def save_code_tables(tables: CodeTables, folder: Path, *, keep: bool = True) -> Path:
+def save_code_tables(tables: CodeTables, folder: Path) -> Path:
     """Write the tables into the folder of a saved model.
 
     Other tables that lie there already are kept as ``code_tables-<identity>.safetensors``, because streams that
-    were written with them need them.
+    were written with them need them. Those that cannot be read, or are of another number of codes, are replaced.
 
     Args:
         tables: The tables.
         folder: Folder of the model.
-        keep: Whether other tables that lie there are kept; in training the model changes and no stream needs them.
 
     Returns:
         The file.
     """
     path = folder / TABLES
-    if keep and path.is_file():
-        before = _read(path)
-        if before == tables:
-            return path
+    before = _readable(path)
+    if before == tables:
+        return path
+    if before is not None and before.codes.shape == tables.codes.shape:
         _write(before, folder / f"code_tables-{before.identity[:8]}.safetensors")
     _write(tables, path)
     return path
@@ -64,6 +64,12 @@ def load_code_tables(folder: Path, codebook_size: int, num_granularities: int) -
 
 def _write(tables: CodeTables, path: Path) -> None:
     save_tensors(path, {field.name: getattr(tables, field.name).to(torch.int32) for field in fields(tables)})
+
+
+def _readable(path: Path) -> CodeTables | None:
+    with contextlib.suppress(FileNotFoundError, InputError):
+        return _read(path)
+    return None
 
 
 def _read(path: Path) -> CodeTables:

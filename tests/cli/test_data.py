@@ -151,6 +151,48 @@ def test_a_stopped_run_goes_on_to_the_same_files(run, photos, tmp_path, monkeypa
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("packing", ["folder", "tar"])
+def test_what_a_killed_run_did_not_list_is_removed(run, photos, tmp_path, monkeypatch, packing):
+    """Its images may be withdrawn since: no later run packs them, or leaves them beside its own."""
+    out = tmp_path / "out"
+    args = ("data", "make", photos, "--packing", packing, "--shard-size", 2, "--out", out)
+    with monkeypatch.context() as killed:
+        killed.setattr(data_make.DataWriter, "flush", lambda writer: None)  # none came to its end
+        run(*args)
+    assert len(list_images(out)) == (5 if packing == "folder" else 4) and not read_sealed(out / "index.json")["images"]
+    (photos / "1.png").unlink()
+    for _ in range(2):
+        assert run(*args)[0] == 0
+        assert [name.rpartition("::")[2] for name in Images(out).names] == [
+            "0.png",
+            "2.png",
+            "more/3.png",
+            "more/plain.jpg",
+        ]
+    assert {path.name for path in out.iterdir() if path.is_file()} - set(contents(photos)) == (
+        {"index.json"} if packing == "folder" else {"index.json", "shard-00000.tar", "shard-00001.tar"}
+    )
+
+
+def test_a_shard_that_is_not_ours_stays_and_its_images_are_in_no_other(run, photos, tmp_path):
+    out = tmp_path / "out"
+    args = ("data", "make", photos, "--packing", "tar", "--shard-size", 4, "--out", out)
+    assert run(*args)[0] == 0
+    (out / "shard-00002.tar").write_bytes(b"mine")
+    Image.new("RGB", (9, 9)).save(photos / "new.png")
+    before = contents(out)
+    for _ in range(2):
+        code, _, err = run(*args)
+        assert code == 2 and "shard-00002.tar is there already" in err and contents(out) == before
+    (out / "shard-00002.tar").unlink()
+    index = read_sealed(out / "index.json")
+    write_sealed(
+        out / "index.json", index | {"images": [each for each in index["images"] if each["shard"] != "shard-00000.tar"]}
+    )
+    (out / "shard-00000.tar").unlink()
+    assert run(*args)[0] == 0 and (out / "shard-00002.tar").is_file()  # above the highest one that is listed
+
+
 def test_nothing_else_is_overwritten(run, fails, photos, tmp_path):
     out = tmp_path / "crops"
     args = ("data", "make", photos, "--out", out, "--size", 16)

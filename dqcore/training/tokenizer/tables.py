@@ -64,6 +64,8 @@ def calibrate(model: Any, images: Sequence[Tensor]) -> bool:
 def write_tables(model: Any, images: Sequence[Tensor], folder: Path) -> None:
     """Count the codes of training images, and write the tables beside the model; without images none.
 
+    Tables that lie there are kept: a finished run that is resumed has the same model, and streams may need them.
+
     Args:
         model: The trained model; put into evaluation mode.
         images: Of :func:`some_images`.
@@ -71,7 +73,7 @@ def write_tables(model: Any, images: Sequence[Tensor], folder: Path) -> None:
     """
     if images:
         model.eval()
-        save_code_tables(fit_tables(model, images), folder, keep=False)
+        save_code_tables(fit_tables(model, images), folder)
 
 
 def _images(paths: Sequence[Path], stride: int) -> Iterator[Tensor]:

@@ -1,5 +1,7 @@
 """At the end of its training a tokenizer gets the tables by which its streams are coded."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import dqcore
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.inference.codec import load_codec
 from dqcore.inference.measure import evaluate_tokenizer
-from dqcore.stream import TABLES, CodeTables
+from dqcore.stream import TABLES, CodeTables, load_code_tables, save_code_tables
 from dqcore.training import TokenizerTraining, train_tokenizer
 from dqcore.training.state import read_state
 from dqcore.training.tokenizer import tables
@@ -35,6 +37,20 @@ def test_training_ends_with_tables(tmp_path):
     train_tokenizer(options, model=model)
     codec = load_codec(tmp_path / "run", "cpu")
     assert len(codec.tables) == 2 and codec.tables[0] != CodeTables.uniform(256, 2)
+    fitted = CodeTables.fit(torch.arange(512).reshape(2, 256), torch.tensor([1, 9]))
+    save_code_tables(fitted, tmp_path / "run" / "model")
+    train_tokenizer(dataclasses.replace(options, resume=True), model=model)
+    again = load_codec(tmp_path / "run", "cpu")
+    assert again.identity == codec.identity and again.tables[0] == codec.tables[0]
+    assert fitted in again.tables  # streams were written with them
+
+
+def test_damaged_tables_or_those_of_another_model_are_replaced(tmp_path):
+    save_code_tables(CodeTables.uniform(50, 2), tmp_path)
+    for wanted in (CodeTables.uniform(60, 2), CodeTables.uniform(60, 2)):
+        save_code_tables(wanted, tmp_path)
+        assert load_code_tables(tmp_path, 60, 2)[0] == wanted and len(list(tmp_path.iterdir())) == 1
+        (tmp_path / TABLES).write_bytes(b"damaged")
 
 
 def test_small_and_broken_images_and_other_models_do_no_harm(tmp_path):
