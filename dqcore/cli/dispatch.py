@@ -22,6 +22,7 @@ from typing import Any
 
 from dqcore.cli.given import naming
 from dqcore.cli.options import function_of
+from dqcore.cli.output import lasting
 from dqcore.cli.signals import endable, ending_at_once
 from dqcore.cli.verbs import VERBS
 from dqcore.errors import DqcoreError, InputError
@@ -41,18 +42,22 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     if args is None:  # a program of its own
         warnings.showwarning = lambda message, *_, **__: print(f"dqcore: warning: {message}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
+    with lasting() as lost:
+        code = _outcome(words)
+        if not code and (reason := lost()):
+            _tell(f"error: all was done, but not all that it printed could be written ({reason})")
+            return 2
+    return code
+
+
+def _outcome(words: list[str]) -> int:
+    """Do what the words say, and return the exit code."""
     try:
         with endable():
             return _dispatch(words)
     except KeyboardInterrupt as stop:  # a training run that was stopped says more
         _tell(str(stop) or "interrupted")
         return int(getattr(stop, "exit_code", 130))
-    except BrokenPipeError:  # the program that reads our output, such as head, has stopped
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (DqcoreError, OSError) as error:
         _tell(f"error: {' '.join(str(error).split()) or 'unknown error'}")
         return 2

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from dqcore.cli.broken import end_with_broken
-from dqcore.cli.evaluate_sets import measure_pair, measure_samples, measured, print_rows
+from dqcore.cli.evaluate_sets import Keep, measure_pair, measure_samples, measured, print_rows
 from dqcore.cli.targets import check_json_target
 from dqcore.distributed import process_rank
 from dqcore.errors import InputError
@@ -57,23 +57,27 @@ def evaluate(
         check_json_target(json, "evaluate", "protocol")
     _check_modes(images, options, checkpoint, compare, samples, reference)
     broken: list[str] = []
+
+    def keep(numbers: dict[str, Any]) -> None:  # before they are printed
+        if json is not None and process_rank() == 0:
+            write_sealed(json, numbers)
+
     if samples is not None and reference is not None:
-        found: dict[str, Any] = measure_samples(samples, reference, options, broken)
+        found: dict[str, Any] = measure_samples(samples, reference, options, broken, keep)
     elif compare is not None:
-        found = measure_pair(images, compare, options, broken)
+        found = measure_pair(images, compare, options, broken, keep)
     else:
-        found = _measure(images, checkpoint or weights_folder(TOKENIZER), options, broken)
-    if json is not None and process_rank() == 0:
-        write_sealed(json, found)
+        found = _measure(images, checkpoint or weights_folder(TOKENIZER), options, broken, keep)
     end_with_broken("samples" if samples is not None else "images", broken, _num_read(found) + len(broken))
 
 
 def _measure(
-    images: tuple[Path, ...], checkpoint: Path, options: EvaluationOptions, broken: list[str]
+    images: tuple[Path, ...], checkpoint: Path, options: EvaluationOptions, broken: list[str], keep: Keep
 ) -> dict[str, Any]:
-    """Measure one tokenizer, and print what was found; ``broken`` takes why files were passed over."""
+    """Measure one tokenizer, keep and print what was found; ``broken`` takes why files were passed over."""
     found = measured("evaluate", images, checkpoint, options)
     broken += found.broken
+    keep(found.as_json())
     if process_rank() == 0:
         _print(found)
     return found.as_json()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from dqcore.inference.paired import compare_results, paired_notes, read_result
 from dqcore.inference.sets import evaluate_samples
 from dqcore.progress import progress_bar
 
-__all__ = ["measure_pair", "measure_samples", "measured", "print_rows"]
+__all__ = ["Keep", "measure_pair", "measure_samples", "measured", "print_rows"]
+
+#: Takes a result before it is printed.
+Keep = Callable[[dict[str, Any]], None]
 
 
 def measured(title: str, images: Sequence[Path], checkpoint: Path, options: EvaluationOptions) -> PhotoEvaluation:
@@ -33,9 +36,9 @@ def measured(title: str, images: Sequence[Path], checkpoint: Path, options: Eval
 
 
 def measure_pair(
-    images: Sequence[Path], pair: tuple[Path, Path], options: EvaluationOptions, broken: list[str]
+    images: Sequence[Path], pair: tuple[Path, Path], options: EvaluationOptions, broken: list[str], keep: Keep
 ) -> dict[str, Any]:
-    """Compare two tokenizers on the same photos, or two results in files; print and return what was found.
+    """Compare two tokenizers on the same photos, or two results in files; keep, print and return what was found.
 
     ``broken`` takes why files were passed over.
     """
@@ -52,18 +55,22 @@ def measure_pair(
     else:
         raise InputError("images: expected at least one file or folder, or two files of results to compare")
     found, notes = compare_results(*results), paired_notes(*results)
+    rows = {name: [result["sets"][name] for result in results] for name in _common_sets(results)}
+    protocol = {name: results[0]["measured"][name] for name in ("protocol", "images", "data hash")}
+    numbers = {name: each.as_json() for name, each in found.items()}
+    kept = protocol | {"compared": [str(path) for path in pair], "numbers": numbers, "sets": rows, "notes": notes}
+    keep(kept)
     print_rows([("A", str(pair[0])), ("B", str(pair[1]))])
     print_rows([("", "A  B  A - B, photo by photo, with 95 % interval"), *((x.name, x.text) for x in found.values())])
-    rows = {name: [result["sets"][name] for result in results] for name in _common_sets(results)}
     print_rows([(name, f"{a:.5g}  {b:.5g}  {a - b:+.5g}") for name, (a, b) in rows.items()])
-    protocol = {name: results[0]["measured"][name] for name in ("protocol", "images", "data hash")}
     print_rows([*((name, str(value)) for name, value in protocol.items()), *(("not the same", note) for note in notes)])
-    numbers = {name: each.as_json() for name, each in found.items()}
-    return protocol | {"compared": [str(path) for path in pair], "numbers": numbers, "sets": rows, "notes": notes}
+    return kept
 
 
-def measure_samples(samples: Path, reference: Path, options: EvaluationOptions, broken: list[str]) -> dict[str, Any]:
-    """Measure samples against real images; print and return what was found."""
+def measure_samples(
+    samples: Path, reference: Path, options: EvaluationOptions, broken: list[str], keep: Keep
+) -> dict[str, Any]:
+    """Measure samples against real images; keep, print and return what was found."""
     with progress_bar() as bar:
         task = bar.add_task("evaluate", total=None)
         found = evaluate_samples(
@@ -74,6 +81,7 @@ def measure_samples(samples: Path, reference: Path, options: EvaluationOptions, 
         )
     name_broken(found.passed_over, "left out")
     broken += found.broken
+    keep(found.as_json())
     print_rows([(name, f"{value:.5g}") for name, value in found.numbers.items()])
     print_rows([(name, str(value)) for name, value in found.protocol.items()])
     return found.as_json()

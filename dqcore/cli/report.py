@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.cli.targets import check_place
 from dqcore.errors import InputError
 from dqcore.inference.protocol import Protocol
 from dqcore.report.page import check_page
@@ -45,6 +46,7 @@ def report(
         raise InputError(f"photos: expected at least 1, got {photos}")
     check_page(out)
     config = read_config(run)
+    check_place(out or run / "report.html", "out")
     if is_prior(config):
         from dqcore.inference.load import pick_device
 

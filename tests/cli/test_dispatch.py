@@ -133,6 +133,40 @@ def test_termination_is_one_line_and_closes_what_is_open(run, monkeypatch, tmp_p
     assert signal.getsignal(signal.SIGTERM) is before and list(tmp_path.iterdir()) == []
 
 
+def _printing(tmp_path, monkeypatch, stream, encoding="utf-8"):
+    """A verb that prints, works and prints again, with this file as both streams; gives its exit code."""
+
+    def work():
+        for name in ("first", "second"):
+            print("\u00b1 caf\udce9", flush=True)
+            print("some lines", file=sys.stderr)
+            (tmp_path / name).touch()
+
+    monkeypatch.setattr("dqcore.cli.info.info", work)
+    with open(stream, "w", encoding=encoding) as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        monkeypatch.setattr(sys, "stderr", file)
+        code = cli.main(["info"])
+        assert (tmp_path / "second").exists() and sys.stdout is file
+    return code
+
+
+def test_work_goes_on_when_nobody_reads_on(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert _printing(tmp_path, monkeypatch, writer) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_under_stdout_is_an_error_after_the_work(tmp_path, monkeypatch):
+    assert _printing(tmp_path, monkeypatch, "/dev/full") == 2
+
+
+def test_any_character_can_be_printed_in_any_encoding(tmp_path, monkeypatch):
+    assert _printing(tmp_path, monkeypatch, tmp_path / "out", encoding="ascii") == 0
+    assert (tmp_path / "out").read_bytes().splitlines()[0] == b"\\xb1 caf\xe9"
+
+
 @pytest.mark.parametrize("error", [ValueError("not a safetensors file"), InputError("damaged"), None])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interruption_that_a_library_takes_for_something_else(run, monkeypatch, number, code, error):

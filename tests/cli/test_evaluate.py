@@ -57,6 +57,25 @@ def test_other_files_are_left_alone(fails, checkpoint, pictures, tmp_path):
     assert "holds no numbers of dqcore evaluate" in message and (tmp_path / "mine.json").read_text() == '{"mine": 1}'
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(fails, monkeypatch, pictures):
+    monkeypatch.setattr("dqcore.cli.evaluate_sets.evaluate_photos", lambda *_, **__: pytest.fail("measured"))
+    message = fails("evaluate", pictures, "--json", pictures / "0.png" / "r.json")
+    assert "json: " in message and f"{pictures / '0.png'} is no folder" in message
+
+
+def test_numbers_are_kept_before_they_are_printed(run, checkpoint, pictures, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("nothing can be printed")
+
+    for module in ("evaluate", "evaluate_sets"):
+        monkeypatch.setattr(f"dqcore.cli.{module}.print_rows", refuse)
+    for name, words in (("one", ("--checkpoint", checkpoint)), ("pair", ("--compare", checkpoint, checkpoint))):
+        target = tmp_path / f"{name}.json"
+        code, _, err = run("evaluate", pictures / "0.png", "--no-peers", *words, "--json", target)
+        assert code == 2 and "nothing can be printed" in err
+        assert ("psnr" if name == "one" else "numbers") in json.loads(target.read_text())
+
+
 def test_two_tokenizers_side_by_side(run, fails, checkpoint, pictures, tmp_path):
     args = ("evaluate", pictures, "--limit", 3, "--size", 32)
     code, out, _ = run(*args, "--compare", checkpoint, checkpoint, "--json", tmp_path / "pair.json")
