@@ -126,6 +126,28 @@ def test_shards_decode_to_pictures(run, fails, checkpoint, pictures, tmp_path):
     assert "tokenizer" in fails("decode", codes, "--checkpoint", checkpoint, "--out", tmp_path / "other")
 
 
+def test_a_list_of_photos_elsewhere(run, fails, checkpoint, pictures, tmp_path):
+    """What is made of them stays in the folder that was named, whatever way the list goes to them."""
+    source, out = tmp_path / "lists" / "deep" / "list.txt", tmp_path / "out"
+    source.parent.mkdir(parents=True)
+    source.write_text(f"../../pictures/0.png\n{pictures}/more/3.png\n")
+    args = ("encode", source, "--checkpoint", checkpoint, "--out")
+    assert run(*args, out / "streams", "--format", "dqc")[0] == run(*args, out / "shards")[0] == 0
+    names = {"pictures/0", "pictures/more/3"}
+    assert set(tmp_path.rglob("*.dqc")) == {out / "streams" / f"{name}.dqc" for name in names}
+    assert run("decode", out / "shards", "--checkpoint", checkpoint, "--out", out / "new")[0] == 0
+    assert set((out / "new").rglob("*.png")) == {out / "new" / f"{name}.png" for name in names}
+    index = read_sealed(out / "shards" / "index.json")
+    for entry in index["images"]:
+        entry["name"] = f"../../{entry['name']}"  # as earlier versions called them
+    write_sealed(out / "shards" / "index.json", index)
+    assert run("decode", out / "shards", "--checkpoint", checkpoint, "--out", out / "old")[0] == 0
+    assert "2 of these 2 files were there already" in run(*args, out / "shards")[1]
+    shutil.copytree(pictures, source.parent / "pictures")
+    source.write_text("../../pictures/0.png\npictures/0.png\n")
+    assert "would both be called pictures/0.png" in fails(*args, out / "both")
+
+
 def test_nothing_is_passed_over_in_silence(run, fails, checkpoint, pictures, tmp_path):
     out, others = tmp_path / "codes", tmp_path / "others"
     args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out)
