@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from dqcore.errors import InputError
+from dqcore.files import folder_lock
 from dqcore.files.tensors import load_tensors, save_tensors
 from dqcore.stream.tables import CodeTables
 
@@ -25,18 +26,22 @@ def save_code_tables(tables: CodeTables, folder: Path, *, keep: bool = True) -> 
     Args:
         tables: The tables.
         folder: Folder of the model.
-        keep: Whether other tables that lie there are kept; in training the model changes and no stream needs them.
+        keep: Whether other tables that lie there are kept; where the model is a new one, no stream needs them.
 
     Returns:
         The file.
+
+    Raises:
+        InputError: The tables that lie there are damaged, or another process writes in the folder.
     """
     path = folder / TABLES
-    if keep and path.is_file():
-        before = _read(path)
-        if before == tables:
-            return path
-        _write(before, folder / f"code_tables-{before.identity[:8]}.safetensors")
-    _write(tables, path)
+    with folder_lock(folder, "writing tables"):  # else two at once would each keep the first ones, and not the other's
+        if keep and path.is_file():
+            before = _read(path)
+            if before == tables:
+                return path
+            _write(before, folder / f"code_tables-{before.identity[:8]}.safetensors")
+        _write(tables, path)
     return path
 
 

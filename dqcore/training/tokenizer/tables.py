@@ -61,17 +61,19 @@ def calibrate(model: Any, images: Sequence[Tensor]) -> bool:
     return True
 
 
-def write_tables(model: Any, images: Sequence[Tensor], folder: Path) -> None:
+def write_tables(model: Any, images: Sequence[Tensor], folder: Path, *, keep: bool = True) -> None:
     """Count the codes of training images, and write the tables beside the model; without images none.
 
     Args:
         model: The trained model; put into evaluation mode.
         images: Of :func:`some_images`.
         folder: Folder of the saved model.
+        keep: Whether other tables that lie there are kept: a finished run that is resumed has the same model, of which
+            there may be streams by then.
     """
     if images:
         model.eval()
-        save_code_tables(fit_tables(model, images), folder, keep=False)
+        save_code_tables(fit_tables(model, images), folder, keep=keep)
 
 
 def _images(paths: Sequence[Path], stride: int) -> Iterator[Tensor]:

@@ -1,5 +1,7 @@
 """At the end of its training a tokenizer gets the tables by which its streams are coded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import dqcore
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.inference.codec import load_codec
 from dqcore.inference.measure import evaluate_tokenizer
-from dqcore.stream import TABLES, CodeTables
+from dqcore.stream import TABLES, CodeTables, load_code_tables, save_code_tables
 from dqcore.training import TokenizerTraining, train_tokenizer
 from dqcore.training.state import read_state
 from dqcore.training.tokenizer import tables
@@ -35,6 +37,11 @@ def test_training_ends_with_tables(tmp_path):
     train_tokenizer(options, model=model)
     codec = load_codec(tmp_path / "run", "cpu")
     assert len(codec.tables) == 2 and codec.tables[0] != CodeTables.uniform(256, 2)
+    mine = CodeTables.fit(torch.arange(512).view(2, 256), torch.tensor([1, 2]))
+    save_code_tables(mine, tmp_path / "run" / "model")  # as fit-tables does; there are streams by it now
+    train_tokenizer(replace(options, resume=True), model=model)
+    again = load_code_tables(tmp_path / "run" / "model", 256, 2)
+    assert again[0] == codec.tables[0] and mine in again
 
 
 def test_small_and_broken_images_and_other_models_do_no_harm(tmp_path):
