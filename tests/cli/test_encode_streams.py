@@ -188,6 +188,10 @@ def test_fit_tables(run, fails, checkpoint, pictures, tmp_path):
     codec = load_codec(model, "cpu")
     assert torch.equal(codec.read(old.read_bytes()).codes, codec.read(new.read_bytes()).codes)
     assert "no such folder" in fails("fit-tables", tmp_path / "none", "--data", pictures)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "list.txt").write_text("a.png\n")
+    code, _, err = run("fit-tables", model, "--data", tmp_path / "list.txt")
+    assert code == 2 and err.startswith("broken: ") and "data: 1 of 1 could not be read" in err and "a.png" in err
 
 
 def test_decoding_goes_on_after_a_signal(run, checkpoint, pictures, tmp_path, monkeypatch):
