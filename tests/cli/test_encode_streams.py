@@ -13,9 +13,11 @@ from PIL import Image
 
 import dqcore
 from dqcore.cli import decode
+from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.codec import load_codec
+from dqcore.inference.single import write_alone
 from dqcore.stream import TABLES, read_header
 
 
@@ -260,9 +262,31 @@ def test_a_stream_goes_into_a_folder_that_nobody_fills(run, fails, checkpoint, p
     assert run("encode", pictures / "0.png", *args, out)[0] == 0
     before = (out / "0.dqc").read_bytes()
     single = ("encode", pictures / "1.png", *args, out / "0.dqc")
-    assert "0.dqc is one of the streams that index.json beside it lists" in fails(*single, "--overwrite")
+    assert f"0.dqc is one of the streams that {out / 'index.json'} lists" in fails(*single, "--overwrite")
     assert (out / "0.dqc").read_bytes() == before
     assert "the same bytes" in run("encode", pictures / "0.png", *args, out / "0.dqc", "--overwrite")[1]
+
+
+def test_a_stream_goes_below_a_folder_that_nobody_fills(run, checkpoint, pictures, tmp_path, monkeypatch):
+    """An index lists what lies in the folders of its folder, however the way there is written; others' say nothing."""
+    monkeypatch.setattr("dqcore.files.PATIENCE", 0.1)
+    out, link = tmp_path / "streams", tmp_path / "link"
+    (tmp_path / "index.json").write_text("[]")
+    batch = ("encode", pictures / "more", pictures / "0.png", "--checkpoint", checkpoint, "-o", out, "--format", "dqc")
+    assert run(*batch)[0] == 0
+    stream, listed = out / "more" / "3.dqc", re.escape(f"{out / 'index.json'} lists")
+    link.symlink_to(out / "more")
+    before = stream.read_bytes()
+    for path in (stream, link / "3.dqc"):
+        with pytest.raises(InputError, match=listed):
+            write_alone(path, b"dqc", overwrite=True)
+    with ThreadPoolExecutor(1) as other, sole_owner(out), pytest.raises(InputError, match="another process"):
+        other.submit(write_alone, link / "mine.dqc", b"dqc").result()
+    stream.unlink()
+    with pytest.raises(InputError, match=listed):  # the batch would replace it
+        write_alone(stream, b"dqc")
+    assert run(*batch)[0] == 0 and stream.read_bytes() == before
+    assert write_alone(link / "mine.dqc", b"dqc") and not write_alone(stream, before)
 
 
 def test_options_that_change_nothing_are_named(run, checkpoint, pictures, tmp_path):
