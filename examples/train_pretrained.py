@@ -44,7 +44,7 @@ def _store(model: dqcore.DQVAE, arguments: argparse.Namespace, folder: Path) -> 
     """Write the tokenizer as the package keeps it: half precision, code tables, hashes of photographs."""
     model.save_pretrained(folder, torch.float16)
     model = dqcore.DQVAE.from_pretrained(folder)  # the codes to count are those of the weights as they are stored
-    write_tables(model, some_images(model, list_images(arguments.photos)), folder)
+    write_tables(model, some_images(model, list_images(arguments.photos)), folder, keep=False)
     shutil.copyfile(arguments.out / "tokenizer" / RECORD, folder / RECORD)
 
 

@@ -57,9 +57,15 @@ def fit_tables(
                 yield pad_to_stride(image_to_tensor(image)[None], model.config.strides[0])
                 bar.advance(task)
 
-        tables = fit(model, images())
+        try:
+            tables = fit(model, images())
+        except InputError:  # there may have been no image at all
+            if len(broken) == len(paths):
+                end_with_broken("data", broken, len(paths))
+            raise
+        finally:
+            name_broken(broken)
     path = save_code_tables(tables, model_folder(checkpoint))
-    name_broken(broken)
     photos = counted(len(paths) - len(broken), "photo")
     print(f"tables of {photos}, {counted(len(broken), 'broken file')} passed over: {path}")
     end_with_broken("data", broken, len(paths))

@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dqcore.data.archives import split_member
-from dqcore.data.listing import image_name, is_collection, list_images, source_root
+from dqcore.data.listing import image_name, is_collection, list_images, name_below, source_root
 from dqcore.errors import InputError
 
 __all__ = ["name_photos"]
 
 
 def name_photos(photos: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names for the index, and files: relative to their folder; below the folder's name if there are several."""
+    """Names for the index, and files: relative to their folder; below the folder's name if there are several.
+
+    No name leads out of a folder, whatever a list names: streams and pictures are called after them.
+
+    Raises:
+        FileNotFoundError: There is nothing of that name.
+        InputError: There is no photo, or two would be called the same.
+    """
     if not photos:
         raise InputError("photos: expected at least one file or folder")
     named: dict[str, Path] = {}
@@ -25,6 +32,7 @@ def name_photos(photos: Sequence[Path]) -> list[tuple[str, Path]]:
             name = image_name(path, root)
             if len(photos) > 1 and root == source:
                 name = f"{source.resolve().name}/{name}"
+            name = name_below(name)
             if name in named and named[name].resolve() != path.resolve():
                 raise InputError(f"photos: {named[name]} and {path} would both be called {name}")
             named[name] = path

@@ -11,13 +11,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dqcore.data.archives import is_archive, is_archive_name, member_path, open_archive
 from dqcore.data.containers import SUFFIXES, is_image_name
 from dqcore.errors import InputError
 
-__all__ = ["image_name", "is_collection", "list_images", "read_lines", "source_root", "split_images"]
+__all__ = ["image_name", "is_collection", "list_images", "name_below", "read_lines", "source_root", "split_images"]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,11 @@ def source_root(source: Path) -> Path:
 def image_name(path: Path, root: Path) -> str:
     """What an image is called in a source with this root: ``cat/1.jpg``, ``shard.tar::cat/1.jpg``."""
     return Path(os.path.relpath(path, root)).as_posix()
+
+
+def name_below(name: str) -> str:
+    """A name without the way up to it: a list may name images anywhere, and what is made of them stays in a folder."""
+    return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//"))
 
 
 def split_images(

@@ -16,6 +16,7 @@ from dqcore.data.archives import MARK
 from dqcore.data.containers import SUFFIXES
 from dqcore.data.crops import CenterCrop, Crop, RandomCropAtMost, WholeImage, resize_short_side
 from dqcore.data.images import BrokenImageError, read_image
+from dqcore.data.listing import name_below
 from dqcore.data.shards import hash_file
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError, at_least
@@ -148,19 +149,14 @@ def new_names(names: Sequence[str], *, whole: bool, dots: bool = True) -> dict[s
     Raises:
         InputError: Two images would be called the same.
     """
-    short = [_below(name.rpartition(MARK)[2]) for name in names]
-    long = [_below(name.replace(MARK, "/")) for name in names]
+    short = [name_below(name.rpartition(MARK)[2]) for name in names]
+    long = [name_below(name.replace(MARK, "/")) for name in names]
     choices = (short, long) if whole else ([_bare(name) for name in short], [_bare(name) for name in long], long)
     for found in choices:
         found = found if dots else [_without_dots(name, whole) for name in found]
         if len(set(found)) == len(found):
             return dict(zip(names, found, strict=True))
     raise InputError("source: two of its images would be called the same")
-
-
-def _below(name: str) -> str:
-    """A name without the way up to it: a list may name images anywhere."""
-    return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/"))
 
 
 def _without_dots(name: str, whole: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.data.listing import name_below
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError
 from dqcore.files.sealed import read_sealed, write_sealed
@@ -52,7 +53,8 @@ class ShardWriter:
         self.folder, self.shard_size, self._labels = folder, shard_size, labels or {}
         self.index = open_index(folder, description)
         for entry in self.index["images"]:
-            entry.update(_known_by("", self._labels.get(entry["name"], "")))
+            name = entry["name"] = name_below(entry["name"])  # earlier versions kept the way up to it
+            entry.update(_known_by("", self._labels.get(name, "")))
         self._tensors: dict[str, Tensor] = {}
         self._entries: list[dict[str, Any]] = []
         listed = {entry["shard"] for entry in self.index["images"]}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.data.listing import name_below
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
 from dqcore.inference.codec import Codec
@@ -49,10 +50,11 @@ def list_codes(source: Path, codec: Codec) -> Iterator[Item]:
         check_identity(f"{source} holds codes of the", index.get("tokenizer", ""), codec.identity)
         taken: set[str] = set()
         for entry, codes, grain in read_shards(source, index):
-            name = PurePosixPath(entry["name"]).with_suffix("").as_posix()
-            name = entry["name"] if name in taken or name.startswith("/") else name
+            full = name_below(entry["name"])
+            name = PurePosixPath(full).with_suffix("").as_posix()
+            name = full if name in taken else name
             taken.add(name)
-            yield Item(name.lstrip("/"), Decoded(codes, grain, tuple(entry["size"])))
+            yield Item(name, Decoded(codes, grain, tuple(entry["size"])))
         return
     files = sorted(source.rglob(f"*{SUFFIX}"))
     if not files:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.data.images import image_to_tensor, readable_images
+from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
 from dqcore.data.shards import ShardWriter, hash_file
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
@@ -113,21 +113,20 @@ def _batches(
     piece: Named, stride: int, broken: dict[str, str]
 ) -> Iterator[tuple[list[str], list[tuple[int, int]], Tensor]]:
     """Neighbours of one padded size: names, sizes before padding, images ``(B, 3, H, W)``; ``broken`` takes others."""
-    name_of = {path: name for name, path in piece}
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
     images: list[Tensor] = []
-
-    def skip(path: Path, reason: str) -> None:
-        broken[name_of[path]] = reason
-
-    for path, picture in readable_images([path for _, path in piece], skip):
-        image = image_to_tensor(picture)
+    for name, path in piece:  # by name: one file may have two, as with a folder and one in it
+        try:
+            image = image_to_tensor(read_image(path))
+        except BrokenImageError as error:
+            broken[name] = str(error)
+            continue
         padded = pad_to_stride(image[None], stride)[0]
         if images and padded.shape != images[0].shape:
             yield names, sizes, torch.stack(images)
             names, sizes, images = [], [], []
-        names.append(name_of[path])
+        names.append(name)
         sizes.append((image.shape[1], image.shape[2]))
         images.append(padded)
     if images:

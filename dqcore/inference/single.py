@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 from dqcore.data.shards import INDEX, read_index
@@ -15,31 +17,47 @@ __all__ = ["write_alone"]
 def write_alone(path: Path, data: bytes, *, overwrite: bool = False) -> bool:
     """Write a stream to a file of its own.
 
-    The folder is locked meanwhile, for moments: a command that fills it has chosen names already, and two commands with
-    one name must not both find it free.
+    Its folder is locked meanwhile, for moments, and so is every folder above that has an index: a command that fills
+    one has chosen names already, and two commands with one name must not both find it free.
 
     Args:
         path: The file.
         data: The stream.
-        overwrite: Whether it may replace another stream; never one that the index of the folder lists.
+        overwrite: Whether it may replace another stream; never one that an index lists, in its folder or above.
 
     Returns:
         Whether it was written; False where the file holds the same bytes already.
 
     Raises:
-        InputError: It may not be written there, or another process fills the folder.
+        InputError: It may not be written there, or another process fills the folder or one above.
     """
-    with folder_lock(path.parent, "encoding"):
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(folder_lock(path.parent, "encoding"))
+        indexed = _indexed(path)
+        for folder in indexed:
+            locks.enter_context(folder_lock(folder, "encoding"))
         remove_leftovers(path.parent, path.name)
-        if overwrite and path.is_file() and path.read_bytes() != data and _is_listed(path):
-            raise InputError(f"out: {path} is one of the streams that {INDEX} beside it lists; choose another name")
+        same = path.is_file() and path.read_bytes() == data
+        for folder, name in indexed.items():
+            if not same and _is_listed(folder, name):
+                raise InputError(f"out: {path} is one of the streams that {folder / INDEX} lists; choose another name")
         return write_stream_file(path, data, overwrite=overwrite)
 
 
-def _is_listed(path: Path) -> bool:
-    """Whether the folder's index calls the file its own."""
-    if not (path.parent / INDEX).is_file():
+def _indexed(path: Path) -> dict[Path, str]:
+    """The folders with an index that a file lies in, at any depth, and what it is called in each."""
+    found: dict[Path, str] = {}
+    for place in (Path(os.path.abspath(path)), path.parent.resolve() / path.name):  # with links, and without
+        above = [folder for folder in place.parents if os.access(folder, os.R_OK) and (folder / INDEX).is_file()]
+        found |= {folder: place.relative_to(folder).as_posix() for folder in above}
+    return found
+
+
+def _is_listed(folder: Path, name: str) -> bool:
+    """Whether the folder's index calls a file its own; one that cannot be read is another program's."""
+    try:
+        index = read_index(folder)
+    except (InputError, OSError):
         return False
-    index = read_index(path.parent)
     files = {entry.get("file") for entry in index["images"]} | set(index.get("begun", ()))
-    return index.get("format") == "dqc" and path.name in files
+    return index.get("format") == "dqc" and name in files

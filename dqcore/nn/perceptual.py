@@ -89,7 +89,7 @@ def _find_weights(weights: str | Path | None) -> Path:
     if path.is_file():
         return path
     if weights is not None:
-        raise PerceptualUnavailableError(f"perceptual_weights: no such file: {path}")
+        raise PerceptualUnavailableError(f"vgg_weights: no such file: {path}")
     raise PerceptualUnavailableError(
         f"perceptual: LPIPS needs VGG16's weights; give the file {VGG16_FILE} with --vgg-weights, "
         f"or put it at {path} (from {VGG16_URL}), or use --perceptual none"
@@ -107,7 +107,7 @@ def _read_backbone(path: Path) -> dict[str, Tensor]:
         return {key.removeprefix("features."): value for key, value in state.items() if "classifier" not in key}
     except Exception as error:
         raise PerceptualUnavailableError(
-            f"perceptual_weights: {path}: not a file of weights ({type(error).__name__})"
+            f"vgg_weights: {path}: not a file of weights ({type(error).__name__})"
         ) from error
 
 
@@ -122,7 +122,7 @@ def _build(backbone: dict[str, Tensor], path: Path) -> nn.Module:
     for name, parameter in network.net.named_parameters():
         key = name.split(".", 1)[1]
         if key not in backbone or backbone[key].shape != parameter.shape:
-            raise PerceptualUnavailableError(f"perceptual_weights: {path}: not VGG16's: {key} is missing or misshapen")
+            raise PerceptualUnavailableError(f"vgg_weights: {path}: not VGG16's: {key} is missing or misshapen")
         state[f"net.{name}"] = backbone[key].float()
     network.load_state_dict(state, strict=False, assign=True)
     missing = [name for name, parameter in network.named_parameters() if parameter.is_meta]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dqcore.errors import InputError
+from dqcore.files import folder_lock
 from dqcore.files.tensors import load_tensors, save_tensors
 from dqcore.stream.tables import CodeTables
 
@@ -29,14 +30,18 @@ def save_code_tables(tables: CodeTables, folder: Path) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        InputError: Another process writes tables in the folder.
     """
     path = folder / TABLES
-    before = _readable(path)
-    if before == tables:
-        return path
-    if before is not None and before.codes.shape == tables.codes.shape:
-        _write(before, folder / f"code_tables-{before.identity[:8]}.safetensors")
-    _write(tables, path)
+    with folder_lock(folder, "writing tables"):  # else two at once would each keep the first ones, and not the other's
+        before = _readable(path)
+        if before == tables:
+            return path
+        if before is not None and before.codes.shape == tables.codes.shape:
+            _write(before, folder / f"code_tables-{before.identity[:8]}.safetensors")
+        _write(tables, path)
     return path
 
 

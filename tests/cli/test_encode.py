@@ -42,6 +42,15 @@ def test_encode(run, checkpoint, pictures, tmp_path):
         assert torch.equal(codes, expected.codes[0]) and torch.equal(grain, expected.grain[0])
 
 
+def test_one_photo_under_two_names(run, checkpoint, pictures, tmp_path):
+    """As with a folder and one in it; both names get its codes, or are called broken."""
+    (pictures / "more" / "4.png").write_bytes(b"no image")
+    code, _, err = run("encode", pictures, pictures / "more", "--checkpoint", checkpoint, "--out", tmp_path / "codes")
+    assert code == 2 and "2 of 7 could not be read" in err
+    found = {entry["name"]: codes for entry, codes, _ in read_shards(tmp_path / "codes")}
+    assert len(found) == 5 and torch.equal(found["pictures/more/3.png"], found["more/3.png"])
+
+
 def test_nothing_to_encode_is_an_error(run, checkpoint, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     for kind in ("dqc", "shards"):

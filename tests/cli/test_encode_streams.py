@@ -13,9 +13,11 @@ from PIL import Image
 
 import dqcore
 from dqcore.cli import decode
+from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.inference.codec import load_codec
+from dqcore.inference.single import write_alone
 from dqcore.stream import TABLES, read_header
 
 
@@ -126,6 +128,28 @@ def test_shards_decode_to_pictures(run, fails, checkpoint, pictures, tmp_path):
     assert "tokenizer" in fails("decode", codes, "--checkpoint", checkpoint, "--out", tmp_path / "other")
 
 
+def test_a_list_of_photos_elsewhere(run, fails, checkpoint, pictures, tmp_path):
+    """What is made of them stays in the folder that was named, whatever way the list goes to them."""
+    source, out = tmp_path / "lists" / "deep" / "list.txt", tmp_path / "out"
+    source.parent.mkdir(parents=True)
+    source.write_text(f"../../pictures/0.png\n{pictures}/more/3.png\n")
+    args = ("encode", source, "--checkpoint", checkpoint, "--out")
+    assert run(*args, out / "streams", "--format", "dqc")[0] == run(*args, out / "shards")[0] == 0
+    names = {"pictures/0", "pictures/more/3"}
+    assert set(tmp_path.rglob("*.dqc")) == {out / "streams" / f"{name}.dqc" for name in names}
+    assert run("decode", out / "shards", "--checkpoint", checkpoint, "--out", out / "new")[0] == 0
+    assert set((out / "new").rglob("*.png")) == {out / "new" / f"{name}.png" for name in names}
+    index = read_sealed(out / "shards" / "index.json")
+    for entry in index["images"]:
+        entry["name"] = f"../../{entry['name']}"  # as earlier versions called them
+    write_sealed(out / "shards" / "index.json", index)
+    assert run("decode", out / "shards", "--checkpoint", checkpoint, "--out", out / "old")[0] == 0
+    assert "2 of these 2 files were there already" in run(*args, out / "shards")[1]
+    shutil.copytree(pictures, source.parent / "pictures")
+    source.write_text("../../pictures/0.png\npictures/0.png\n")
+    assert "would both be called pictures/0.png" in fails(*args, out / "both")
+
+
 def test_nothing_is_passed_over_in_silence(run, fails, checkpoint, pictures, tmp_path):
     out, others = tmp_path / "codes", tmp_path / "others"
     args = ("encode", pictures, "--checkpoint", checkpoint, "--out", out)
@@ -166,6 +190,10 @@ def test_fit_tables(run, fails, checkpoint, pictures, tmp_path):
     codec = load_codec(model, "cpu")
     assert torch.equal(codec.read(old.read_bytes()).codes, codec.read(new.read_bytes()).codes)
     assert "no such folder" in fails("fit-tables", tmp_path / "none", "--data", pictures)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "list.txt").write_text("a.png\n")
+    code, _, err = run("fit-tables", model, "--data", tmp_path / "list.txt")
+    assert code == 2 and err.startswith("broken: ") and "data: 1 of 1 could not be read" in err and "a.png" in err
 
 
 def test_decoding_goes_on_after_a_signal(run, checkpoint, pictures, tmp_path, monkeypatch):
@@ -234,9 +262,31 @@ def test_a_stream_goes_into_a_folder_that_nobody_fills(run, fails, checkpoint, p
     assert run("encode", pictures / "0.png", *args, out)[0] == 0
     before = (out / "0.dqc").read_bytes()
     single = ("encode", pictures / "1.png", *args, out / "0.dqc")
-    assert "0.dqc is one of the streams that index.json beside it lists" in fails(*single, "--overwrite")
+    assert f"0.dqc is one of the streams that {out / 'index.json'} lists" in fails(*single, "--overwrite")
     assert (out / "0.dqc").read_bytes() == before
     assert "the same bytes" in run("encode", pictures / "0.png", *args, out / "0.dqc", "--overwrite")[1]
+
+
+def test_a_stream_goes_below_a_folder_that_nobody_fills(run, checkpoint, pictures, tmp_path, monkeypatch):
+    """An index lists what lies in the folders of its folder, however the way there is written; others' say nothing."""
+    monkeypatch.setattr("dqcore.files.PATIENCE", 0.1)
+    out, link = tmp_path / "streams", tmp_path / "link"
+    (tmp_path / "index.json").write_text("[]")
+    batch = ("encode", pictures / "more", pictures / "0.png", "--checkpoint", checkpoint, "-o", out, "--format", "dqc")
+    assert run(*batch)[0] == 0
+    stream, listed = out / "more" / "3.dqc", re.escape(f"{out / 'index.json'} lists")
+    link.symlink_to(out / "more")
+    before = stream.read_bytes()
+    for path in (stream, link / "3.dqc"):
+        with pytest.raises(InputError, match=listed):
+            write_alone(path, b"dqc", overwrite=True)
+    with ThreadPoolExecutor(1) as other, sole_owner(out), pytest.raises(InputError, match="another process"):
+        other.submit(write_alone, link / "mine.dqc", b"dqc").result()
+    stream.unlink()
+    with pytest.raises(InputError, match=listed):  # the batch would replace it
+        write_alone(stream, b"dqc")
+    assert run(*batch)[0] == 0 and stream.read_bytes() == before
+    assert write_alone(link / "mine.dqc", b"dqc") and not write_alone(stream, before)
 
 
 def test_options_that_change_nothing_are_named(run, checkpoint, pictures, tmp_path):

@@ -101,7 +101,7 @@ def test_one_line_says_what_is_missing(tmp_path, monkeypatch):
         PerceptualLoss()
     message = str(error.value)
     assert "\n" not in message and VGG16_FILE in message and str(tmp_path) in message
-    with pytest.raises(PerceptualUnavailableError, match="perceptual_weights: no such file"):
+    with pytest.raises(PerceptualUnavailableError, match="vgg_weights: no such file"):
         PerceptualLoss(tmp_path / "nowhere.pth")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(PerceptualUnavailableError, match=r"text\.pth: not a file of weights"):

@@ -1,12 +1,14 @@
 """Tables of frequencies: whole numbers in proportion to counts, the same after saving."""
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from dqcore.errors import InputError
-from dqcore.stream import TABLES, CodeTables, load_code_tables, save_code_tables
+from dqcore.stream import TABLES, CodeTables, files, load_code_tables, save_code_tables
 
 TOTAL = 1 << 24
 
@@ -73,6 +75,23 @@ def test_tables_that_streams_need_are_kept(tables_of, tmp_path):
         save_code_tables(tables, tmp_path)
     assert load_code_tables(tmp_path, 50, 2) == [new, old, CodeTables.uniform(50, 2)]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_tables_that_are_written_at_once_are_kept(tables_of, tmp_path, monkeypatch):
+    save_code_tables(tables_of(seed=0), tmp_path)
+    monkeypatch.setattr("dqcore.files.PATIENCE", 60)
+    read = files._read
+
+    def slow(path):
+        tables = read(path)
+        time.sleep(0.1)
+        return tables
+
+    monkeypatch.setattr(files, "_read", slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda seed: save_code_tables(tables_of(seed=seed), tmp_path), (1, 2, 3)))
+    found = load_code_tables(tmp_path, 50, 2)
+    assert all(tables_of(seed=seed) in found for seed in range(4))
 
 
 def test_a_model_without_tables_has_uniform_ones(tmp_path):
