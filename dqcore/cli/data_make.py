@@ -60,7 +60,7 @@ def data_make(
         classes: With --packing tar: write the number of an image's class beside it (.cls), by its folder's name.
         shard_size: Images in a shard.
         seed: Decides the random crops.
-        max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
+        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
         workers: Processes that read and write.
     """
     making = Making(size, crop, resize, crops, encoding, quality, seed)

@@ -78,13 +78,13 @@ def encode(
         overwrite: Let the .dqc file of one photo replace another stream. Other files are never replaced.
         shard_size: Images in a shard.
         batch_size: Images of one size that go through the model together, at most; for shards.
-        max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
+        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
-    at_least(1, shard_size=shard_size, batch_size=batch_size)
+    _check_sizes(shard_size, batch_size)
     budget = budget_of(ratio, num_codes, per_megapixel, exact, bytes, bpp)
-    named, alone = name_photos(photos), out.suffix == SUFFIX
+    named, alone = name_photos(photos), out.suffix.lower() == SUFFIX
     if alone and (len(named) != 1 or format == "shards"):
         raise InputError(f"out: {out} is one {SUFFIX} file, expected one photo, got {len(named)}; name a folder")
     kind = _format(format, photos, alone, bool(bytes or bpp or per_megapixel or exact))
@@ -160,6 +160,13 @@ def _streams(job: _Job, budget: Budget) -> None:
     if failures:
         raise InputError(f"{len(failures)} of {len(job.named)} photos were not encoded, the first: {failures[0]}")
     _end(folder.index, job)
+
+
+def _check_sizes(shard_size: int, batch_size: int) -> None:
+    """A file of tensors has a header that describes each, which may not grow without end."""
+    at_least(1, shard_size=shard_size, batch_size=batch_size)
+    if shard_size > 100_000:
+        raise InputError(f"shard_size: expected at most 100,000, got {shard_size}")
 
 
 def _shards(job: _Job, shard_size: int, batch_size: int, ratio: float | None, num_codes: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +108,8 @@ def _check_modes(
     idle: tuple[str, ...] = ("ratios", "twin") if compare is not None else ()
     if samples is not None:
         idle = ("ratio", "num_codes", "ratios", "twin", "vgg_weights")
+    if compare is not None and not images and all(path.is_file() for path in compare):  # nothing is measured
+        idle = tuple(f.name for f in dataclasses.fields(EvaluationOptions) if f.name not in ("device", "timeout"))
     for name in idle:
         if getattr(options, name) != getattr(EvaluationOptions(), name):
             raise InputError(f"{name}: not with {'samples' if samples is not None else 'compare'}")
@@ -132,6 +135,8 @@ def _numbers(peer: PeerNumbers, num_images: int) -> str:
     text = f"{peer.psnr:.2f} dB{similar}, {peer.bytes_per_image:.0f} bytes"
     if peer.too_large:
         text += f"; its smallest file is larger than ours for {peer.too_large} of {num_images}"
+    if peer.left_out:
+        text += f"; without {peer.left_out} of {num_images}, which are too large for it"
     return text
 
 

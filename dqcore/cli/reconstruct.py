@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.files.pictures import check_targets, write_picture
+from dqcore.inference.encoded import why_not
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.photos import list_photos
 from dqcore.inference.protocol import NATIVE
@@ -56,7 +58,7 @@ def reconstruct(
         strip: Write input, grain map and reconstruction side by side instead.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
-        max_pixels: Largest image that is read, in pixels; by default as many as fit a fortieth of the memory.
+        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
         device: auto, cpu, cuda or cuda:N.
     """
     checkpoint = checkpoint or weights_folder(TOKENIZER)
@@ -75,6 +77,8 @@ def reconstruct(
             try:
                 with allow_pixels(max_pixels):
                     pixels = image_to_tensor(read_image(path))
+                if reason := why_not(model.config, *pixels.shape[1:], num_codes=num_codes):
+                    raise BrokenImageError(f"{path}: {reason}")
             except BrokenImageError as error:
                 broken.append(str(error))
                 name_broken(broken[-1:])
@@ -104,11 +108,19 @@ def _strip(result: Reconstruction, config: Any) -> Image:
 def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Each image's file, and the PNG file that it goes to: below a folder that was named, at the same place."""
     targets: dict[Path, Path] = {}
+    made = 0
     for path in list_photos(sources):
+        if _below(path, out) and any(source.is_dir() and not _below(source, out) for source in sources):
+            made += 1
+            continue
         member = split_member(path)
         home = path.parent if member is None else member[0].parent
         base = next((source for source in sources if source.is_dir() and _below(path, source)), home)
         targets[path] = out / Path(os.path.relpath(path, base)).with_suffix(".png")
+    if made:
+        print(f"left out: {counted(made, 'image')} in {out}, where results go", file=sys.stderr)
+    if not targets:
+        raise InputError(f"images: there is none outside of {out}, where results go")
     return targets
 
 

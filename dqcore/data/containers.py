@@ -17,7 +17,7 @@ from dqcore.errors import InputError
 __all__ = ["DATABASE", "SUFFIXES", "Archive", "Lmdb", "Tar", "Zip", "is_image_name"]
 
 #: Endings of the files that are taken from a folder or an archive; a ``.txt`` list may name any file.
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 #: The file by which a folder is known as an LMDB database.
 DATABASE = "data.mdb"
 #: An image in an archive may take this part of the memory before it is decoded.

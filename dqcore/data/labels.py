@@ -13,6 +13,9 @@ __all__ = ["folder_labels", "image_labels", "labels_of", "labels_written"]
 #: Characters of a label that are kept; a number has at most 9.
 _LONGEST = 40
 
+#: Every class up to the largest number gets a name.
+MOST_CLASSES = 1_000_000
+
 
 def image_labels(
     paths: Sequence[Path], names: Sequence[str], classes: bool = True
@@ -44,6 +47,8 @@ def labels_of(written: Sequence[str], names: Sequence[str], classes: bool) -> tu
         if not (text.isascii() and text.isdigit()) or len(text) > 9:
             raise InputError(f"classes: expected the number of a class beside {name}, got {text!r}")
     labels = [int(text) for text in written]
+    if max(labels) >= MOST_CLASSES:
+        raise InputError(f"classes: expected numbers below {MOST_CLASSES:,} beside the images, got {max(labels)}")
     return labels, tuple(str(label) for label in range(max(labels) + 1))
 
 

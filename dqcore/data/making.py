@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from dqcore.data.containers import SUFFIXES
 from dqcore.data.crops import CenterCrop, Crop, RandomCropAtMost, WholeImage, resize_short_side
 from dqcore.data.images import BrokenImageError, read_image
 from dqcore.data.listing import name_below
+from dqcore.data.reading import allow_pixels, format_of, named_limit
 from dqcore.data.shards import hash_file
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError, at_least
@@ -49,6 +50,11 @@ class Making:
     def __post_init__(self) -> None:
         if self.size is None and (self.resize is not None or self.crops != 1):
             raise InputError("size: expected one with resize or crops, because images else stay as they are")
+        if self.size is None:
+            plain = {field.name: field.default for field in fields(self)}
+            for name in ("crop", "encoding", "quality"):
+                if getattr(self, name) != plain[name]:
+                    raise InputError(f"size: expected one with {name}, because images else stay as they are")
         at_least(1, size=self.size, crops=self.crops)
         if not 1 <= self.quality <= 100:
             raise InputError(f"quality: expected a number from 1 to 100, got {self.quality}")
@@ -118,6 +124,7 @@ class MadeImages(Dataset[Made]):
         self, images: Sequence[tuple[str, Path]], making: Making, targets: Mapping[str, str], labels: Mapping[str, int]
     ) -> None:
         self.images, self.making, self.targets, self.labels = list(images), making, targets, labels
+        self.limit = named_limit()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -126,7 +133,8 @@ class MadeImages(Dataset[Made]):
         name, path = self.images[index]
         digest = hash_file(path)
         try:
-            files = self.making.files(path, self.targets[name])
+            with allow_pixels(self.limit):
+                files = self.making.files(path, self.targets[name])
         except BrokenImageError as error:
             return Made(name, digest, [], str(error))
         if name in self.labels:
@@ -172,5 +180,5 @@ def _bare(name: str) -> str:
 
 
 def _format(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
-        return (image.format or "").lower()
+    format = format_of(io.BytesIO(data)).lower()
+    return {"mpo": "jpg"}.get(format, format)  # several JPEGs in a file, of which the first is read

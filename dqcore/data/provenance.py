@@ -24,7 +24,7 @@ __all__ = ["RECORD", "Provenance", "hash_file", "provenance", "record_images", "
 RECORD = "seen_images.json"
 #: More files than this, or more bytes, are not hashed: reading them would delay a run's first step by minutes.
 LIMIT = 200_000
-MOST_BYTES = 1 << 35
+MOST_BYTES = 1 << 34
 #: What a record says of its hashes. Those of earlier versions say nothing, and are of the length and both ends alone.
 _WHOLE = {"hashed": "whole files"}
 #: Bytes at either end that those are of; of a file of two ends or less, both kinds of hash are the same.
@@ -41,18 +41,13 @@ def hash_file(path: Path) -> str:
         OSError: It cannot be read, or is no regular file, such as a pipe.
         InputError: The archive that it lies in is damaged.
     """
-    return _hash(path)[0]
-
-
-def _hash(path: Path) -> tuple[str, int]:
-    """:func:`hash_file`, and the file's length."""
     with open_stored(path) as file:
         length = file.seek(0, os.SEEK_END)
         file.seek(0)
         digest = hashlib.sha256(length.to_bytes(8, "little"))
         while block := file.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()[:20], length
+    return digest.hexdigest()[:20]
 
 
 def _hash_of_ends(path: Path) -> str:
@@ -68,24 +63,27 @@ def _hash_of_ends(path: Path) -> str:
 
 
 def record_images(folder: Path, training: Sequence[Path]) -> None:
-    """Keep which files a run trains on, in its folder; nothing is kept of more than 200,000 files, or 32 GiB.
+    """Keep which files a run trains on, in its folder; nothing is kept of more than 200,000 files, or 16 GiB.
 
     Args:
         folder: The run's folder.
         training: Files that the run trains on; those that cannot be read are left out.
     """
-    hashes, size = set(), 0
-    for path in training if len(training) <= LIMIT else ():
-        with contextlib.suppress(OSError, InputError):
-            found, length = _hash(path)
-            hashes.add(found)
-            size += length
-        if size > MOST_BYTES:
-            break
-    if len(training) > LIMIT or size > MOST_BYTES:
+    if len(training) > LIMIT or sum(map(_length, training)) > MOST_BYTES:
         (folder / RECORD).unlink(missing_ok=True)
-    else:
-        write_json(folder / RECORD, {**_WHOLE, "training": sorted(hashes)})
+        return
+    hashes = set()
+    for path in training:
+        with contextlib.suppress(OSError, InputError):
+            hashes.add(hash_file(path))
+    write_json(folder / RECORD, {**_WHOLE, "training": sorted(hashes)})
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file; 0 if it cannot be read."""
+    with contextlib.suppress(OSError, InputError), open_stored(path) as file:
+        return file.seek(0, os.SEEK_END)
+    return 0
 
 
 def provenance(checkpoint: Path, photos: Sequence[Path]) -> list[Provenance]:

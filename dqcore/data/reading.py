@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from dqcore.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "LIMIT_VARIABLE", "allow_pixels", "open_rgb", "pixel_limit"]
+__all__ = ["FORMATS", "LIMIT_VARIABLE", "allow_pixels", "format_of", "named_limit", "open_rgb", "pixel_limit"]
 
 #: Pillow's names of the formats that are read, whatever a file is called. Others, such as EPS, run other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -26,6 +26,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SHARE = 1 / 40
 #: A JPEG that is decoded smaller keeps this many times the pixels in each direction that it is resized to afterwards.
 SPARE = 2
+#: By which Pillow multiplies the values of grey PNG files of 1, 2 and 4 bits.
+_GREY = {"1": 255, "L;2": 85, "L;4": 17}
 #: The environment variable that replaces that limit: a number of pixels.
 LIMIT_VARIABLE = "DQCORE_MAX_PIXELS"
 
@@ -46,6 +48,11 @@ def allow_pixels(number: int | None) -> Iterator[None]:
         yield
     finally:
         _named.reset(token)
+
+
+def named_limit() -> int | None:
+    """What :func:`allow_pixels` named. A data set keeps it for its workers, which do not see what is open here."""
+    return _named.get()
 
 
 def pixel_limit() -> tuple[int, bool]:
@@ -80,8 +87,24 @@ def open_rgb(path: str | Path, least_side: int | None = None) -> Image:
             raise InputError(f"{size} are more than the limit of {limit}; --max-pixels or {LIMIT_VARIABLE} sets it")
         if least_side is not None:
             _shrink(image, SPARE * least_side)
+        _scale_key(image)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image), image.format or "")
+
+
+def format_of(file: IO[bytes]) -> str:
+    """Pillow's name of an image's format, such as ``"JPEG"``; the pixels, which may be many, are not read."""
+    from PIL import Image
+
+    with _pillow_limit(off=True), Image.open(file, formats=FORMATS) as header:
+        return header.format or ""
+
+
+def _scale_key(image: Image) -> None:
+    """Of a grey PNG of few bits Pillow scales the values to 8 bits, but not the one that is transparent."""
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", [])
+    if image.format == "PNG" and isinstance(key, int) and tiles:
+        image.info["transparency"] = key * _GREY.get(str(tiles[0][3]), 1)
 
 
 def _shrink(image: Image, least_side: int) -> None:

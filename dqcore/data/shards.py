@@ -169,7 +169,7 @@ def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path,
     """
     known = {entry["name"]: entry.get("sha256", "") for entry in index["images"]}
     shared = [name for name in digests if name in known]
-    others = [name for name in shared if known[name] and known[name] != digests[name]]
+    others = [name for name in shared if known[name] and digests[name] and known[name] != digests[name]]
     if others:
         count = f"{len(others)} of its {len(known)} names"
         raise InputError(

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageStat
+from PIL import ImageStat
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from dqcore.data.batches import item_loader
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
+from dqcore.data.reading import allow_pixels, format_of, named_limit
 from dqcore.data.stored import open_stored
 from dqcore.errors import InputError
 from dqcore.ops.patch_entropy import patch_entropy
@@ -140,6 +141,7 @@ class _Measured(Dataset[_Found]):
     def __init__(self, paths: Sequence[Path], size: int, patch_size: int) -> None:
         self.paths, self.crop, self.patch_size = list(paths), CenterCrop(size, size), patch_size
         count = min(len(paths), ENTROPY_IMAGES)
+        self.limit = named_limit()
         self.chosen = set(random.Random(0).sample(range(len(paths)), count))
 
     def __len__(self) -> int:
@@ -148,9 +150,10 @@ class _Measured(Dataset[_Found]):
     def __getitem__(self, index: int) -> _Found:
         path = self.paths[index]
         try:
-            image = read_image(path)
-            with open_stored(path) as file, Image.open(file) as header:
-                format = header.format or ""
+            with allow_pixels(self.limit):
+                image = read_image(path)
+                with open_stored(path) as file:
+                    format = format_of(file)
         except BrokenImageError as error:
             return _Found((0, 0), "", torch.empty(0), None, str(error))
         stat = ImageStat.Stat(image)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from dqcore.experiments.arms import Arm
 from dqcore.experiments.scales import Scale
 from dqcore.files import write_atomically
 from dqcore.files.checkout import checked_out_commit
+from dqcore.progress import counted
 
 __all__ = ["Photos", "Setting", "find_photos", "spread", "versions"]
 
@@ -80,9 +83,9 @@ class Setting:
     def validation_list(self) -> Path:
         """A ``.txt`` list of the validation photos, in ``out``; it is written if it is not there."""
         path = self.out / "validation.txt"
-        text = "".join(f"{photo.resolve()}\n" for photo in self.photos.validation)
-        if not path.is_file() or path.read_text() != text:
-            write_atomically(path, lambda file: file.write(text.encode()))
+        text = os.fsencode("".join(f"{photo.resolve()}\n" for photo in self.photos.validation))
+        if not path.is_file() or path.read_bytes() != text:
+            write_atomically(path, lambda file: file.write(text))
         return path
 
 
@@ -95,7 +98,8 @@ def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
         scale: Says how many are validated and measured on.
 
     Raises:
-        InputError: The folder has no ``train`` or ``val``.
+        InputError: The folder has no ``train`` or ``val``, a path has a line break, or photos to measure on are in
+            ``train``.
         FileNotFoundError: A folder does not exist.
     """
     train, val = sample_folder("train"), sample_folder("heldout")
@@ -109,9 +113,15 @@ def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
     if test is not None:
         name += f", measured on {test.resolve().name}"
     chosen = spread(held_out, scale.validation_photos), spread(measured, scale.test_photos)
-    digest = hashlib.sha256()
-    for path in (*list_images(train), *chosen[0], *chosen[1]):
-        digest.update(hash_file(path).encode())
+    for photo in chosen[0]:
+        if len(os.fsencode(photo.resolve()).splitlines()) > 1:  # they are handed on in a list
+            raise InputError(f"data: expected paths without line breaks, got {str(photo.resolve())!r}")
+    hashes = [[hash_file(path) for path in paths] for paths in (list_images(train), *chosen)]
+    trained = set(hashes[0])
+    if seen := [path for path, found in zip(chosen[1], hashes[2], strict=True) if found in trained]:
+        which = f"{len(seen)} of the {counted(len(chosen[1]), 'photo')} to measure on"
+        raise InputError(f"{'data' if test is None else 'test'}: {which} are in {train} too, such as {seen[0]}")
+    digest = hashlib.sha256("".join(itertools.chain(*hashes)).encode())
     return Photos(name, train, *chosen, digest.hexdigest()[:16])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dqcore.inference.load import load_tokenizer
+from dqcore.inference.load import load_named_tokenizer
 from dqcore.inference.rate import saved_tables
 from dqcore.stream import CodeTables, Decoded, read_stream, write_stream
 
@@ -49,5 +49,5 @@ def load_codec(path: Path, device: str = "auto") -> Codec:
         FileNotFoundError: There is no saved model.
         InputError: It is no tokenizer, or a file is damaged.
     """
-    model = load_tokenizer(path, device)
-    return Codec(model, *saved_tables(path, model.config))
+    model, identity = load_named_tokenizer(path, device)
+    return Codec(model, saved_tables(path, model.config), identity)

@@ -27,7 +27,7 @@ class State:
     Attributes:
         detail: The share of detail that was asked for, or None for what the evaluation itself used.
         result: The reconstruction.
-        peers: The codecs' files of at most as many bytes, by the codec's name.
+        peers: The codecs' files of at most as many bytes, by the codec's name; of those that can hold the photo.
     """
 
     detail: float | None
@@ -158,8 +158,11 @@ class _Point:
     def add(self, state: State) -> None:
         result = state.result
         self._rows.append([result.psnr, result.num_bytes, result.image.shape[1] * result.image.shape[2]])
-        for name, coded in state.peers.items():
-            self._peers[name].add(result.image, coded.pixels(), len(coded.data), coded.fits)
+        for name, totals in self._peers.items():
+            if (coded := state.peers.get(name)) is None:
+                totals.leave_out()
+            else:
+                totals.add(result.image, coded.pixels(), len(coded.data), coded.fits)
 
     def join(self, world: World) -> None:
         self._rows = [row for rows in world.gather(self._rows) for row in rows]
@@ -168,7 +171,7 @@ class _Point:
 
     def numbers(self, detail: float) -> CurvePoint:
         decibels, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
-        peers = tuple(totals.numbers() for totals in self._peers.values())
+        peers = tuple(totals.numbers() for totals in self._peers.values() if not totals.empty)
         return CurvePoint(detail, decibels, size, 8 * size / pixels, peers)
 
 

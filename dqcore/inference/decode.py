@@ -75,11 +75,15 @@ def decode_item(codec: Codec, item: Item, *, preview: bool = False) -> Tensor:
     """A photo of its own size, ``(3, H, W)`` in [-1, 1], on the CPU.
 
     Raises:
-        InputError: The stream is damaged, or another model's.
+        InputError: The stream cannot be read, is damaged, or another model's.
     """
     decoded = item.source
     if isinstance(decoded, Path):
-        decoded = codec.read(decoded.read_bytes(), str(decoded), preview=preview)
+        try:
+            data = decoded.read_bytes()
+        except OSError as error:
+            raise InputError(f"{decoded}: cannot be read ({error.strerror})") from error
+        decoded = codec.read(data, str(decoded), preview=preview)
     elif preview:
         scale = decoded.codes.shape[0] // decoded.grain.shape[0]
         fine = decoded.grain.repeat_interleave(scale, 0).repeat_interleave(scale, 1) > 0

@@ -15,7 +15,7 @@ from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
 from dqcore.data.shards import ShardWriter, hash_file
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
-from dqcore.inference.measure import encode
+from dqcore.inference.encoded import encode, why_not
 from dqcore.inference.reconstruct import pad_to_stride
 
 __all__ = ["encode_images", "hash_photos"]
@@ -102,6 +102,9 @@ def _encode(model: Any, piece: Named, ratio: float | None, num_codes: int | None
     broken: dict[str, str] = {}
     found: dict[str, _Encoded] = {}
     for names, sizes, images in _batches(piece, model.config.strides[0], broken):
+        if reason := why_not(model.config, *images.shape[2:], num_codes=num_codes, streams=False):
+            broken |= {name: f"{dict(piece)[name]}: {reason}" for name in names}
+            continue
         encoding = encode(model, images.to(model.quantizer.codebook.weight.device), ratio, num_codes)
         codes, grains = encoding.codes.to("cpu", torch.int32), encoding.grain.to("cpu", torch.uint8)
         for name, size, code, grain in zip(names, sizes, codes, grains, strict=True):

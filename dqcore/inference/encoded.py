@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding
+from dqcore.stream.stream import MAX_PIXELS
 
-__all__ = ["EncodedImages", "encode"]
+__all__ = ["EncodedImages", "encode", "why_not"]
 
 
 def encode(
@@ -34,6 +35,28 @@ def encode(
         name = "ratio" if ratio is not None else "num_codes"
         raise InputError(f"{name}: this tokenizer has one granularity, its number of codes is fixed")
     return model.encode(images, ratio=ratio, num_codes=num_codes)
+
+
+def why_not(config: Any, height: int, width: int, *, num_codes: int | None = None, streams: bool = True) -> str:
+    """Why a photo of this size cannot be encoded; empty if it can.
+
+    So one photo of many is known before its turn in a model; what is wrong for every photo, the model says.
+
+    Args:
+        config: The tokenizer's.
+        height: Of the photo, in pixels.
+        width: As ``height``.
+        num_codes: Codes that it is to have.
+        streams: Whether it is to be written as a ``.dqc`` stream.
+    """
+    stride = config.strides[0]
+    regions = -(-height // stride) * -(-width // stride)
+    if num_codes is not None and num_codes < regions and config.num_granularities > 1:
+        size = f"{width}x{height} pixels"
+        return f"num_codes: expected at least {regions}, one for each region of {size}, got {num_codes}"
+    if streams and height * width > MAX_PIXELS:
+        return f"{width}x{height} pixels are more than the {MAX_PIXELS} that a .dqc stream may have"
+    return ""
 
 
 class EncodedImages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from dqcore.data.provenance import provenance, say_provenance
 from dqcore.distributed import join_world
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison, CurvePoint
-from dqcore.inference.load import hash_files, load_tokenizer
+from dqcore.inference.encoded import why_not
+from dqcore.inference.load import hash_files, load_named_tokenizer, load_tokenizer
 from dqcore.inference.measure import Evaluation, Measured, evaluate_tokenizer
 from dqcore.inference.peers import CODECS, PeerNumbers
 from dqcore.inference.photos import PhotoBatches, list_photos
@@ -22,7 +24,6 @@ from dqcore.inference.protocol import Protocol, say_versions
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.sets import FeatureSets, SetOptions, load_network
 from dqcore.inference.twin import compare_twin
-from dqcore.models.auto import fingerprint
 from dqcore.nn.perceptual import PerceptualLoss
 
 __all__ = ["EvaluationOptions", "PhotoEvaluation", "evaluate_photos"]
@@ -101,7 +102,7 @@ def evaluate_photos(
     _check_sets(options)
     paths = options.choose(list_photos(images))
     world = join_world(options.device, options.timeout)
-    model = load_tokenizer(checkpoint, str(world.device))
+    model, identity = load_named_tokenizer(checkpoint, str(world.device))
     twin = None if options.twin is None else load_tokenizer(options.twin, str(world.device))
     perceptual = None
     if options.vgg_weights is not None:
@@ -109,7 +110,9 @@ def evaluate_photos(
     sets = FeatureSets(load_network(options)) if options.metrics else None
     cost = StreamCost.of_checkpoint(checkpoint, model.config)
     comparison = Comparison(model, cost, details=options.ratios, codecs=CODECS if options.peers else ())
-    batches = PhotoBatches(paths, protocol, batch_size=options.batch_size, progress=progress, world=world)
+    possible = functools.partial(why_not, model.config, num_codes=options.num_codes)
+    how: dict[str, Any] = {"batch_size": options.batch_size, "world": world}
+    batches = PhotoBatches(paths, protocol, why_not=possible, progress=progress, **how)
     numbers = evaluate_tokenizer(
         model,
         batches,
@@ -127,9 +130,9 @@ def evaluate_photos(
         sets.join(world, batches.order)
     peers = comparison.peers if options.peers else ()
     if twin is not None and options.twin is not None:
-        again = PhotoBatches(batches.good, protocol, batch_size=options.batch_size, world=world)
+        again = PhotoBatches(batches.good, protocol, **how)
         peers += compare_twin(model, cost, twin, StreamCost.of_checkpoint(options.twin, twin.config), again, world)
-    described = world.of_first(_described(options, protocol, batches, checkpoint) if world.is_main else None)
+    described = world.of_first(_described(options, protocol, batches, checkpoint, identity) if world.is_main else None)
     described |= sets.protocol(options) if sets else {}
     curve = tuple(comparison.curve if options.ratios else ())
     return PhotoEvaluation(numbers, described, batches.broken, peers, curve, sets.numbers(options) if sets else {})
@@ -154,7 +157,7 @@ def _all_of(*hooks: Callable[[Measured], object] | None) -> Callable[[Measured],
 
 
 def _described(
-    options: EvaluationOptions, protocol: Protocol, batches: PhotoBatches, checkpoint: Path
+    options: EvaluationOptions, protocol: Protocol, batches: PhotoBatches, checkpoint: Path, identity: str
 ) -> dict[str, Any]:
     """The protocol of a result: all that its numbers stand on."""
     packages = ("torch-fidelity", "clean-fid") if options.metrics else ()
@@ -165,7 +168,7 @@ def _described(
         "training": say_provenance(provenance(checkpoint, batches.good)),
         "broken images": len(batches.broken),
         "data hash": hash_files(batches.good),
-        "tokenizer": fingerprint(checkpoint)[:16],
+        "tokenizer": identity[:16],
         "ratio": options.ratio,
         "num codes": options.num_codes,
         "seed": options.seed,

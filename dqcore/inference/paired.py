@@ -25,7 +25,7 @@ QUANTITIES = (
     ("ssim", "SSIM", "", 5),
     ("ms_ssim", "MS-SSIM", "", 5),
     ("lpips", "LPIPS", "", 5),
-    ("bits_per_pixel", "bits per pixel", "", 5),
+    ("bits_per_pixel", "bits per pixel, mean of photos", "", 5),
 )
 
 

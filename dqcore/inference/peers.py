@@ -34,6 +34,7 @@ class PictureFormat:
         kind: Pillow's name.
         lowest: Lowest quality.
         highest: Highest quality.
+        largest: The longest side that it can hold, in pixels.
         options: What else Pillow is told.
     """
 
@@ -41,6 +42,7 @@ class PictureFormat:
     kind: str
     lowest: int
     highest: int
+    largest: int
     options: dict[str, Any]
 
     def encode(self, image: Image, quality: int) -> bytes:
@@ -52,8 +54,8 @@ class PictureFormat:
 
 #: The formats that a tokenizer is compared with: JPEG with tables made for the photo, WebP as Pillow writes it.
 CODECS = (
-    PictureFormat("JPEG", "JPEG", 1, 95, {"optimize": True}),
-    PictureFormat("WebP", "WEBP", 0, 100, {"method": 4}),
+    PictureFormat("JPEG", "JPEG", 1, 95, 65500, {"optimize": True}),
+    PictureFormat("WebP", "WEBP", 0, 100, 16383, {"method": 4}),
 )
 
 
@@ -115,6 +117,7 @@ class PeerNumbers:
         bytes_per_image: Mean size of a file.
         bits_per_pixel: Bits of all files over the pixels of all photos.
         too_large: How many of its files have more bytes than they were to have.
+        left_out: How many photos it cannot hold; its numbers are of the others.
     """
 
     name: str
@@ -124,6 +127,7 @@ class PeerNumbers:
     bytes_per_image: float
     bits_per_pixel: float
     too_large: int
+    left_out: int = 0
 
 
 class PeerTotals:
@@ -136,7 +140,11 @@ class PeerTotals:
     def __init__(self, name: str) -> None:
         self.name = name
         self._rows: list[list[float]] = []
-        self._too_large = 0
+        self._too_large = self._left_out = 0
+
+    def leave_out(self) -> None:
+        """Count a photo that it cannot hold."""
+        self._left_out += 1
 
     def add(self, image: Tensor, result: Tensor, size: int, fits: bool = True) -> None:
         """Measure one photo.
@@ -157,15 +165,21 @@ class PeerTotals:
 
     def join(self, world: World) -> None:
         """Take in the photos of the other processes; every one calls this."""
-        found = world.gather((self._rows, self._too_large))
-        self._rows = [row for rows, _ in found for row in rows]
-        self._too_large = sum(number for _, number in found)
+        found = world.gather((self._rows, self._too_large, self._left_out))
+        self._rows = [row for rows, *_ in found for row in rows]
+        self._too_large, self._left_out = (sum(each[i] for each in found) for i in (1, 2))
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds none of the photos."""
+        return not self._rows
 
     def numbers(self) -> PeerNumbers:
-        """Of all photos so far, at least one."""
+        """Of all photos so far that it can hold, at least one."""
         decibels, similarity, scales, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
         known, known_scales = (None if math.isnan(value) else value for value in (similarity, scales))
-        return PeerNumbers(self.name, decibels, known, known_scales, size, 8 * size / pixels, self._too_large)
+        counts = self._too_large, self._left_out
+        return PeerNumbers(self.name, decibels, known, known_scales, size, 8 * size / pixels, *counts)
 
 
 class Decibels(PeerTotals):
@@ -176,6 +190,6 @@ class Decibels(PeerTotals):
 
 
 def ladders(image: Tensor, codecs: Sequence[PictureFormat] = CODECS) -> list[Ladder]:
-    """A photo ``(3, H, W)`` in [-1, 1] for each codec."""
+    """A photo ``(3, H, W)`` in [-1, 1] for each codec that can hold it."""
     picture = tensor_to_image(image)
-    return [Ladder(codec, picture) for codec in codecs]
+    return [Ladder(codec, picture) for codec in codecs if max(picture.size) <= codec.largest]

@@ -62,6 +62,7 @@ class PhotoBatches:
         protocol: What of each photo is measured.
         batch_size: Images of a batch, at most; large photos come alone.
         argument: What the user named the files by, for the message if none can be read; None if that is no error.
+        why_not: Called with height and width of what is measured of each photo; says why it is passed over, or nothing.
         progress: Called after each file with the number of files so far and the number of all, those of this process.
         world: The processes that share the photos.
 
@@ -76,6 +77,7 @@ class PhotoBatches:
         *,
         batch_size: int = 8,
         argument: str | None = "images",
+        why_not: Callable[[int, int], str] | None = None,
         progress: Callable[[int, int], object] | None = None,
         world: World = ALONE,
     ) -> None:
@@ -84,7 +86,7 @@ class PhotoBatches:
         self.order: list[int] = []
         self._all, self._paths = paths, paths[world.rank :: world.size]
         self._protocol, self._batch_size = protocol, batch_size
-        self._argument, self._progress, self._world = argument, progress, world
+        self._argument, self._why_not, self._progress, self._world = argument, why_not, progress, world
         self._reasons: dict[Path, str] = {}
         self._read_so_far: list[Path] = []
 
@@ -128,6 +130,9 @@ class PhotoBatches:
         image = self._protocol.prepare(read_image(path))
         if min(image.size) < LEAST_SIDE:
             raise BrokenImageError(f"{path}: {image.width}x{image.height} pixels are too few to measure")
+        reason = "" if self._why_not is None else self._why_not(image.height, image.width)
+        if reason:
+            raise BrokenImageError(f"{path}: {reason}")
         return image
 
     def _skip(self, path: Path, reason: str) -> None:

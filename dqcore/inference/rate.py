@@ -8,21 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from dqcore.models.auto import fingerprint, model_folder
+from dqcore.models.auto import model_folder
 from dqcore.stream import CodeTables, load_code_tables, write_stream
 
 __all__ = ["StreamCost", "saved_tables"]
 
 
-def saved_tables(checkpoint: Path, config: Any) -> tuple[tuple[CodeTables, ...], str]:
-    """The tables of a saved tokenizer, those to write with first, and its fingerprint.
+def saved_tables(checkpoint: Path, config: Any) -> tuple[CodeTables, ...]:
+    """The tables of a saved tokenizer, those to write with first.
 
     Args:
         checkpoint: Folder of a saved tokenizer or of a training run; without tables of its own it has uniform ones.
         config: The tokenizer's configuration.
     """
-    tables = load_code_tables(model_folder(checkpoint), config.codebook_size, config.num_granularities)
-    return tuple(tables), fingerprint(checkpoint)
+    return tuple(load_code_tables(model_folder(checkpoint), config.codebook_size, config.num_granularities))
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class StreamCost:
 
     Attributes:
         tables: The tables that codes are written with.
-        identity: Fingerprint of the tokenizer; any one has the same length.
+        identity: In the place of the tokenizer's fingerprint; any one has the same length.
     """
 
     tables: CodeTables
@@ -40,8 +39,7 @@ class StreamCost:
     @classmethod
     def of_checkpoint(cls, checkpoint: Path, config: Any) -> StreamCost:
         """With the tables to write with, see :func:`saved_tables`."""
-        tables, identity = saved_tables(checkpoint, config)
-        return cls(tables[0], identity)
+        return cls(saved_tables(checkpoint, config)[0])
 
     @classmethod
     def uniform(cls, config: Any) -> StreamCost:

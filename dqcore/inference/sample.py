@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from dqcore.data.images import tensor_to_image
 from dqcore.distributed import ALONE, World
 from dqcore.files.pictures import check_targets, is_ours, write_picture
 from dqcore.inference.decode import decode_open
-from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_saved, model_folder
+from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_identified, load_saved, model_folder
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.weights import TOKENIZER, weights_folder
@@ -26,6 +27,8 @@ __all__ = ["Samples", "decode_preview", "decode_sequence", "image_grid", "load_p
 
 #: Samples that a process draws before they are decoded and written. Slots idle only while the last of them are drawn.
 CHUNK = 8192
+#: What samples are called, and the picture of the first ones.
+_NAME = re.compile(r"(.+-)?\d{5,}\.png|grid\.png", re.DOTALL)
 #: Value of regions that are still open: light grey.
 OPEN = 0.8
 
@@ -63,8 +66,8 @@ def load_pair(prior: Path, tokenizer: Path | None = None, device: torch.device |
     folder = model_folder(prior)
     model = load_saved(folder, PRIORS)
     where = _tokenizer_beside(folder, model) if tokenizer is None else tokenizer
-    decoder = load_saved(where, TOKENIZERS)
-    check_belongs(model, decoder, fingerprint(where))
+    decoder, identity = load_identified(where, TOKENIZERS)
+    check_belongs(model, decoder, identity)
     return model.to(device), decoder.to(device)
 
 
@@ -145,7 +148,7 @@ def write_samples(
 ) -> Samples:
     """Draw, decode and write images: ``out/00000.png``, ... and ``out/grid.png`` with the first 64.
 
-    Samples that an earlier call left in the folder are replaced or removed; other files are left alone.
+    Samples that an earlier call left in the folder are removed before the first is written; other files are left alone.
 
     Args:
         prior: A prior, in evaluation mode.
@@ -171,11 +174,11 @@ def write_samples(
     grid = out / "grid.png"
     if world.is_main:
         check_targets([*paths, grid])
+    removed = _remove_earlier(out, {*paths, grid}) if world.is_main else 0
     world.barrier()
     mine = _part(count, batch_size, world)
     seconds, start = 0.0, time.perf_counter()
-    shown: list[Tensor] = []
-    how = {"sampling": sampling, "seed": seed, "slots": slots}
+    shown, how = list[Tensor](), {"sampling": sampling, "seed": seed, "slots": slots}
     for number, images in _drawn(prior, tokenizer, mine, batch_size, labels, progress, how):
         seconds += time.perf_counter() - start
         for path, image in zip(paths[number : number + len(images)], images, strict=True):
@@ -184,7 +187,7 @@ def write_samples(
         if written is not None and number + len(images) < mine.stop:
             written(number + len(images) - mine.start)
         start = time.perf_counter()
-    removed = _write_grid(grid, shown, {*paths, grid}, world)
+    _write_grid(grid, shown, world)
     return Samples(paths, grid, count / max(world.gather(seconds)), removed)
 
 
@@ -215,13 +218,11 @@ def _drawn(
             yield first + begin, decode_sequence(tokenizer, part, batch_size).clamp(-1, 1).cpu()
 
 
-def _write_grid(grid: Path, shown: list[Tensor], fresh: set[Path], world: World) -> int:
-    """The first process writes the pictures of all, and removes those of earlier calls; returns how many of these."""
+def _write_grid(grid: Path, shown: list[Tensor], world: World) -> None:
+    """The first process writes the pictures of all."""
     shown = [image for part in world.gather_first(shown) for image in part]
-    if not world.is_main:
-        return 0
-    write_picture(grid, tensor_to_image(image_grid(torch.stack(shown))), "sample")
-    return _remove_stale(grid.parent, fresh)
+    if world.is_main:
+        write_picture(grid, tensor_to_image(image_grid(torch.stack(shown))), "sample")
 
 
 def _prefix(names: Sequence[str] | None, index: int) -> str:
@@ -229,12 +230,17 @@ def _prefix(names: Sequence[str] | None, index: int) -> str:
     return "" if names is None else f"{names[index].replace('/', '-')}-"
 
 
-def _remove_stale(out: Path, fresh: set[Path]) -> int:
-    """Remove the samples of earlier calls, and say how many there were."""
-    stale = [path for path in out.glob("*.png") if path not in fresh and is_ours(path, "sample")]
-    for path in stale:
+def _remove_earlier(out: Path, fresh: set[Path]) -> int:
+    """Remove the samples of earlier calls; returns how many are not in ``fresh``, which are written anew.
+
+    All go before the first new one comes: if this call is killed, no two sets are mixed. A picture that somebody gave
+    another name stays.
+    """
+    named = [path for path in out.glob("*.png") if _NAME.fullmatch(path.name)]
+    earlier = [path for path in named if is_ours(path, "sample")]
+    for path in earlier:
         path.unlink()
-    return len(stale)
+    return len({*earlier} - fresh)
 
 
 def _offset(progress: Callable[[int, int], object], first: int, count: int) -> Callable[[int, int], object]:

@@ -91,7 +91,7 @@ def _kid(images: Tensor, reference: Tensor, seed: int) -> float:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size = min(len(images), len(reference), KID_SUBSET_SIZE)
-    subsets = {"kid_subsets": KID_SUBSETS, "kid_subset_size": size, "rng_seed": seed}
+    subsets = {"kid_subsets": KID_SUBSETS, "kid_subset_size": size, "rng_seed": seed % 2**32}
     found = kid_features_to_metric(images.double(), reference.double(), **subsets, verbose=False)
     return float(found[KEY_METRIC_KID_MEAN])
 

@@ -24,6 +24,7 @@ __all__ = [
     "check_identity",
     "fingerprint",
     "kind_of_preset",
+    "load_identified",
     "load_saved",
     "model_folder",
     "saved_files",
@@ -31,6 +32,8 @@ __all__ = [
 
 TOKENIZERS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQVAE, VQGAN)}
 PRIORS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQTransformer, RasterDynamic, GlobalLocal, Raster)}
+
+_TRIES = 5
 
 
 def model_folder(path: Path) -> Path:
@@ -99,6 +102,26 @@ def load_saved(path: Path, kinds: Mapping[str, Any]) -> Any:
     if not isinstance(name, str) or name not in kinds:
         raise InputError(f"{path}: expected one of {', '.join(kinds)}, it describes {name or 'no model of dqcore'}")
     return kinds[name].from_pretrained(config.parent)
+
+
+def load_identified(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, str]:
+    """:func:`load_saved` and :func:`fingerprint` of the same files, though a training run may save new ones meanwhile.
+
+    Raises:
+        FileNotFoundError: There is no saved model.
+        InputError: It is of another class, or damaged, or is saved anew all the time.
+    """
+    for _ in range(_TRIES):
+        before = _states(path)
+        model, identity = load_saved(path, kinds), fingerprint(path)
+        if _states(path) == before:
+            return model, identity
+    raise InputError(f"{path}: the model is saved anew while it is read; try again when that has ended")
+
+
+def _states(path: Path) -> list[tuple[int, int, int]]:
+    """What tells whether one of a model's files was written or replaced."""
+    return [(about.st_ino, about.st_mtime_ns, about.st_size) for about in map(Path.stat, saved_files(path))]
 
 
 def fingerprint(path: Path) -> str:

@@ -61,7 +61,7 @@ def write_card(model: Any, folder: Path, about: Mapping[str, Any], *, renew: boo
     if path.exists() and not (renew and _is_ours(path.read_text(encoding="utf-8", errors="replace"))):
         return False
     text = card_text(model, about)
-    data = f"{text}\n{_MARK.format(_hash(text))}\n".encode()
+    data = _bytes(f"{text}\n{_MARK.format(_hash(text))}\n")
     write_atomically(path, lambda file: file.write(data))
     return True
 
@@ -74,7 +74,11 @@ def _is_ours(card: str) -> bool:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(_bytes(text)).hexdigest()[:12]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # a folder that it names may be called otherwise than in UTF-8
 
 
 def _say(value: Any) -> str:

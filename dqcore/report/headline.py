@@ -66,6 +66,8 @@ def peer_rows(peers: Sequence[PeerNumbers], num_photos: int) -> list[list[str]]:
     rows = []
     for peer in peers:
         remark = f"cannot be as small for {peer.too_large} of {num_photos}" if peer.too_large else ""
+        if peer.left_out:
+            remark = f"{remark}; " * bool(remark) + f"without {peer.left_out} of {num_photos}, too large for it"
         rows.append([peer.name, *_cells(peer.psnr, peer.ssim, peer.ms_ssim, peer.bytes_per_image), remark])
     return rows
 

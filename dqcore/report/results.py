@@ -45,7 +45,7 @@ def write_results(summaries: Sequence[dict[str, Any]], page: Path) -> Path:
     Raises:
         InputError: There is another file of this name.
     """
-    if page.exists() and not (page.is_file() and page.read_text().startswith(MARK)):
+    if page.exists() and not (page.is_file() and page.read_bytes().startswith(MARK.encode())):
         raise InputError(f"page: {page} is there already and is no page of results; choose another name")
     parts = [MARK, "# Results", "", _opening(summaries, page), _verdicts(summaries)]
     parts += [_section(each, page) for each in summaries]
@@ -113,7 +113,7 @@ def _svg(chart: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def _cell(text: str) -> str:

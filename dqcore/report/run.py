@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dqcore.data.splits import training_split
 from dqcore.errors import InputError
 from dqcore.files.sealed import read_sealed
 from dqcore.inference.compare import Comparison
+from dqcore.inference.encoded import why_not
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.inference.peers import PeerNumbers
@@ -62,7 +64,7 @@ def report_run(
         title: The page's heading.
         note: A sentence under the headline numbers.
         max_photos: Photos shown, and compared with codecs and at other ratios, at most.
-        max_images: Photos measured, at most.
+        max_images: Photos measured, at most; of more than these some, spread evenly.
         protocol: What of each photo is measured; by default the whole photo at its native size.
         twin: Folder of another tokenizer to put beside it, on the photos shown.
         device: Where to run the model.
@@ -73,16 +75,17 @@ def report_run(
         The page's path, and what was measured.
 
     Raises:
-        FileNotFoundError: the folder holds no run, or its images are gone.
-        ValueError: the run's files cannot be read, or it held out no images and none were given.
+        FileNotFoundError: The folder holds no run, or its images are gone.
+        ValueError: The run's files cannot be read, or it held out no images and none were given.
     """
     config, model = read_config(run), load_tokenizer(run, device)
     cost = StreamCost.of_checkpoint(run, model.config)
-    batches = PhotoBatches(_held_out(config, images)[:max_images], protocol)
+    every = _held_out(config, images)
+    batches = PhotoBatches(_spread(every, max_images), protocol, why_not=functools.partial(why_not, model.config))
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
-    twins = () if twin is None else _twin(model, cost, twin, shown, device)
+    peers = (comparison.own, *comparison.peers, *(() if twin is None else _twin(model, cost, twin, shown, device)))
     known = provenance(run, batches.good)
     photos = _entries(batches.good, comparison, known, model.config)
     page = Page(
@@ -94,8 +97,8 @@ def report_run(
         opening=opening,
         galleries=[*while_it_trained(run, PICTURED), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
-        settings=_settings(config, found, say_provenance(known)) | how_far(run),
-        **_parts(model, found, comparison, (comparison.own, *comparison.peers, *twins), photos),
+        settings=_settings(config, found, say_provenance(known), len(every)) | how_far(run),
+        **_parts(model, found, comparison, peers, photos),
     )
     return write_page(out or run / "report.html", page), found
 
@@ -182,6 +185,11 @@ def _held_out(config: dict[str, Any], images: Path | None) -> list[Path]:
     return training_split(data, list_images(data), options["validation_share"], held).validation
 
 
+def _spread(paths: list[Path], most: int) -> list[Path]:
+    """At most so many of them, from the first to the last."""
+    return [paths[number * len(paths) // most] for number in range(most)] if len(paths) > most else paths
+
+
 def _remark(kind: Provenance) -> str:
     return "not known whether trained on" if kind == "unknown" else kind
 
@@ -201,15 +209,17 @@ def _broken(broken: Sequence[str]) -> str:
     return f"{counted(len(broken), 'file')} could not be read, the first: {broken[0]}." if broken else ""
 
 
-def _settings(config: dict[str, Any], evaluation: Evaluation, known: str) -> dict[str, object]:
+def _settings(config: dict[str, Any], evaluation: Evaluation, known: str, total: int) -> dict[str, object]:
     options, versions = config["options"], config["versions"]
     model = config.get("model")
     strides = model["strides"] if isinstance(model, dict) else "?"
+    photos = counted(evaluation.num_images, "photo")
+    photos += f" of {total:,}, spread evenly over them" if evaluation.num_images < total else ""
     return {
         "model": f"{options['preset']}, {config['parameters']:,} parameters, strides {tuple(strides)}",
         "codebook": f"{len(evaluation.code_counts)} codes",
         "training images": f"{config['data']['training']:,}, and {config['data'].get('validation', 0):,} held out",
-        "measured on": f"{counted(evaluation.num_images, 'photo')} ({known}), {evaluation.protocol}",
+        "measured on": f"{photos} ({known}), {evaluation.protocol}",
         "how": "padded to the coarsest stride, cropped back, rounded to 8 bits; the mean of each photo's PSNR",
         "steps": f"{config['steps']:,} of {options['batch_size']} crops of {options['image_size']} pixels",
         "seed": options["seed"],

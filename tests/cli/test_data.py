@@ -220,6 +220,9 @@ def test_nothing_else_is_overwritten(run, fails, photos, tmp_path):
         (("--size", 16, "--resize", 8), "resize: expected at least size"),
         (("--size", 16, "--quality", 0), "quality: expected a number from 1 to 100, got 0"),
         (("--size", 0), "size: expected at least 1, got 0"),
+        (("--encoding", "webp"), "size: expected one with encoding"),
+        (("--quality", 10), "size: expected one with quality"),
+        (("--crop", "random"), "size: expected one with crop"),
         (("--classes",), "classes: expected none with --packing folder"),
     ],
 )

@@ -86,6 +86,8 @@ def test_two_tokenizers_side_by_side(run, fails, checkpoint, pictures, tmp_path)
         run(*args[:-1], size, "--checkpoint", checkpoint, "--no-peers", "--json", tmp_path / f"{name}.json")
     code, again, _ = run("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json")
     assert code == 0 and again.splitlines()[3:] == out.splitlines()[3:]
+    message = fails("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--size", 32)
+    assert "size: not with compare" in message  # of two files nothing is measured
     message = fails("evaluate", "--compare", tmp_path / "a.json", tmp_path / "c.json")
     assert "compare: these results were not measured alike: protocol 'central 32x32" in message
 

@@ -67,3 +67,12 @@ def test_a_damaged_checkpoint(fails, checkpoint, tmp_path):
     assert "not a safetensors file" in fails(*args, "--checkpoint", tmp_path)
     (tmp_path / "empty").mkdir()
     assert "expected a folder with config.json" in fails(*args, "--checkpoint", tmp_path / "empty")
+
+
+def test_results_are_no_photos_of_the_next_run(run, checkpoint, pictures):
+    """Where they go lies within what is named."""
+    out = pictures / "out"
+    for _ in range(2):
+        code, said, err = run("reconstruct", pictures, "--checkpoint", checkpoint, "--out", out)
+        assert code == 0 and "4 images" in said
+    assert f"left out: 4 images in {out}" in err and len(list(out.rglob("*.png"))) == 4

@@ -1,4 +1,5 @@
 import os
+import struct
 import zlib
 
 import numpy as np
@@ -16,7 +17,9 @@ from dqcore.data.images import (
     split_images,
     tensor_to_image,
 )
+from dqcore.data.making import MadeImages, Making
 from dqcore.data.shards import hash_file
+from dqcore.data.statistics import _Measured
 
 
 def _save(path, image, **options):
@@ -241,3 +244,40 @@ def test_names_that_are_not_utf8(tmp_path):
     (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")
     with pytest.raises(ValueError, match="expected a list in UTF-8"):
         list_images(tmp_path / "list.txt")
+
+
+def _grey_png(bits, rows, key):
+    """A grey PNG of few bits, which Pillow does not write, with a transparent value."""
+    lines = (int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(1, "big") for row in rows)
+    sides, pixels = struct.pack(">II", len(rows[0]), len(rows)), zlib.compress(b"".join(b"\0" + line for line in lines))
+    header = b"IHDR" + sides + bytes([bits, 0, 0, 0, 0])
+    parts = (header, b"tRNS" + key.to_bytes(2, "big"), b"IDAT" + pixels, b"IEND")
+    chunks = ((len(part) - 4).to_bytes(4, "big") + part + zlib.crc32(part).to_bytes(4, "big") for part in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_few_bits_is_white(tmp_path, bits):
+    """Others keep their value, scaled to 8 bits."""
+    row, key = [0, 1] * (4 // bits) if bits < 8 else [1], 1
+    (tmp_path / "a.png").write_bytes(_grey_png(bits, [row], key))
+    expected = [255 if value == key else value * 255 // (2**bits - 1) for value in row]
+    assert [pixel[0] for pixel in read_image(tmp_path / "a.png").getdata()] == expected
+
+
+def test_the_named_limit_reaches_workers_that_see_no_context(tmp_path):
+    """They are made from what the data set holds, wherever that was named."""
+    path = _save(tmp_path / "a.png", Image.new("RGB", (30, 20)))
+    with reading.allow_pixels(100):
+        made = MadeImages([("a.png", path)], Making(), {"a.png": "a.png"}, {})
+        measured = _Measured([path], 16, 16)
+    assert "more than the limit of 100" in made[0].reason and "more than the limit of 100" in measured[0].reason
+
+
+def test_a_header_may_tell_of_many_pixels(tmp_path, monkeypatch):
+    path = _save(tmp_path / "a.png", Image.new("RGB", (300, 200)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 25_000)
+    with reading.allow_pixels(60000):
+        found = _Measured([path], 16, 16)[0]
+        assert found.format == "PNG" and not found.reason
+        assert MadeImages([("a", path)], Making(), {"a": "a"}, {})[0].files[0][0] == "a.png"

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from dqcore.data.shards import ShardWriter, read_index, read_shards
+from dqcore.data.shards import ShardWriter, count_known, read_index, read_shards
+from dqcore.errors import InputError
 
 ABOUT = {"tokenizer": "abc", "strides": [16, 8]}
 
@@ -103,3 +104,12 @@ def test_damaged_shards_and_indexes_are_one_clear_error(tmp_path):
     index.write_text('{"images": [3], "broken": []}')
     with pytest.raises(ValueError, match="no list of files"):
         list(read_shards(tmp_path))
+
+
+def test_a_listed_file_that_is_gone_is_no_other_file(tmp_path):
+    writer = ShardWriter(tmp_path, ABOUT, shard_size=2)
+    writer.add("1.png", (30, 47), *_maps(1), "abc")
+    writer.flush()
+    assert count_known(read_index(tmp_path), {"1.png": "", "2.png": "def"}, tmp_path) == 1
+    with pytest.raises(InputError, match=r"holds the codes of another 1.png"):
+        count_known(read_index(tmp_path), {"1.png": "def"}, tmp_path)

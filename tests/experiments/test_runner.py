@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dqcore.data.listing import list_images
 from dqcore.errors import InputError
 from dqcore.experiments import EXPERIMENTS, SCALES, Experiment, Setting, find_photos, run_experiments, say_plan, train
 from dqcore.experiments.arms import dual
@@ -100,5 +103,31 @@ def test_photos_that_are_not_there(tmp_path, photos):
         find_photos(tmp_path, None, SCALES["cpu"])
     with pytest.raises(FileNotFoundError):
         find_photos(photos, tmp_path / "none", SCALES["cpu"])
-    found = find_photos(photos, photos / "train", SCALES["cpu"])
-    assert len(found.test) == 8 and len(found.validation) == 2 and "measured on train" in found.name
+    found = find_photos(photos, photos / "val", SCALES["cpu"])
+    assert len(found.test) == 2 and len(found.validation) == 2 and "measured on val" in found.name
+
+
+def test_photos_that_are_trained_on_are_not_unseen(photos, tmp_path):
+    """Whatever they are called."""
+    (tmp_path / "more").mkdir()
+    shutil.copy(photos / "train" / "3.png", tmp_path / "more" / "x.png")
+    shutil.copy(photos / "val" / "8.png", tmp_path / "more" / "y.png")
+    with pytest.raises(InputError, match=r"test: 1 of the 2 photos to measure on are in .*train too, such as .*x\.png"):
+        find_photos(photos, tmp_path / "more", SCALES["cpu"])
+    shutil.copytree(photos, tmp_path / "mine")
+    shutil.copy(photos / "train" / "3.png", tmp_path / "mine" / "val" / "8.png")
+    with pytest.raises(InputError, match="data: 1 of the 2 photos"):
+        find_photos(tmp_path / "mine", None, SCALES["cpu"])
+
+
+def test_names_of_photos_in_the_list_for_validation(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "mine")
+    odd = tmp_path / "mine" / "val" / os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "mine" / "val" / "8.png").rename(odd)
+    scale = SCALES["cpu"]
+    setting = Setting(scale, find_photos(tmp_path / "mine", None, scale), tmp_path / "out", None, {})
+    for _ in range(2):
+        assert odd.resolve() in list_images(setting.validation_list())
+    odd.rename(odd.with_name("a\nb.png"))
+    with pytest.raises(InputError, match="data: expected paths without line breaks"):
+        find_photos(tmp_path / "mine", None, scale)

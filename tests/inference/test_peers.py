@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,10 +8,11 @@ from PIL import Image
 import dqcore
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.photos import sample_photos
+from dqcore.inference import compare, encoded
 from dqcore.inference.compare import Comparison
-from dqcore.inference.encoded import EncodedImages, encode
+from dqcore.inference.encoded import EncodedImages, encode, why_not
 from dqcore.inference.measure import evaluate_tokenizer
-from dqcore.inference.peers import CODECS, PeerTotals, ladders
+from dqcore.inference.peers import CODECS, Decibels, PeerTotals, ladders
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.twin import compare_twin, within_bytes
 from dqcore.metrics import psnr
@@ -93,3 +95,26 @@ def test_as_many_bytes_as_the_twin_takes(model, photo):
     assert size == mine.bytes_per_image
     assert size > 0.9 * found.bytes_per_image or bool((encoding.grain == 1).all())
     assert found.psnr == evaluate_tokenizer(twin, [images]).psnr
+
+
+def test_a_photo_that_a_codec_cannot_hold_is_left_out():
+    """A panorama wider than WebP allows: JPEG has its numbers, and WebP those of the other photos."""
+    wide = torch.zeros(3, 2, CODECS[1].largest + 1)
+    assert [ladder.codec.name for ladder in ladders(wide)] == ["JPEG"]
+    assert [ladder.codec.name for ladder in ladders(wide[:, :, :40])] == ["JPEG", "WebP"]
+    point = compare._Point([Decibels(codec.name) for codec in CODECS])
+    for image in (wide, wide[:, :, :40]):
+        result = SimpleNamespace(image=image, psnr=30.0, num_bytes=900)
+        point.add(compare.State(None, result, {rung.codec.name: rung.within(900) for rung in ladders(image)}))
+    assert [(peer.name, peer.left_out) for peer in point.numbers(0.0).peers] == [("JPEG", 0), ("WebP", 1)]
+    alone = compare._Point([Decibels(codec.name) for codec in CODECS])
+    alone.add(compare.State(None, SimpleNamespace(image=wide, psnr=30.0, num_bytes=900), {}))
+    assert alone.numbers(0.0).peers == ()
+
+
+def test_why_a_photo_is_passed_over(monkeypatch):
+    config = SimpleNamespace(strides=(16, 8), num_granularities=2)
+    assert why_not(config, 33, 32) == "" and why_not(config, 33, 32, num_codes=6) == ""
+    assert "expected at least 6, one for each region of 32x33 pixels, got 5" in why_not(config, 33, 32, num_codes=5)
+    monkeypatch.setattr(encoded, "MAX_PIXELS", 1000)
+    assert "32x33 pixels are more than" in why_not(config, 33, 32) and not why_not(config, 33, 32, streams=False)

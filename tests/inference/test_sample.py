@@ -66,3 +66,24 @@ def test_a_prior_brings_its_tokenizer(saved_tokenizer, tmp_path):
     assert not prior.training and not tokenizer.training
     (tmp_path / "tokenizer").symlink_to(saved_tokenizer)
     assert load_pair(tmp_path)[1].config == tokenizer.config
+
+
+def test_samples_of_an_earlier_call_go_first(saved_tokenizer, tmp_path):
+    """So that a killed call mixes no two sets; a picture that somebody gave another name stays."""
+    prior, tokenizer = small_prior(), dqcore.DQVAE.from_pretrained(saved_tokenizer)
+    write_samples(prior, tokenizer, tmp_path, 4)
+    (tmp_path / "00001.png").rename(tmp_path / "my best.png")
+
+    def stop(done):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_samples(prior, tokenizer, tmp_path, 3, batch_size=1, written=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.png", "my best.png"]
+    assert write_samples(prior, tokenizer, tmp_path, 2, names=["a/b", "cat"]).removed == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a-b-00000.png",
+        "cat-00001.png",
+        "grid.png",
+        "my best.png",
+    ]

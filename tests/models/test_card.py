@@ -1,5 +1,7 @@
 """Model cards: what they say, and whose they are."""
 
+import os
+
 import huggingface_hub
 import pytest
 
@@ -56,3 +58,12 @@ def test_ours_is_renewed_and_a_persons_left_alone(model, tmp_path):
         card.write_text(text)
         model.save_pretrained(tmp_path)
         assert card.read_text() == text
+
+
+def test_a_folder_whose_name_is_not_utf_8(model, tmp_path):
+    """Training writes the card after its last step."""
+    card, about = tmp_path / "README.md", ABOUT | {"data": os.fsdecode(b"folder `caf\xe9`")}
+    model.save_pretrained(tmp_path, model_card_kwargs=about)
+    assert r"folder `caf\udce9`" in card.read_text()
+    model.save_pretrained(tmp_path)
+    assert "folder" not in card.read_text()  # it was known as ours

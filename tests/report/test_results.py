@@ -1,5 +1,6 @@
 """The page of results: rate and distortion first, tables and sentences, charts that stand alone."""
 
+import os
 from xml.etree import ElementTree
 
 import pytest
@@ -26,7 +27,9 @@ def summary(name="ratios", chart="rate-distortion", verdict="holds"):
 
 def test_the_page_opens_with_rate_and_distortion_and_has_everything(tmp_path):
     page = tmp_path / "docs" / "results.md"
-    write_results([summary("budget", "budget-curve"), summary(verdict="does not hold")], page)
+    budget = summary("budget", "budget-curve")
+    budget["protocol"]["photos"] = os.fsdecode(b"caf\xe9")  # a folder's name need not be UTF-8
+    write_results([budget, summary(verdict="does not hold")], page)
     text = page.read_text()
     assert text.startswith(f"{MARK}\n# Results\n\n![A chart](results/rate-distortion.svg)\n")
     assert text.index("## About budget") < text.index("results/budget-curve.svg") < text.index("## About ratios")
@@ -34,7 +37,7 @@ def test_the_page_opens_with_rate_and_distortion_and_has_everything(tmp_path):
     assert "- More codes: 0.50 ± 0.01; does not hold." in text
     assert "| More codes \\| more detail | 0.50 ± 0.01 | **holds** |" in text
     assert "| arm | PSNR |\n|---|---|\n| a\\|b | 22.00 ± 0.10 |" in text
-    assert "A note." in text and "scale cpu; minutes of training 3." in text
+    assert "A note." in text and r"photos caf\udce9." in text and "scale cpu; minutes of training 3." in text
     for chart in ("budget-curve", "rate-distortion"):
         root = ElementTree.fromstring((page.parent / "results" / f"{chart}.svg").read_text())
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
