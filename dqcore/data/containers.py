@@ -77,12 +77,23 @@ class Tar:
         self._places: dict[str, tuple[int, int]] = {}
         try:
             with tarfile.open(path, "r:") as tar:
+                links = {}
                 for member in tar:
                     if member.isreg():
                         self._places[_normal(path, member.name)] = (member.offset_data, member.size)
+                    elif member.islnk() or member.issym():
+                        base = "" if member.islnk() else posixpath.dirname(member.name)
+                        links[_normal(path, member.name)] = posixpath.normpath(posixpath.join(base, member.linkname))
                 _check_end(path, tar.offset)
         except (tarfile.TarError, EOFError) as error:
             raise InputError(f"{path}: damaged, or compressed; expected a plain tar ({error})") from error
+        self._places |= {name: self._place(target, links) for name, target in links.items()}
+
+    def _place(self, target: str, links: dict[str, str]) -> tuple[int, int]:
+        """Where what a link leads to lies; of one that leads nowhere, whose image is broken, less than nothing."""
+        for _ in range(40):  # as many as a file system follows
+            target = links.get(target, target)
+        return self._places.get(target, (0, -1))
 
     def names(self) -> list[str]:
         """Names of the images, sorted."""
@@ -93,6 +104,8 @@ class Tar:
         if name not in self._places:
             raise FileNotFoundError(f"no {name} in {self._path}")
         start, size = self._places[name]
+        if size < 0:
+            raise FileNotFoundError(f"{name} in {self._path} is a link to nothing in it")
         _check_size(size)
         descriptor = os.open(self._path, os.O_RDONLY)
         try:

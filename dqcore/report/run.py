@@ -87,18 +87,17 @@ def report_run(
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
     peers = (comparison.own, *comparison.peers, *(() if twin is None else _twin(model, cost, twin, shown, device)))
     known = provenance(run, batches.good)
-    photos = _entries(batches.good, comparison, known, model.config)
     page = Page(
         title=title or f"{config['options']['preset']}: a report",
         intro=INTRO,
         note=" ".join(filter(None, [note, _broken(batches.broken)])),
         photos_title=_photos_title(known),
-        photos_remark=_photos_remark(len(photos), known),
+        photos_remark=_photos_remark(len(comparison.shown), known),
         opening=opening,
         galleries=[*while_it_trained(run, PICTURED), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
         settings=_settings(config, found, say_provenance(known), len(every)) | how_far(run),
-        **_parts(model, found, comparison, peers, photos),
+        **_parts(model, found, comparison, peers, _entries(batches.good, comparison, known, model.config)),
     )
     return write_page(out or run / "report.html", page), found
 

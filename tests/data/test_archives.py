@@ -2,6 +2,7 @@ import logging
 import os
 import pickle
 import sys
+import tarfile
 
 import pytest
 import torch
@@ -79,6 +80,21 @@ def test_keys_that_are_no_plain_names(make, image):
     names = open_archive(path).names()
     assert all("/" not in name for name in names)
     assert sorted(red(found) for found in list_images(path)) == [10, 20]
+
+
+def test_links_in_a_tar_are_the_images_that_they_lead_to(image, tmp_path):
+    """Whoever makes a tar makes a link of a second name; where one leads nowhere, the image is broken."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(image(0))
+    os.link(tmp_path / "images" / "a.png", tmp_path / "images" / "b.png")
+    os.symlink("a.png", tmp_path / "images" / "c.png")
+    os.symlink("../c.png", tmp_path / "images" / "d.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "images", "images")
+    *good, broken = list_images(tmp_path / "x.tar")
+    assert len({read_image(path).tobytes() for path in good}) == 1 and len(good) == 3
+    with pytest.raises(BrokenImageError, match="link to nothing"):
+        read_image(broken)
 
 
 def test_members_that_lead_out_are_refused(make, image):
