@@ -78,6 +78,7 @@ def test_encode_goes_on_and_refuses(run, fails, checkpoint, pictures, tmp_path):
     (tmp_path / "lost").rename(out / "codes-00000.safetensors")
     assert "codes of another ratio" in fails(*args, "--ratio", 0.5)
     assert "is not empty" in fails("encode", pictures, "--checkpoint", checkpoint, "--out", pictures)
+    assert "shard_size: expected at most 100,000" in fails(*args[:-1], 200_000)
 
 
 def test_a_run_killed_in_its_first_shard_goes_on(run, checkpoint, pictures, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from dqcore.data import Images
 from dqcore.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, WholeImage
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
-from dqcore.data.labels import image_labels
+from dqcore.data.labels import image_labels, labels_of
 from dqcore.data.preprocessing import crop_of, preprocess
 from dqcore.data.splits import listed_split
 
@@ -204,3 +204,10 @@ def test_fast_jpeg_leaves_other_formats_and_turned_photos(tmp_path):
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg", least_side=100).size == (200, 400)
     assert read_image(tmp_path / "turned.jpg", least_side=None).size == (400, 800)
+
+
+def test_the_number_of_a_class_has_a_limit():
+    """Every class up to the largest number gets a name."""
+    assert labels_of(["0", "2"], ["a.jpg", "b.jpg"], True) == ([0, 2], ("0", "1", "2"))
+    with pytest.raises(ValueError, match="classes: expected numbers below 1,000,000"):
+        labels_of(["0", "99999999"], ["a.jpg", "b.jpg"], True)

@@ -281,3 +281,7 @@ def test_a_header_may_tell_of_many_pixels(tmp_path, monkeypatch):
         found = _Measured([path], 16, 16)[0]
         assert found.format == "PNG" and not found.reason
         assert MadeImages([("a", path)], Making(), {"a": "a"}, {})[0].files[0][0] == "a.png"
+    several = _save(
+        tmp_path / "b", Image.new("RGB", (9, 9)), format="MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))]
+    )
+    assert MadeImages([("b", several)], Making(), {"b": "b"}, {})[0].files[0][0] == "b.jpg"

@@ -54,3 +54,9 @@ def test_its_own_page_is_replaced_and_another_is_not(tmp_path):
     with pytest.raises(InputError, match=r"page: .* is there already"):
         write_results([summary()], page)
     assert page.read_text() == "# My notes\n"
+
+
+def test_a_page_that_is_no_text_is_anothers(tmp_path):
+    (tmp_path / "page.md").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(InputError, match="is no page of results"):
+        write_results([summary()], tmp_path / "page.md")
