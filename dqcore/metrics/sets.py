@@ -99,7 +99,7 @@ def _kid(images: Tensor, reference: Tensor, seed: int) -> float:
 def _inception_score(logits: Tensor, seed: int) -> float:
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
-    found = isc_features_to_metric(logits, min(IS_PARTS, len(logits)), shuffle=True, rng_seed=seed)
+    found = isc_features_to_metric(logits, min(IS_PARTS, len(logits)), shuffle=True, rng_seed=seed % 2**32)
     return float(found[KEY_METRIC_ISC_MEAN])
 
 

@@ -1,5 +1,6 @@
 """``dqcore reconstruct``."""
 
+import json
 import re
 
 import numpy as np
@@ -42,6 +43,31 @@ def test_folders_and_a_broken_file(run, checkpoint, pictures, tmp_path):
     made = sorted(path.relative_to(tmp_path / "o").as_posix() for path in (tmp_path / "o").rglob("*.png"))
     assert made == ["0.png", "1.png", "2.png", "more/3.png"]
     assert run(*args)[0] == 2  # again, over its own files
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "evaluate", "encode"])
+def test_a_photo_too_large_for_the_number_of_codes_is_passed_over(run, checkpoint, pictures, tmp_path, verb):
+    Image.new("RGB", (128, 128)).save(pictures / "1b.png")  # 64 regions, where the others have 12
+    words = (
+        ("evaluate", "--no-peers", "--json", tmp_path / "o") if verb == "evaluate" else (verb, "--out", tmp_path / "o")
+    )
+    code, _, err = run(*words, pictures, "--checkpoint", checkpoint, "--num-codes", 30)
+    assert code == 2 and "images: 1 of 5 " in err.replace("photos:", "images:")
+    assert "1b.png: num_codes: expected at least 64, one for each region of 128x128 pixels, got 30" in err
+    if verb == "reconstruct":
+        assert len(list((tmp_path / "o").rglob("*.png"))) == 4
+    else:
+        text = (tmp_path / "o" / "index.json" if verb == "encode" else tmp_path / "o").read_text()
+        assert len(json.loads(text)["images"]) == 4 if verb == "encode" else json.loads(text)["num_images"] == 4
+
+
+def test_a_photo_too_large_for_a_stream_is_passed_over(run, checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("dqcore.inference.encoded.MAX_PIXELS", 64 * 48)
+    Image.new("RGB", (64, 49)).save(pictures / "1b.png")
+    code, _, err = run("reconstruct", pictures, "--checkpoint", checkpoint, "--out", tmp_path / "o")
+    assert code == 2 and "1b.png: 64x49 pixels are more than the 3072 that a .dqc stream may have" in err
+    code, out, err = run("evaluate", pictures, "--checkpoint", checkpoint, "--no-peers")
+    assert code == 2 and "images: 1 of 5 could not be read" in err and "PSNR" in out
 
 
 def test_reconstruct_refuses(fails, checkpoint, pictures, tmp_path):
