@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dqcore.ops import Lookup
 from dqcore.ops.layout import merge_maps
+from dqcore.ops.registry import is_traced
 
 __all__ = ["Cosine", "Euclidean", "Rotation", "StraightThrough"]
 
@@ -67,8 +68,7 @@ def _length(vectors: Tensor, dim: int) -> Tensor:
     Where the host may ask, they are right in all of float32's range: squares leave it beyond 1e18 and below 1e-18.
     """
     length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if vectors.device.type == "cpu" and not traced:
+    if vectors.device.type == "cpu" and not is_traced():
         small = length < 1e-18
         if bool((length > 1e18).any()) or (bool(small.any()) and bool((vectors.where(small, 0) != 0).any())):
             length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True, dtype=torch.float64)

@@ -21,8 +21,9 @@ from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.layouts import layout_of
 from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.quantized import Quantized
-from dqcore.nn.vectors import compiling, finite_vectors, marked_vectors, project
+from dqcore.nn.vectors import finite_vectors, marked_vectors, project
 from dqcore.ops import Lookup
+from dqcore.ops.registry import is_traced
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
@@ -200,14 +201,15 @@ class DynamicQuantizer(CodebookLayer):
 
     def _reports(self, given: Arranged) -> bool:
         """Whether a vector that is not finite raises."""
-        on_cpu = given.maps[-1].device.type == "cpu"
-        return (self.nonfinite or ("raise" if on_cpu else "mask")) == "raise" and not compiling()
+        return not is_traced() and (
+            self.nonfinite == "raise" if self.nonfinite else given.maps[-1].device.type == "cpu"
+        )
 
     def _leaves_out(self, given: Arranged) -> bool:
         """Whether vectors that are not finite go to the lookup, which leaves them out."""
         if not self._direct or self.portable or not self._ready or self._reports(given):
             return False
-        return self._plain or (backends.route(given.maps[-1].device) == "gpu" and not compiling())
+        return self._plain or (backends.route(given.maps[-1].device) == "gpu" and not is_traced())
 
     def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
         """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""

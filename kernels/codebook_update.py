@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels.codebook_draw import (
+    BINS,
     choose,
     find_first,
     gather,
@@ -32,7 +33,6 @@ from dqcore.kernels.replay import replayed
 ROWS = 16  # codes, or drawn vectors, at once
 TILE = {"ROWS": ROWS, "BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}
 THREADS = tl.constexpr(32 * TILE["num_warps"])
-BINS = 4096
 
 
 @triton.jit
@@ -184,7 +184,7 @@ def codebook_update_fwd(
     draw = threshold is not None and cells > 0
     number = min(size, cells)
     work = max(cdiv(size, ROWS), cdiv(cells, TILE["BLOCK"]) if draw else 0)
-    ints = torch.zeros(BINS + 3 if draw else 1, dtype=torch.int32, device=device)
+    ints = torch.zeros(BINS.value + 3 if draw else 1, dtype=torch.int32, device=device)
     scratch: tuple[Tensor | None, ...] = (ints, None, None, None)
     source = None
     if draw:

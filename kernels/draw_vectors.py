@@ -14,14 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.codebook_draw import list_largest, number_cells, place, rank_listed
+from dqcore.kernels.codebook_draw import BINS, list_largest, number_cells, place, rank_listed
 from dqcore.kernels.common import bound, cdiv, next_power_of_2, on_device, widen
 from dqcore.kernels.grid import cooperative, programs, wait_for_all
 from dqcore.kernels.launch import launch
 from dqcore.kernels.replay import replayed
 
 TILE = {"ROWS": 16, "BLOCK": 1024, "num_warps": 8, "enable_fp_fusion": True}
-BINS = 4096
 
 
 @triton.jit
@@ -123,7 +122,7 @@ def draw_vectors_fwd(
     distance = torch.empty(number, dtype=torch.float32, device=device)
     if number == 0:
         return keys, vectors, distance
-    ints = torch.zeros(BINS + 2, dtype=torch.int32, device=device)
+    ints = torch.zeros(BINS.value + 2, dtype=torch.int32, device=device)
     longs = torch.empty(2 * (cells + known) + number, dtype=torch.int64, device=device)
     source = (tuple(maps), tuple(values.stride() for values in maps), grain.contiguous(), error.contiguous())
     work = max(cdiv(number, TILE["ROWS"]), cdiv(cells + known, TILE["BLOCK"]))

@@ -1,9 +1,11 @@
 """Fixtures for every test: a seed, and the routes an op can take on this machine."""
 
+import importlib.util
 import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +129,15 @@ def route(request: pytest.FixtureRequest):
     device, _, name = request.param.partition("-")
     with dqcore.backend(name or "auto"):
         yield device
+
+
+@pytest.fixture
+def run_together(monkeypatch):
+    """Launches the cooperative kernels of modules with some number of programs at once, in the interpreter."""
+    spec = importlib.util.spec_from_file_location("together", Path(__file__).parent / "kernels" / "together.py")
+    together = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(together)
+    return lambda number, *modules: together.run_together(monkeypatch, number, *modules)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def _knows(codebook: Codebook, sums: Tensor) -> bool:
 def _floats(codebook: Codebook) -> list[Tensor]:
     """Codes, sizes, and sums if it has them."""
     sums = [codebook.embed_sum] if isinstance(codebook, EMACodebook) else []
-    return [codebook.weight.detach(), codebook.cluster_size, *sums]
+    return [codebook.weight, codebook.cluster_size, *sums]
 
 
 def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:

@@ -17,7 +17,16 @@ from dqcore.data.archives import is_archive, is_archive_name, member_path, open_
 from dqcore.data.containers import SUFFIXES, is_image_name
 from dqcore.errors import InputError
 
-__all__ = ["image_name", "is_collection", "list_images", "name_below", "read_lines", "source_root", "split_images"]
+__all__ = [
+    "image_name",
+    "is_collection",
+    "list_images",
+    "name_below",
+    "read_lines",
+    "source_root",
+    "split_images",
+    "spread",
+]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +85,13 @@ def image_name(path: Path, root: Path) -> str:
 def name_below(name: str) -> str:
     """A name without the way up to it: a list may name images anywhere, and what is made of them stays in a folder."""
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//"))
+
+
+def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
+    """At most so many paths, evenly spread over all."""
+    if len(paths) <= most:
+        return tuple(paths)
+    return tuple(paths[index * len(paths) // most] for index in range(most))
 
 
 def split_images(

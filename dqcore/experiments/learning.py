@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dqcore.data.listing import spread
 from dqcore.experiments.arms import Arm, dual, fixed
 from dqcore.experiments.claims import Claim, judge, together
 from dqcore.experiments.maps import correlate
 from dqcore.experiments.measure import curve, load_arm, metrics_of
 from dqcore.experiments.results import Results
 from dqcore.experiments.scales import Scale
-from dqcore.experiments.setting import Setting, spread
+from dqcore.experiments.setting import Setting
 from dqcore.experiments.summary import chart, series, summary, table
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import evaluate_tokenizer

@@ -7,7 +7,6 @@ import importlib.metadata
 import itertools
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from dqcore.data.images import list_images
+from dqcore.data.listing import spread
 from dqcore.data.photos import sample_folder
 from dqcore.data.provenance import hash_file
 from dqcore.errors import InputError
@@ -24,7 +24,7 @@ from dqcore.files import write_atomically
 from dqcore.files.checkout import checked_out_commit
 from dqcore.progress import counted
 
-__all__ = ["Photos", "Setting", "find_photos", "spread", "versions"]
+__all__ = ["Photos", "Setting", "find_photos", "versions"]
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,3 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": gpu or platform.machine(),
     }
-
-
-def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
-    """At most so many paths, evenly spread over all."""
-    if len(paths) <= most:
-        return tuple(paths)
-    return tuple(paths[index * len(paths) // most] for index in range(most))

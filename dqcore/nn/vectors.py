@@ -9,13 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.nn.finite import holes_of, not_finite, without
+from dqcore.ops.registry import is_traced
 
-__all__ = ["compiling", "finite_vectors", "marked_vectors", "project"]
-
-
-def compiling() -> bool:
-    """Whether the host can ask for no value: a graph is made, or a transform of functorch runs."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+__all__ = ["finite_vectors", "marked_vectors", "project"]
 
 
 def project(projection: Any, values: Tensor) -> Tensor:
@@ -53,7 +49,7 @@ def finite_vectors(
         The maps; the cells ``(B, H, W)`` of vectors that are not finite, None if the host knows of none; the dtype of
         what was projected.
     """
-    ask = not compiling() and (report or maps[-1].device.type == "cpu")
+    ask = not is_traced() and (report or maps[-1].device.type == "cpu")
     bad = not_finite(maps, ask)
     if bad is not None:
         maps = without(maps, bad)

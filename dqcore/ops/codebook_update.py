@@ -14,7 +14,7 @@ from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.dynamic_lookup import Lookup
 from dqcore.ops.reference.codebook_update import codebook_update_reference
-from dqcore.ops.registry import Implementation, register
+from dqcore.ops.registry import Implementation, is_traced, register
 
 __all__ = ["codebook_update", "codebook_update_reference"]
 
@@ -65,13 +65,12 @@ def codebook_update(
         if number is not None and not 0 <= number < math.inf:
             raise InputError(f"{name}: expected a number from 0 up, got {number}")
     assert lookup.statistics is not None
-    eager = not torch.compiler.is_compiling()
-    transformed = torch._C._are_functorch_transforms_active()
-    call = _op.below_autograd if eager and not transformed else torch.ops.dqcore.codebook_update
+    call = torch.ops.dqcore.codebook_update if is_traced() else _op.below_autograd
     call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, keys, decay, eps, threshold)
-    if eager:
-        moved = state[:3] if threshold is not None or state[3] is not None else state[1:3]
-        written = [tensor for tensor in (*moved, state[3]) if tensor is not None]
+    if not torch.compiler.is_compiling():
+        written = [tensor for tensor in state if tensor is not None]
+        if state[3] is None and threshold is None:
+            del written[0]  # nothing moves the codes
         torch.autograd.graph.increment_version(written)  # kernels do not count what they write
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dqcore.ops.reference.draw_vectors import draw_vectors_reference
-from dqcore.ops.registry import Implementation, register
+from dqcore.ops.registry import Implementation, is_traced, register
 
 __all__ = ["draw_vectors", "draw_vectors_reference"]
 
@@ -50,7 +50,7 @@ def draw_vectors(
         the pool if these are fewer: it does not depend on values, so that the host need not wait.
     """
     given = (list(maps), grain, codes, error, seed, earlier, list(pool), before, number)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_traced():
         return torch.ops.dqcore.draw_vectors(*given)
     return _op.below_autograd(*given)
 

@@ -18,7 +18,7 @@ from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.cpu.dynamic_lookup import dynamic_lookup_cpu
 from dqcore.ops.layout import block_sum, cells_per_code, memory_format, merge_maps
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_backward_reference, dynamic_lookup_reference
-from dqcore.ops.registry import Implementation, register
+from dqcore.ops.registry import Implementation, is_traced, register
 
 __all__ = [
     "MAX_GRANULARITIES",
@@ -88,7 +88,7 @@ def lookup_of_checked(
 def _look_up(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool) -> Lookup:
     if mask is not None:
         grain = torch.where(mask, grain, -1)
-    eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    eager = not is_traced()
     if eager and torch.is_grad_enabled():
         codes, quantized, error, counts, sums = _EagerLookup.apply(with_sums, grain, codebook, *maps)
     elif eager:
@@ -184,7 +184,7 @@ def _backward(
         return [None] * len(maps), None, None, None
     quantized = quantized.detach()  # the codes' vectors are constants here, whatever the result passes on
     twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the op itself has no gradient
-    eager = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    eager = not is_traced()
     backward: Any = _backward_op.below_autograd if eager else torch.ops.dqcore.dynamic_lookup_backward
     if twice:
         backward = dynamic_lookup_backward_reference

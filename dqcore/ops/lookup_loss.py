@@ -10,7 +10,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.reference.lookup_loss import lookup_loss_reference
-from dqcore.ops.registry import Implementation, register
+from dqcore.ops.registry import Implementation, is_traced, register
 
 __all__ = ["LookupLoss", "lookup_loss", "lookup_loss_reference"]
 
@@ -54,7 +54,7 @@ def lookup_loss(error: Tensor, codes: Tensor, dim: int, commitment: float) -> Lo
 
 def loss_of_checked(error: Tensor, codes: Tensor, dim: int, commitment: float) -> LookupLoss:
     """The same for arguments that fit each other."""
-    eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    eager = not is_traced()
     if eager and error.requires_grad and torch.is_grad_enabled():
         return LookupLoss(*_EagerLoss.apply(error, codes, dim, commitment))
     call = _op.below_autograd if eager else torch.ops.dqcore.lookup_loss

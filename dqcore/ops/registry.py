@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqcore import backends
 
-__all__ = ["Implementation", "Op", "register"]
+__all__ = ["Implementation", "Op", "is_traced", "register"]
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
@@ -115,6 +115,14 @@ def register(
     _LIBRARY.impl(stem, functools.partial(run, stem), "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     return Op(name)
+
+
+def is_traced() -> bool:
+    """Whether a graph is made, or a transform of functorch runs: nobody can be asked for a value.
+
+    Ops then go through PyTorch's dispatcher, see :meth:`Op.below_autograd`.
+    """
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class _Kind(NamedTuple):

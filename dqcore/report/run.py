@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.data.images import image_to_tensor, list_images, read_image
+from dqcore.data.listing import spread
 from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.data.splits import training_split
 from dqcore.errors import InputError
@@ -81,7 +82,7 @@ def report_run(
     config, model = read_config(run), load_tokenizer(run, device)
     cost = StreamCost.of_checkpoint(run, model.config)
     every = _held_out(config, images)
-    batches = PhotoBatches(_spread(every, max_images), protocol, why_not=functools.partial(why_not, model.config))
+    batches = PhotoBatches(spread(every, max_images), protocol, why_not=functools.partial(why_not, model.config))
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
@@ -182,11 +183,6 @@ def _held_out(config: dict[str, Any], images: Path | None) -> list[Path]:
         raise InputError("images: the run held out no images; name a folder of some")
     data = Path(options["data"])
     return training_split(data, list_images(data), options["validation_share"], held).validation
-
-
-def _spread(paths: list[Path], most: int) -> list[Path]:
-    """At most so many of them, from the first to the last."""
-    return [paths[number * len(paths) // most] for number in range(most)] if len(paths) > most else paths
 
 
 def _remark(kind: Provenance) -> str:

@@ -1,8 +1,5 @@
 """Codes in order: equal to a stable sort, with one program and with several."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,10 +8,6 @@ if torch.cuda.is_available():
     pytest.skip("the interpreter is for machines without a GPU", allow_module_level=True)
 
 from dqcore.kernels import code_order
-
-spec = importlib.util.spec_from_file_location("together", Path(__file__).with_name("together.py"))
-together = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(together)
 
 KEYS = {
     "random": lambda number, size: torch.randint(-1, size, (number,), dtype=torch.int32),
@@ -27,10 +20,10 @@ KEYS = {
 @pytest.mark.parametrize("programs", [1, 8])
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("number,size", [(0, 3), (1, 1), (700, 1100)])
-def test_order_is_that_of_a_stable_sort(monkeypatch, number, size, kind, programs):
+def test_order_is_that_of_a_stable_sort(run_together, number, size, kind, programs):
     keys = KEYS[kind](number, size)
     if programs > 1:
-        together.run_together(monkeypatch, programs, code_order)
+        run_together(programs, code_order)
     found, order, offsets, counts = code_order.order_by_code(keys, size)
     buckets = torch.where((keys < 0) | (keys >= size), size, keys)
     expected, places = buckets.sort(stable=True)

@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -121,16 +119,12 @@ def test_numbers_that_are_known_draw_alike(route, case, num_granularities):
 @pytest.mark.skipif(not backends.interpreting(), reason="programs wait for each other, which one after another cannot")
 @pytest.mark.parametrize("size,dim,num_granularities", [(5, 3, 1), (100, 17, 3)])
 @pytest.mark.parametrize("case", CASES)
-def test_several_programs_decide_alike(monkeypatch, case, size, dim, num_granularities):
+def test_several_programs_decide_alike(run_together, case, size, dim, num_granularities):
     from dqcore.kernels import codebook_update as kernel
 
-    path = Path(__file__).parents[1] / "kernels" / "together.py"
-    spec = importlib.util.spec_from_file_location("together", path)
-    together = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(together)
     before, maps, grain, lookup = problem(case, size, dim, num_granularities)
     expected = updated(before, lookup, maps, grain, 0.99)
-    together.run_together(monkeypatch, 4, kernel)
+    run_together(4, kernel)
     with dqcore.backend("interpreter"):
         check(updated(before, lookup, maps, grain, 0.99), expected, before)
 

@@ -1,8 +1,5 @@
 """Vectors drawn in one launch are those that the formula draws, from a batch as a whole and in parts."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -117,17 +114,13 @@ def test_nothing_to_draw_from(route, cells, known):
 
 @pytest.mark.skipif(not backends.interpreting(), reason="programs wait for each other, which one after another cannot")
 @pytest.mark.parametrize("number", [7, 60])
-def test_several_programs_decide_alike(monkeypatch, number):
+def test_several_programs_decide_alike(run_together, number):
     from dqcore.kernels import draw_vectors as kernel
 
-    path = Path(__file__).parents[1] / "kernels" / "together.py"
-    spec = importlib.util.spec_from_file_location("together", path)
-    together = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(together)
     given = batch(3)
     pool = draw_vectors(*given, seed(), number)
     expected = draw_vectors(*given, seed(), number, before=512, pool=pool)
-    together.run_together(monkeypatch, 4, kernel)
+    run_together(4, kernel)
     with dqcore.backend("interpreter"):
         check(draw_vectors(*given, seed(), number, before=512, pool=pool), expected)
 
