@@ -201,15 +201,13 @@ class DynamicQuantizer(CodebookLayer):
 
     def _reports(self, given: Arranged) -> bool:
         """Whether a vector that is not finite raises."""
-        return not is_traced() and (
-            self.nonfinite == "raise" if self.nonfinite else given.maps[-1].device.type == "cpu"
-        )
+        default = "raise" if given.maps[-1].device.type == "cpu" else "mask"
+        return (self.nonfinite or default) == "raise" and not is_traced()
 
     def _leaves_out(self, given: Arranged) -> bool:
         """Whether vectors that are not finite go to the lookup, which leaves them out."""
-        if not self._direct or self.portable or not self._ready or self._reports(given):
-            return False
-        return self._plain or (backends.route(given.maps[-1].device) == "gpu" and not is_traced())
+        quiet = self._direct and self._ready and not self.portable and not self._reports(given)
+        return quiet and (self._plain or (backends.route(given.maps[-1].device) == "gpu" and not is_traced()))
 
     def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
         """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""

@@ -19,7 +19,8 @@ from dqcore.convert import (
     vqgan_to_taming,
 )
 from dqcore.errors import InputError
-from dqcore.files import sole_owner, write_atomically
+from dqcore.files import sole_owner
+from dqcore.files.tensors import write_state
 from dqcore.models.auto import TOKENIZERS, load_saved
 
 __all__ = ["convert"]
@@ -79,12 +80,10 @@ def _read(checkpoint: Path, config: Path | None) -> Any:
 
 
 def _to_taming(folder: Path, out: Path, config: Path | None) -> None:
-    import torch
-
     if config is not None:
         raise InputError("config: not with --to taming")
     if out.exists():
         raise InputError(f"out: {out} is there already; choose another name")
     state = vqgan_to_taming(load_saved(folder, TOKENIZERS))
-    write_atomically(out, lambda file: torch.save({"state_dict": state}, file))
+    write_state(out, {"state_dict": state})
     print(f"{len(state)} tensors in {out}")

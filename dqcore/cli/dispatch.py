@@ -80,6 +80,8 @@ def _tell(message: str) -> None:
 
         if not first_to_fail():
             return
+    with contextlib.suppress(OSError, ValueError):  # of one file for both, this is the last line
+        sys.stdout.flush()
     print(f"dqcore: {message}", file=sys.stderr, flush=True)
 
 

@@ -23,9 +23,9 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    images: Annotated[tuple[Path, ...], Positional],
     options: Annotated[EvaluationOptions, arg(name="")],
     *,
+    images: Annotated[tuple[Path, ...], Positional] = (),
     checkpoint: Path | None = None,
     compare: tuple[Path, Path] | None = None,
     samples: Path | None = None,

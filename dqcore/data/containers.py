@@ -14,10 +14,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from dqcore.backends import main_memory
 from dqcore.errors import InputError
 
-__all__ = ["DATABASE", "SUFFIXES", "Archive", "Lmdb", "Tar", "Zip", "is_image_name"]
+__all__ = ["DATABASE", "SUFFIXES", "UNREAD", "Archive", "Lmdb", "Tar", "Zip", "is_image_name"]
 
 #: Endings of the files that are taken from a folder or an archive; a ``.txt`` list may name any file.
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+#: Endings of images that a folder may hold and that are not read, which is said.
+UNREAD = (".avif", ".heic", ".heif", ".jp2", ".jxl")
 #: The file by which a folder is known as an LMDB database.
 DATABASE = "data.mdb"
 #: An image in an archive may take this part of the memory before it is decoded.

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from dqcore.data.archives import is_archive, is_archive_name, member_path, open_archive
-from dqcore.data.containers import SUFFIXES, is_image_name
+from dqcore.data.containers import SUFFIXES, UNREAD, is_image_name
 from dqcore.errors import InputError
+from dqcore.progress import counted
 
 __all__ = [
     "image_name",
@@ -137,21 +138,27 @@ def _of_folder(source: Path) -> list[Path]:
     def place(path: Path) -> str:
         return path.relative_to(source).as_posix()
 
-    images, archives = _walk(source)
+    images, archives, unread = _walk(source)
+    if unread:
+        log.warning(
+            "%s: %s of kinds that are not read here, such as %s", source, counted(len(unread), "image"), min(unread)
+        )
     if images and archives:
-        log.warning("%s: %d archives beside the images are not read, such as %s", source, len(archives), min(archives))
+        left = counted(len(archives), "archive")
+        log.warning("%s: %s beside the images not read, such as %s", source, left, min(archives))
     if images:
         return sorted(images, key=place)
     return [path for archive in sorted(archives, key=place) for path in _members(archive)]
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images and archives below a folder.
+def _walk(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Images and archives below a folder, and images of kinds that are not read.
 
     Links to folders are followed, but each folder is searched once, by its own path first.
     """
     images: list[Path] = []
     archives: list[Path] = []
+    unread: list[Path] = []
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -165,10 +172,11 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
             folders[:] = [name for name in folders if not name.startswith(".")]
             links += [path for name in folders if (path := Path(base, name)).is_symlink()]
             images += [Path(base, name) for name in names if is_image_name(name)]
+            unread += [Path(base, name) for name in names if name.lower().endswith(UNREAD) and name[0] != "."]
             found = [Path(base, name) for name in names if is_archive_name(name)]
             archives += [path if is_archive(path) else path.parent for path in found]
         waiting += sorted(links)
-    return images, archives
+    return images, archives, unread
 
 
 def read_lines(source: Path) -> list[str]:

@@ -25,7 +25,7 @@ from dqcore.metrics.coding import bits_per_pixel
 __all__ = ["SUFFIX", "StreamFolder", "Written", "encode_photo", "encode_photos", "write_stream_file"]
 
 SUFFIX = ".dqc"
-_EVERY = 50  # photos after which the index is written
+_LEAST = 50  # photos between two times that the index is written
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class StreamFolder:
         self.index["images"] = [entry for entry in self.index["images"] if self._is_whole(entry)]
         self._files = {entry["file"] for entry in self.index["images"]}
         self._begun = listed - self._files | set(self.index.get("begun", ()))  # ours, but lost or perhaps cut off
+        self._next_flush = 0
         if not (folder / INDEX).is_file():
             self.flush()  # says whose folder this is, so that a run that is killed at once can go on
 
@@ -145,7 +146,7 @@ class StreamFolder:
         forget_broken(self.index, name)
         about = {"size": list(written.size), "bytes": len(written.data), "num_codes": written.num_codes}
         self.index["images"].append({"name": name, "file": file, "sha256": digest, **about})
-        if len(self.index["images"]) % _EVERY == 0:
+        if len(self.index["images"]) >= self._next_flush:
             self.flush()
 
     def skip(self, name: str, reason: str, digest: str) -> None:
@@ -154,8 +155,10 @@ class StreamFolder:
         self.index["broken"].append({"name": name, "reason": reason, "sha256": digest})
 
     def flush(self) -> None:
-        """Write the index."""
+        """Write the index, next after as many more photos as keep the time for it a small share of the whole."""
         write_sealed(self.folder / INDEX, self.index)
+        listed = len(self.index["images"])
+        self._next_flush = listed + max(_LEAST, listed // 20)
 
 
 class _Task(NamedTuple):

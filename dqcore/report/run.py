@@ -178,11 +178,17 @@ def _held_out(config: dict[str, Any], images: Path | None) -> list[Path]:
         return list_photos([images])
     options, held = config["options"], config["data"].get("validation")
     if options["validation"] is not None:
-        return list_images(options["validation"])
+        return list_images(_as_started(config, options["validation"]))
     if not options["validation_share"]:
         raise InputError("images: the run held out no images; name a folder of some")
-    data = Path(options["data"])
+    data = _as_started(config, options["data"])
     return training_split(data, list_images(data), options["validation_share"], held).validation
+
+
+def _as_started(config: dict[str, Any], path: str) -> Path:
+    """A path among the options, seen from the folder that the run was started in; from this one where that is gone."""
+    place = Path(config.get("started_in", ""), path)
+    return place if place.exists() else Path(path)
 
 
 def _remark(kind: Provenance) -> str:

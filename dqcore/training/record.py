@@ -49,6 +49,7 @@ class RunRecord:
         parameters, codebook = count_numbers(self.model)
         return {
             "options": self.options.as_json(),
+            "started_in": str(Path.cwd()),  # where relative paths among the options begin
             **self.about,
             "parameters": parameters,
             "codebook_numbers": codebook,

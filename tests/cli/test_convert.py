@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import torch
 
@@ -27,6 +28,13 @@ def test_a_vqgan_there_and_back(run, fails, tmp_path):
     code, out, _ = run(*there)
     assert code == 0 and "tensors in" in out
     assert "is there already" in fails(*there)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))  # as on a full disk
+    try:
+        assert "File too large" in fails(*there[:-1], tmp_path / "more.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "more.ckpt").exists()
     code, out, _ = run("convert", tmp_path / "theirs.ckpt", "--out", tmp_path / "back")
     assert code == 0 and "holds a tokenizer of taming-transformers" in out
     image = torch.rand(1, 3, 8, 12) * 2 - 1

@@ -157,6 +157,19 @@ def test_work_goes_on_when_nobody_reads_on(tmp_path, monkeypatch):
     assert _printing(tmp_path, monkeypatch, writer) == 0
 
 
+def test_an_error_is_the_last_line_of_a_log(tmp_path, monkeypatch):
+    def fail():
+        print("1 of 2 done")
+        raise InputError("1 was not done")
+
+    monkeypatch.setattr("dqcore.cli.info.info", fail)
+    with open(tmp_path / "log", "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        monkeypatch.setattr(sys, "stderr", file)
+        assert cli.main(["info"]) == 2
+    assert (tmp_path / "log").read_text() == "1 of 2 done\ndqcore: error: 1 was not done\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_disk_under_stdout_is_an_error_after_the_work(tmp_path, monkeypatch):
     assert _printing(tmp_path, monkeypatch, "/dev/full") == 2

@@ -51,6 +51,11 @@ def _left_column(text):
     return "\n".join(line for line in text.splitlines() if re.match(r"^\W{1,3}-", line))
 
 
+def test_arguments_that_may_be_left_out_say_so():
+    assert "usage: dqcore evaluate [IMAGES ...] [OPTIONS]" in verb_help("evaluate")
+    assert "usage: dqcore encode PHOTOS ... --out PATH" in verb_help("encode")
+
+
 def test_examples_parse():
     """Each example by the verb's own parser, up to the work itself."""
     for verb in VERBS:

@@ -64,7 +64,14 @@ def test_archives_beside_images_are_named(make, image, tmp_path, caplog):
     make("all/b.tar", {"x.png": image(2)})
     with caplog.at_level(logging.WARNING, "dqcore"):
         assert [red(path) for path in list_images(tmp_path / "all")] == [10]
-    assert "1 archives beside the images are not read, such as" in caplog.text and "b.tar" in caplog.text
+    assert "1 archive beside the images not read, such as" in caplog.text and "b.tar" in caplog.text
+
+
+def test_images_of_other_kinds_are_named(make, image, tmp_path, caplog):
+    make("all", {"x.png": image(1), "sub/y.HEIC": b"?", "z.avif": b"?", "._w.avif": b"?"})
+    with caplog.at_level(logging.WARNING, "dqcore"):
+        assert [red(path) for path in list_images(tmp_path / "all")] == [10]
+    assert "2 images of kinds that are not read here, such as" in caplog.text and "y.HEIC" in caplog.text
 
 
 def test_names_in_an_archive(make, image):

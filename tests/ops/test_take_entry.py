@@ -15,7 +15,7 @@ from dqcore.models.tapes import coarse_to_fine_tape
 from dqcore.ops.reference.take_entry import go
 from dqcore.ops.take_entry import take_entry
 
-BLOCK = 32  # of a long tape in short
+BLOCK = 4  # of a long tape in short; some entries that are taken begin one
 
 SETTINGS = [(1.0, None, 1.0), (1e-30, 1, 1.0), (1e30, 2, 1e-9), (0.5, None, 0.5)]
 
