@@ -17,11 +17,11 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dqcore.cli.given import naming
-from dqcore.cli.options import function_of
+from dqcore.cli.options import Option, function_of, options_of
 from dqcore.cli.output import lasting
 from dqcore.cli.signals import endable, ending_at_once
 from dqcore.cli.verbs import VERBS
@@ -152,7 +152,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     from dqcore.cli.complaint import in_plain_words
     from dqcore.cli.near import check_options
 
-    _check_words(words)
+    _check_words(verb, words)
     check_options(verb, words)
     complaint = io.StringIO()
     try:
@@ -164,17 +164,30 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     raise InputError(f"{in_plain_words(complaint.getvalue())} (see dqcore {verb} --help)")
 
 
-def _check_words(words: Sequence[str]) -> None:
+def _check_words(verb: str, words: Sequence[str]) -> None:
     """Refuse what would be read as something else, or for ever: an empty path, a number beyond 64 bits, a pipe."""
-    for before, word in zip(["", *words], words, strict=False):
-        name = before if before.startswith("--") else "argument"
-        option, _, value = word.partition("=") if word.startswith("--") else (name, "", word)
-        if not value and (not word or word.endswith("=")):
-            raise InputError(f"{option.lstrip('-')}: expected something, got an empty text")
-        if value and _is_no_file(value):
-            raise InputError(f"{option.lstrip('-')}: {value} is a pipe or a device, expected a file or a folder")
+    for name, value in _values(options_of(verb), words):
+        if not value:
+            raise InputError(f"{name}: expected something, got an empty text")
+        if _is_no_file(value):
+            raise InputError(f"{name}: {value} is a pipe or a device, expected a file or a folder")
         if re.fullmatch(r"[+-]?\d{19,}", value) and abs(int(value[:400])) >= 2**63:
-            raise InputError(f"{option.lstrip('-')}: expected a number below 2**63, got {value[:40]}")
+            raise InputError(f"{name}: expected a number below 2**63, got {value[:40]}")
+
+
+def _values(options: Sequence[Option], words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The values among the words, each with the name of what it is for; words that name nothing are values too."""
+    named = {word: option for option in options for word in option.typed}
+    free = next((option for option in options if option.positional), None)
+    now = free
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in named:
+            now = free if named[flag].switch else named[flag]
+            if not equals:
+                continue
+        yield now.name if now else "argument", value if flag in named else word
+        now = now if now and now.many else free
 
 
 def _is_no_file(word: str) -> bool:

@@ -204,7 +204,12 @@ def test_an_interruption_that_a_library_takes_for_something_else(run, monkeypatc
     [
         (["encode", "x.png", "--out", ""], "out: expected something"),
         (["encode", "x.png", "--out="], "out: expected something"),
-        (["sample", ""], "argument: expected something"),
+        (["sample", ""], "prior: expected something"),
+        (["encode", "x.png", ""], "photos: expected something"),
+        (["encode", "x.png", "-o", ""], "out: expected something"),
+        (["evaluate", "x", "--ratios", "0.5", ""], "ratios: expected something"),
+        (["decode", "--overwrite", "", "-o", "x"], "codes: expected something"),
+        (["info", ""], "argument: expected something"),
         (["sample", "--seed", "99999999999999999999"], r"seed: expected a number below 2**63"),
         (["demo", "--steps=99999999999999999999"], r"steps: expected a number below 2**63"),
     ],
