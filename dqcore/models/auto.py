@@ -113,9 +113,14 @@ def load_identified(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, str]:
     """
     for _ in range(_TRIES):
         before = _states(path)
-        model, identity = load_saved(path, kinds), fingerprint(path)
+        try:
+            found = load_saved(path, kinds), fingerprint(path)
+        except InputError:  # of one training step's config and another's weights there is no model
+            if _states(path) == before:
+                raise
+            continue
         if _states(path) == before:
-            return model, identity
+            return found
     raise InputError(f"{path}: the model is saved anew while it is read; try again when that has ended")
 
 

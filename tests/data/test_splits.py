@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from dqcore.data.listing import spread
 from dqcore.data.splits import least_held_out, training_split
 
 
@@ -24,3 +27,12 @@ def test_how_many_are_held_out(tmp_path, count, share, at_least, held):
     assert len(split.validation) == held and len(split.training) == count - held
     again = training_split(tmp_path, paths[::-1], share, at_least)
     assert set(again.validation) == set(split.validation)
+
+
+@pytest.mark.parametrize(("count", "most"), [(10, 4), (3, 4), (4, 4), (1000, 7)])
+def test_some_of_many_are_spread_over_all(count, most):
+    paths = [Path(str(number)) for number in range(count)]
+    found = [int(str(path)) for path in spread(paths, most)]
+    assert len(found) == min(count, most) and found == sorted(set(found))
+    steps = [after - before for before, after in zip(found, [*found[1:], count], strict=True)]
+    assert found[0] == 0 and max(steps) - min(steps) <= 1
