@@ -34,7 +34,8 @@ def test_the_tails_are_those_of_the_exact_gelu(route):
     one = torch.ones(1, 1, dtype=torch.bfloat16, device=route)
     out = linear_gelu(x, one, one[0] * 0)
     expected = F.gelu(x.double())
-    torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=1e-7)
+    own = dqcore.backends.route(x.device) == "cpu"  # PyTorch's layer, whose tails depend on the CPU
+    torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=2e-6 if own else 1e-7)
     assert (F.gelu(x.double(), approximate="tanh") - expected).abs().max() > 1e-4  # the other one would be seen
 
 

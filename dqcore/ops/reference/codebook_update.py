@@ -50,7 +50,7 @@ def codebook_update_reference(
 def move_averages(cluster_size: Tensor, idle: Tensor, counts: Tensor, decay: float) -> Tensor:
     """Move the averages of the counts; return the share of the new batch in an average, 0 for an empty batch."""
     some = counts.any()
-    share = (some * (1 - decay)).to(counts.dtype)
+    share = some.to(counts.dtype) * (1 - decay)
     cluster_size.lerp_(counts, share)
     idle.add_(some).masked_fill_(counts > 0, 0)
     return share

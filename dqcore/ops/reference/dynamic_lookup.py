@@ -33,12 +33,12 @@ def dynamic_lookup_reference(
     quantized = straight_through.masked_fill(~coded[:, None], 0).contiguous(memory_format=memory_format(maps[-1]))
     counts, sums = error.new_zeros(0), error.new_zeros(0)
     if with_sums:
-        weight = 1 / cells.flatten()
+        weight = cells.flatten().to(wide).reciprocal()
         # A cell without a code is added to an extra last row of the sums, which is then cut off.
         row = torch.where(coded, nearest, len(codebook)).flatten()
         flat = merged.detach().permute(0, 2, 3, 1).flatten(0, 2).to(wide)
         sums = flat.new_zeros(len(codebook) + 1, flat.shape[1]).index_add(0, row, flat * weight[:, None])[:-1].clone()
-        counts = flat.new_zeros(len(codebook) + 1).index_add(0, row, weight.to(wide))[:-1].clone()
+        counts = flat.new_zeros(len(codebook) + 1).index_add(0, row, weight)[:-1].clone()
     return nearest.masked_fill(~coded, -1), quantized, error, counts, sums
 
 
