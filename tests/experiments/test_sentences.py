@@ -94,3 +94,18 @@ def test_crops_of_a_headline_result_are_those_of_its_data():
             data=Path(row.folder), tokenizer=Path("t"), preprocessing=name, views=int(views)
         ).resolved()
         assert prior_options.views == int(views)
+
+
+@pytest.mark.parametrize(
+    ("name", "papers"),
+    [
+        ("budget", {"1": "3.6288", "10": "3.5311", "100": "3.7932"}),
+        ("layers", {"2": "4.91", "4": "5.32", "6": "6.08"}),
+        ("priors", {"coarse to fine": "4.91", "raster-dynamic": "about 18", "global-local": "about 24"}),
+    ],
+)
+def test_what_the_paper_found_stands_beside_it(name, papers):
+    (table,) = EXPERIMENTS[name].summarise(Results(rows(name, MADE_UP[name](True))))["tables"]
+    assert "the paper's" in table["columns"][-1]
+    found = {row[0]: row[-1] for row in table["rows"]}
+    assert papers.items() <= found.items() and set(found.values()) <= {*papers.values(), "-"}
