@@ -83,7 +83,7 @@ def test_hours_are_images_over_rates():
 
 def test_crops_of_a_headline_result_are_those_of_its_data():
     for row in headline.ROWS:
-        tokenizer, prior, _ = (shlex.split(command) for command in headline.commands(row))
+        tokenizer, prior, *_ = (shlex.split(command) for command in headline.commands(row))
         name, views, epochs = (prior[prior.index(f"--{word}") + 1] for word in ("preprocessing", "views", "epochs"))
         assert tokenizer[tokenizer.index("--preprocessing") + 1] == name and int(views) * int(epochs) == 100
         options = TokenizerTraining(recipe=row.recipe, data=Path(row.folder), preprocessing=name).resolved()
