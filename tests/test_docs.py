@@ -63,6 +63,17 @@ def test_switches_to_the_authors_ways_are_real():
             assert dataclasses.replace(fields[name], **{name: ast.literal_eval(value)}) != fields[name]
 
 
+def test_cited_sections_are_there():
+    """The paper has the tokenizer in section 3.2 and the prior in 3.3."""
+    found, section = set(), re.compile(r"\b([Pp]aper|supplement)[,:]? section (\d(?:\.\d)?)")
+    for path in (ROOT / "dqcore").rglob("*.py"):
+        text = " ".join(path.read_text().split())
+        found |= {(path.stem, *cited) for cited in section.findall(text)}
+    assert {("budget", "paper", "3.2"), ("learning", "paper", "3.2"), ("raster", "supplement", "3.2")} <= found
+    allowed = {"paper": {"3.2", "3.3"}, "supplement": {"1", "2.1", "2.2", "3.1", "3.2", "3.3"}}
+    assert not {cited for cited in found if cited[2] not in allowed[cited[1].lower()]}
+
+
 def test_every_page_is_in_the_contents():
     contents = re.findall(r"^  - [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(contents) == [page.name for page in PAGES]
