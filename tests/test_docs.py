@@ -1,5 +1,7 @@
 """The site: it builds, its Python blocks run, its commands are read by the verbs' own parsers."""
 
+import ast
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dqcore import DQTransformerConfig, DQVAEConfig
 from dqcore.cli.dispatch import read_arguments, split_verb
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +43,35 @@ def test_commands_parse(command):
     assert program == "dqcore"
     verb, rest = split_verb(words)
     assert callable(read_arguments(verb, rest))
+
+
+def test_switches_to_the_authors_ways_are_real():
+    """Each stands in the last column of the table, as an option of training or a field of a model's config."""
+    _, _, section = (ROOT / "docs" / "exchange.md").read_text().partition("## Where the authors' code does otherwise")
+    rows = [line.split("|") for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    switches = [switch for row in rows for switch in re.findall(r"`([^`]+)`", row[-2])]
+    fields = {"entropy_bins": DQVAEConfig(), "num_heads": DQTransformerConfig()}
+    assert len(switches) == 6
+    for switch in switches:
+        if switch.startswith("--"):
+            stage, tokenizer = ("prior", ["--tokenizer", "runs/mine"]) if "views" in switch else ("tokenizer", [])
+            assert callable(
+                read_arguments(*split_verb(["train", stage, "--data", "photos", *tokenizer, *switch.split()]))
+            )
+        else:
+            name, _, value = switch.partition("=")
+            assert dataclasses.replace(fields[name], **{name: ast.literal_eval(value)}) != fields[name]
+
+
+def test_cited_sections_are_there():
+    """The paper has the tokenizer in section 3.2 and the prior in 3.3."""
+    found, section = set(), re.compile(r"\b([Pp]aper|supplement)[,:]? section (\d(?:\.\d)?)")
+    for path in (ROOT / "dqcore").rglob("*.py"):
+        text = " ".join(path.read_text().split())
+        found |= {(path.stem, *cited) for cited in section.findall(text)}
+    assert {("budget", "paper", "3.2"), ("learning", "paper", "3.2"), ("raster", "supplement", "3.2")} <= found
+    allowed = {"paper": {"3.2", "3.3"}, "supplement": {"1", "2.1", "2.2", "3.1", "3.2", "3.3"}}
+    assert not {cited for cited in found if cited[2] not in allowed[cited[1].lower()]}
 
 
 def test_every_page_is_in_the_contents():

@@ -39,7 +39,8 @@ def report(
         out: The HTML file; by default report.html in the run's folder.
         photos: Images shown, at most.
         size: Measure the central square of this many pixels instead of whole photos.
-        twin: Folder of another tokenizer, usually of fixed length, to put beside it.
+        twin: Folder of another tokenizer, usually of fixed length, to put beside it, with a map of its errors beside
+            that of the codes.
         device: auto, cpu, cuda or cuda:N.
     """
     if photos < 1:

@@ -1,6 +1,6 @@
 """How soon a router learns to follow detail: its map and its distortion after each part of a training run.
 
-Of the paper: section 3.1, whose gate is trained by the straight-through estimator; with a discriminator and without.
+Of the paper: section 3.2, whose gate is trained by the straight-through estimator; with a discriminator and without.
 """
 
 from __future__ import annotations

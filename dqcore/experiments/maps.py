@@ -1,6 +1,6 @@
 """Grain maps beside the error map of a VQGAN that was trained beside them, router by router.
 
-Of the paper: figures 2 and 3 of the supplement.
+Of the paper: figures 2 and 3 of the supplement. ``dqcore report RUN --twin VQGAN`` draws them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,11 @@ def summarise(results: Results) -> dict[str, Any]:
         if f"{router}-r0.5" in results.arms
     ]
     columns = ("router", *(f"{'grain map' if name == 'grain' else name}, {how}" for name, how in kinds))
-    notes = ["Spearman's rank correlation with the squared error of a VQGAN f16 of the same seed and training."]
+    notes = [
+        "Spearman's rank correlation with the squared error of a VQGAN f16 of the same seed and training.",
+        "Both maps are drawn by `dqcore report runs/reproduce/runs/feature-r0.5-seed0 "
+        "--twin runs/reproduce/runs/vqgan-f16-seed0`.",
+    ]
     return summary(TITLE, _claims(results), [table("Rank correlation", columns, rows)], notes=notes)
 
 

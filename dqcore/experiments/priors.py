@@ -34,6 +34,8 @@ __all__ = ["arms", "crops_of", "measure", "measure_prior", "summarise"]
 TITLE = "Priors"
 OURS, RASTER = "dqtransformer", "raster"
 DESIGNS = {OURS: "coarse to fine", "raster-dynamic": "raster-dynamic", "global-local": "global-local"}
+#: Their FID on FFHQ (supplement, section 3.2 and table 2).
+PAPER = {OURS: "4.91", "raster-dynamic": "about 18", "global-local": "about 24"}
 STYLES = {OURS: "first", "raster-dynamic": "second", "global-local": "third"}
 #: Images of which the bits are counted together.
 BATCH = 16
@@ -111,11 +113,13 @@ def summarise(results: Results) -> dict[str, Any]:
             results.interval(name, "bits").text(1),
             results.interval(name, "frechet").text(1),
             results.interval(name, "images_per_second").text(1),
+            PAPER.get(name, "-"),
         )
         for name in (*DESIGNS, RASTER)
         if name in results.arms
     ]
-    columns = ("prior", "parameters", "bits per image", f"Frechet distance ({LITE0})", "images per second")
+    measured = ("parameters", "bits per image", f"Frechet distance ({LITE0})", "images per second")
+    columns = ("prior", *measured, "the paper's FID on FFHQ")
     lines = [
         series(DESIGNS[name], results.curve(name, "validation", "bits_per_image"), STYLES[name]) for name in DESIGNS
     ]

@@ -25,6 +25,7 @@ from dqcore.inference.twin import compare_twin
 from dqcore.progress import counted
 from dqcore.report.charts import rate_chart, tokenizer_charts
 from dqcore.report.headline import granularities, headline, peer_rows, target_ratio
+from dqcore.report.maps import codes_beside_errors
 from dqcore.report.page import Gallery, Page, write_page
 from dqcore.report.photos import photo_entry
 from dqcore.training.log import read_metrics, read_pictures
@@ -67,7 +68,7 @@ def report_run(
         max_photos: Photos shown, and compared with codecs and at other ratios, at most.
         max_images: Photos measured, at most; of more than these some, spread evenly.
         protocol: What of each photo is measured; by default the whole photo at its native size.
-        twin: Folder of another tokenizer to put beside it, on the photos shown.
+        twin: Folder of another tokenizer to put beside it, on the photos shown, with a map of its errors.
         device: Where to run the model.
         opening: More pictures, before the photos.
         galleries: More pictures, after the photos.
@@ -86,7 +87,7 @@ def report_run(
     comparison = Comparison(model, cost, details=_details(model.config), limit=max_photos, keep=True)
     found = evaluate_tokenizer(model, batches, cost=cost, protocol=str(protocol), each=comparison)
     shown = PhotoBatches(batches.good[: len(comparison.shown)], protocol)
-    peers = (comparison.own, *comparison.peers, *(() if twin is None else _twin(model, cost, twin, shown, device)))
+    twins, beside = _twin(model, cost, twin, comparison, shown, device)
     known = provenance(run, batches.good)
     page = Page(
         title=title or f"{config['options']['preset']}: a report",
@@ -95,10 +96,10 @@ def report_run(
         photos_title=_photos_title(known),
         photos_remark=_photos_remark(len(comparison.shown), known),
         opening=opening,
-        galleries=[*while_it_trained(run, PICTURED), *galleries],
+        galleries=[*beside, *while_it_trained(run, PICTURED), *galleries],
         charts=tokenizer_charts(read_metrics(run / "metrics.jsonl"), found, target_ratio(model)),
         settings=_settings(config, found, say_provenance(known), len(every)) | how_far(run),
-        **_parts(model, found, comparison, peers, _entries(batches.good, comparison, known, model.config)),
+        **_parts(model, found, comparison, twins, _entries(batches.good, comparison, known, model.config)),
     )
     return write_page(out or run / "report.html", page), found
 
@@ -109,10 +110,16 @@ def how_far(run: Path) -> dict[str, str]:
     return {} if now is None else {"training": str(now)}
 
 
-def _twin(model: Any, cost: StreamCost, folder: Path, shown: PhotoBatches, device: str) -> tuple[PeerNumbers, ...]:
-    """Another tokenizer on the photos shown."""
-    other = load_tokenizer(folder, device)
-    return tuple(compare_twin(model, cost, other, StreamCost.of_checkpoint(folder, other.config), shown))
+def _twin(
+    model: Any, cost: StreamCost, folder: Path | None, comparison: Comparison, shown: PhotoBatches, device: str
+) -> tuple[tuple[PeerNumbers, ...], list[Gallery]]:
+    """Another tokenizer on the photos shown, its numbers and its errors beside the codes; nothing without a folder."""
+    if folder is None:
+        return (), []
+    twin = load_tokenizer(folder, device)
+    numbers = compare_twin(model, cost, twin, StreamCost.of_checkpoint(folder, twin.config), shown)
+    names = [path.stem for path in shown.good]
+    return numbers, codes_beside_errors(twin, comparison.shown, names, model.config)
 
 
 def while_it_trained(run: Path, shown: str) -> list[Gallery]:
@@ -134,14 +141,14 @@ def _entries(
 
 
 def _parts(
-    model: Any, found: Evaluation, comparison: Comparison, peers: Sequence[PeerNumbers], photos: list[dict[str, Any]]
+    model: Any, found: Evaluation, comparison: Comparison, twins: Sequence[PeerNumbers], photos: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What the page shows of the measurements."""
     return {
         "headline": headline(model, found),
         "legend": granularities(model, found),
         "photos": photos,
-        "peers": peer_rows(peers, len(photos)),
+        "peers": peer_rows((comparison.own, *comparison.peers, *twins), len(photos)),
         "results": rate_chart(comparison.curve, len(photos)),
     }
 

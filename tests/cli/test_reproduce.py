@@ -16,11 +16,12 @@ def test_headline_prints_commands_and_hours(run, tmp_path):
     assert code == 0
     for row in headline.ROWS:
         assert all(command in out for command in headline.commands(row))
+        assert "--metrics fid" in headline.commands(row)[-1]
     assert re.search(r"FFHQ +4\.91 +60,000 .* 33 +8 ", out)
     assert (tmp_path / "headline" / "summary.json").is_file()
 
 
-@pytest.mark.parametrize("number", range(3), ids=["tokenizer", "prior", "sample"])
+@pytest.mark.parametrize("number", range(4), ids=["tokenizer", "prior", "sample", "evaluate"])
 def test_the_commands_of_the_headline_results_are_real(number, run):
     lines = [headline.commands(row)[number] for row in headline.ROWS]
     words = shlex.split(lines[0])

@@ -6,6 +6,7 @@ import pytest
 
 from dqcore.experiments import EXPERIMENTS, SCALES
 from dqcore.experiments.arms import dual, fixed, prior, triple, with_needs
+from dqcore.experiments.ratios import TRIPLES
 from dqcore.experiments.train import new_tokenizer
 from dqcore.models.auto import PRIORS, kind_of_preset
 from dqcore.models.tokenizers.config import TokenizerConfig
@@ -47,8 +48,15 @@ def test_arms_have_what_their_names_say():
     scale = SCALES["cpu"]
     config = new_tokenizer(dual(scale, 0, "entropy", 0.3, 100)).config
     assert (config.router, config.target_ratio, config.budget_weight) == ("entropy", (0.3,), 100)
-    config = new_tokenizer(triple(scale, 0, (0.075, 0.625))).config
-    assert config.strides == (32, 16, 8) and config.target_ratio == (0.075, 0.625) and config.router == "feature"
+    config = new_tokenizer(triple(scale, 0, (0.625, 0.075))).config
+    assert config.strides == (32, 16, 8) and config.target_ratio == (0.625, 0.075) and config.router == "feature"
+
+
+@pytest.mark.parametrize(("shares", "codes"), zip(TRIPLES, (409.6, 256), strict=True))
+def test_triples_have_the_papers_mean_number_of_codes(shares, codes):
+    """Of an image of 256 pixels, which has 64 regions of stride 32."""
+    share_of_16, share_of_8 = shares
+    assert 64 * (1 + 3 * share_of_16 + 15 * share_of_8) == pytest.approx(codes)
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from dqcore.experiments import EXPERIMENTS, headline, read_results, read_summari
 from dqcore.experiments.budget import settled
 from dqcore.experiments.ratios import at_codes
 from dqcore.experiments.results import Results
+from dqcore.training import PriorTraining, TokenizerTraining
 
 spec = importlib.util.spec_from_file_location("made_up", Path(__file__).with_name("made_up.py"))
 made_up = importlib.util.module_from_spec(spec)
@@ -77,3 +79,33 @@ def test_hours_are_images_over_rates():
     large, base = (next(r for r in headline.ROWS if r.data == f"ImageNet, {size}") for size in ("large", "base"))
     assert large.prior_hours == pytest.approx(base.prior_hours * 611.2 / 308.9)
     assert {row.fid for row in headline.ROWS} >= {4.91, 6.54, 6.21}
+
+
+def test_crops_of_a_headline_result_are_those_of_its_data():
+    for row in headline.ROWS:
+        tokenizer, prior, *_ = (shlex.split(command) for command in headline.commands(row))
+        name, views, epochs = (prior[prior.index(f"--{word}") + 1] for word in ("preprocessing", "views", "epochs"))
+        assert tokenizer[tokenizer.index("--preprocessing") + 1] == name and int(views) * int(epochs) == 100
+        options = TokenizerTraining(recipe=row.recipe, data=Path(row.folder), preprocessing=name).resolved()
+        assert options.crop == {"FFHQ": "random-resized", "CelebA-HQ": "center", "LSUN church": "center"}.get(
+            row.data, "random"
+        )
+        prior_options = PriorTraining(
+            data=Path(row.folder), tokenizer=Path("t"), preprocessing=name, views=int(views)
+        ).resolved()
+        assert prior_options.views == int(views)
+
+
+@pytest.mark.parametrize(
+    ("name", "papers"),
+    [
+        ("budget", {"1": "3.6288", "10": "3.5311", "100": "3.7932"}),
+        ("layers", {"2": "4.91", "4": "5.32", "6": "6.08"}),
+        ("priors", {"coarse to fine": "4.91", "raster-dynamic": "about 18", "global-local": "about 24"}),
+    ],
+)
+def test_what_the_paper_found_stands_beside_it(name, papers):
+    (table,) = EXPERIMENTS[name].summarise(Results(rows(name, MADE_UP[name](True))))["tables"]
+    assert "the paper's" in table["columns"][-1]
+    found = {row[0]: row[-1] for row in table["rows"]}
+    assert papers.items() <= found.items() and set(found.values()) <= {*papers.values(), "-"}

@@ -181,6 +181,17 @@ def test_while_it_trains(run, tmp_path):
     assert "step 1,000 of 4,000, 3.25 images a second, at most 0.5 GiB of memory, about 1 min 30 s to go" in text
 
 
+def test_a_twins_errors_stand_beside_the_codes(run, tmp_path):
+    dqcore.VQGAN.from_preset("vqgan-f16-tiny", channels=8, latent_channels=16, dim=16).save_pretrained(
+        tmp_path / "twin"
+    )
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "photo.png")
+    photo, page = tmp_path / "photo.png", tmp_path / "page.html"
+    text = report_run(run, images=photo, out=page, twin=tmp_path / "twin")[0].read_text()
+    assert "Codes and the twin" in text and "twin (VQGAN)" in text
+    assert "Codes and the twin" not in report_run(run, images=photo, out=page)[0].read_text()
+
+
 def test_other_images_and_place(run, tmp_path):
     page, found = report_run(run, images=sample_folder("train"), out=tmp_path / "page.html", max_images=2)
     assert page == tmp_path / "page.html"

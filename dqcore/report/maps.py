@@ -1,0 +1,66 @@
+"""Where a twin errs, and where a tokenizer's codes are: figures 2 and 3 of the supplement, of one's own photos.
+
+Figures 4 and 5 show the codes at several ratios: in a report, the photos' bars do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dqcore.data.images import image_to_tensor, pad_to_stride, tensor_to_image
+from dqcore.inference.compare import Shown
+from dqcore.inference.protocol import decode_to_size
+from dqcore.report.page import Gallery
+from dqcore.report.pictures import error_map, grain_overlay, side_by_side
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["codes_beside_errors"]
+
+#: Photos, at most, and the longest side of each of the three pictures of one.
+PHOTOS, LONGEST = 6, 400
+
+
+def codes_beside_errors(twin: Any, shown: Sequence[Shown], names: Sequence[str], config: Any) -> list[Gallery]:
+    """A row for each photo: the photo, the twin's error, the codes of the tokenizer's own choice.
+
+    Args:
+        twin: Another tokenizer, usually of fixed length.
+        shown: The photos, with what the tokenizer made of them.
+        names: Their names.
+        config: The tokenizer's configuration.
+
+    Returns:
+        One gallery; none where all regions have equally many codes.
+    """
+    if config.num_granularities == 1 or not shown:
+        return []
+    rows = [
+        (image_to_tensor(_row(twin, photo, config)), name) for photo, name in zip(shown[:PHOTOS], names, strict=False)
+    ]
+    remark = "From left to right: the photo; the twin's error, bright where large; where this tokenizer's codes are."
+    return [Gallery("Codes and the twin's errors", remark, rows)]
+
+
+def _row(twin: Any, photo: Shown, config: Any) -> Image:
+    height, width = photo.image.shape[1:]
+    chosen = next(state for state in photo.states if state.detail is None)
+    padded = pad_to_stride(photo.image[None], config.strides[0])[0]
+    overlay = grain_overlay(padded, chosen.result.grain, config.num_granularities).crop((0, 0, width, height))
+    pictures = [tensor_to_image(photo.image), error_map(photo.image, _reconstructed(twin, photo.image)), overlay]
+    scale = min(1.0, LONGEST / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return side_by_side([picture.resize(size) for picture in pictures])
+
+
+@torch.no_grad()
+def _reconstructed(model: Any, image: Tensor) -> Tensor:
+    """An image ``(3, H, W)`` through a tokenizer, on the CPU."""
+    images = image[None].to(model.quantizer.codebook.weight.device)
+    encoding = model.encode(pad_to_stride(images, model.config.strides[0]))
+    return decode_to_size(model, encoding.codes, encoding.grain, *image.shape[1:])[0].cpu()
