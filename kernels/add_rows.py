@@ -46,5 +46,6 @@ def add_rows_fwd(x: Tensor | None, tables: list[Tensor], indices: list[Tensor]) 
                 *(out, dim),
                 BLOCK=block,
                 num_warps=max(block // 256, 1),
+                enable_fp_fusion=True,
             )
     return out
