@@ -125,4 +125,5 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
         scale = max(1, GALLERY_SIZE // max(picture.size))
         large = picture.resize((picture.width * scale, picture.height * scale))
         pictures.append({"caption": caption, "source": inline(large, "WEBP", quality=90)})
-    return {"title": gallery.title, "remark": gallery.remark, "pictures": pictures}
+    wide = any(image.shape[2] > 1.5 * image.shape[1] for image, _ in gallery.pictures)
+    return {"title": gallery.title, "remark": gallery.remark, "pictures": pictures, "wide": wide}

@@ -189,7 +189,9 @@ def test_a_twins_errors_stand_beside_the_codes(run, tmp_path):
     photo, page = tmp_path / "photo.png", tmp_path / "page.html"
     text = report_run(run, images=photo, out=page, twin=tmp_path / "twin")[0].read_text()
     assert "Codes and the twin" in text and "twin (VQGAN)" in text
-    assert "Codes and the twin" not in report_run(run, images=photo, out=page)[0].read_text()
+    assert text.count('<div class="gallery wide">') == 1  # three pictures in one
+    text = report_run(run, images=photo, out=page)[0].read_text()
+    assert "Codes and the twin" not in text and '<div class="gallery wide">' not in text
 
 
 def test_other_images_and_place(run, tmp_path):
