@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from dqcore.cli.sample import class_labels
 from dqcore.data.images import read_image, tensor_to_image
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.files.pictures import check_targets, write_picture
 from dqcore.inference.complete import complete as complete_photo
@@ -58,8 +58,7 @@ def complete(
         seed: Fixes the completions.
         device: auto, cpu, cuda or cuda:N.
     """
-    if count < 1:
-        raise InputError(f"count: expected at least 1, got {count}")
+    at_least(1, count=count)
     targets = [out / f"{photo.stem}-{index + 1}.png" for index in range(count)]
     kept = out / f"{photo.stem}-kept.png"
     check_targets([kept, *targets])

@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from dqcore.cli.targets import check_place
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.inference.protocol import Protocol
 from dqcore.report.page import check_page
 from dqcore.report.prior import is_prior, report_prior
@@ -42,8 +42,7 @@ def report(
         twin: Folder of another tokenizer, usually of fixed length, to put beside it.
         device: auto, cpu, cuda or cuda:N.
     """
-    if photos < 1:
-        raise InputError(f"photos: expected at least 1, got {photos}")
+    at_least(1, photos=photos)
     check_page(out)
     config = read_config(run)
     check_place(out or run / "report.html", "out")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from tyro.conf import Positional
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.experiments import (
     EXPERIMENTS,
     SCALES,
@@ -95,12 +95,9 @@ def _print_headline(out: Path) -> None:
 
 def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> None:
     """Refuse what cannot run, before anything is read."""
-    if seeds < 1:
-        raise InputError(f"seeds: expected at least 1, got {seeds}")
+    at_least(1, seeds=seeds, jobs=jobs)
     if minutes is not None and not minutes > 0:
         raise InputError(f"minutes_per_run: expected more than 0, got {minutes}")
-    if jobs is not None and jobs < 1:
-        raise InputError(f"jobs: expected at least 1, got {jobs}")
     if scale == "gpu" and not torch.cuda.is_available():
         raise InputError("scale: gpu needs a CUDA device, and there is none; expected cpu")
 

@@ -14,7 +14,7 @@ from tyro.conf import arg
 
 from dqcore.backends import choose_device
 from dqcore.distributed import TIMEOUT, World, join_world
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files.pictures import is_ours
 from dqcore.inference.features import features_of_files
 from dqcore.inference.load import hash_files
@@ -65,10 +65,7 @@ class SetOptions:
 
     def check(self) -> None:
         """Raise unless the numbers are in range."""
-        for name in ("limit", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}: expected at least 1, got {value}")
+        at_least(1, limit=self.limit, batch_size=self.batch_size)
 
     def choose(self, paths: list[Path]) -> list[Path]:
         """The images to measure, in their order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.ops.checks import check_tensor
 from dqcore.ops.reference.dropout_mask import dropout_mask_reference
 
@@ -39,9 +39,7 @@ def dropout_mask(seed: Tensor, num_heads: int, num_rows: int, num_columns: int, 
     check_tensor("seed", seed, dim=1, dtypes=(torch.int64,))
     if seed.shape[0] != 2:
         raise InputError(f"seed: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
-    for name, number in (("num_heads", num_heads), ("num_rows", num_rows), ("num_columns", num_columns)):
-        if number < 0:
-            raise InputError(f"{name}: expected at least 0, got {number}")
+    at_least(0, num_heads=num_heads, num_rows=num_rows, num_columns=num_columns)
     rows = torch.arange(num_rows, device=seed.device)
     return dropout_mask_reference(seed, num_heads, rows, num_columns, keep_of(dropout_p))
 
