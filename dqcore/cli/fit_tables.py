@@ -10,10 +10,9 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from dqcore.cli.broken import end_with_broken, name_broken
-from dqcore.data.images import image_to_tensor, list_images, readable_images
+from dqcore.data.images import image_to_tensor, list_images, pad_to_stride, readable_images
 from dqcore.errors import InputError, at_least
 from dqcore.inference.load import load_tokenizer
-from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.models.auto import model_folder
 from dqcore.progress import counted, progress_bar
 from dqcore.stream import fit_tables as fit

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import pad_to_stride
 from dqcore.errors import InputError
 from dqcore.metrics.distortion import round_to_8bit
 
@@ -30,7 +29,6 @@ __all__ = [
     "Protocol",
     "check_same_protocol",
     "decode_to_size",
-    "pad_to_stride",
     "said_otherwise",
     "say_versions",
 ]

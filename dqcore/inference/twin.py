@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.data.images import pad_to_stride
 from dqcore.distributed import ALONE, World
 from dqcore.inference.compare import peer_of
 from dqcore.inference.encoded import EncodedImages
 from dqcore.inference.measure import Measured, evaluate_tokenizer
 from dqcore.inference.peers import PeerNumbers, PeerTotals
-from dqcore.inference.protocol import decode_to_size, pad_to_stride
+from dqcore.inference.protocol import decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.models.tokenizers.base import Encoding
 
