@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from tyro.conf import arg
 
 from dqcore.backends import choose_device
+from dqcore.data.listing import choose
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError, at_least
 from dqcore.files.pictures import is_ours
@@ -69,10 +69,7 @@ class SetOptions:
 
     def choose(self, paths: list[Path]) -> list[Path]:
         """The images to measure, in their order."""
-        if self.limit is None or self.limit >= len(paths):
-            return paths
-        chosen = set(random.Random(self.seed).sample(range(len(paths)), self.limit))
-        return [path for index, path in enumerate(paths) if index in chosen]
+        return choose(paths, self.limit, self.seed)
 
 
 def load_network(options: SetOptions) -> FeatureNetwork:
