@@ -16,7 +16,7 @@ from dqcore.ops.dropout_mask import check_seed, draw_seed, keep_of
 from dqcore.ops.reference.add_layer_norm import add_layer_norm_backward_reference, add_layer_norm_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["add_layer_norm", "add_layer_norm_reference"]
+__all__ = ["add_layer_norm"]
 
 
 def add_layer_norm(

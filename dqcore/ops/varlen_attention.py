@@ -25,7 +25,7 @@ from dqcore.ops.reference.varlen_attention import varlen_attention_backward_refe
 from dqcore.ops.registry import Implementation, register
 from dqcore.ops.sequences import check_prefixes, check_seqlens, check_window, scale_of
 
-__all__ = ["Precision", "varlen_attention", "varlen_attention_backward_reference", "varlen_attention_reference"]
+__all__ = ["Precision", "varlen_attention"]
 
 Grads = tuple[Tensor, Tensor, Tensor]
 Precision = Literal["ieee", "tf32x3", "tf32"]
