@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # where a benchmark's helpers lie
-
 from machine import RESULTS, keep, machine, name_of, versions
 from timing import finished_time
 

@@ -2,20 +2,15 @@
 
 import copy
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from processes import launch
 from torch.nn.functional import normalize
 
 from dqcore.compat.vector_quantize_pytorch import VectorQuantize
 from dqcore.errors import InputError
 from dqcore.testing import exact_distances
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
-
-from processes import launch
 
 package = pytest.importorskip("vector_quantize_pytorch")
 DIM, SIZE = 12, 40
