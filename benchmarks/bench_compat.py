@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rows import met
-from timing import interleaved_medians
+from rows import beside
 from torch import nn
 from torch.nn import functional as F
 
@@ -207,16 +206,10 @@ def inference(layer, z):
     return run
 
 
-def note(benchmark, ours, peer, rounds, target=None):
-    """Time both in turn by the clock on the wall and write them down."""
-    mine, theirs = interleaved_medians(ours, peer, rounds=rounds)
-    speedup = {"theirs": theirs / mine}
-    benchmark.extra_info |= {"seconds": mine, "peers": {"theirs": theirs}, "speedup": speedup}
-    benchmark.extra_info |= {"threads": torch.get_num_threads()}
-    if target:
-        wanted = {"speedup": {"theirs": target}}
-        benchmark.extra_info |= {"target": wanted, "met": met(wanted, mine, speedup)}
-    benchmark(ours)
+def note(benchmark, ours, peer, rounds, least=None):
+    """Time both in turn and write them down."""
+    target = {"speedup": {"theirs": least}} if least else None
+    beside(benchmark, ours, {"theirs": peer}, rounds, target, threads=torch.get_num_threads())
 
 
 @pytest.mark.parametrize("library", PROBLEMS)

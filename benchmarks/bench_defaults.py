@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -17,9 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # where a benchmark's helpers lie
-
 from autoencoders import TASKS, Missing, train
 from default_layers import LAYERS
 from machine import machine, versions

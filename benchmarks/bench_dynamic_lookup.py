@@ -5,7 +5,7 @@ import torch
 from rows import compare, tf32
 
 from dqcore.ops import dynamic_lookup
-from dqcore.ops.dynamic_lookup import cells_per_code, merge_maps
+from dqcore.ops.layout import cells_per_code, merge_maps
 from dqcore.testing import assert_nearest
 
 SHAPES = {"cpu": (8, 256, 1024, 16), "cuda": (32, 256, 1024, 16)}  # images, channels, codes, regions a side

@@ -1,10 +1,10 @@
 """Sampling from DQ-Transformer: cached keys and values against running both transformers over all tokens each step."""
 
 import functools
-import time
 from unittest import mock
 
 import torch
+from timing import finished_time
 
 import dqcore
 from dqcore.models.priors.dq_transformer import DQTransformer
@@ -13,13 +13,6 @@ from dqcore.models.sampling.steps import CachedSteps
 
 BATCH = 8
 SLOTS = 128
-
-
-def now():
-    """Seconds, read when the work launched so far has ended."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class RecomputedSteps(CachedSteps):
@@ -56,9 +49,9 @@ def bench_cached_sampling(benchmark, device):
     cached = prior.generate(BATCH, seed=1)  # also warms up
     new_steps, times = prior.new_steps, []
     prior.new_steps = lambda rows, capacity, kind: RecomputedSteps(prior, rows)
-    start = now()
+    start = finished_time()
     recomputed = prior.generate(BATCH, seed=1)
-    times.append(now() - start)
+    times.append(finished_time() - start)
     prior.new_steps = new_steps
     benchmark.pedantic(prior.generate, (BATCH,), {"seed": 1}, rounds=3)
     assert recomputed == cached
@@ -133,10 +126,10 @@ def seconds_of_recomputation(prior, slots, tokens):
                 steps = RecomputedSteps(prior, slots)
                 steps.inputs = [prior.embed(zeros, zeros, zeros, zeros)] * (count - 1)
                 steps.next_rows = [zeros] * (count - 1)
-                start = now()
+                start = finished_time()
                 steps.positions(zeros, zeros, zeros)
                 steps.codes(zeros)
-                times.append(now() - start)
+                times.append(finished_time() - start)
             seconds.append(min(times))
     weights = (1, 4, 2, 4, 1)
     return tokens / 12 * sum(weight * time for weight, time in zip(weights, seconds, strict=True))

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from rows import compare, met
-from timing import interleaved_medians
+from rows import beside, compare
 
 import dqcore
 from dqcore.testing import assert_nearest
@@ -90,12 +89,7 @@ def bench_eager_training_step(benchmark, device):
     ours = step(quantizer, maps, grad, grain)
     calls = {"formula": step(Formula(quantizer.dim, quantizer.codebook_size).to(device), maps[1], grad, grain)}
     calls |= package(device, maps[1], grad)
-    mine, *others = interleaved_medians(ours, *calls.values(), rounds=15)
-    speedup = {name: seconds / mine for name, seconds in zip(calls, others, strict=True)}
-    benchmark.extra_info |= {"seconds": mine, "peers": dict(zip(calls, others, strict=True)), "speedup": speedup}
-    if device == "cuda":
-        benchmark.extra_info |= {"target": TARGET, "met": met(TARGET, mine, speedup)}
-    benchmark(ours)
+    beside(benchmark, ours, calls, 15, TARGET if device == "cuda" else None)
 
 
 def package(device, features, grad):

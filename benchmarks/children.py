@@ -32,17 +32,14 @@ class Child:
         folder: Where its log, ``<name>.log``, and its results, ``<name>.jsonl``, go. It finds the latter's path in the
             environment as ``REPORT_OUT``.
         name: Of the two files.
-        environment: Variables that it gets beside our own.
     """
 
-    def __init__(
-        self, arguments: list[str], folder: Path, name: str, environment: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, arguments: list[str], folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.log = (folder.resolve() / f"{name}.{ending}" for ending in ("jsonl", "log"))
         self.out.unlink(missing_ok=True)
         paths = [str(HERE.parent), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        known = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "REPORT_OUT": str(self.out)} | (environment or {})
+        known = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "REPORT_OUT": str(self.out)}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments], cwd=HERE.parent, env=known, text=True, start_new_session=True,

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Shared memory that a block may have, by compute capability, bytes.
-LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+from compile_measure import LIMITS, configuration, measure
+
 STORED = Path(__file__).with_name("results") / "compile.json"
 #: Multiprocessors of the largest GPU of each generation: some launches are cut by their number.
 PROCESSORS = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
@@ -72,7 +72,6 @@ class Driver:
 def compiling(arch: int, seen: Callable[[Any, str, dict[str, Any], Any], None]) -> None:
     """From here on launches only compile, for ``arch``, and call ``seen(kernel, configuration, arguments, result)``."""
     import triton
-    from compile_measure import configuration
 
     def compile_only(kernel: Any, grid: Any) -> Callable[..., None]:
         def launch(*args: Any, **options: Any) -> None:
@@ -95,7 +94,6 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     import compile_lookup
     import compile_sampling
     import compile_transformer
-    from compile_measure import measure
 
     found: dict[tuple[str, str], tuple[Any, dict[str, Any], Any]] = {}
 

@@ -19,7 +19,7 @@ from dqcore.kernels import (
     nearest_code,
     patch_entropy,
 )
-from dqcore.ops.patch_entropy import GREY, NO_MASS
+from dqcore.ops.reference.patch_entropy import GREY, NO_MASS
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:

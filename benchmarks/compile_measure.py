@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import compile_check
 import sass
+
+#: Shared memory that a block may have, by compute capability, bytes.
+LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
 #: Constants whose product is the number of elements that one turn of a kernel's main loop works on. For other kernels
 #: it is the product of all BLOCK_* constants; without any, one element a thread.
@@ -52,7 +54,7 @@ def _measure(kernel: Any, given: dict[str, Any], compiled: Any, code: list[sass.
         "registers": usage["REG"],
         "stack_bytes": usage["STACK"] + usage["LOCAL"],
         "shared_bytes": compiled.metadata.shared,
-        "shared_limit": compile_check.LIMITS[target],
+        "shared_limit": LIMITS[target],
         "num_warps": warps,
         "instructions": len(code),
         "instructions_per_element": round(loop[0] / share, 3) if loop else None,

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # where a benchmark's helpers lie
-
 from machine import RESULTS, keep, machine, name_of, versions
+from timing import finished_time
 
 from dqcore.testing import devices
 
@@ -43,13 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """Each device of this machine."""
     return request.param
-
-
-def finished_time() -> float:
-    """Seconds, read when the work launched so far has ended."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 _ROWS = pytest.StashKey[dict[str, dict[str, Any]]]()

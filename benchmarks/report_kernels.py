@@ -173,7 +173,7 @@ CASES: dict[str, Callable[[str, bool], Case]] = {
 }
 
 
-def table(call: Callable[[], object], steps: int, device: str, calls: int = 5) -> dict[str, Any]:
+def table(call: Callable[[], object], steps: int, device: str) -> dict[str, Any]:
     """Microseconds and launches of each kernel in one step, the longest first; on a CPU of each of PyTorch's ops."""
     on_gpu = device == "cuda"
 
@@ -183,7 +183,7 @@ def table(call: Callable[[], object], steps: int, device: str, calls: int = 5) -
         if on_gpu:
             torch.cuda.synchronize()
 
-    calls = 1 if steps > 1 else calls
+    calls = 1 if steps > 1 else 5
     run(1 if steps > 1 else 3)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as watched:
         run(calls)
@@ -209,12 +209,8 @@ def table(call: Callable[[], object], steps: int, device: str, calls: int = 5) -
 def show(name: str, found: dict[str, Any], most: int = 8) -> str:
     """A case's table in words."""
     lines = [f"{name}: {found['us']} us in kernels, {found['launches']} launches"]
-    return "\n".join(
-        [
-            *lines,
-            *(f"  {row['us']:10.1f} us x{row['launches']:<6} {row['kernel'][:90]}" for row in found["kernels"][:most]),
-        ]
-    )
+    lines += [f"  {row['us']:10.1f} us x{row['launches']:<6} {row['kernel'][:90]}" for row in found["kernels"][:most]]
+    return "\n".join(lines)
 
 
 def main() -> None:

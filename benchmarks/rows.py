@@ -46,6 +46,24 @@ def compare(
     return seconds
 
 
+def beside(
+    benchmark: Any,
+    ours: Callable[[], object],
+    peers: Calls,
+    rounds: int,
+    target: dict[str, Any] | None = None,
+    **about: Any,
+) -> None:
+    """The same by the clock on the wall, launches included, so that the host's part counts; any device has a target."""
+    mine, *others = interleaved_medians(ours, *peers.values(), rounds=rounds)
+    theirs = dict(zip(peers, others, strict=True))
+    speedup = {name: seconds / mine for name, seconds in theirs.items()}
+    benchmark.extra_info |= {"seconds": mine, "peers": theirs, "speedup": speedup, **about}
+    if target:
+        benchmark.extra_info |= {"target": target, "met": met(target, mine, speedup)}
+    benchmark(ours)
+
+
 def met(target: dict[str, Any], seconds: float, speedup: dict[str, float]) -> bool | None:
     """Whether all of a target is reached; None if what is known is, but a peer is missing."""
     wanted = target.get("speedup", {})

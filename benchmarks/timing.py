@@ -106,10 +106,15 @@ def replayed(call: Callable[[], object], repeats: int = 10) -> Callable[[], floa
     return run
 
 
+def finished_time() -> float:
+    """Seconds, read when the work launched so far has ended."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def _finished(call: Callable[[], object]) -> float:
     """Seconds of one call by the clock on the wall, until its result is there."""
     start = time.perf_counter()
     call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return finished_time() - start

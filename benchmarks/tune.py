@@ -229,7 +229,7 @@ def main() -> int:
     parser.add_argument("--stem", nargs="+", choices=[*have, "constants"], default=[*have, "constants"])
     parser.add_argument("--minutes", type=float, default=8, help="of measuring, at most")
     parser.add_argument("--compile-only", action="store_true")
-    parser.add_argument("--arch", type=int, choices=compile_check.LIMITS, help="with --compile-only")
+    parser.add_argument("--arch", type=int, choices=compile_measure.LIMITS, help="with --compile-only")
     args = parser.parse_args()
     stems = [stem for stem in args.stem if stem in have]
     if args.compile_only:

@@ -59,7 +59,7 @@ def distance(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
 
 def _nearest_code(when: When, device: str, tiny: bool) -> Problem:
     from dqcore.kernels.nearest_code import nearest_code_fwd
-    from dqcore.ops.nearest_code import nearest_code_reference
+    from dqcore.ops.reference.nearest_code import nearest_code_reference
 
     dim = when.get("width", 512)
     num, size = (40, 70) if tiny else (32768, 8192)
@@ -95,7 +95,7 @@ def _tolerance(tensor: Tensor) -> float:
 
 def _varlen_attention(when: When, device: str, tiny: bool) -> Problem:
     from dqcore.kernels.varlen_attention import varlen_attention_fwd
-    from dqcore.ops.varlen_attention import varlen_attention_reference
+    from dqcore.ops.reference.varlen_attention import varlen_attention_reference
 
     (q, k, v, _), setting = _packed(when, device, tiny)
     return Problem(
@@ -110,7 +110,10 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
         from dqcore.kernels.varlen_attention import varlen_attention_fwd
         from dqcore.kernels.varlen_attention_dkv import varlen_attention_dkv
         from dqcore.kernels.varlen_attention_dq import varlen_attention_dq
-        from dqcore.ops.varlen_attention import varlen_attention_backward_reference, varlen_attention_reference
+        from dqcore.ops.reference.varlen_attention import (
+            varlen_attention_backward_reference,
+            varlen_attention_reference,
+        )
 
         (q, k, v, grad), setting = _packed(when, device, tiny)
         out, lse = varlen_attention_fwd(q, k, v, setting)
@@ -138,7 +141,7 @@ def _backward(which: str) -> Callable[[When, str, bool], Problem]:
 
 def _decode_attention(when: When, device: str, tiny: bool) -> Problem:
     from dqcore.kernels.decode_attention import decode_attention_fwd
-    from dqcore.ops.decode_attention import decode_attention_reference
+    from dqcore.ops.reference.decode_attention import decode_attention_reference
 
     rows, dim = when.get("rows", 64), when.get("dim", 64)
     new, group = (1, 1) if rows <= 16 else (rows // 16, 16)

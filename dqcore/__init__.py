@@ -5,11 +5,13 @@ From the ground up; each layer imports only those before it:
 - ``dqcore.kernels`` (Triton) and ``dqcore._C`` (C++ and CUDA) compute; both may be absent
 - ``dqcore.ops``: the ops, each with a reference, a schema, gradients, and a choice of kernel
 - ``dqcore.metrics``, ``dqcore.data`` and ``dqcore.nn``: measures, images and codes on disk, layers
-- ``dqcore.quantizer``: :class:`DynamicQuantizer`, with its strategies in ``codebook`` and ``estimators``
+- ``dqcore.quantizer``: :class:`DynamicQuantizer`, with its strategies in ``codebook`` and ``estimators``;
+  ``dqcore.compat``: quantizers of other libraries on the same ops
+- ``dqcore.stream``: the ``.dqc`` file
 - ``dqcore.models``: the tokenizers :class:`VQGAN` and :class:`DQVAE`, the prior :class:`DQTransformer` and its
   alternatives; ``dqcore.convert`` reads the checkpoints that the paper's authors released
-- ``dqcore.inference``, ``dqcore.training`` and ``dqcore.report``: models in use, models in the making, and the page
-  that shows a model
+- ``dqcore.inference``, ``dqcore.training``, ``dqcore.report`` and ``dqcore.experiments``: models in use, models in the
+  making, the page that shows a model, and the paper's claims measured
 - ``dqcore.cli``: the command line, ``dqcore VERB``
 
 :func:`warmup` compiles what a step launches before the step is captured or timed. Importing dqcore needs only PyTorch.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqcore.drawing import as_html, code_figures, percentages, readable
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 
 __all__ = ["CodeSequence", "Order", "check_order"]
 
@@ -61,8 +61,7 @@ class CodeSequence:
         object.__setattr__(self, "region_grid", (int(rows), int(columns)))
         if rows < 1 or columns < 1:
             raise InputError(f"region_grid: expected at least one region, got {self.region_grid}")
-        if self.num_granularities < 1:
-            raise InputError(f"num_granularities: expected at least 1, got {self.num_granularities}")
+        at_least(1, num_granularities=self.num_granularities)
 
     def _check_tensors(self) -> None:
         for name in ("codes", "positions", "grains", "cu_seqlens"):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from dqcore import backends
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
 from dqcore.codebook.layer import CodebookLayer
-from dqcore.codebook.recompute import in_backward, substitute
+from dqcore.codebook.recompute import substitute
 from dqcore.codebook.strategies import check_settings
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
@@ -23,7 +23,7 @@ from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.quantized import Quantized
 from dqcore.nn.vectors import finite_vectors, marked_vectors, project
 from dqcore.ops import Lookup
-from dqcore.ops.registry import is_traced
+from dqcore.ops.registry import in_backward, is_traced
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 

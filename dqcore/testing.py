@@ -30,7 +30,7 @@ def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype | None = N
     torch.testing.assert_close(actual.double(), expected.double(), rtol=rtol, atol=atol)
 
 
-def nearest_code_oracle(x: Tensor, codebook: Tensor) -> Tensor:
+def exact_distances(x: Tensor, codebook: Tensor) -> Tensor:
     """Squared distances ``(N, K)`` in float64 from exact differences."""
     return (x.double()[:, None] - codebook.double()[None]).square().sum(-1)
 
@@ -40,7 +40,7 @@ def assert_nearest(codes: Tensor, x: Tensor, codebook: Tensor) -> None:
 
     It must be -1 where the row, or every code, has a NaN or an infinity.
     """
-    distances = nearest_code_oracle(x, codebook).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    distances = exact_distances(x, codebook).nan_to_num(nan=torch.inf, posinf=torch.inf)
     best = distances.min(1).values
     assert ((codes >= -1) & (codes < len(codebook))).all(), "a code is out of range"
     chosen = distances.gather(1, codes[:, None].clamp_min(0))[:, 0]

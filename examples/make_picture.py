@@ -16,10 +16,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dqcore.data.images import image_to_tensor, read_image, tensor_to_image
+from dqcore.data.images import image_to_tensor, pad_to_stride, read_image, tensor_to_image
 from dqcore.inference.budget import Bytes, Coded
 from dqcore.inference.codec import Codec, load_codec
-from dqcore.inference.protocol import decode_to_size, pad_to_stride
+from dqcore.inference.protocol import decode_to_size
 from dqcore.metrics.distortion import psnr
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.report.pictures import grain_overlay, side_by_side

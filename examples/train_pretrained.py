@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 
 import dqcore
-from dqcore.data.images import list_images
+from dqcore.data.listing import list_images
 from dqcore.data.provenance import RECORD
+from dqcore.models.weights import PRIOR, TOKENIZER
 from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train_tokenizer
 from dqcore.training.tokenizer.tables import some_images, write_tables
-
-TOKENIZER, PRIOR = "dqvae-dual-small", "dqtransformer-small"
 
 
 def main() -> None:

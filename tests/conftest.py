@@ -1,11 +1,9 @@
 """Fixtures for every test: a seed, and the routes an op can take on this machine."""
 
-import importlib.util
 import os
 import re
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -134,9 +132,8 @@ def route(request: pytest.FixtureRequest):
 @pytest.fixture
 def run_together(monkeypatch):
     """Launches the cooperative kernels of modules with some number of programs at once, in the interpreter."""
-    spec = importlib.util.spec_from_file_location("together", Path(__file__).parent / "kernels" / "together.py")
-    together = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(together)
+    import together  # needs Triton
+
     return lambda number, *modules: together.run_together(monkeypatch, number, *modules)
 
 

@@ -1,16 +1,11 @@
 """Imports point down only, those inside functions too; the compute layers know neither autograd nor nn."""
 
 import ast
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
+import layers
 import pytest
-
-spec = importlib.util.spec_from_file_location("layers", Path(__file__).with_name("layers.py"))
-layers = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(layers)
 
 
 def test_every_file_has_a_room_and_every_room_files():

@@ -1,10 +1,10 @@
 import copy
 import gc
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from quantizer_inputs import buffers, inputs, unchanged
 from safetensors.torch import load_file, save_file
 
 import dqcore
@@ -14,10 +14,6 @@ from dqcore.ops.layout import merge_maps
 from dqcore.testing import assert_close
 
 DATA = Path(__file__).parent / "fixtures"
-spec = importlib.util.spec_from_file_location("small", Path(__file__).parent / "quantizer" / "small.py")
-small = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(small)
-inputs, buffers, unchanged = small.inputs, small.buffers, small.unchanged
 
 
 def test_loss_counts_each_code_once():

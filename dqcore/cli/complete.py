@@ -7,14 +7,14 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.backends import choose_device
 from dqcore.cli.sample import class_labels
 from dqcore.data.images import read_image, tensor_to_image
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.files.pictures import check_targets, write_picture
 from dqcore.inference.complete import complete as complete_photo
 from dqcore.inference.complete import kept_part
-from dqcore.inference.load import pick_device
 from dqcore.inference.sample import load_pair
 from dqcore.models.auto import model_folder
 from dqcore.models.sampling.settings import Sampling
@@ -58,15 +58,14 @@ def complete(
         seed: Fixes the completions.
         device: auto, cpu, cuda or cuda:N.
     """
-    if count < 1:
-        raise InputError(f"count: expected at least 1, got {count}")
+    at_least(1, count=count)
     targets = [out / f"{photo.stem}-{index + 1}.png" for index in range(count)]
     kept = out / f"{photo.stem}-kept.png"
     check_targets([kept, *targets])
     image = read_image(photo)
     kept_part(keep, image.size)  # refuse what cannot be read before the models are loaded
     prior = prior or weights_folder(PRIOR)
-    model, decoder = load_pair(prior, tokenizer, pick_device(device))
+    model, decoder = load_pair(prior, tokenizer, choose_device(device))
     if label == "all":
         raise InputError("label: expected one class, got all")
     labels = None

@@ -16,7 +16,7 @@ from dqcore.data.listing import image_name, list_images, source_root
 from dqcore.data.made import DataWriter
 from dqcore.data.making import MadeImages, Making, new_names
 from dqcore.data.reading import allow_pixels
-from dqcore.data.shards import count_known, hash_file
+from dqcore.data.shards import count_known, file_digest
 from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.progress import counted, progress_bar
@@ -78,7 +78,7 @@ def data_make(
     with allow_pixels(max_pixels), sole_owner(out, "making a data set"):
         writer = DataWriter(out, about, packing, shard_size)
         done = writer.done
-        known = {name: hash_file(path) for name, path in zip(names, paths, strict=True) if name in done}
+        known = {name: file_digest(path) for name, path in zip(names, paths, strict=True) if name in done}
         before = count_known(writer.index, known, out, "images")
         images = [(name, path) for name, path in zip(names, paths, strict=True) if name not in done]
         label_of = dict(zip(names, labels, strict=True)) if classes else {}

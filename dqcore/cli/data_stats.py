@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional
 
+from dqcore.cli.broken import name_broken
 from dqcore.cli.targets import check_json_target
-from dqcore.data.listing import list_images
+from dqcore.data.listing import choose, list_images
 from dqcore.data.reading import allow_pixels
 from dqcore.data.statistics import DataStatistics, Spread, measure_images
 from dqcore.errors import InputError, at_least
@@ -56,9 +55,7 @@ def data_stats(
     if json is not None:
         check_json_target(json, "data stats", "thresholds")
     paths = list_images(source)
-    chosen = paths
-    if limit is not None and limit < len(paths):
-        chosen = [paths[index] for index in sorted(random.Random(seed).sample(range(len(paths)), limit))]
+    chosen = choose(paths, limit, seed)
     with allow_pixels(max_pixels), progress_bar() as bar:
         task = bar.add_task("read", total=len(chosen))
         found = measure_images(
@@ -68,8 +65,7 @@ def data_stats(
             workers=workers,
             progress=lambda number: bar.update(task, completed=number),
         )
-    for reason in found.broken:
-        print(f"broken: {reason}", file=sys.stderr)
+    name_broken(found.broken)
     if not found.sizes:
         raise InputError(f"source: none of the {len(chosen)} images can be read, the first: {found.broken[0]}")
     numbers = _numbers(found, ratios) | {

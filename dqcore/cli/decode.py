@@ -23,7 +23,7 @@ from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.decode import Item, count_items, decode_item, list_codes
 from dqcore.inference.streams import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
-from dqcore.progress import progress_bar
+from dqcore.progress import counted, progress_bar
 
 __all__ = ["decode"]
 
@@ -131,7 +131,7 @@ def _decode(job: _Job, world: World, check: Stoppable) -> None:
 
 def _finish(number: int, failures: Sequence[str], out: Path) -> None:
     done = number - len(failures)
-    print(f"{done} {'picture' if done == 1 else 'pictures'} decoded, {len(failures)} not; in {out}")
+    print(f"{counted(done, 'picture')} decoded, {len(failures)} not; in {out}")
     if failures:
         raise InputError(f"{len(failures)} of {number} were not decoded, the first: {failures[0]}")
 

@@ -10,10 +10,9 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from dqcore.cli.broken import end_with_broken, name_broken
-from dqcore.data.images import image_to_tensor, list_images, readable_images
-from dqcore.errors import InputError
+from dqcore.data.images import image_to_tensor, list_images, pad_to_stride, readable_images
+from dqcore.errors import InputError, at_least
 from dqcore.inference.load import load_tokenizer
-from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.models.auto import model_folder
 from dqcore.progress import counted, progress_bar
 from dqcore.stream import fit_tables as fit
@@ -41,8 +40,7 @@ def fit_tables(
         limit: Count this many photos at most, spread evenly over all of them.
         device: auto, cpu, cuda or cuda:N.
     """
-    if limit < 1:
-        raise InputError(f"limit: expected at least 1, got {limit}")
+    at_least(1, limit=limit)
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint}: no such folder; tables are written beside a model on disk")
     paths = list_images(data)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from dqcore.backends import choose_device
 from dqcore.cli.targets import check_place
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.inference.protocol import Protocol
 from dqcore.report.page import check_page
 from dqcore.report.prior import is_prior, report_prior
@@ -43,17 +44,14 @@ def report(
             that of the codes.
         device: auto, cpu, cuda or cuda:N.
     """
-    if photos < 1:
-        raise InputError(f"photos: expected at least 1, got {photos}")
+    at_least(1, photos=photos)
     check_page(out)
     config = read_config(run)
     check_place(out or run / "report.html", "out")
     if is_prior(config):
-        from dqcore.inference.load import pick_device
-
         if size is not None or twin is not None:
             raise InputError("size, twin: expected none for a prior's run")
-        print(report_prior(run, config, images=images, out=out, max_photos=photos, device=str(pick_device(device))))
+        print(report_prior(run, config, images=images, out=out, max_photos=photos, device=str(choose_device(device))))
         return
     page, _ = report_run(
         run, images=images, out=out, max_photos=photos, protocol=Protocol(size), twin=twin, device=device

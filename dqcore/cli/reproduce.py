@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,8 @@ from typing import Annotated, Any, Literal
 import torch
 from tyro.conf import Positional
 
-from dqcore.errors import InputError
+from dqcore.backends import this_machine
+from dqcore.errors import InputError, at_least
 from dqcore.experiments import (
     EXPERIMENTS,
     SCALES,
@@ -71,7 +71,7 @@ def reproduce(
     chosen = list(EXPERIMENTS.values()) if name == "all" else [EXPERIMENTS[name]]
     photos = find_photos(data, test, SCALES[scale])
     setting = Setting(SCALES[scale], photos, out, minutes_per_run, versions())
-    at_once = jobs or (1 if scale == "gpu" else _cores())
+    at_once = jobs or (1 if scale == "gpu" else this_machine(torch.device("cpu")).cores)
     _say(say_plan(chosen, setting, seeds, at_once))
     with sole_owner(out, "reproducing"):
         run_experiments(chosen, setting, seeds, jobs=at_once, say=lambda line: print(line, flush=True))
@@ -95,18 +95,11 @@ def _print_headline(out: Path) -> None:
 
 def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> None:
     """Refuse what cannot run, before anything is read."""
-    if seeds < 1:
-        raise InputError(f"seeds: expected at least 1, got {seeds}")
+    at_least(1, seeds=seeds, jobs=jobs)
     if minutes is not None and not minutes > 0:
         raise InputError(f"minutes_per_run: expected more than 0, got {minutes}")
-    if jobs is not None and jobs < 1:
-        raise InputError(f"jobs: expected at least 1, got {jobs}")
     if scale == "gpu" and not torch.cuda.is_available():
         raise InputError("scale: gpu needs a CUDA device, and there is none; expected cpu")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _say(lines: Sequence[Any]) -> None:

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import torch
+from torch import Tensor
 from tyro.conf import Positional
 
+from dqcore.cli.stopping import stoppable
+from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
+from dqcore.inference.sample import Samples, load_pair, write_samples
+from dqcore.models.auto import model_folder
+from dqcore.models.sampling.settings import Sampling
+from dqcore.models.weights import PRIOR, weights_folder
 from dqcore.progress import counted, progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-    from torch import Tensor
-
-    from dqcore.distributed import World
-    from dqcore.inference.sample import Samples
 
 __all__ = ["class_labels", "sample"]
 
@@ -44,7 +48,7 @@ def sample(
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
-    timeout: float = 1800.0,
+    timeout: float = TIMEOUT,
 ) -> None:
     """Draw images from a trained prior: PNGs, and a grid of the first 64.
 
@@ -74,9 +78,6 @@ def sample(
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
-    from dqcore.distributed import join_world
-    from dqcore.models.sampling.settings import Sampling
-
     at_least(1, count=count, slots=slots, batch_size=batch_size)
     positions = (position_temperature, position_top_k, position_top_p)
     sampling = Sampling(temperature, top_k, top_p, *positions, guidance, cache)
@@ -89,10 +90,6 @@ def _load(
     prior: Path | None, tokenizer: Path | None, world: World, label: str | None, count: int, precision: str
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:
     """The prior and its tokenizer, and the samples' classes by number and by name."""
-    from dqcore.inference.sample import load_pair
-    from dqcore.models.auto import model_folder
-    from dqcore.models.weights import PRIOR, weights_folder
-
     prior = prior or weights_folder(PRIOR)
     model, decoder = load_pair(prior, tokenizer, world.device)
     labels, names = class_labels(model_folder(prior), model.config.num_classes, label, count)
@@ -102,9 +99,6 @@ def _load(
 
 def _write(model: Any, decoder: Any, out: Path, count: int, *, world: World, **rest: Any) -> None:
     """Write the samples with a progress bar, and say where they are; a signal ends the work after a batch."""
-    from dqcore.cli.stopping import stoppable
-    from dqcore.inference.sample import write_samples
-
     again = "the same line draws them all again"
     alone = sole_owner(out, "writing pictures") if world.is_main else contextlib.nullcontext()
     with alone, progress_bar() as bar, stoppable("sample", "sample", again) as check:
@@ -140,8 +134,6 @@ def class_labels(
     Raises:
         InputError: There is no such class.
     """
-    import torch
-
     if num_classes == 0:
         if label is not None:
             raise InputError("label: this prior has no classes")

@@ -4,7 +4,7 @@
   :class:`RandomRestart`
 - ``modules``: what holds the codes and their statistics
 - ``draw``: vectors drawn at random, to start from or to revive codes with
-- ``learning``: what happens at each training batch, on every process
+- ``learning``: what happens at each training batch, on every process; ``fused``: the same in one launch
 - ``recompute``: passes that activation checkpointing computes again
 - ``layer``: a layer with a codebook, the base of the quantizer
 """

@@ -1,9 +1,9 @@
 """What a layer with state needs under activation checkpointing, which computes a forward pass again in the backward.
 
 The second pass must see the state of the first one and must not change it once more. A pass is a second one if it runs
-inside a backward pass. That holds for both of PyTorch's checkpoints and for those of other libraries, because each of
-them runs it from a node of the graph. Which first pass it repeats is told by its input, which is the same bit for bit
-but for kernels whose sums come in any order.
+inside a backward pass (:func:`dqcore.ops.registry.in_backward`). That holds for both of PyTorch's checkpoints and for
+those of other libraries, because each of them runs it from a node of the graph. Which first pass it repeats is told by
+its input, which is the same bit for bit but for kernels whose sums come in any order.
 """
 
 from __future__ import annotations
@@ -17,17 +17,12 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["FirstPass", "FirstPasses", "in_backward", "substitute"]
+__all__ = ["FirstPass", "FirstPasses", "substitute"]
 
 #: First passes that are kept at most: those whose backward pass may be still to come, and are sure to come.
 KEPT, SURE = 16, 64
 #: How far the marks of a pass and its repetition may lie apart, as a share of the mark.
 APART = 1e-3
-
-
-def in_backward() -> bool:
-    """Whether this code runs inside a backward pass; never while compiling, where nobody can tell."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _may_be_repeated() -> bool:

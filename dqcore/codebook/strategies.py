@@ -48,8 +48,7 @@ class EMA:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every: expected at least 1, got {self.every}")
+        at_least(1, every=self.every)
         _check_decay(self.decay)
         if not 0 <= self.eps < float("inf"):
             raise InputError(f"eps: expected a number from 0 up, got {self.eps}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqcore.compat.lookup import check_map, counts_of, lookup, nearest
+from dqcore.distributed import from_all_processes
 from dqcore.errors import InputError
 
 __all__ = ["VectorQuantizer"]
@@ -84,7 +84,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _cluster(self, rows: Tensor, codebook: Tensor, codes: Tensor) -> None:
         """Move the codes: the less a code is used, the closer to the nearest vector of all processes."""
-        codes, rows = _gather(codes), _gather(rows)
+        codes, rows = (from_all_processes(values).flatten(0, 1) for values in (codes, rows))
         units = F.normalize(rows, dim=-1) if self.use_l2_norm else rows
         share = counts_of(codes, self.codebook_size).to(self.embed_prob) / len(codes)
         self.embed_prob.mul_(self.decay).add_(share, alpha=1 - self.decay)
@@ -106,12 +106,3 @@ class VectorQuantizer(nn.Module):
 def _rows(z: Tensor) -> Tensor:
     """The vectors ``(N, D)`` of a map ``(B, D, H, W)``."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
-
-
-def _gather(x: Tensor) -> Tensor:
-    """The rows of every process, by rank; all have the same number."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)

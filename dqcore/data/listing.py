@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import logging
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ from dqcore.errors import InputError
 from dqcore.progress import counted
 
 __all__ = [
+    "choose",
     "image_name",
     "is_collection",
     "list_images",
@@ -86,6 +88,13 @@ def image_name(path: Path, root: Path) -> str:
 def name_below(name: str) -> str:
     """A name without the way up to it: a list may name images anywhere, and what is made of them stays in a folder."""
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//"))
+
+
+def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
+    """A random choice of so many paths, in their order; all of them if there are no more, or for None."""
+    if most is None or most >= len(paths):
+        return list(paths)
+    return [paths[index] for index in sorted(random.Random(seed).sample(range(len(paths)), most))]
 
 
 def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from dqcore.data.crops import CenterCrop, Crop, RandomCropAtMost, WholeImage, re
 from dqcore.data.images import BrokenImageError, read_image
 from dqcore.data.listing import name_below
 from dqcore.data.reading import allow_pixels, format_of, named_limit
-from dqcore.data.shards import hash_file
+from dqcore.data.shards import file_digest
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError, at_least
 
@@ -99,7 +99,7 @@ class Made(NamedTuple):
 
     Attributes:
         name: The image's name in its source.
-        digest: Its :func:`dqcore.data.shards.hash_file`.
+        digest: Its :func:`dqcore.data.shards.file_digest`.
         files: Names and bytes; none if it is broken.
         reason: Why it is broken.
     """
@@ -131,7 +131,7 @@ class MadeImages(Dataset[Made]):
 
     def __getitem__(self, index: int) -> Made:
         name, path = self.images[index]
-        digest = hash_file(path)
+        digest = file_digest(path)
         try:
             with allow_pixels(self.limit):
                 files = self.making.files(path, self.targets[name])

@@ -13,7 +13,7 @@ import numpy as np
 
 from dqcore.backends import main_memory
 from dqcore.data.stored import open_stored
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,8 +41,7 @@ def allow_pixels(number: int | None) -> Iterator[None]:
     Raises:
         InputError: ``number`` is below 1.
     """
-    if number is not None and number < 1:
-        raise InputError(f"max_pixels: expected at least 1, got {number}")
+    at_least(1, max_pixels=number)
     token = _named.set(_named.get() if number is None else number)
     try:
         yield

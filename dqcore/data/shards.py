@@ -21,8 +21,8 @@ __all__ = [
     "INDEX",
     "ShardWriter",
     "count_known",
+    "file_digest",
     "forget_broken",
-    "hash_file",
     "open_index",
     "read_index",
     "read_shards",
@@ -78,7 +78,7 @@ class ShardWriter:
             size: Its ``(height, width)`` before padding.
             codes: Code map ``(H, W)``.
             grain: Grain map ``(h, w)``.
-            digest: Its :func:`hash_file`, by which a later run knows it.
+            digest: Its :func:`file_digest`, by which a later run knows it.
         """
         forget_broken(self.index, name)
         number = len(self.index["images"]) + len(self._entries)
@@ -156,7 +156,7 @@ def open_index(folder: Path, description: dict[str, Any], what: str = "codes") -
 
 
 def count_known(index: dict[str, Any], digests: Mapping[str, str], folder: Path, what: str = "codes") -> int:
-    """How many of some files, given by name with their :func:`hash_file`, an index has already.
+    """How many of some files, given by name with their :func:`file_digest`, an index has already.
 
     Args:
         index: The index.
@@ -188,7 +188,7 @@ def _known_by(digest: str, label: str = "") -> dict[str, str]:
     return {key: text for key, text in (("sha256", digest), ("label", label)) if text}
 
 
-def hash_file(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a file's bytes; empty if it cannot be read, or is a pipe."""
     try:
         return hashlib.sha256(read_stored(path)).hexdigest()[:16]

@@ -38,12 +38,11 @@ def is_ours(path: Path, kind: str | None = None) -> bool:
     return False
 
 
-def check_targets(targets: Iterable[Path], *, what: str = "images") -> None:
+def check_targets(targets: Iterable[Path]) -> None:
     """Raise if two pictures would go to one file, or one over a file that dqcore did not make.
 
     Args:
         targets: The files that are going to be written.
-        what: What they are made of, for the message.
 
     Raises:
         InputError: The message names the file.
@@ -51,7 +50,7 @@ def check_targets(targets: Iterable[Path], *, what: str = "images") -> None:
     seen: set[Path] = set()
     for target in targets:
         if target in seen:
-            raise InputError(f"{what}: two of them would be written to {target}")
+            raise InputError(f"images: two of them would be written to {target}")
         seen.add(target)
         if target.exists() and not is_ours(target):
             raise InputError(f"out: {target} is there already and was not made by dqcore; choose another folder")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.inference.codec import Codec
-from dqcore.inference.measure import encode
+from dqcore.inference.encoded import encode
 from dqcore.models.tokenizers.choices import Choices
 
 __all__ = ["Budget", "Bytes", "Coded", "Codes", "Router", "budget_of"]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dqcore.distributed import World
 from dqcore.errors import InputError
-from dqcore.inference.measure import Evaluation, Measured
+from dqcore.inference.measure import Measured
 from dqcore.inference.peers import CODECS, Decibels, PeerFile, PeerNumbers, PeerTotals, PictureFormat, ladders
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction, measure_reconstruction
 from dqcore.models.tokenizers.base import Encoding
 
-__all__ = ["Comparison", "CurvePoint", "Shown", "State", "check_details", "peer_of"]
+__all__ = ["Comparison", "CurvePoint", "Shown", "State", "check_details"]
 
 
 @dataclass(frozen=True)
@@ -173,19 +173,6 @@ class _Point:
         decibels, size, pixels = torch.tensor(self._rows, dtype=torch.float64).mean(0).tolist()
         peers = tuple(totals.numbers() for totals in self._peers.values() if not totals.empty)
         return CurvePoint(detail, decibels, size, 8 * size / pixels, peers)
-
-
-def peer_of(name: str, evaluation: Evaluation) -> PeerNumbers:
-    """Another tokenizer's evaluation as a peer's numbers."""
-    return PeerNumbers(
-        name,
-        evaluation.psnr,
-        evaluation.ssim,
-        evaluation.ms_ssim,
-        evaluation.bytes_per_image,
-        evaluation.bits_per_pixel,
-        0,
-    )
 
 
 def _only(encoding: Encoding, index: int) -> Encoding:

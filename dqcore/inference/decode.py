@@ -45,8 +45,7 @@ def list_codes(source: Path, codec: Codec) -> Iterator[Item]:
     if source.is_file():
         yield Item(source.stem, source)
         return
-    index = read_index(source) if (source / INDEX).is_file() else {}
-    if index and index.get("format") != "dqc":
+    if index := _shard_index(source):
         check_identity(f"{source} holds codes of the", index.get("tokenizer", ""), codec.identity)
         taken: set[str] = set()
         for entry, codes, grain in read_shards(source, index):
@@ -67,8 +66,14 @@ def count_items(source: Path) -> int:
     """How many photos :func:`list_codes` finds, at little cost; 1 for a file."""
     if source.is_file():
         return 1
-    index = read_index(source) if (source / INDEX).is_file() else {}
-    return len(index["images"]) if index and index.get("format") != "dqc" else len(list(source.rglob(f"*{SUFFIX}")))
+    index = _shard_index(source)
+    return len(index["images"]) if index else len(list(source.rglob(f"*{SUFFIX}")))
+
+
+def _shard_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder of shards; nothing for a folder of streams."""
+    index = read_index(folder) if (folder / INDEX).is_file() else {}
+    return {} if index.get("format") == "dqc" else index
 
 
 def decode_item(codec: Codec, item: Item, *, preview: bool = False) -> Tensor:

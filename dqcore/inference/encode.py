@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
-from dqcore.data.shards import ShardWriter, hash_file
+from dqcore.data.images import BrokenImageError, image_to_tensor, pad_to_stride, read_image
+from dqcore.data.shards import ShardWriter, file_digest
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
 from dqcore.inference.encoded import encode, why_not
-from dqcore.inference.reconstruct import pad_to_stride
 
 __all__ = ["encode_images", "hash_photos"]
 
@@ -56,7 +55,7 @@ def encode_images(
         model: A tokenizer in evaluation mode.
         paths: Names for the index, and files. Files whose names the writer knows already are not read again.
         writer: Takes the codes, and the names of broken files; only the first process needs one.
-        digests: Of each name, the :func:`dqcore.data.shards.hash_file` that the index keeps.
+        digests: Of each name, the :func:`dqcore.data.shards.file_digest` that the index keeps.
         ratio: Share of fine regions.
         num_codes: Codes of each image; not together with ``ratio``.
         batch_size: Images that go through the model together, at most.
@@ -83,8 +82,8 @@ def encode_images(
 
 
 def hash_photos(named: Named, world: World = ALONE) -> dict[str, str]:
-    """:func:`dqcore.data.shards.hash_file` of each file, by its name; every process reads its part of them."""
-    mine = {name: hash_file(path) for name, path in named[world.rank :: world.size]}
+    """:func:`dqcore.data.shards.file_digest` of each file, by its name; every process reads its part of them."""
+    mine = {name: file_digest(path) for name, path in named[world.rank :: world.size]}
     everyone = {name: digest for part in world.gather(mine) for name, digest in part.items()}
     return {name: everyone[name] for name, _ in named}
 

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dqcore.backends import choose_device as pick_device
+from dqcore.backends import choose_device
 from dqcore.data.stored import read_stored
 from dqcore.models.auto import TOKENIZERS, load_identified, load_saved
 
 __all__ = ["hash_files", "load_named_tokenizer", "load_tokenizer", "pick_device"]
 
+pick_device = choose_device  # for this file's old path, see dqcore/compat/moved.py
+
 
 def load_tokenizer(path: Path, device: str = "auto") -> Any:
     """:func:`dqcore.models.auto.load_saved` for tokenizers, on a device of :func:`dqcore.backends.choose_device`."""
-    return load_saved(path, TOKENIZERS).to(pick_device(device))
+    return load_saved(path, TOKENIZERS).to(choose_device(device))
 
 
 def load_named_tokenizer(path: Path, device: str = "auto") -> tuple[Any, str]:
     """:func:`load_tokenizer`, and the fingerprint of what was loaded: :func:`dqcore.models.auto.load_identified`."""
     model, identity = load_identified(path, TOKENIZERS)
-    return model.to(pick_device(device)), identity
+    return model.to(choose_device(device)), identity
 
 
 def hash_files(paths: Sequence[Path]) -> str:

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.data.images import pad_to_stride
 from dqcore.distributed import ALONE, World
 from dqcore.inference.encoded import EncodedImages, encode
-from dqcore.inference.protocol import NATIVE, decode_to_size, pad_to_stride
+from dqcore.inference.protocol import NATIVE, decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.totals import Totals
 from dqcore.models.tokenizers.base import Encoding
 
+#: encode is among them for this file's old path, see :mod:`dqcore.compat.moved`.
 __all__ = ["Evaluation", "Measured", "encode", "evaluate_tokenizer"]
 
 

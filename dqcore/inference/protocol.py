@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import pad_to_stride
 from dqcore.errors import InputError
 from dqcore.metrics.distortion import round_to_8bit
 
@@ -30,7 +29,6 @@ __all__ = [
     "Protocol",
     "check_same_protocol",
     "decode_to_size",
-    "pad_to_stride",
     "said_otherwise",
     "say_versions",
 ]
@@ -107,16 +105,15 @@ def said_otherwise(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str,
     return [f"{name} {a.get(name)!r} and {b.get(name)!r}" for name in names if a.get(name) != b.get(name)]
 
 
-def check_same_protocol(a: Mapping[str, Any], b: Mapping[str, Any], argument: str = "compare") -> None:
+def check_same_protocol(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Raise unless two results were measured on the same photos in the same way.
 
     Args:
         a: The protocol of a result.
         b: That of another.
-        argument: What the user named them by.
 
     Raises:
         InputError: They differ in what :data:`MUST_AGREE` names.
     """
     if found := said_otherwise(a, b):
-        raise InputError(f"{argument}: these results were not measured alike: {'; '.join(found)}")
+        raise InputError(f"compare: these results were not measured alike: {'; '.join(found)}")

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.data.images import pad_to_stride
 from dqcore.inference.encoded import encode
-from dqcore.inference.protocol import decode_to_size, pad_to_stride
+from dqcore.inference.protocol import decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.metrics.coding import bits_per_pixel, codes_per_image
 from dqcore.metrics.distortion import psnr
 from dqcore.models.tokenizers.base import Encoding
 
+#: pad_to_stride is among them for this file's old path, see :mod:`dqcore.compat.moved`.
 __all__ = ["Reconstruction", "measure_reconstruction", "pad_to_stride", "reconstruct"]
 
 

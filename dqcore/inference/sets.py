@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from torch import Tensor
 from tyro.conf import arg
 
 from dqcore.backends import choose_device
+from dqcore.data.listing import choose
 from dqcore.distributed import TIMEOUT, World, join_world
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files.pictures import is_ours
 from dqcore.inference.features import features_of_files
 from dqcore.inference.load import hash_files
@@ -65,17 +65,11 @@ class SetOptions:
 
     def check(self) -> None:
         """Raise unless the numbers are in range."""
-        for name in ("limit", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}: expected at least 1, got {value}")
+        at_least(1, limit=self.limit, batch_size=self.batch_size)
 
     def choose(self, paths: list[Path]) -> list[Path]:
         """The images to measure, in their order."""
-        if self.limit is None or self.limit >= len(paths):
-            return paths
-        chosen = set(random.Random(self.seed).sample(range(len(paths)), self.limit))
-        return [path for index, path in enumerate(paths) if index in chosen]
+        return choose(paths, self.limit, self.seed)
 
 
 def load_network(options: SetOptions) -> FeatureNetwork:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
+from dqcore.data.images import BrokenImageError, image_to_tensor, pad_to_stride, read_image
 from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
@@ -19,7 +19,6 @@ from dqcore.files import write_atomically
 from dqcore.files.sealed import write_sealed
 from dqcore.inference.budget import Budget
 from dqcore.inference.codec import Codec
-from dqcore.inference.reconstruct import pad_to_stride
 from dqcore.metrics.coding import bits_per_pixel
 
 __all__ = ["SUFFIX", "StreamFolder", "Written", "encode_photo", "encode_photos", "write_stream_file"]
@@ -200,7 +199,7 @@ def encode_photos(
         paths: Names for the index, and files.
         folder: Takes the streams, never in the place of a file that it did not write; only the first process needs it.
         budget: How large each may be.
-        digests: Of each name, its file's :func:`dqcore.data.shards.hash_file`.
+        digests: Of each name, its file's :func:`dqcore.data.shards.file_digest`.
         written: Called in the first process after each photo with its name and what was written.
         failed: Called in the first process with the reason for each photo that could not be had within the budget; a
             later run tries again.

@@ -41,7 +41,6 @@ class Totals:
         self._regions = torch.zeros(config.num_granularities, dtype=torch.int64)
         self._grains: list[Tensor] = []
         self._entropies: list[Tensor] = []
-        self._pixels = 0
 
     def add(
         self,
@@ -80,7 +79,6 @@ class Totals:
         self._regions += grain_counts(grain, number).cpu()
         self._grains.append(grain.flatten().cpu())
         self._entropies.append(patch_entropy(padded, self._config.strides[0]).flatten().cpu())
-        self._pixels += len(images) * area
 
     def join(self, world: World) -> None:
         """Take in what the other processes have measured, one after the other; every one calls this."""
@@ -89,7 +87,6 @@ class Totals:
             setattr(self, name, [part for other in everyone for part in getattr(other, name)])
         self._codes = torch.stack([other._codes for other in everyone]).sum(0)
         self._regions = torch.stack([other._regions for other in everyone]).sum(0)
-        self._pixels = sum(other._pixels for other in everyone)
 
     def numbers(self) -> dict[str, Any]:
         """The fields of :class:`dqcore.inference.measure.Evaluation`, of all images together."""
@@ -97,7 +94,8 @@ class Totals:
             raise InputError("batches: expected at least one image, got none")
         table = torch.cat(self._images)
         decibels, similarity, scales, distance, codes, num_bytes, bits, _ = table.mean(0).tolist()
-        per_pixel = len(table) / self._pixels
+        pixels = int(table[:, -1].sum())
+        per_pixel = len(table) / pixels
         correlation = spearman(torch.cat(self._grains), torch.cat(self._entropies))
         return {
             "num_images": len(table),
@@ -109,7 +107,7 @@ class Totals:
             "bytes_per_image": num_bytes,
             "bits_per_pixel": 8 * num_bytes * per_pixel,
             "fixed_bits_per_pixel": bits * per_pixel,
-            "entropy_bits_per_pixel": entropy_bits_per_pixel(self._codes, self._regions, self._pixels),
+            "entropy_bits_per_pixel": entropy_bits_per_pixel(self._codes, self._regions, pixels),
             "usage": code_usage(self._codes),
             "perplexity": perplexity(self._codes),
             "ratios": tuple((self._regions / self._regions.sum()).tolist()),

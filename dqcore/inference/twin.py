@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.data.images import pad_to_stride
 from dqcore.distributed import ALONE, World
-from dqcore.inference.compare import peer_of
 from dqcore.inference.encoded import EncodedImages
 from dqcore.inference.measure import Measured, evaluate_tokenizer
 from dqcore.inference.peers import PeerNumbers, PeerTotals
-from dqcore.inference.protocol import decode_to_size, pad_to_stride
+from dqcore.inference.protocol import decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.models.tokenizers.base import Encoding
 
@@ -84,4 +84,5 @@ def compare_twin(
 
     found = evaluate_tokenizer(twin, batches, cost=twin_cost, each=match, world=world)
     mine.join(world)
-    return peer_of(f"twin ({type(twin).__name__})", found), mine.numbers()
+    numbers = (found.psnr, found.ssim, found.ms_ssim, found.bytes_per_image, found.bits_per_pixel)
+    return PeerNumbers(f"twin ({type(twin).__name__})", *numbers, too_large=0), mine.numbers()

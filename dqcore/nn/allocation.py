@@ -39,17 +39,17 @@ def allocate(scores: Tensor, counts: Tensor) -> Tensor:
     return grain.view(scores.shape[0], *scores.shape[2:])
 
 
-def target_shares(name: str, ratio: float | Sequence[float], num_granularities: int) -> tuple[float, ...]:
+def target_shares(name: str, ratio: float | Sequence[float], num_granularities: int | None = None) -> tuple[float, ...]:
     """Check a ratio, given as ``name``, and return it as a tuple.
 
     Args:
         name: What the user calls it.
         ratio: Shares of the granularities above the coarsest, coarse to fine, each at least 0 and together at most 1;
             one number will do for two granularities.
-        num_granularities: ``G``.
+        num_granularities: ``G``; None for as many as the ratio says.
     """
     shares = tuple(ratio) if isinstance(ratio, Sequence) else (float(ratio),)
-    if len(shares) != num_granularities - 1:
+    if num_granularities is not None and len(shares) != num_granularities - 1:
         raise InputError(
             f"{name}: expected {num_granularities - 1} shares, one for each granularity above the coarsest, got {ratio}"
         )

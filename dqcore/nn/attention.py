@@ -53,12 +53,11 @@ class CausalSelfAttention(nn.Module):
         dim: Channels of input and output; ``num_heads`` divides it.
         num_heads: Heads, of ``dim / num_heads`` channels each, at most 256.
         dropout: Probability that an attention weight is dropped in training (the paper's 0.1); rounded to n/256.
-        bias: Whether the two projections add a bias.
 
     Parameters: ``qkv.weight (3 dim, dim)``, queries first, then keys, then values; ``proj.weight (dim, dim)``.
     """
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.1, *, bias: bool = True) -> None:
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise InputError(f"num_heads: expected a divisor of dim={dim}, got {num_heads}")
@@ -66,8 +65,8 @@ class CausalSelfAttention(nn.Module):
             raise InputError(f"dropout: expected a probability in [0, 1), got {dropout}")
         self.num_heads = num_heads
         self.dropout = dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.proj = nn.Linear(dim, dim, bias=bias)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(
         self,

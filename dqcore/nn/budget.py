@@ -27,8 +27,7 @@ class BudgetLoss(nn.Module):
 
     def __init__(self, ratio: float | Sequence[float], weight: float = 10.0) -> None:
         super().__init__()
-        num_granularities = len(ratio) + 1 if isinstance(ratio, Sequence) else 2
-        self.ratio, self.weight = target_shares("ratio", ratio, num_granularities), weight
+        self.ratio, self.weight = target_shares("ratio", ratio), weight
 
     def forward(self, gate: Tensor) -> Tensor:
         """The weighted loss of a batch.

@@ -19,6 +19,7 @@ from dqcore.backends import without_autocast
 from dqcore.distributed import from_all_processes, num_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.routing import Router, Routing
+from dqcore.ops.registry import in_backward
 
 __all__ = ["GainRouter"]
 
@@ -45,8 +46,8 @@ class GainRouter(Router):
 
     def __init__(self, dim: int, ratio: float | Sequence[float], momentum: float = 0.02) -> None:
         super().__init__()
-        finer = len(ratio) if isinstance(ratio, Sequence) else 1
-        self.ratio, self.momentum = target_shares("ratio", ratio, finer + 1), momentum
+        self.ratio, self.momentum = target_shares("ratio", ratio), momentum
+        finer = len(self.ratio)
         width = 2 * dim * (finer + 1) + 1
         self.predict = nn.Sequential(
             nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, finer)
@@ -96,7 +97,7 @@ class GainRouter(Router):
             gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
             weight = tried.float() / tried.sum().clamp_min(1)
             size = sum_over_processes((gain.abs() * weight).sum()) / num_processes()
-            if not _again():
+            if not in_backward():  # a pass that is computed again moves no average
                 self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
         foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
         return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
@@ -127,7 +128,7 @@ class GainRouter(Router):
     def _follow(self, gains: Tensor) -> Tensor:
         """The thresholds of this batch, which all processes share; the stored ones move towards them."""
         now = self._thresholds_of(from_all_processes(gains).flatten(0, 1).transpose(0, 1).flatten(1))
-        if _again():
+        if in_backward():  # as in loss
             return now
         self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))
         return now
@@ -140,11 +141,6 @@ class GainRouter(Router):
             thresholds.append(_with_above(values, refined, number))
             refined = refined & (values > thresholds[-1])
         return torch.stack(thresholds)
-
-
-def _again() -> bool:
-    """Whether this pass is computed again, in the backward pass of activation checkpointing: it moves no average."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _above(gains: Tensor, thresholds: Tensor) -> Tensor:

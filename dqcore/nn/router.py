@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from dqcore.nn.blocks import group_norm
 from dqcore.nn.routing import Router, Routing
 from dqcore.ops.patch_entropy import patch_entropy
 
-__all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "Routing", "entropy_thresholds"]
+__all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "entropy_thresholds"]
 
 Gate = Literal["linear", "silu", "relu"]
 
@@ -51,8 +51,9 @@ class FeatureRouter(Router):
     @without_autocast
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
         """Route by the maps; the arithmetic stays in float32 under autocast."""
+        dtype = next(self.gate.parameters()).dtype
         pooled = [
-            F.avg_pool2d(norm(values.to(_weight_dtype(self.gate))), 2**g)
+            F.avg_pool2d(norm(values.to(dtype)), 2**g)
             for g, (norm, values) in enumerate(zip(self.norms, maps, strict=True))
         ]
         logits = self.gate(torch.cat(pooled, 1).permute(0, 2, 3, 1))
@@ -103,9 +104,8 @@ class EntropyRouter(Router):
         self, ratio: float | Sequence[float], patch_size: int, bins: tuple[float, float] = (-1.0, 1.0)
     ) -> None:
         super().__init__()
-        finer = len(ratio) if isinstance(ratio, Sequence) else 1
-        self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio, finer + 1), patch_size, bins
-        self.register_buffer("thresholds", torch.full((finer,), torch.nan))
+        self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio), patch_size, bins
+        self.register_buffer("thresholds", torch.full((len(self.ratio),), torch.nan))
         self.fitted = False
 
     def entropy(self, images: Tensor) -> Tensor:
@@ -171,8 +171,7 @@ class RandomRouter(Router):
 
     def __init__(self, ratio: float | Sequence[float]) -> None:
         super().__init__()
-        finer = len(ratio) if isinstance(ratio, Sequence) else 1
-        self.ratio = target_shares("ratio", ratio, finer + 1)
+        self.ratio = target_shares("ratio", ratio)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
         """Route at random; of the maps only the size of the coarsest counts."""
@@ -213,7 +212,3 @@ def _quantile(ordered: Tensor, share: float) -> float:
     low = int(index)
     high = min(low + 1, len(ordered) - 1)
     return float(torch.lerp(ordered[low], ordered[high], index - low))
-
-
-def _weight_dtype(gate: Callable[..., Tensor]) -> torch.dtype:
-    return next(gate.parameters()).dtype  # type: ignore[attr-defined]

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from dqcore import backends
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
-from dqcore.ops.dropout_mask import draw_seed, keep_of
+from dqcore.ops.dropout_mask import check_seed, draw_seed, keep_of
 from dqcore.ops.reference.add_layer_norm import add_layer_norm_backward_reference, add_layer_norm_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["add_layer_norm", "add_layer_norm_reference"]
+__all__ = ["add_layer_norm"]
 
 
 def add_layer_norm(
@@ -62,10 +62,7 @@ def add_layer_norm(
         raise InputError(f"eps: expected a number from 0 up, got {eps}")
     keep, dtype = keep_of(dropout_p), _dtype(x, branch)
     if dropout_seed is not None:
-        check_tensor("dropout_seed", dropout_seed, dim=1, dtypes=(torch.int64,))
-        check_same_device(x=x, dropout_seed=dropout_seed)
-        if dropout_seed.shape[0] != 2:
-            raise InputError(f"dropout_seed: expected two values, got shape {tuple(dropout_seed.shape)}")
+        check_seed("dropout_seed", dropout_seed, x=x)
     elif backends.route(x.device) == "cpu":
         total = x + (F.dropout(branch, dropout_p) if dropout_p else branch)
         if not weight.dtype == bias.dtype == total.dtype:  # PyTorch's own takes these, or float32 beside half precision

@@ -12,7 +12,7 @@ from torch import Tensor
 from dqcore.ops.reference.add_rows import add_rows_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["add_rows", "add_rows_reference"]
+__all__ = ["add_rows"]
 
 
 def add_rows(x: Tensor | None, tables: list[Tensor], indices: list[Tensor]) -> Tensor:

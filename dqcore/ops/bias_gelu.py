@@ -14,7 +14,7 @@ from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.reference.bias_gelu import bias_gelu_backward_reference, bias_gelu_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["bias_gelu", "bias_gelu_reference"]
+__all__ = ["bias_gelu"]
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:

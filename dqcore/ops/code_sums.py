@@ -12,7 +12,7 @@ from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.reference.code_sums import code_sums_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["CodeSums", "code_sums", "code_sums_reference"]
+__all__ = ["CodeSums", "code_sums"]
 
 
 class CodeSums(NamedTuple):

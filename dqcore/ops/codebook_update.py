@@ -16,7 +16,7 @@ from dqcore.ops.dynamic_lookup import Lookup
 from dqcore.ops.reference.codebook_update import codebook_update_reference
 from dqcore.ops.registry import Implementation, is_traced, register
 
-__all__ = ["codebook_update", "codebook_update_reference"]
+__all__ = ["codebook_update"]
 
 State = tuple[Tensor, Tensor, Tensor, Tensor | None]
 

@@ -14,7 +14,7 @@ from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.reference.cross_entropy import cross_entropy_backward_reference, cross_entropy_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["cross_entropy", "cross_entropy_reference"]
+__all__ = ["cross_entropy"]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

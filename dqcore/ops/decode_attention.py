@@ -20,7 +20,7 @@ from dqcore.ops.registry import Implementation, register
 from dqcore.ops.sequences import scale_of
 from dqcore.ops.varlen_attention import MAX_HEAD_DIM, Precision, check_precision, close_channels
 
-__all__ = ["append_and_attend", "decode_attention", "decode_attention_reference"]
+__all__ = ["append_and_attend", "decode_attention"]
 
 
 def decode_attention(

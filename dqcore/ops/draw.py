@@ -15,7 +15,7 @@ from torch import Tensor
 from dqcore.ops.reference.draw import draw_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["draw", "draw_reference"]
+__all__ = ["draw"]
 
 
 def draw(

@@ -14,7 +14,7 @@ from torch import Tensor
 from dqcore.ops.reference.draw_vectors import draw_vectors_reference
 from dqcore.ops.registry import Implementation, is_traced, register
 
-__all__ = ["draw_vectors", "draw_vectors_reference"]
+__all__ = ["draw_vectors"]
 
 
 def draw_vectors(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError
-from dqcore.ops.checks import check_tensor
+from dqcore.errors import InputError, at_least
+from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.reference.dropout_mask import dropout_mask_reference
 
-__all__ = ["draw_seed", "dropout_mask", "keep_of"]
+__all__ = ["check_seed", "draw_seed", "dropout_mask", "keep_of"]
 
 
 def dropout_mask(seed: Tensor, num_heads: int, num_rows: int, num_columns: int, dropout_p: float) -> Tensor:
@@ -36,14 +36,18 @@ def dropout_mask(seed: Tensor, num_heads: int, num_rows: int, num_columns: int, 
     Gradient: none. Deterministic, and equal on every device.
     Cost: about 50 integer operations for each 16 weights.
     """
-    check_tensor("seed", seed, dim=1, dtypes=(torch.int64,))
-    if seed.shape[0] != 2:
-        raise InputError(f"seed: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
-    for name, number in (("num_heads", num_heads), ("num_rows", num_rows), ("num_columns", num_columns)):
-        if number < 0:
-            raise InputError(f"{name}: expected at least 0, got {number}")
+    check_seed("seed", seed)
+    at_least(0, num_heads=num_heads, num_rows=num_rows, num_columns=num_columns)
     rows = torch.arange(num_rows, device=seed.device)
     return dropout_mask_reference(seed, num_heads, rows, num_columns, keep_of(dropout_p))
+
+
+def check_seed(name: str, seed: Tensor, **beside: Tensor) -> None:
+    """Raise unless ``seed`` is ``(seed, offset)``, on the device of the tensor beside it."""
+    check_tensor(name, seed, dim=1, dtypes=(torch.int64,))
+    check_same_device(**beside, **{name: seed})
+    if seed.shape[0] != 2:
+        raise InputError(f"{name}: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
 
 
 def keep_of(dropout_p: float) -> int:

@@ -16,20 +16,11 @@ from dqcore.errors import InputError
 from dqcore.ops.checks import check_codebook, check_grain, check_same_device, check_tensor
 from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.cpu.dynamic_lookup import dynamic_lookup_cpu
-from dqcore.ops.layout import block_sum, cells_per_code, memory_format, merge_maps
+from dqcore.ops.layout import cells_per_code, memory_format, merge_maps
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_backward_reference, dynamic_lookup_reference
 from dqcore.ops.registry import Implementation, is_traced, register
 
-__all__ = [
-    "MAX_GRANULARITIES",
-    "Lookup",
-    "block_sum",
-    "cells_per_code",
-    "dynamic_lookup",
-    "dynamic_lookup_backward_reference",
-    "dynamic_lookup_reference",
-    "merge_maps",
-]
+__all__ = ["MAX_GRANULARITIES", "Lookup", "dynamic_lookup"]
 
 #: Kernels pack a vector's granularity into three bits beside its cell.
 MAX_GRANULARITIES = 8

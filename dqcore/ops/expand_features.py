@@ -15,7 +15,7 @@ from dqcore.ops.layout import check_layout
 from dqcore.ops.reference.expand_features import expand_features_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["expand_features", "expand_features_reference"]
+__all__ = ["expand_features"]
 
 
 def expand_features(

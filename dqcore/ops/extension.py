@@ -86,7 +86,7 @@ def check_sizes(
     if cells is not None:
         name, tensor, dim = cells
         shift = num_granularities - 1
-        expected = (grain.shape[0], grain.shape[1] << shift, grain.shape[2] << shift)
+        expected = (images, rows << shift, columns << shift)
         if tensor.dim() != dim or (tensor.shape[0], *tensor.shape[-2:]) != expected:
             raise InputError(f"{name}: expected {expected} images and cells, got shape {tuple(tensor.shape)}")
         check_same_device(**{name: tensor, "grain": grain})

@@ -13,7 +13,7 @@ from dqcore.ops.checks import FLOATS, check_same_device, check_tensor
 from dqcore.ops.reference.linear_gelu import linear_gelu_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["linear_gelu", "linear_gelu_reference"]
+__all__ = ["linear_gelu"]
 
 HALF = (torch.float16, torch.bfloat16)
 #: Rows up to which reading the weight is what takes the time; beyond, a library's product is the better one.

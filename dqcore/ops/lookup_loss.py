@@ -12,7 +12,7 @@ from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.reference.lookup_loss import lookup_loss_reference
 from dqcore.ops.registry import Implementation, is_traced, register
 
-__all__ = ["LookupLoss", "lookup_loss", "lookup_loss_reference"]
+__all__ = ["LookupLoss", "lookup_loss"]
 
 
 class LookupLoss(NamedTuple):

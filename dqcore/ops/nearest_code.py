@@ -13,10 +13,10 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_codebook, check_same_device, check_tensor
 from dqcore.ops.cpu.nearest_code import nearest_code_cpu
-from dqcore.ops.reference.nearest_code import nearest_code_reference, squared_distance
+from dqcore.ops.reference.nearest_code import nearest_code_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["Precision", "nearest_code", "nearest_code_reference", "squared_distance"]
+__all__ = ["Precision", "nearest_code"]
 
 Precision = Literal["exact", "fast"]
 

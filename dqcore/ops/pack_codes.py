@@ -12,7 +12,7 @@ from dqcore.ops.layout import check_layout, count_codes
 from dqcore.ops.reference.pack_codes import pack_codes_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["pack_codes", "pack_codes_reference"]
+__all__ = ["pack_codes"]
 
 
 def pack_codes(

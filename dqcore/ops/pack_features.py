@@ -15,7 +15,7 @@ from dqcore.ops.layout import check_layout, count_codes, memory_format
 from dqcore.ops.reference.pack_features import pack_features_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["Reduction", "pack_features", "pack_features_reference"]
+__all__ = ["Reduction", "pack_features"]
 
 Reduction = Literal["mean", "sum"]
 

@@ -16,7 +16,7 @@ from dqcore.ops.cpu.patch_entropy import patch_entropy_cpu
 from dqcore.ops.reference.patch_entropy import GREY, NO_MASS, patch_entropy_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["GREY", "NO_MASS", "patch_entropy", "patch_entropy_reference"]
+__all__ = ["patch_entropy"]
 
 
 def patch_entropy(
@@ -31,7 +31,7 @@ def patch_entropy(
 
     Args:
         images: Colour ``(B, 3, H, W)`` or grey ``(B, 1, H, W)``, values in [-1, 1]; float16, bfloat16, float32 or
-            float64. Colour becomes grey with the weights :data:`GREY`.
+            float64. Colour becomes grey with the weights :data:`dqcore.ops.reference.patch_entropy.GREY`.
         patch_size: Side of a patch in pixels; divides H and W. Patches do not overlap.
         bins: First and last bin centre. ``(0.0, 1.0)`` fits the thresholds of the released checkpoint; it does not see
             what is darker than mid-grey.

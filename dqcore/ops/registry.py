@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqcore import backends
 
-__all__ = ["Implementation", "Op", "is_traced", "register"]
+__all__ = ["Implementation", "Op", "in_backward", "is_traced", "register"]
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
@@ -123,6 +123,14 @@ def is_traced() -> bool:
     Ops then go through PyTorch's dispatcher, see :meth:`Op.below_autograd`.
     """
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def in_backward() -> bool:
+    """Whether this code runs inside a backward pass, where activation checkpointing computes a forward pass again.
+
+    Never while compiling, where nobody can tell.
+    """
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class _Kind(NamedTuple):

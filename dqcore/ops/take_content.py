@@ -11,7 +11,7 @@ from torch import Tensor
 from dqcore.ops.reference.take_content import take_content_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["take_content", "take_content_reference"]
+__all__ = ["take_content"]
 
 
 def take_content(

@@ -13,7 +13,7 @@ from torch import Tensor
 from dqcore.ops.reference.take_entry import take_entry_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["take_entry", "take_entry_reference"]
+__all__ = ["take_entry"]
 
 
 def take_entry(

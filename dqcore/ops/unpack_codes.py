@@ -12,7 +12,7 @@ from dqcore.ops.extension import call, check_grid, codes_argument, native
 from dqcore.ops.reference.unpack_codes import unpack_codes_reference
 from dqcore.ops.registry import Implementation, register
 
-__all__ = ["unpack_codes", "unpack_codes_reference"]
+__all__ = ["unpack_codes"]
 
 
 def unpack_codes(sequence: CodeSequence) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,12 @@ from dqcore.errors import InputError
 from dqcore.kernels.setting import Setting
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.cpu.varlen_attention import varlen_attention_backward_cpu, varlen_attention_cpu
-from dqcore.ops.dropout_mask import draw_seed, keep_of
+from dqcore.ops.dropout_mask import check_seed, draw_seed, keep_of
 from dqcore.ops.reference.varlen_attention import varlen_attention_backward_reference, varlen_attention_reference
 from dqcore.ops.registry import Implementation, register
 from dqcore.ops.sequences import check_prefixes, check_seqlens, check_window, scale_of
 
-__all__ = ["Precision", "varlen_attention", "varlen_attention_backward_reference", "varlen_attention_reference"]
+__all__ = ["Precision", "varlen_attention"]
 
 Grads = tuple[Tensor, Tensor, Tensor]
 Precision = Literal["ieee", "tf32x3", "tf32"]
@@ -166,10 +166,7 @@ def _seed_of(keep: int, seed: Tensor | None, q: Tensor) -> Tensor | None:
         return None
     if seed is None:
         return draw_seed(q.device)
-    check_tensor("dropout_seed", seed, dim=1, dtypes=(torch.int64,))
-    check_same_device(q=q, dropout_seed=seed)
-    if seed.shape[0] != 2:
-        raise InputError(f"dropout_seed: expected two values, (seed, offset), got shape {tuple(seed.shape)}")
+    check_seed("dropout_seed", seed, q=q)
     return seed
 
 

@@ -17,7 +17,7 @@ from dqcore.report.pictures import error_map, grain_layer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["inline", "photo_entry", "photo_states", "picture_source"]
+__all__ = ["inline", "photo_entry"]
 
 #: Longer sides are shrunk to this many pixels in the page; numbers are those of the whole photo.
 LONGEST = 1280
@@ -41,18 +41,14 @@ def photo_entry(name: str, shown: Shown, config: Any, remark: str) -> dict[str, 
         "remark": remark,
         "width": width,
         "height": height,
-        "input": picture_source(shown.image),
+        "input": _source(shown.image),
         "first": first,
-        "states": photo_states(states, config),
+        "states": [_state(state, config) for state in states],
     }
 
 
-def photo_states(states: list[State], config: Any) -> list[dict[str, Any]]:
-    """The pictures and the words of each setting."""
-    return [_state(state, config) for state in states]
-
-
 def _state(state: State, config: Any) -> dict[str, Any]:
+    """The pictures and the words of a setting."""
     result = state.result
     shape = (result.image.shape[1], result.image.shape[2])
     layer = grain_layer(result.grain, config.num_granularities, shape, config.strides[0])
@@ -60,7 +56,7 @@ def _state(state: State, config: Any) -> dict[str, Any]:
     return {
         "label": counted(result.num_codes, "code") + (" · the router's choice" if state.detail is None else ""),
         "facts": f"{result.psnr:.1f} dB · {result.num_bytes:,} bytes · {result.bits_per_pixel:.3f} bits per pixel",
-        "image": picture_source(result.reconstruction),
+        "image": _source(result.reconstruction),
         "layer": inline(layer, "PNG", optimize=True, transparency=layer.info["transparency"]),
         "error": inline(errors, "WEBP", quality=75),
         "peers": {name: _peer(name, coded, result.image) for name, coded in state.peers.items()},
@@ -76,7 +72,7 @@ def _peer(name: str, coded: Any, image: Tensor) -> dict[str, str]:
     return {"image": f"data:image/{kind};base64,{base64.b64encode(coded.data).decode()}", "facts": facts}
 
 
-def picture_source(image: Tensor) -> str:
+def _source(image: Tensor) -> str:
     """An image ``(3, H, W)`` in [-1, 1] for the ``src`` of an ``<img>``."""
     return inline(_shrunk(tensor_to_image(image), LONGEST), "WEBP", quality=88)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dqcore.data.images import read_image
-from dqcore.data.listing import is_collection, list_images
 from dqcore.inference.complete import complete
+from dqcore.inference.photos import list_photos
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.report.charts import prior_charts
@@ -23,7 +24,7 @@ INTRO = (
     "A prior learned which codes follow which. From nothing it draws the codes of new images, and a tokenizer's "
     "decoder turns them into pixels; from a part of a photo it draws the rest."
 )
-SAMPLES = 16
+SAMPLES, SEED = 16, 0
 
 
 def is_prior(config: dict[str, Any]) -> bool:
@@ -37,10 +38,8 @@ def report_prior(
     *,
     images: Path | None = None,
     out: Path | None = None,
-    title: str | None = None,
     max_photos: int = 4,
     device: str = "cpu",
-    seed: int = 0,
 ) -> Path:
     """Draw samples from a run's prior and write its report.
 
@@ -49,10 +48,8 @@ def report_prior(
         config: Its description.
         images: Photos to complete, a file, a folder or a ``.txt`` list; none are completed without.
         out: The HTML file; ``report.html`` in the run's folder by default.
-        title: The page's heading.
         max_photos: Photos completed, at most.
         device: Where to run the models.
-        seed: Decides the samples.
 
     Returns:
         The page's path.
@@ -62,13 +59,12 @@ def report_prior(
     """
     prior, tokenizer = load_pair(run, None, device)
     rows = read_metrics(run / "metrics.jsonl")
-    galleries = _samples(prior, tokenizer, seed)
+    galleries = _samples(prior, tokenizer)
     if images is not None:
-        paths = [images] if images.is_file() and not is_collection(images) else list_images(images)
-        galleries.append(_completions(prior, tokenizer, paths[:max_photos], seed))
+        galleries.append(_completions(prior, tokenizer, list_photos([images])[:max_photos]))
     galleries += while_it_trained(run, "The same samples each time")
     page = Page(
-        title=title or f"{config['options']['preset']}: a report",
+        title=f"{config['options']['preset']}: a report",
         intro=INTRO,
         headline=_headline(config, rows),
         galleries=galleries,
@@ -78,35 +74,27 @@ def report_prior(
     return write_page(out or run / "report.html", page)
 
 
-def _samples(prior: Any, tokenizer: Any, seed: int) -> list[Gallery]:
-    labels = None
-    if prior.config.num_classes:
-        labels = _in_turn(prior.config.num_classes)
-    drawn = prior.generate(SAMPLES, labels, seed=seed)
+def _samples(prior: Any, tokenizer: Any) -> list[Gallery]:
+    labels = torch.arange(SAMPLES) % prior.config.num_classes if prior.config.num_classes else None
+    drawn = prior.generate(SAMPLES, labels, seed=SEED)
     images = decode_sequence(tokenizer, drawn)
-    found = [Gallery("Images from nothing", f"Drawn with seed {seed}.", [(image, "") for image in images])]
+    found = [Gallery("Images from nothing", f"Drawn with seed {SEED}.", [(image, "") for image in images])]
     if isinstance(prior, DQTransformer):
-        preview = decode_preview(tokenizer, prior.generate(SAMPLES, labels, seed=seed, stop_after=0))
+        preview = decode_preview(tokenizer, prior.generate(SAMPLES, labels, seed=SEED, stop_after=0))
         pairs = [(part[i], name) for i in range(4) for part, name in ((preview, "coarse codes"), (images, "all codes"))]
         remark = "The regions that need little come first; the rest stays open until their codes come."
         found.append(Gallery("Coarse to fine", remark, pairs))
     return found
 
 
-def _completions(prior: Any, tokenizer: Any, paths: list[Path], seed: int) -> Gallery:
+def _completions(prior: Any, tokenizer: Any, paths: list[Path]) -> Gallery:
     pictures: list[tuple[Tensor, str]] = []
     for path in paths:
         label = 0 if prior.config.num_classes and not prior.config.label_dropout else None
-        found = complete(prior, tokenizer, read_image(path), "upper", 2, labels=label, seed=seed)
+        found = complete(prior, tokenizer, read_image(path), "upper", 2, labels=label, seed=SEED)
         pictures += [(found.photo, path.stem), (found.given, "kept")]
         pictures += [(image, "completed") for image in found.images]
     return Gallery("The lower half imagined", "The codes of the upper half are kept.", pictures)
-
-
-def _in_turn(num_classes: int) -> Tensor:
-    import torch
-
-    return torch.arange(SAMPLES) % num_classes
 
 
 def _headline(config: dict[str, Any], rows: list[Row]) -> list[dict[str, str]]:

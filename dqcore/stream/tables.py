@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError, at_least
 
-__all__ = ["MOST_FACTOR", "PRECISION", "TOTAL", "UNIT", "CodeTables"]
+__all__ = ["MOST_FACTOR", "PRECISION", "TOTAL", "UNIT", "CodeTables", "frequencies"]
 
 #: The frequencies of a table sum to 2 to this power: that of the range coder.
 PRECISION = 24

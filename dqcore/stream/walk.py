@@ -9,7 +9,7 @@ from dqcore.stream.coder import Coder
 from dqcore.stream.predictor import Predictor
 from dqcore.stream.tables import CodeTables
 
-__all__ = ["Walk", "cells_of"]
+__all__ = ["Walk", "code_predictor", "grain_predictor"]
 
 Map = NDArray[np.int64]
 
@@ -40,7 +40,7 @@ class Walk:
     def take_codes(self, coder: Coder, g: int) -> None:
         """The codes of granularity g, row by row of its grid."""
         span = 1 << (self._tables.num_granularities - 1 - g)
-        cells = np.argwhere(cells_of(self.grain, g)) * span
+        cells = np.argwhere((self.grain == g).repeat(1 << g, 0).repeat(1 << g, 1)) * span
         _take(coder, code_predictor(self._tables, g), self.codes, self._known, cells.tolist(), span, self._classes)
 
 
@@ -52,11 +52,6 @@ def _take(
         number = coder.code(predictor, known[y + 1, x], known[y, x + 1], int(values[y, x]))
         values[y : y + span, x : x + span] = number
         known[y + 1 : y + 1 + span, x + 1 : x + 1 + span] = classes[number]
-
-
-def cells_of(grain: Map, g: int) -> NDArray[np.bool_]:
-    """Which cells of granularity g's own grid belong to regions of that granularity."""
-    return (grain == g).repeat(1 << g, 0).repeat(1 << g, 1)
 
 
 def grain_predictor(tables: CodeTables) -> Predictor:

@@ -1,18 +1,12 @@
 """The benchmark of defaults, a few steps of it, and what it makes of its rows."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
+import autoencoders
+import bench_defaults as bench
 import pytest
 import torch
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))  # where a benchmark's helpers lie
-
-bench = importlib.import_module("bench_defaults")
-autoencoders = sys.modules["autoencoders"]
 
 
 def row(layer, seed, task="photos-32", **changes):

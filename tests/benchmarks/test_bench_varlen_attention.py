@@ -1,16 +1,10 @@
 """The attention benchmarks where no GPU is: what they call of PyTorch, on small or empty tensors."""
 
-import importlib
-import sys
-from pathlib import Path
-
+import bench_decode_attention as decode
+import bench_varlen_attention as varlen
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))  # where a benchmark's helpers lie
-
-varlen, decode = importlib.import_module("bench_varlen_attention"), importlib.import_module("bench_decode_attention")
 SMALL = (3, 5, 20, 2, 16)
 
 

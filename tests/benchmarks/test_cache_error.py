@@ -1,14 +1,9 @@
 """What caches of fewer bytes do to logits is measured on the logits that the model defines."""
 
-import sys
-from pathlib import Path
-
 import torch
+from cache_error import logits_of
 
 import dqcore
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from cache_error import logits_of
 
 
 def test_exact_caches_give_the_logits_of_the_full_pass():

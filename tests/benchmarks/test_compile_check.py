@@ -1,5 +1,4 @@
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -10,21 +9,14 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
+import compile_check
+import compile_measure
+import sass
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "compile_check.py"
 KEYS = {"kernel", "arch", "config", "registers", "stack_bytes", "shared_bytes", "instructions_per_element", "wgmma"}
 TARGETS = (80, 86, 89, 90, 100, 120)
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-sys.path.insert(0, str(SCRIPT.parent))
-compile_check, compile_measure, sass = load("compile_check"), load("compile_measure"), load("sass")
 STORED = json.loads(compile_check.STORED.read_text())
 
 

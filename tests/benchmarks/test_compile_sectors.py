@@ -1,16 +1,14 @@
 """Sectors: counted by hand for small layouts, and the stored table."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("triton")
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-compile_sectors, sector_cases, sectors = map(importlib.import_module, ("compile_sectors", "sector_cases", "sectors"))
+import compile_sectors
+import sector_cases
+import sectors
 
 #: A tile of 32 channels and 64 cells: a warp has 32 cells of one channel.
 PLANES = sectors.Layout((1, 1), (1, 32), (2, 2), 1)

@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import re
@@ -9,25 +8,20 @@ import types
 from pathlib import Path
 from typing import ClassVar
 
+import children
+import gpu_checks
+import gpu_report
+import gpu_tests
+import machine
 import pytest
+import report_kernels
+import report_parts
+import report_rows
+import rows
+import small_launches
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-NAMES = (
-    "gpu_report",
-    "gpu_checks",
-    "gpu_tests",
-    "report_parts",
-    "report_rows",
-    "report_kernels",
-    "children",
-    "rows",
-    "small_launches",
-)
-gpu_report, gpu_checks, gpu_tests, report_parts, report_rows, report_kernels, children, rows, small_launches = (
-    importlib.import_module(name) for name in NAMES
-)
 OWN = ["nearest_code", "dynamic_lookup", "expand_features", "pack_features", "patch_entropy", "quantizer", "code_sums"]
 
 
@@ -68,7 +62,8 @@ def test_important_rows_come_first():
 
 def test_a_module_may_grow_while_its_rows_run():
     """As torch.compile does to the module of what it compiles."""
-    module = importlib.import_module("bench_code_sums")
+    import bench_code_sums as module
+
     try:
         found = []
         for name, *_ in report_rows.rows(["code_sums"]):
@@ -273,7 +268,7 @@ def test_a_table_counts_each_kernel():
 
 
 def test_a_file_keeps_what_a_run_did_not_measure(tmp_path):
-    keep, path = importlib.import_module("machine").keep, tmp_path / "gpu.json"
+    keep, path = machine.keep, tmp_path / "gpu.json"
     rows = [{"name": name, "median": 1.0, "extra_info": {}} for name in "ab"]
     keep(path, {"machine": {"gpu": "X"}, "versions": {"torch": "1"}, "checks": {"c": None}, "rows": rows})
     again = [{"name": "b", "median": 2.0}, {"name": "a", "skipped": "not now"}, {"name": "new", "skipped": "never"}]
@@ -315,7 +310,6 @@ def test_compare_writes_a_row(monkeypatch):
 
 
 def test_clocks_and_power_are_read(monkeypatch):
-    machine = importlib.import_module("machine")
     line = "NVIDIA H200, 580.1, P0, 1980 MHz, 3201 MHz, 1980 MHz, 100 W, 700 W, 40, 0x0\n"
     monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=line))
     assert machine.power()["clocks.sm"] == "1980 MHz" and machine.power()["temperature.gpu"] == "40"

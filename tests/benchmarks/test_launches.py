@@ -4,13 +4,9 @@ Beside the layers a step has four: what reads a token, what draws a position and
 draws the code and ends the step. Each of the two heads has a normalization and a product.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from launches import sampling_step, training_layer
 
 from dqcore.kernels import common

@@ -1,13 +1,7 @@
 """The clocks of the benchmarks, on a CPU."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-timing = importlib.import_module("timing")
+import timing
 
 
 def test_calls_take_turns():

@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import shutil
@@ -11,12 +10,13 @@ import torch
 
 pytest.importorskip("triton")
 
+import tune
+import tune_problems
+
 from dqcore import backends
 from dqcore.kernels import tuned
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-tune, tune_problems = importlib.import_module("tune"), importlib.import_module("tune_problems")
 SHIPPED = sorted(path.stem for path in tuned.TABLES.glob("*.json"))
 
 

@@ -1,16 +1,13 @@
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
-from dqcore import backends
+import tune_constants
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-tune_constants = importlib.import_module("tune_constants")
+from dqcore import backends
 
 
 def test_every_constant_is_found_where_it_is_defined():

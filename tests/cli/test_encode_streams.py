@@ -166,7 +166,7 @@ def test_nothing_is_passed_over_in_silence(run, fails, checkpoint, pictures, tmp
     assert code == 0 and "5 images" in text and "already" not in text
 
 
-def test_a_preview_needs_the_beginning_alone(run, fails, checkpoint, photo, tmp_path):
+def test_a_preview_needs_the_beginning_alone(run, checkpoint, photo, tmp_path):
     out = tmp_path / "photo.dqc"
     assert run("encode", photo, "--checkpoint", checkpoint, "-o", out, "--ratio", 0.4)[0] == 0
     whole, data = tmp_path / "whole.png", out.read_bytes()

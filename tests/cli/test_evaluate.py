@@ -107,7 +107,7 @@ def test_ways_to_call_it_are_not_mixed(fails, words, message):
     assert message in fails("evaluate", *words)
 
 
-def test_samples(run, fails, pictures):
+def test_samples(fails, pictures):
     words = ("evaluate", "--samples", pictures, "--reference", pictures, "--metrics", "fid")
     message = fails(*words, "--inception-weights", pictures / "gone.pth")
     assert "gone.pth" in message or "pip install 'dqcore[metrics]'" in message

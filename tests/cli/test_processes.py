@@ -3,22 +3,17 @@
 import hashlib
 import json
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from processes import launch, start
 
 import dqcore
 from dqcore.cli import main
 from dqcore.files.sealed import read_sealed
 from dqcore.files.tensors import read_state
 from dqcore.models.auto import fingerprint
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
-
-from processes import launch, start
 
 VERBS = """
 import json, os, sys

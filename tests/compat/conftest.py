@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from dqcore.compat.vector_quantize_pytorch import VectorQuantize
-from dqcore.ops.nearest_code import squared_distance
+from dqcore.ops.reference.nearest_code import squared_distance
 
 spec = importlib.util.spec_from_file_location("record", Path(__file__).with_name("record.py"))
 record = importlib.util.module_from_spec(spec)

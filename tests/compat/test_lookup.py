@@ -6,7 +6,8 @@ import torch
 from dqcore.compat import taming
 from dqcore.compat.lookup import _nearest_of_few, lookup, nearest
 from dqcore.compat.vector_quantize_pytorch.search import most_similar
-from dqcore.ops.nearest_code import nearest_code, nearest_code_reference
+from dqcore.ops.nearest_code import nearest_code
+from dqcore.ops.reference.nearest_code import nearest_code_reference
 from dqcore.testing import adversarial_codebooks
 
 NAMES = list(adversarial_codebooks(1, 2, 2))

@@ -2,20 +2,15 @@
 
 import copy
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from processes import launch
 from torch.nn.functional import normalize
 
 from dqcore.compat.vector_quantize_pytorch import VectorQuantize
 from dqcore.errors import InputError
-from dqcore.testing import nearest_code_oracle
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
-
-from processes import launch
+from dqcore.testing import exact_distances
 
 package = pytest.importorskip("vector_quantize_pytorch")
 DIM, SIZE = 12, 40
@@ -34,7 +29,7 @@ def test_where_codes_differ_ours_are_nearer(cosine, mean, pair):
         layer.codebook = codes
     mine, other = ours(x[None])[1][0], theirs(x[None])[1][0]
     rows = normalize(x, dim=-1, eps=1e-6) if cosine else x
-    cost = -rows.double() @ codes.double().T if cosine else nearest_code_oracle(rows, codes)
+    cost = -rows.double() @ codes.double().T if cosine else exact_distances(rows, codes)
     assert torch.equal(mine, cost.argmin(1))
     wrong = mine != other
     gain = cost.gather(1, other[:, None]) - cost.gather(1, mine[:, None])
@@ -137,7 +132,7 @@ def test_autocast_leaves_the_codes_exact():
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             quantized, codes, loss = ours(x, freeze_codebook=True)
             vectors = ours.project_in(x).float()[0]
-        assert torch.equal(codes[0], nearest_code_oracle(vectors, ours.codebook).argmin(1))
+        assert torch.equal(codes[0], exact_distances(vectors, ours.codebook).argmin(1))
         (quantized.float().sum() + loss).backward()
 
 

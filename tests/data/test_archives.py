@@ -14,7 +14,7 @@ from dqcore.data.batches import Crops, StepSampler, batch_loader
 from dqcore.data.crops import RandomCrop
 from dqcore.data.dataset import Images
 from dqcore.data.images import BrokenImageError, list_images, read_image
-from dqcore.data.shards import hash_file
+from dqcore.data.shards import file_digest
 
 KINDS = ("photos", "photos.tar", "photos.zip", "photos_lmdb")
 ARCHIVES = KINDS[1:]
@@ -41,7 +41,7 @@ def test_every_source_has_the_same_images_in_one_order(make, members, kind):
 def test_an_image_in_an_archive_has_the_hashes_of_its_file(make, members, kind):
     alone = list_images(make("photos", members))
     packed = list_images(make(kind, members))
-    assert [hash_file(path) for path in packed] == [hash_file(path) for path in alone] != [""] * 3
+    assert [file_digest(path) for path in packed] == [file_digest(path) for path in alone] != [""] * 3
     assert list(map(provenance.hash_file, packed)) == list(map(provenance.hash_file, alone))
 
 
@@ -115,7 +115,7 @@ def test_what_is_missing_or_broken_is_named(make, image, kind):
     for name, reason in (("2.png", "cannot identify"), ("3.png", "no 3.png in")):
         with pytest.raises(BrokenImageError, match=rf"{kind}::{name}: {reason}"):
             read_image(f"{path}::{name}")
-    assert hash_file(path.with_name(f"{kind}::3.png")) == ""
+    assert file_digest(path.with_name(f"{kind}::3.png")) == ""
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)

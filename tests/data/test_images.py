@@ -18,7 +18,7 @@ from dqcore.data.images import (
     tensor_to_image,
 )
 from dqcore.data.making import MadeImages, Making
-from dqcore.data.shards import hash_file
+from dqcore.data.shards import file_digest
 from dqcore.data.statistics import _Measured
 
 
@@ -191,7 +191,7 @@ def test_pipes_and_devices_do_not_block(tmp_path):
     for name in ("a.png", "b.png"):
         with pytest.raises(BrokenImageError, match=f"{name}: not a regular file"):
             read_image(tmp_path / name)
-        assert hash_file(tmp_path / name) == ""
+        assert file_digest(tmp_path / name) == ""
         with pytest.raises(OSError, match="not a regular file"):
             provenance.hash_file(tmp_path / name)
     os.mkfifo(tmp_path / "list.txt")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dqcore.data.images import image_to_tensor, read_image
+from dqcore.data.images import image_to_tensor, pad_to_stride, read_image
 from dqcore.data.photos import sample_photos
 from dqcore.inference.evaluate import evaluate_photos
-from dqcore.inference.protocol import NATIVE, Protocol, decode_to_size, pad_to_stride
+from dqcore.inference.protocol import NATIVE, Protocol, decode_to_size
 from dqcore.inference.reconstruct import reconstruct
 from dqcore.metrics import psnr
 from dqcore.report import report_run

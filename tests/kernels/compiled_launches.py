@@ -4,7 +4,6 @@
 """
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ import torch
 pytest.importorskip("triton")
 import triton
 import triton.language as tl
-from triton.runtime.jit import JITFunction
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from host_time import Standing, Utilities
+from triton.runtime.jit import JITFunction
 
 from dqcore.kernels import launch as module
 from dqcore.kernels.launch import launch

@@ -17,7 +17,7 @@ from dqcore.compat.lookup import one_hot
 from dqcore.estimators import Cosine, Rotation
 from dqcore.models.priors.global_local import GlobalLocal
 from dqcore.nn import GainRouter
-from dqcore.ops.patch_entropy import GREY, NO_MASS
+from dqcore.ops.reference.patch_entropy import GREY, NO_MASS
 from dqcore.testing import assert_close
 from dqcore.training.prior.step import measure
 from dqcore.training.tokenizer.pixels import PIXEL_LOSSES

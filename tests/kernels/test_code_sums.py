@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dqcore import backends
-from dqcore.ops.code_sums import code_sums_reference
+from dqcore.ops.reference.code_sums import code_sums_reference
 
 pytest.importorskip("triton")
 if not (backends.interpreting() or torch.cuda.is_available()):

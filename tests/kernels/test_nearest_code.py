@@ -5,7 +5,7 @@ import torch
 
 import dqcore
 from dqcore import backends, ops
-from dqcore.ops.nearest_code import nearest_code_reference
+from dqcore.ops.reference.nearest_code import nearest_code_reference
 from dqcore.testing import adversarial_codebooks
 
 pytest.importorskip("triton")

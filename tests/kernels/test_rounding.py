@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dqcore import backends
-from dqcore.ops.nearest_code import squared_distance
+from dqcore.ops.reference.nearest_code import squared_distance
 
 pytest.importorskip("triton")
 if not backends.interpreting():

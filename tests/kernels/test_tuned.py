@@ -2,7 +2,6 @@ import importlib
 import inspect
 import itertools
 import json
-import sys
 import timeit
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pytest
 
 pytest.importorskip("triton")
 
+import tune_problems
+
 from dqcore.kernels import tuned
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-tune_problems = importlib.import_module("tune_problems")
 TARGETS = (80, 86, 89, 90, 100, 120)
 SHIPPED = sorted(path.stem for path in tuned.TABLES.glob("*.json"))
 

@@ -57,7 +57,7 @@ def test_clean_resize_is_clean_fids(original):
 
 
 @needs_fidelity
-def test_files_that_are_no_weights(original, tmp_path, monkeypatch):
+def test_files_that_are_no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match=r"download https://.*--inception-weights, or use --network"):
         inception(None)

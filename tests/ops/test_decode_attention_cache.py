@@ -1,12 +1,7 @@
 """Caches that are narrower than the queries: bfloat16, and 8-bit integers with a scale a row."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from test_decode_attention import LENGTHS, by_varlen, inputs
 
 from dqcore.ops import decode_attention

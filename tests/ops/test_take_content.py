@@ -1,12 +1,7 @@
 """Drawing a code and ending a step, against the specification: given and special contents, guidance, idle slots."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # where the tests' helpers lie
 from walks import CODES, TAPES, assert_alike, even_logits, walked
 
 import dqcore

@@ -1,12 +1,7 @@
 """Drawing and taking an entry, against the specification: every tape, given codes, previews, idle slots."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # where the tests' helpers lie
 from walks import CODES, TAPES, assert_alike, even_logits, given_codes, walked
 
 import dqcore

@@ -1,8 +1,5 @@
 """How many kernels a step of the quantizer launches, counted on tensors without data."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,7 +7,6 @@ from dqcore import DynamicQuantizer
 from dqcore.codebook import EMA, PAPER, Gradient
 
 pytest.importorskip("triton")
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from launches import counting
 
 MOST = 19

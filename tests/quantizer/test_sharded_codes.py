@@ -1,12 +1,6 @@
 """A codebook under FSDP2 outside a forward pass, and one whose processes drew other codes."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers lie
-
 from processes import launch
 
 SCRIPT = """

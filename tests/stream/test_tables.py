@@ -64,7 +64,7 @@ def test_saved_tables_are_the_same(tables_of, tmp_path):
     assert hash(first) == hash(tables) and tables != tables_of(300, 3, seed=1)
 
 
-def test_the_identity_never_changes(tables_of):
+def test_the_identity_never_changes():
     """Streams on people's disks name their tables by it."""
     assert CodeTables.uniform(256, 2).identity.startswith("b55a30c32809d699")
 

@@ -15,7 +15,7 @@ import torch
 from dqcore.cli.demo.galleries import galleries
 from dqcore.cli.demo.opening import opening
 from dqcore.data.photos import sample_folder
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner, write_json
 from dqcore.inference.measure import Evaluation
 from dqcore.progress import shown_log
@@ -73,8 +73,7 @@ def run_demo(
     """
     start = time.perf_counter()
     steps = STEPS if steps is None else steps
-    if steps < 1:
-        raise InputError(f"steps: expected at least 1, got {steps}")
+    at_least(1, steps=steps)
     with sole_owner(out, "running a demo or a training"):
         _clear(out)
         write_json(out / MARK, {"steps": steps, "seed": seed})
