@@ -10,7 +10,8 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from dqcore.cli.broken import end_with_broken, name_broken
-from dqcore.data.images import image_to_tensor, list_images, pad_to_stride, readable_images
+from dqcore.data.images import image_to_tensor, pad_to_stride, readable_images
+from dqcore.data.listing import list_images, spread
 from dqcore.errors import InputError, at_least
 from dqcore.inference.load import load_tokenizer
 from dqcore.models.auto import model_folder
@@ -43,8 +44,7 @@ def fit_tables(
     at_least(1, limit=limit)
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint}: no such folder; tables are written beside a model on disk")
-    paths = list_images(data)
-    paths = paths[:: -(-len(paths) // limit)]
+    paths = spread(list_images(data), limit)
     model = load_tokenizer(checkpoint, device)
     broken: list[str] = []
     with progress_bar() as bar:

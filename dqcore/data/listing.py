@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from dqcore.data.archives import is_archive, is_archive_name, member_path, open_archive
 from dqcore.data.containers import SUFFIXES, UNREAD, is_image_name
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -97,11 +99,10 @@ def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
     return [paths[index] for index in sorted(random.Random(seed).sample(range(len(paths)), most))]
 
 
-def spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
-    """At most so many paths, evenly spread over all."""
-    if len(paths) <= most:
-        return tuple(paths)
-    return tuple(paths[index * len(paths) // most] for index in range(most))
+def spread(paths: Sequence[T], most: int) -> tuple[T, ...]:
+    """At most so many paths, or other things in order, evenly spread over all."""
+    number = min(most, len(paths))
+    return tuple(paths[index * len(paths) // number] for index in range(number))
 
 
 def split_images(

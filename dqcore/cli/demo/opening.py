@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, read_image
+from dqcore.data.listing import spread
 from dqcore.data.photos import sample_photos
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.rate import StreamCost
@@ -28,7 +29,7 @@ def opening() -> tuple[str, Gallery]:
     psnr = sum(result.psnr for result in results) / len(results)
     size = sum(result.num_bytes for result in results) / len(results)
     pictures: list[tuple[Tensor, str]] = []
-    for result in results[:: max(1, len(results) // _SHOWN)][:_SHOWN]:
+    for result in spread(results, _SHOWN):
         pictures += [
             (result.image, "photograph"),
             (result.reconstruction, f"{result.psnr:.1f} dB, {result.num_bytes} bytes"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, readable_images
+from dqcore.data.listing import spread
 from dqcore.models.tokenizers.base import Tokenizer
 from dqcore.stream import fit_tables, save_code_tables
 
@@ -37,7 +38,7 @@ def some_images(model: Any, paths: Sequence[Path]) -> list[Tensor]:
     if not isinstance(model, Tokenizer):
         return []
     number = _PHOTOS.get(model.quantizer.codebook.weight.device.type, 16)
-    return list(_images(paths[:: max(1, len(paths) // number)][:number], model.config.strides[0]))
+    return list(_images(spread(paths, number), model.config.strides[0]))
 
 
 @torch.no_grad()
