@@ -158,3 +158,20 @@ def test_state_of_another_run_is_refused(tiny):
         _step(tiny()).load_state_dict(state)
     with pytest.raises(ValueError, match="checkpoint: its model does not fit"):
         _step(tiny(codebook_size=16), discriminator=False).load_state_dict(state)
+
+
+def test_the_adaptive_weight_of_a_batch_in_parts_is_that_of_its_reconstruction(tiny, images):
+    """A gain router decodes once more in each part, with other granularities."""
+    model = tiny(router="gain")
+    network = PatchDiscriminator(4)
+    trainer = TokenizerStep(model, WORLD, LossWeights(adversarial_maximum=1e6), discriminator=network, accumulate=2)
+    adversary, seen = copy.deepcopy(network), {}
+    handle = model.decoder.conv_out.register_forward_pre_hook(lambda _, args: seen.setdefault(len(seen), args[0]))
+    numbers = trainer(images, 0, 0.0)
+    handle.remove()
+    before = [seen[0].detach(), seen[2].detach()]  # of each part the first time
+    layer = model.decoder.conv_out
+    reconstruction = torch.cat([layer(x) for x in before])
+    losses = ((images - reconstruction).abs().mean(), hinge_generator_loss(adversary(reconstruction)))
+    norms = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in losses]
+    assert numbers["adversarial_weight"] == pytest.approx(float(norms[0] / (norms[1] + 1e-4)), rel=1e-3)
