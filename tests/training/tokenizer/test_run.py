@@ -123,6 +123,17 @@ def test_broken_images_are_named_and_passed_over(tiny, options, pictures, tmp_pa
     assert "zz.png" in (run.path / "broken_images.txt").read_text()
 
 
+def test_a_broken_held_out_image_is_named_and_no_other_counts_twice(tiny, options, pictures, tmp_path):
+    folder, runs = tmp_path / "held out", []
+    shutil.copytree(pictures, folder, ignore=lambda _, names: names[4:])
+    for name in ("whole", "broken"):
+        runs.append(train_tokenizer(options(steps=1, validation=folder, out=tmp_path / name), model=tiny()))
+        (folder / "00a.png").write_text("not an image")
+    numbers = [{name: value for name, value in run.metrics[-1].items() if name != "step"} for run in runs]
+    assert numbers[1] == numbers[0] and numbers[0]["val_psnr"] > 0
+    assert "00a.png" in (runs[1].path / "broken_images.txt").read_text()
+
+
 def test_non_finite_loss_stops_the_run(tiny, options):
     model = tiny()
     forward, calls = model.forward, []
