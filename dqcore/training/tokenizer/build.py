@@ -18,6 +18,7 @@ from dqcore.models.auto import TOKENIZERS, kind_of_preset
 from dqcore.nn.discriminator import MIN_SIZE, PatchDiscriminator
 from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
+from dqcore.training.loop import CHECKPOINT
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
@@ -32,16 +33,21 @@ __all__ = ["check_image_size", "compile_networks", "fit_router", "new_model", "n
 def new_model(options: TokenizerTraining) -> nn.Module:
     """A model of the options' preset, changed as the options say, with the weights of ``init_from`` if given.
 
+    A run that goes on has the weights of its checkpoint, so the others need not be there any more.
+
     Raises:
         ValueError: there is no such preset, it does not know an option, or the weights do not fit.
     """
     assert options.preset is not None
     kind = kind_of_preset(options.preset, TOKENIZERS, "tokenizer")
     known = {field.name for field in dataclasses.fields(kind.Config)}
+    router = getattr(kind.PRESETS[options.preset], "router", "feature")
+    if options.budget_weight is not None and router != "feature":
+        raise InputError(f"budget_weight: preset {options.preset} has a router without a budget loss ({router})")
     model: nn.Module = kind.from_preset(options.preset, **options.model_overrides(known))
     if choose_device(options.device).type == "cpu":
         model = model.to(memory_format=torch.channels_last)
-    if options.init_from is not None:
+    if options.init_from is not None and not (options.resume and (options.out / CHECKPOINT).is_file()):
         _load_weights(model, kind, options)
     return model
 

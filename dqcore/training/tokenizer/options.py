@@ -239,8 +239,9 @@ class TokenizerTraining(Arguments):
             "restart": self.restart,
             "target_ratio": self.target_ratio,
         }
-        if "budget" in known:
-            wanted |= {"budget": self.budget, "budget_weight": self.budget_weight}
+        if "budget" in known:  # a recipe's, for presets that have one
+            wanted["budget"] = self.budget
+        wanted["budget_weight"] = self.budget_weight
         chosen = {name: value for name, value in wanted.items() if value is not None}
         for name in chosen.keys() - known:
             raise InputError(f"{name}: preset {self.preset} has no such thing")

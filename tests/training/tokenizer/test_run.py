@@ -97,6 +97,9 @@ def test_presets_and_starting_weights(options, tmp_path):
     wrong = dataclasses.replace(again, codebook_size=32, out=tmp_path / "wrong")
     with pytest.raises(ValueError, match=r"init_from: .* does not fit preset dqvae-dual-tiny: size mismatch"):
         train_tokenizer(wrong)
+    shutil.rmtree(first.path)  # what has begun goes on without the weights that it started from
+    longer = train_tokenizer(dataclasses.replace(again, steps=2, resume=True), progress=_quiet)
+    assert longer.metrics[-1]["step"] == 2
 
 
 def test_a_fixed_length_tokenizer_trains_too(options):
