@@ -164,6 +164,10 @@ def test_non_finite_loss_stops_the_run(tiny, options):
         ({"batch_size": 23}, ValueError, "batch_size: 23 is more than the 22 images"),
         ({"image_size": 36, "resize": 36}, ValueError, "image_size: expected a multiple of 8"),
         ({"image_size": 16}, ValueError, "image_size: the discriminator needs at least 24"),
+        (
+            {"perceptual": "lpips", "discriminator": False, "image_size": 8, "resize": 8},
+            *(ValueError, "image_size: LPIPS needs at least 16 pixels, got 8"),
+        ),
         ({"preset": "dqvae-dul-tiny"}, ValueError, "the nearest is 'dqvae-dual-tiny'"),
         ({"device": "cuda:77"}, ValueError, "device: 'cuda:77' cannot be used here"),
         ({"perceptual": "lpips"}, ValueError, "perceptual: LPIPS needs VGG16's weights"),
