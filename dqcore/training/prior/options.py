@@ -82,7 +82,7 @@ class PriorTraining(Arguments):
     learning_rate: float | None = None
     """Learning rate after the warm-up, whatever the batch."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or a cosine that is 0 right after the last step."""
     warmup_steps: int | None = None
     """Steps over which the learning rate rises linearly."""
     weight_decay: float = 0.01

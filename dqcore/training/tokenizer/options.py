@@ -87,7 +87,7 @@ class TokenizerTraining(Arguments):
     learning_rate: float | None = None
     """Learning rate whatever the batch; instead of base_learning_rate."""
     schedule: Literal["constant", "cosine"] | None = None
-    """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or a cosine that is 0 right after the last step."""
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises linearly."""
     warmup_steps: int | None = None
