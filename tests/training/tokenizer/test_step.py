@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dqcore.distributed import World
+from dqcore.models.tokenizers.vqgan import VQGAN
 from dqcore.nn.discriminator import PatchDiscriminator, hinge_generator_loss
 from dqcore.training.loop import NonFiniteLossError
 from dqcore.training.tokenizer.build import compile_networks
@@ -175,3 +176,15 @@ def test_the_adaptive_weight_of_a_batch_in_parts_is_that_of_its_reconstruction(t
     losses = ((images - reconstruction).abs().mean(), hinge_generator_loss(adversary(reconstruction)))
     norms = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in losses]
     assert numbers["adversarial_weight"] == pytest.approx(float(norms[0] / (norms[1] + 1e-4)), rel=1e-3)
+
+
+def test_a_fixed_length_codebook_starts_from_all_parts_of_a_batch():
+    sizes = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "codebook_size": 16, "resolution": 32}
+    images = torch.linspace(-0.8, 0.8, 8)[:, None, None, None] + 0.1 * torch.rand(8, 3, 32, 32)
+    codes = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        model = VQGAN.from_preset("vqgan-f8-tiny", initialisation="kmeans", restart=False, **sizes)
+        TokenizerStep(model, WORLD, LossWeights(), accumulate=parts)(images, 0, 0.0)
+        codes.append(model.quantizer.codes)
+    torch.testing.assert_close(codes[1], codes[0], rtol=1e-4, atol=1e-5)
