@@ -96,9 +96,14 @@ def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
     """The state dict that the authors' code would load; the inverse of :func:`dqvae_from_official`.
 
     Raises:
-        ValueError: Their code has no such model (other than two or three granularities, 32 groups, or their positions).
+        ValueError: Their code has no such model (other than two or three granularities, 32 groups, or their positions;
+            a stem, a linear path, no attention in the middle, or a gain router).
     """
     config = model.config
+    if config.stem != 1 or config.linear_path or not config.middle_attention or config.router == "gain":
+        raise InputError(
+            "model: expected stem 1, no linear path, attention in the middle and no gain router, as theirs have"
+        )
     if config.num_granularities not in _NAMES or config.groups != 32 or config.position not in _POSITIONS.values():
         raise InputError(
             "model: expected two or three granularities, 32 groups and fourier or fourier+learned position"

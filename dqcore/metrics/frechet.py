@@ -23,9 +23,14 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
     Returns:
         At least 0, up to rounding in float64.
+
+    Raises:
+        InputError: Shapes do not fit, there are too few samples, or features are not finite.
     """
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise InputError(f"y: expected (M, D) features, M at least 2, like x {tuple(x.shape)}, got {tuple(y.shape)}")
+    if not (bool(x.isfinite().all()) and bool(y.isfinite().all())):
+        raise InputError(f"{'y' if bool(x.isfinite().all()) else 'x'}: expected finite features")
     a, b = x.double(), y.double()
     means = (a.mean(0) - b.mean(0)).square().sum()
     a, b = (_at_most_square((each - each.mean(0)) / (len(each) - 1) ** 0.5) for each in (a, b))

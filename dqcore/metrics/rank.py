@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,10 +20,12 @@ def spearman(x: Tensor, y: Tensor) -> float:
         y: As many numbers.
 
     Returns:
-        In [-1, 1]; NaN where all values of ``x`` or of ``y`` are equal.
+        In [-1, 1]; NaN where all values of ``x`` or of ``y`` are equal, or one is NaN.
     """
     if x.numel() != y.numel() or x.numel() < 2:
         raise InputError(f"y: expected as many values as x, at least 2, got {x.numel()} and {y.numel()}")
+    if bool(x.isnan().any()) or bool(y.isnan().any()):  # a sort would give it a rank
+        return math.nan
     a, b = _ranks(x), _ranks(y)
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())

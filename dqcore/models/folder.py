@@ -42,6 +42,8 @@ def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
     if dtype is None or not tensor.is_floating_point():
         return tensor
+    if not dtype.is_floating_point:
+        raise InputError(f"dtype: expected a floating-point one, such as torch.float16, got {dtype}")
     if not (tensor.to(dtype).isfinite() | ~tensor.isfinite()).all():
         raise InputError(f"dtype: {name} has values beyond the range of {dtype}")
     return tensor.to(dtype)

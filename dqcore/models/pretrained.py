@@ -121,7 +121,7 @@ class Pretrained(nn.Module):
             The address of the commit if it was uploaded, else None.
 
         Raises:
-            InputError: A weight is not finite, or beyond the range of ``dtype``.
+            InputError: A weight is not finite, or beyond the range of ``dtype``, which must be a floating-point one.
             DqcoreError: The Hub cannot be reached, or refuses.
         """
         folder = Path(path)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from dqcore.backends import without_autocast
 from dqcore.errors import InputError
 
+#: Smallest height and width that VGG16's five scales leave a pixel of.
+MIN_SIZE = 16
 #: What torchvision calls its VGG16 weights in torch's hub cache.
 VGG16_FILE = "vgg16-397923af.pth"
 VGG16_URL = f"https://download.pytorch.org/models/{VGG16_FILE}"
@@ -72,8 +74,13 @@ class PerceptualLoss(nn.Module):
         Returns:
             ``(B,)`` float32, at least 0.
 
+        Raises:
+            InputError: The images are smaller.
+
         Gradient: to both inputs.
         """
+        if min(images.shape[-2:]) < MIN_SIZE:
+            raise InputError(f"images: LPIPS needs {MIN_SIZE} x {MIN_SIZE} pixels, got {tuple(images.shape[-2:])}")
         return self.network(images.float(), reconstruction.float()).flatten()
 
 

@@ -36,14 +36,14 @@ def capture(
         step: The training step, with the model and everything else that it changes.
         world: All processes.
         completed: Steps done so far.
-        broken: A message for each file that could not be read so far.
+        broken: A message for each file that this process could not read so far; those of all are kept.
         seconds: Time that a timed run has taken so far; None for a run of steps.
     """
     return {
         "format": FORMAT,
         "step": completed,
         **({} if seconds is None else {"seconds": seconds}),
-        "broken": sorted(broken),
+        "broken": sorted(set().union(*world.gather(sorted(broken)))),
         "random": world.gather(_random_state(world.device)),
         **({} if step.sharded else step.state_dict()),
     }

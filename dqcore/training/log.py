@@ -64,7 +64,7 @@ class MetricsLog:
 
     Args:
         folder: The run's folder; rows go to its ``metrics.jsonl``, pictures to ``pictures/``.
-        resume_at: Step that a resumed run starts after. Rows of later steps are removed; with 0, all rows are.
+        resume_at: Step that a resumed run starts after. Rows and pictures of later steps are removed; with 0, all are.
         length: The run's length.
         tensorboard: Also write TensorBoard events to ``folder/tensorboard``.
         progress: Called with each row. If None, a progress bar is shown where stderr is a terminal, and elsewhere lines
@@ -87,6 +87,9 @@ class MetricsLog:
         self.rows = read_metrics(path, last_step=resume_at) if resume_at else []
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         write_atomically(path, lambda file: file.write(text.encode()))
+        for step, picture in read_pictures(folder):
+            if step > resume_at:
+                picture.unlink()
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._events = _event_writer(folder, resume_at) if tensorboard else None
         self._folder, self._progress = folder, progress

@@ -129,9 +129,10 @@ class Loop(Generic[Batch]):
             moment = self.clock.agree(signals.received)
             last = self._share(moment) >= 1
             logged = self._record(log, numbers | {"learning_rate": rate}, moment, times, last)
-            self._validate_and_save(log, moment, times, last)
+            with times.paused():
+                self._validate_and_save(log, moment, times, last)
             if logged:
-                times.restart()  # validations and checkpoints do not count
+                times.restart()
             if last:
                 return
             if estimate.after(self.completed, moment.seconds) and not self._goes_on(estimate):
@@ -156,6 +157,7 @@ class Loop(Generic[Batch]):
         options = self.options
         stopped = bool(moment.signal) and not last
         if options.keep_every and self.completed % options.keep_every == 0:
+            self._check_weights()
             self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
             self._save()  # first of all: who sent the signal may not wait

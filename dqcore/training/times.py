@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 __all__ = ["Times"]
 
@@ -26,6 +28,13 @@ class Times:
         """Count a step on a number of images."""
         self._images += images
         self._steps += 1
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While this is open, no time passes: what is done is no training."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
 
     @property
     def step_seconds(self) -> float:

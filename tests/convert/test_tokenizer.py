@@ -161,3 +161,7 @@ def test_thresholds(released, tmp_path):
 def test_to_official_rejects_what_they_do_not_have():
     with pytest.raises(ValueError, match="model: expected two or three granularities, 32 groups"):
         convert.dqvae_to_official(DQVAE.from_preset("dqvae-dual-tiny"))
+    sizes = {"channels": 32, "latent_channels": 32, "groups": 32}
+    for changes in ({"router": "gain"}, {"linear_path": True}, {"middle_attention": False}):
+        with pytest.raises(ValueError, match="model: expected stem 1, no linear path, attention in the middle and no"):
+            convert.dqvae_to_official(DQVAE.from_preset("dqvae-dual-tiny", **sizes, **changes))

@@ -31,3 +31,5 @@ def test_sets_that_do_not_fit():
         frechet_distance(torch.randn(5, 3), torch.randn(5, 4))
     with pytest.raises(InputError, match="y: expected"):
         frechet_distance(torch.randn(5, 3), torch.randn(1, 3))
+    with pytest.raises(InputError, match="x: expected finite features"):
+        frechet_distance(torch.full((5, 3), torch.nan), torch.randn(5, 3))

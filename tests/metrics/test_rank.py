@@ -22,6 +22,7 @@ def test_does_not_depend_on_scale():
 
 def test_a_constant_has_no_rank():
     assert math.isnan(spearman(torch.zeros(4), torch.randn(4)))
+    assert math.isnan(spearman(torch.randn(4), torch.tensor([1.0, 2.0, torch.nan, 3.0])))
 
 
 def test_sizes_must_agree():

@@ -202,6 +202,10 @@ def test_what_half_precision_cannot_hold_is_refused(saved, tmp_path):
     model.quant_conv.bias.data[0] = 1e5
     with pytest.raises(ValueError, match=r"dtype: quant_conv.bias has values beyond the range"):
         model.save_pretrained(tmp_path / "half", torch.float16)
+    with pytest.raises(
+        ValueError, match=r"dtype: expected a floating-point one, such as torch.float16, got torch.int8"
+    ):
+        model.save_pretrained(tmp_path / "half", torch.int8)
     assert not (tmp_path / "half").exists()
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from dqcore.errors import InputError
 from dqcore.nn.perceptual import VGG16_FILE, PerceptualLoss, PerceptualUnavailableError
 
 WIDTHS = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512, 24: 512, 26: 512, 28: 512}
@@ -113,3 +114,9 @@ def test_one_line_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PerceptualUnavailableError, match=r"pip install 'dqcore\[perceptual\]'"):
         PerceptualLoss()
+
+
+def test_images_that_are_too_small_are_named(weights):
+    images = torch.zeros(1, 3, 15, 40)
+    with pytest.raises(InputError, match=r"images: LPIPS needs 16 x 16 pixels, got \(15, 40\)"):
+        PerceptualLoss(weights)(images, images)

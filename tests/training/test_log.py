@@ -103,3 +103,14 @@ def test_a_run_with_damaged_rows_is_not_resumed_and_keeps_them(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         MetricsLog(tmp_path, resume_at=3, length=LearningRate(1.0, 0, 9))
     assert path.read_bytes() == before
+
+
+def test_pictures_of_steps_that_are_done_anew_are_removed(tmp_path):
+    with MetricsLog(tmp_path, resume_at=0, length=LearningRate(1.0, 0, 9), progress=lambda row: None) as log:
+        for step in (2, 4, 6):
+            log.show(step, torch.zeros(3, 8, 12), "reconstructions")
+    (tmp_path / "pictures" / "00000007.png").write_bytes(b"somebody else's")
+    for resume_at, steps in ((4, [2, 4]), (0, [])):
+        with MetricsLog(tmp_path, resume_at=resume_at, length=LearningRate(1.0, 0, 9), progress=lambda row: None):
+            assert [step for step, _ in read_pictures(tmp_path)] == steps
+    assert (tmp_path / "pictures" / "00000007.png").is_file()

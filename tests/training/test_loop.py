@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -99,6 +100,17 @@ def test_everything_has_its_time(tmp_path):
     assert (state["step"], state["broken"], state["model"]["bias"].item()) == (7, ["file 0", "file 1"], 21)
 
 
+def test_the_time_of_a_validation_is_none_of_training(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    loop = _loop(tmp_path, 6)
+    train, validate = loop.stage.train, loop.stage.validate
+    loop.stage.train = lambda *args: now.__setitem__(0, now[0] + 1) or train(*args)
+    loop.stage.validate = lambda: now.__setitem__(0, now[0] + 100) or validate()  # after step 4: between two rows
+    rows = loop.run(lambda row: None)
+    assert [row["images_per_second"] for row in rows if "loss" in row] == [10, 10, 10]
+
+
 def test_a_resumed_loop_continues(tmp_path):
     whole = _loop(tmp_path / "whole", 9).run(lambda row: None)
     _loop(tmp_path / "parts", 5).run(lambda row: None)
@@ -137,12 +149,13 @@ def test_a_loss_that_is_not_finite_names_the_image(tiny, options, pictures, monk
         train_tokenizer(options(steps=2, flip=False), model=model, progress=lambda row: None)
 
 
-def test_weights_that_are_not_finite_are_not_saved(tiny, options):
+@pytest.mark.parametrize("changes", [{"checkpoint_every": 3}, {"keep_every": 3, "checkpoint_every": 100}])
+def test_weights_that_are_not_finite_are_not_saved(tiny, options, changes):
     def spoil(row):
         if row["step"] == 3 and "loss" in row:
             model.quant_conv.bias.data[0] = torch.inf
 
     model = tiny()
     with pytest.raises(NonFiniteWeightsError, match=r"quant_conv\.bias holds NaN or infinite numbers after step 3"):
-        train_tokenizer(options(checkpoint_every=3), model=model, progress=spoil)
-    assert not (options().out / "checkpoint.pt").exists()
+        train_tokenizer(options(**changes), model=model, progress=spoil)
+    assert not (options().out / "checkpoint.pt").exists() and not (options().out / "kept").exists()

@@ -1,9 +1,12 @@
 import random
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dqcore.distributed import World
+from dqcore.training.checkpoint import capture
 from dqcore.training.state import read_state, write_state
 
 
@@ -51,3 +54,12 @@ def test_a_full_disk_is_one_error(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_knows_what_every_process_could_not_read():
+    class Two(World):
+        def gather(self, value):
+            return [value, ["b", "c"] if value == ["a", "b"] else value]
+
+    step = SimpleNamespace(sharded=False, state_dict=dict)
+    assert capture(step, Two(0, 2, torch.device("cpu")), 3, {"b", "a"})["broken"] == ["a", "b", "c"]

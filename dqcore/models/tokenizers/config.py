@@ -40,9 +40,9 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         strides = self.strides
-        for name, value in {"codebook_size": self.codebook_size, "num_blocks": self.num_blocks}.items():
-            if value < 1:
-                raise InputError(f"{name}: expected at least 1, got {value}")
+        for name in ("codebook_size", "latent_channels", "num_blocks", "resolution"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
         halves = all(coarse == 2 * fine for coarse, fine in itertools.pairwise(strides))
         if not strides or min(strides) < 1 or strides[0] & (strides[0] - 1) or not halves:
             raise InputError(f"strides: expected powers of two, each half of the one before, got {strides}")

@@ -50,8 +50,12 @@ class DQVAEConfig(TokenizerConfig):
                 raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.router == "feature" and self.router_groups and self.latent_channels % self.router_groups:
             raise InputError(f"router_groups: expected a divisor of {self.latent_channels}, got {self.router_groups}")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise InputError(f"temperature: expected more than 0, got {self.temperature}")
+        if not self.budget_weight >= 0:
+            raise InputError(f"budget_weight: expected at least 0, got {self.budget_weight}")
+        if len(self.entropy_bins) != 2 or not self.entropy_bins[0] < self.entropy_bins[1]:
+            raise InputError(f"entropy_bins: expected two rising numbers, got {self.entropy_bins}")
 
 
 _TINY = DQVAEConfig(

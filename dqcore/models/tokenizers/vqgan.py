@@ -11,6 +11,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.base import Encoding, Tokenizer, TokenizerOutput
 from dqcore.models.tokenizers.config import TokenizerConfig
+from dqcore.nn.routing import Routing
 
 __all__ = ["PRESETS", "VQGAN", "VQGANConfig"]
 
@@ -107,6 +108,14 @@ class VQGAN(Tokenizer):
     def encode(self, images: Tensor) -> Encoding:
         """Codes of images ``(B, 3, H, W)``, floating, in [-1, 1]; the grain map is all 0."""
         return self._encode(images)[0]
+
+    @torch.no_grad()
+    def scan(self, images: Tensor) -> tuple[list[Tensor], Routing]:
+        """What the encoder says of images: the feature map as the quantizer takes it, and a grain map of zeros."""
+        self._check_images(images)
+        maps = [self.quant_conv(values) for values in self.encoder(images)]
+        grain = torch.zeros_like(maps[0][:, 0], dtype=torch.int64)
+        return maps, Routing(grain)
 
     def forward(self, images: Tensor) -> TokenizerOutput:
         """Encode, quantize and decode images ``(B, 3, H, W)`` in [-1, 1]; the budget loss is 0."""

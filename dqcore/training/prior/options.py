@@ -82,7 +82,7 @@ class PriorTraining(Arguments):
     learning_rate: float | None = None
     """Learning rate after the warm-up, whatever the batch."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or a cosine that is 0 right after the last step."""
     warmup_steps: int | None = None
     """Steps over which the learning rate rises linearly."""
     weight_decay: float = 0.01
@@ -152,6 +152,8 @@ class PriorTraining(Arguments):
         self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")
+        if self.codes is not None and (self.views or 1) > 1:
+            raise InputError(f"views: expected 1, codes are not made anew for further crops, got {self.views}")
         if self._never_random and (self.views or 1) > 1:
             raise InputError(f"views: expected 1, {self.preprocessing} has no random crops, got {self.views}")
         if self.label_dropout and not self.classes:

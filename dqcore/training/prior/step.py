@@ -152,16 +152,18 @@ class PriorStep(TrainingStep):
                 all, or none in a batch that is there because others have one more.
 
         Returns:
-            The numbers of :func:`measure`, ``val_`` before each name, as means over the images of all processes.
+            The numbers of :func:`measure`, ``val_`` before each name, of the images of all processes as of one batch:
+            they do not depend on how the images are shared out.
         """
-        model.eval()
-        names = _names(self.num_granularities)
-        total = torch.zeros(len(names) + 1, dtype=torch.float64, device=self.world.device)
+        tape: Any = model.eval().tape
+        total = torch.zeros(3 + 3 * self.num_granularities, dtype=torch.float64, device=self.world.device)
         for sequence, labels, count in batches:
-            numbers = measure(self._forward(model, sequence, labels), len(sequence), self.num_granularities)
-            total += torch.stack([*numbers.values(), torch.ones_like(numbers["loss"])]).double() * count
-        total = self.world.sum(total)
-        return dict(zip([f"val_{name}" for name in names], (total[:-1] / total[-1]).tolist(), strict=True))
+            output = self._forward(model, sequence, labels)
+            losses = output.content_loss, output.position_loss
+            total += _sums(output, losses, len(sequence), self.num_granularities) * (count > 0)
+        total = _joined(self.world.sum(total), self.num_granularities, tape.coarse_to_fine)
+        numbers = _numbers(total, self.num_granularities)
+        return {f"val_{name}": value.item() for name, value in numbers.items()}
 
     def tensors(self) -> dict[str, dict[str, Any]]:
         """Every tensor of the state, sharded or not: those of model, optimiser and average, to be read or written."""
@@ -227,6 +229,15 @@ def _sums(output: PriorOutput, losses: tuple[Tensor, Tensor], num_images: int, n
     rows = torch.stack([torch.ones_like(contents), contents, positions]).double()
     each = [torch.where(output.targets.grains == g, rows, 0.0).sum(1) for g in range(num_granularities)]
     return torch.cat([first, *each])
+
+
+def _joined(sums: Tensor, num_granularities: int, coarse_to_fine: bool) -> Tensor:
+    """The sums of many batches, with the losses of all of them as one; see :meth:`Prior.losses_within`."""
+    tokens, contents, positions = sums[3:].view(num_granularities, 3).unbind(1)
+    content, position = contents.sum() / tokens.sum(), positions.sum() / tokens.sum()
+    if coarse_to_fine:
+        position = (positions / tokens).mean()
+    return torch.cat([torch.stack([content, position]), sums[2:]])
 
 
 def _numbers(sums: Tensor, num_granularities: int) -> dict[str, Tensor]:

@@ -15,9 +15,10 @@ from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.models.auto import TOKENIZERS, kind_of_preset
+from dqcore.nn import perceptual
 from dqcore.nn.discriminator import MIN_SIZE, PatchDiscriminator
-from dqcore.nn.perceptual import PerceptualLoss
 from dqcore.training.average import WeightAverage
+from dqcore.training.loop import CHECKPOINT
 from dqcore.training.schedule import LearningRate, TimedLearningRate
 from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
@@ -32,16 +33,21 @@ __all__ = ["check_image_size", "compile_networks", "fit_router", "new_model", "n
 def new_model(options: TokenizerTraining) -> nn.Module:
     """A model of the options' preset, changed as the options say, with the weights of ``init_from`` if given.
 
+    A run that goes on has the weights of its checkpoint, so the others need not be there any more.
+
     Raises:
         ValueError: there is no such preset, it does not know an option, or the weights do not fit.
     """
     assert options.preset is not None
     kind = kind_of_preset(options.preset, TOKENIZERS, "tokenizer")
     known = {field.name for field in dataclasses.fields(kind.Config)}
+    router = getattr(kind.PRESETS[options.preset], "router", "feature")
+    if options.budget_weight is not None and router != "feature":
+        raise InputError(f"budget_weight: preset {options.preset} has a router without a budget loss ({router})")
     model: nn.Module = kind.from_preset(options.preset, **options.model_overrides(known))
     if choose_device(options.device).type == "cpu":
         model = model.to(memory_format=torch.channels_last)
-    if options.init_from is not None:
+    if options.init_from is not None and not (options.resume and (options.out / CHECKPOINT).is_file()):
         _load_weights(model, kind, options)
     return model
 
@@ -50,7 +56,7 @@ def check_image_size(options: TokenizerTraining, model: nn.Module) -> None:
     """Refuse crop sizes that the networks cannot take.
 
     Raises:
-        ValueError: a size is not a multiple of the model's coarsest stride, or too small for the discriminator.
+        ValueError: a size is not a multiple of the model's coarsest stride, or too small for discriminator or LPIPS.
     """
     stride = max(getattr(getattr(model, "config", None), "strides", (1,)))
     for name in ("image_size", "resize"):
@@ -59,6 +65,8 @@ def check_image_size(options: TokenizerTraining, model: nn.Module) -> None:
             raise InputError(f"{name}: expected a multiple of {stride}, the model's coarsest stride, got {size}")
     if options.discriminator and (options.image_size or 0) < MIN_SIZE:
         raise InputError(f"image_size: the discriminator needs at least {MIN_SIZE} pixels, got {options.image_size}")
+    if options.perceptual == "lpips" and (options.image_size or 0) < perceptual.MIN_SIZE:
+        raise InputError(f"image_size: LPIPS needs at least {perceptual.MIN_SIZE} pixels, got {options.image_size}")
 
 
 def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> TokenizerStep:
@@ -66,9 +74,9 @@ def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> Toke
     assert options.perceptual_weight is not None and options.adversarial_maximum is not None
     assert options.reconstruction is not None and options.recipe is not None
     model = model.to(world.device)
-    perceptual = discriminator = average = None
+    distance = discriminator = average = None
     if options.perceptual == "lpips":
-        perceptual = PerceptualLoss(options.vgg_weights).to(world.device)
+        distance = perceptual.PerceptualLoss(options.vgg_weights).to(world.device)
     if options.discriminator:
         discriminator = PatchDiscriminator(options.discriminator_dim).to(world.device)
         world.broadcast(discriminator)
@@ -89,7 +97,7 @@ def new_step(options: TokenizerTraining, world: World, model: nn.Module) -> Toke
         weights,
         betas=RECIPES[options.recipe].betas,
         discriminator=discriminator,
-        perceptual=perceptual,
+        perceptual=distance,
         average=average,
         accumulate=options.accumulate,
     )

@@ -87,7 +87,7 @@ class TokenizerTraining(Arguments):
     learning_rate: float | None = None
     """Learning rate whatever the batch; instead of base_learning_rate."""
     schedule: Literal["constant", "cosine"] | None = None
-    """Learning rate after the warm-up: constant, or a cosine down to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or a cosine that is 0 right after the last step."""
     warmup_epochs: float | None = None
     """Epochs over which the learning rate rises linearly."""
     warmup_steps: int | None = None
@@ -239,8 +239,9 @@ class TokenizerTraining(Arguments):
             "restart": self.restart,
             "target_ratio": self.target_ratio,
         }
-        if "budget" in known:
-            wanted |= {"budget": self.budget, "budget_weight": self.budget_weight}
+        if "budget" in known:  # a recipe's, for presets that have one
+            wanted["budget"] = self.budget
+        wanted["budget_weight"] = self.budget_weight
         chosen = {name: value for name, value in wanted.items() if value is not None}
         for name in chosen.keys() - known:
             raise InputError(f"{name}: preset {self.preset} has no such thing")

@@ -40,8 +40,12 @@ class Output(NamedTuple):
 def forward_in_parts(model: Any, images: Tensor, number: int) -> Output:
     """A tokenizer's output for images ``(B, 3, H, W)`` in ``number`` parts of equal size."""
     last, budget = model.get_submodule("decoder.conv_out"), getattr(model, "budget", nn.Identity())
-    with _inputs_of(last) as before_last, _inputs_of(budget) as gates:
-        parts = [checkpoint(model, part, use_reentrant=False) for part in images.chunk(number)]
+    parts, before_last = [], []
+    with _inputs_of(budget) as gates:
+        for part in images.chunk(number):
+            with _inputs_of(last) as inputs:
+                parts.append(checkpoint(model, part, use_reentrant=False))
+            before_last.append(inputs[0])  # a gain router decodes again, to try other granularities
     budget_loss = budget(torch.cat(gates)) if gates else _mean([part.budget_loss for part in parts])
     return Output(
         torch.cat([part.reconstruction for part in parts]),

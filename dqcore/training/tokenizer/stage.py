@@ -69,18 +69,32 @@ class TokenizerStage:
     def status(self) -> Row:
         """Use of the codebook, and the number of broken files; ``broken_images.txt`` names them."""
         quantizer: Any = self.step.model.quantizer
+        everyone = self._name_broken()
+        usage, perplexity = float(quantizer.usage), float(quantizer.perplexity)
+        return {"usage": usage, "perplexity": perplexity, "broken_images": len(everyone)}
+
+    def _name_broken(self) -> list[str]:
+        """The messages of all processes, which ``broken_images.txt`` lists."""
         everyone = sorted(set().union(*self.world.gather(sorted(self.broken))))
         if everyone and self.world.is_main:
             text = "".join(f"{reason}\n" for reason in everyone)
             write_atomically(self.options.out / "broken_images.txt", lambda file: file.write(os.fsencode(text)))
-        usage, perplexity = float(quantizer.usage), float(quantizer.perplexity)
-        return {"usage": usage, "perplexity": perplexity, "broken_images": len(everyone)}
+        return everyone
 
     def validate(self) -> Row | None:
-        """Quality of the reconstructions of held-out images."""
+        """Quality of the reconstructions of held-out images, those that can be read."""
         if not len(self.images.validation):
             return None
-        return validate(self.step.model_to_use, self.images.validation_batches(), self.world, self.step.perceptual)
+        row = validate(self.step.model_to_use, self._readable(), self.world, self.step.perceptual)
+        self._name_broken()
+        return row
+
+    def _readable(self) -> Iterator[Batch]:
+        """Held-out images, one by one, without those that stand in the place of a broken file: they have their own."""
+        for batch in self.images.validation_batches():
+            self.broken.update(batch.broken)
+            if not batch.broken:
+                yield batch
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:

@@ -75,8 +75,8 @@ class TokenizerStep(TrainingStep):
         perceptual: None trains without LPIPS.
         average: Moving average of the weights, updated after each step.
         accumulate: Parts of a batch that go through the tokenizer one after the other. Their results are those of the
-            whole batch: discriminator, budget and codebook see all of it. Each part is computed twice, because its
-            gradient is known only then.
+            whole batch: discriminator, budget and codebook see all of it. (A gain router meets its shares in each part
+            by itself.) Each part is computed twice, because its gradient is known only then.
     """
 
     def __init__(

@@ -309,12 +309,18 @@ def test_invalid_codes(codes, grain, message):
         {"target_ratio": (1.2,)},
         {"router_groups": 7},
         {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"budget_weight": -1.0},
+        {"entropy_bins": (1.0, 0.0)},
+        {"entropy_bins": (0.0,)},
+        {"latent_channels": 0, "router_groups": 0},
+        {"resolution": 0},
         {"codebook_size": 0},
         {"initialisation": "zeros"},
     ],
     ids=str,
 )
 def test_invalid_config_names_the_field(overrides):
-    (name,) = overrides
+    name = next(iter(overrides))
     with pytest.raises(ValueError, match=f"^{name}: "):
         DQVAEConfig(**overrides)

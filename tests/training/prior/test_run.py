@@ -289,6 +289,8 @@ def test_codes_of_a_shard_with_labels(folder, tmp_path):
     assert codes.names == tuple(f"shard.tar::{path.name}" for path in names) and len(codes.classes) == 8
     with pytest.raises(ValueError, match="views: expected 1, lsun has no random crops, got 2"):
         replace(asked, views=2)
+    with pytest.raises(ValueError, match="views: expected 1, codes are not made anew for further crops, got 8"):
+        PriorTraining(codes=folder / "codes", views=8)
 
 
 def test_the_tokenizer_is_copied_before_anything_is_trained(folder, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import tyro
 
 from dqcore.training import TokenizerTraining
+from dqcore.training.tokenizer.build import new_model
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,9 @@ def test_options_that_a_model_does_not_have():
     options = TokenizerTraining(data=Path("x"), preset="vqgan-f16", target_ratio=(0.5,))
     with pytest.raises(ValueError, match="target_ratio: preset vqgan-f16 has no such thing"):
         options.model_overrides({"resolution", "codebook_size"})
+    options = TokenizerTraining(data=Path("x"), preset="vqgan-f16", budget_weight=3.0)
+    with pytest.raises(ValueError, match="budget_weight: preset vqgan-f16 has no such thing"):
+        options.model_overrides({"resolution", "codebook_size"})
+    options = TokenizerTraining(data=Path("x"), preset="dqvae-dual-entropy-tiny", budget_weight=3.0)
+    with pytest.raises(ValueError, match=r"budget_weight: preset .* has a router without a budget loss \(entropy\)"):
+        new_model(options)

@@ -97,6 +97,9 @@ def test_presets_and_starting_weights(options, tmp_path):
     wrong = dataclasses.replace(again, codebook_size=32, out=tmp_path / "wrong")
     with pytest.raises(ValueError, match=r"init_from: .* does not fit preset dqvae-dual-tiny: size mismatch"):
         train_tokenizer(wrong)
+    shutil.rmtree(first.path)  # what has begun goes on without the weights that it started from
+    longer = train_tokenizer(dataclasses.replace(again, steps=2, resume=True), progress=_quiet)
+    assert longer.metrics[-1]["step"] == 2
 
 
 def test_a_fixed_length_tokenizer_trains_too(options):
@@ -121,6 +124,17 @@ def test_broken_images_are_named_and_passed_over(tiny, options, pictures, tmp_pa
     run = train_tokenizer(options(data=folder, steps=7, validation_share=0), model=tiny(), progress=_quiet)
     assert run.metrics[-1]["broken_images"] == 1
     assert "zz.png" in (run.path / "broken_images.txt").read_text()
+
+
+def test_a_broken_held_out_image_is_named_and_no_other_counts_twice(tiny, options, pictures, tmp_path):
+    folder, runs = tmp_path / "held out", []
+    shutil.copytree(pictures, folder, ignore=lambda _, names: names[4:])
+    for name in ("whole", "broken"):
+        runs.append(train_tokenizer(options(steps=1, validation=folder, out=tmp_path / name), model=tiny()))
+        (folder / "00a.png").write_text("not an image")
+    numbers = [{name: value for name, value in run.metrics[-1].items() if name != "step"} for run in runs]
+    assert numbers[1] == numbers[0] and numbers[0]["val_psnr"] > 0
+    assert "00a.png" in (runs[1].path / "broken_images.txt").read_text()
 
 
 def test_non_finite_loss_stops_the_run(tiny, options):
@@ -150,6 +164,10 @@ def test_non_finite_loss_stops_the_run(tiny, options):
         ({"batch_size": 23}, ValueError, "batch_size: 23 is more than the 22 images"),
         ({"image_size": 36, "resize": 36}, ValueError, "image_size: expected a multiple of 8"),
         ({"image_size": 16}, ValueError, "image_size: the discriminator needs at least 24"),
+        (
+            {"perceptual": "lpips", "discriminator": False, "image_size": 8, "resize": 8},
+            *(ValueError, "image_size: LPIPS needs at least 16 pixels, got 8"),
+        ),
         ({"preset": "dqvae-dul-tiny"}, ValueError, "the nearest is 'dqvae-dual-tiny'"),
         ({"device": "cuda:77"}, ValueError, "device: 'cuda:77' cannot be used here"),
         ({"perceptual": "lpips"}, ValueError, "perceptual: LPIPS needs VGG16's weights"),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dqcore.distributed import World
+from dqcore.models.tokenizers.vqgan import VQGAN
 from dqcore.nn.discriminator import PatchDiscriminator, hinge_generator_loss
 from dqcore.training.loop import NonFiniteLossError
 from dqcore.training.tokenizer.build import compile_networks
@@ -158,3 +159,32 @@ def test_state_of_another_run_is_refused(tiny):
         _step(tiny()).load_state_dict(state)
     with pytest.raises(ValueError, match="checkpoint: its model does not fit"):
         _step(tiny(codebook_size=16), discriminator=False).load_state_dict(state)
+
+
+def test_the_adaptive_weight_of_a_batch_in_parts_is_that_of_its_reconstruction(tiny, images):
+    """A gain router decodes once more in each part, with other granularities."""
+    model = tiny(router="gain")
+    network = PatchDiscriminator(4)
+    trainer = TokenizerStep(model, WORLD, LossWeights(adversarial_maximum=1e6), discriminator=network, accumulate=2)
+    adversary, seen = copy.deepcopy(network), {}
+    handle = model.decoder.conv_out.register_forward_pre_hook(lambda _, args: seen.setdefault(len(seen), args[0]))
+    numbers = trainer(images, 0, 0.0)
+    handle.remove()
+    before = [seen[0].detach(), seen[2].detach()]  # of each part the first time
+    layer = model.decoder.conv_out
+    reconstruction = torch.cat([layer(x) for x in before])
+    losses = ((images - reconstruction).abs().mean(), hinge_generator_loss(adversary(reconstruction)))
+    norms = [torch.autograd.grad(loss, layer.weight, retain_graph=True)[0].norm() for loss in losses]
+    assert numbers["adversarial_weight"] == pytest.approx(float(norms[0] / (norms[1] + 1e-4)), rel=1e-3)
+
+
+def test_a_fixed_length_codebook_starts_from_all_parts_of_a_batch():
+    sizes = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "codebook_size": 16, "resolution": 32}
+    images = torch.linspace(-0.8, 0.8, 8)[:, None, None, None] + 0.1 * torch.rand(8, 3, 32, 32)
+    codes = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        model = VQGAN.from_preset("vqgan-f8-tiny", initialisation="kmeans", restart=False, **sizes)
+        TokenizerStep(model, WORLD, LossWeights(), accumulate=parts)(images, 0, 0.0)
+        codes.append(model.quantizer.codes)
+    torch.testing.assert_close(codes[1], codes[0], rtol=1e-4, atol=1e-5)

@@ -28,8 +28,8 @@ class _Offset(nn.Module):
         return TokenizerOutput(images + self.offset, torch.zeros(()), torch.zeros(()), codes, grain)
 
 
-def _batches(*sizes, value=127):
-    return [Batch(torch.full((size, 3, 8, 8), value, dtype=torch.uint8), [], []) for size in sizes]
+def _batches(*sizes, value=127, side=8):
+    return [Batch(torch.full((size, 3, side, side), value, dtype=torch.uint8), [], []) for size in sizes]
 
 
 def test_numbers():
@@ -47,8 +47,11 @@ def test_reconstructions_are_clamped():
 
 
 def test_perceptual_distance():
-    row = validate(_Offset(0.5), _batches(1, 3), WORLD, lambda images, other: (other - images).mean((1, 2, 3)))
-    assert row["val_perceptual_loss"] == pytest.approx(64 / 127.5)
+    small = Batch(torch.full((1, 3, 8, 40), 255, dtype=torch.uint8), [], [])  # LPIPS has no value there
+    batches, distance = _batches(1, 3, side=16), lambda images, other: (other - images).mean((1, 2, 3))
+    row = validate(_Offset(0.5), [small, *batches], WORLD, distance)
+    assert row["val_perceptual_loss"] == pytest.approx(64 / 127.5) == row["val_reconstruction_loss"] * 5 / 4
+    assert "val_perceptual_loss" not in validate(_Offset(0.5), [small], WORLD, distance)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
