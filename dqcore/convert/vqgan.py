@@ -99,8 +99,9 @@ def vqgan_to_taming(model: VQGAN) -> dict[str, Tensor]:
     config = model.config
     if config.stem != 1 or config.groups != 32 or config.position != "none" or not config.middle_attention:
         raise InputError("model: expected stem 1, 32 groups, no position and attention in the middle, as theirs have")
-    alike = config.encoder_multipliers == config.decoder_multipliers
-    if config.linear_path or not alike or set(config.encoder_attention) != set(config.decoder_attention):
+    strides = {2**level for level in range(len(config.encoder_multipliers))}
+    alike = not strides & (set(config.encoder_attention) ^ set(config.decoder_attention))
+    if config.linear_path or not alike or config.encoder_multipliers != config.decoder_multipliers:
         raise InputError("model: expected no linear path, and a decoder with its encoder's widths and attention")
     state = {_CODES: model.quantizer.codes.detach().clone()}
     for name, tensor in _without_quantizer(model).items():

@@ -238,10 +238,9 @@ class TokenizerTraining(Arguments):
             "initialisation": self.initialisation,
             "restart": self.restart,
             "target_ratio": self.target_ratio,
+            "budget": self.budget if "budget" in known else None,  # a recipe's, for presets that have one
+            "budget_weight": self.budget_weight,
         }
-        if "budget" in known:  # a recipe's, for presets that have one
-            wanted["budget"] = self.budget
-        wanted["budget_weight"] = self.budget_weight
         chosen = {name: value for name, value in wanted.items() if value is not None}
         for name in chosen.keys() - known:
             raise InputError(f"{name}: preset {self.preset} has no such thing")
