@@ -1,5 +1,6 @@
-"""Every code block of the README runs, and its commands are those that CI runs."""
+"""Every code block of the README runs, its commands are those that CI runs, and its numbers were measured."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -49,3 +50,24 @@ def test_install_commands_are_what_ci_runs():
     assert "pip install -e '.[test]' && pytest" in README
     assert "-e '.[test]'" in script
     assert "pytest" in script
+
+
+#: Rows of the table of compat classes, by the first word: names of benchmarks.
+COMPAT = {
+    "vector-quantize-pytorch": ["vector_quantize_pytorch::bench_{}[cpu-2threads-defaults]"],
+    "taming-transformers": [f"::bench_{{}}[cpu-{name}]" for name in ("taming_first", "taming", "taming_ema")],
+    "LlamaGen": ["::bench_{}[cpu-llamagen]"],
+    "TiTok": ["::bench_{}[cpu-titok]"],
+    "diffusers": ["::bench_{}[cpu-diffusers]"],
+}
+
+
+@pytest.mark.parametrize("peer", COMPAT)
+def test_how_much_faster_the_compat_classes_are_is_stored(peer):
+    (line,) = re.findall(rf"^\| {peer}[^|]*\| `\w+\.[^|]*\|([^|]*)\|([^|]*)\|$", README, re.MULTILINE)
+    stored = json.loads((ROOT / "benchmarks/results/intel-r-xeon-r-processor.json").read_text())["rows"]
+    for cell, what in zip(line, ("training_step", "inference"), strict=True):
+        for number, name in zip(cell.split(","), COMPAT[peer], strict=True):
+            (row,) = (row for row in stored if row["name"].endswith(name.format(what)) and "compat" in row["name"])
+            (times,) = row["extra_info"]["speedup"].values()
+            assert float(number) == round(times, 1 if times < 100 and "." in number else None)
