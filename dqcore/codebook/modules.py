@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.ops.reference.codebook_update import move_averages, smoothed
 
 __all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers", "host_knows"]
@@ -50,7 +51,13 @@ class Codebook(nn.Module):
     @property
     def codes(self) -> Tensor:
         """The codes alone, ``(K, D)``."""
-        return self.rows[: self.size]
+        rows = self.rows
+        if len(rows) != self.size + 1:  # a larger weight put in its place would be searched in part, in silence
+            raise InputError(
+                f"codebook.weight: expected {self.size + 1} rows, {self.size} codes and the padding row, got {len(rows)}; "
+                f"for another number of codes make a new layer and set its codes"
+            )
+        return rows[: self.size]
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Take in one batch's counts ``(K,)`` and vector sums ``(K, D)``. A batch without vectors changes nothing."""
@@ -139,6 +146,14 @@ class EMACodebook(Codebook):
             self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
         elif share > 0:
             torch.div(self.embed_sum, size[:, None], out=self.codes)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Load; codes that come without their averages, as those of ``Gradient()`` do, get averages that fit them."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        alone = prefix + "weight" in state_dict and prefix + "embed_sum" not in state_dict
+        if alone and not (self.weight.is_meta or self.embed_sum.is_meta):  # else the next update brought old codes back
+            with torch.no_grad():
+                self.embed_sum.copy_(self.codes * smoothed(self.cluster_size, self.eps)[:, None])
 
     def _rows_of_codes(self) -> list[Tensor]:
         # The averages start anew with the codes; the next update would else bring the old codes back.
