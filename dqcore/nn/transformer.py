@@ -169,7 +169,8 @@ class Transformer(nn.Module):
 
     def _whole(self, block: nn.Module, x: Tensor, cu_seqlens: Tensor, seeds: Tensor | None) -> Tensor:
         """A block in one piece, of which nothing but its input need be kept."""
-        return _sum(*block(x, None, cu_seqlens, seeds), self._dropout_p)
+        x, branch = block(x, None, cu_seqlens, seeds)
+        return _sum(x, branch, self._dropout_p)
 
     def _end(self, x: Tensor, branch: Tensor | None, head: Head | None, dropout_p: float) -> Any:
         """The two parts of the last block's result together, and what the head makes of it."""
