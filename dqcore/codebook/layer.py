@@ -48,7 +48,7 @@ class CodebookLayer(nn.Module):
         self.codebook, self.initialisation, self.restart = codebook, initialisation, restart
         self.frozen = False
         self.register_buffer("initialised", torch.tensor(0, dtype=torch.uint8))
-        self._ready, self._dtype = False, torch.float32
+        self._ready, self._dtype = False, torch.get_default_dtype()
         self._first_passes = FirstPasses()
         self._apart = False  # whether processes may have drawn other codes each
         self._accumulating = 0  # how many ``accumulate`` are open

@@ -36,8 +36,10 @@ class Codebook(nn.Module):
     def __init__(self, size: int, dim: int, decay: float) -> None:
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
-        self._register_weight(torch.zeros(size + 1, dim))
-        self.register_buffer("cluster_size", torch.ones(size))
+        # A model may be built while the default is bfloat16, as transformers does for ``dtype=``.
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self._register_weight(torch.zeros(size + 1, dim, dtype=dtype))
+        self.register_buffer("cluster_size", torch.ones(size, dtype=dtype))
         self.register_buffer("idle", torch.zeros(size, dtype=torch.int64))
 
     def _register_weight(self, weight: Tensor) -> None:
@@ -135,7 +137,7 @@ class EMACodebook(Codebook):
     def __init__(self, size: int, dim: int, decay: float, eps: float, every: int = 1) -> None:
         super().__init__(size, dim, decay)
         self.eps, self.every = eps, every
-        self.register_buffer("embed_sum", torch.zeros(size, dim))
+        self.register_buffer("embed_sum", torch.zeros(size, dim, dtype=self.weight.dtype))
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""

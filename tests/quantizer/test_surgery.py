@@ -11,6 +11,22 @@ from dqcore.errors import InputError
 X = torch.randn(4, 8, 5, 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("options", [{}, {"codebook_dim": 3}, {"learning": Gradient()}], ids=str)
+def test_a_layer_that_is_built_in_another_default_dtype(dtype, options):
+    """As transformers builds a model for ``dtype=``: the codebook stays float32 at least, the rest is of that dtype."""
+    torch.set_default_dtype(dtype)
+    try:
+        quantizer = DynamicQuantizer(8, 20, **options)
+        out = quantizer(torch.randn(4, 8, 5, 5))
+        assert out.map.dtype is quantizer.embed(out.codes).dtype is dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    wanted = torch.promote_types(dtype, torch.float32)
+    state = [value for name, value in quantizer.state_dict().items() if name.startswith("codebook.")]
+    assert all(value.dtype in (wanted, torch.int64) for value in state) and out.loss.dtype is wanted
+
+
 def used(codes):
     return torch.bincount(codes.flatten(), minlength=20) > 0
 

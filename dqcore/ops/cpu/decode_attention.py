@@ -90,7 +90,8 @@ def _known_places(lengths: tuple[int, ...], active: tuple[bool, ...] | None, cap
     longest = min(capacity, -(-(int(ends.max()) + 1) // BLOCK) * BLOCK)
     slots = takes_part.nonzero()[:, 0]
     resting = None if len(slots) == len(lengths) else ~takes_part[:, None, None, None]
-    bias = torch.zeros(len(lengths), longest).masked_fill_(torch.arange(longest) > ends[:, None], -torch.inf)
+    bias = torch.zeros(len(lengths), longest, dtype=torch.float32)
+    bias = bias.masked_fill_(torch.arange(longest) > ends[:, None], -torch.inf)
     return _Places(slots, ends[slots], bias.repeat_interleave(heads, 0)[:, None], resting)
 
 

@@ -23,9 +23,10 @@ def dynamic_lookup_cpu(
     codes = torch.empty((batch, height, width), dtype=torch.int64)
     memory = memory_format(maps[-1])
     quantized = torch.empty((batch, dim, height, width), dtype=maps[-1].dtype, memory_format=memory)
-    error = torch.empty((batch, height, width))
+    error = torch.empty((batch, height, width), dtype=torch.float32)
     shape = codebook.shape if with_sums else (0, 0)
-    counts, sums = torch.zeros(shape[0]), torch.zeros(shape if with_sums else (0,))
+    counts = torch.zeros(shape[0], dtype=torch.float32)
+    sums = torch.zeros(shape if with_sums else (0,), dtype=torch.float32)
     search = code_search(codebook, "exact") if grain.numel() else None
     finest = 2 ** (len(maps) - 1)
     for images, lines in _parts(maps, grain):
@@ -73,7 +74,7 @@ def _selected(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) ->
     part = grain[images, lines]
     if len(maps) == 1 and not bool((part < 0).any()):
         every = maps[0][images, :, lines].permute(0, 2, 3, 1).flatten(0, 2)
-        return every, torch.arange(len(every)).view_as(part), torch.ones(())
+        return every, torch.arange(len(every)).view_as(part), torch.ones((), dtype=torch.float32)
     vectors, cells, index, start = [], [], None, 0
     for g, values in enumerate(maps):
         here = (part == g).repeat_interleave(2**g, 1).repeat_interleave(2**g, 2)
@@ -81,7 +82,7 @@ def _selected(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) ->
         own = values[images, :, lines.start * 2**g : lines.stop * 2**g]
         vectors.append(own.permute(0, 2, 3, 1)[places])
         number = len(places[0])
-        cells.append(torch.full((number,), float(4 ** (len(maps) - 1 - g))))
+        cells.append(torch.full((number,), float(4 ** (len(maps) - 1 - g)), dtype=torch.float32))
         index = torch.full(here.shape, -1) if index is None else index.repeat_interleave(2, 1).repeat_interleave(2, 2)
         index[places] = torch.arange(start, start + number)
         start += number

@@ -25,7 +25,7 @@ TAIL = 1e-8  # share of a kernel's largest value below which a bin is left out
 def patch_entropy_cpu(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
     """:func:`dqcore.ops.patch_entropy` for float16, bfloat16 and float32 on the CPU."""
     batch, _, height, width = images.shape
-    entropy = torch.empty(batch, height // patch_size, width // patch_size)
+    entropy = torch.empty(batch, height // patch_size, width // patch_size, dtype=torch.float32)
     spacing = (high - low) / (num_bins - 1)
     for pixels, place in _blocks(images, entropy, patch_size):
         offset = _grey(pixels).sub_(low).div_(spacing)

@@ -21,7 +21,7 @@ def varlen_attention_cpu(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> t
     if setting.seed is not None:
         return varlen_attention_reference(q, k, v, setting)
     out = torch.zeros(q.shape, dtype=q.dtype)
-    lse = torch.full((q.shape[1], q.shape[0]), -torch.inf)
+    lse = torch.full((q.shape[1], q.shape[0]), -torch.inf, dtype=torch.float32)
     for each in sequences(setting.cu_seqlens_q, setting.cu_seqlens_k, setting.prefix_lengths):
         mask = mask_of(each, setting.left, setting.right, q.dtype)
         some, logs = flash_attention(*grouped(q[each.rows], k[each.keys], v[each.keys]), setting.scale, mask)

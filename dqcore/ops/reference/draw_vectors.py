@@ -79,7 +79,7 @@ def draw(
     size, width = max(1, height * width), max(1, width)
     vectors = merged.detach()[cell // size, :, cell % size // width, cell % width].float()
     if error is None:
-        distance = torch.full(cell.shape, torch.inf, device=cell.device)
+        distance = torch.full(cell.shape, torch.inf, dtype=torch.float32, device=cell.device)
     else:
         error = error.detach() * (cells_per_code(grain, len(maps)) if len(maps) > 1 else 1)
         distance = error.flatten()[cell].float()
