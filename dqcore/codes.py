@@ -158,6 +158,9 @@ class CodeSequence:
                 raise InputError(f"images: expected a slice of step 1, got step {step}")
             stop = max(start, stop)
         else:
+            if not hasattr(images, "__index__") or (isinstance(images, Tensor) and images.dim()):
+                got = f"{type(images).__name__}: make a slice, or take images out before packing"
+                raise TypeError(f"images: expected an index or a slice, got {got}")
             if not -len(self) <= images < len(self):
                 raise IndexError(f"images: expected an index of {len(self)} images, got {images}")
             start = images % len(self)

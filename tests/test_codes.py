@@ -47,6 +47,9 @@ def test_bad_indices():
     for index in (3, -4):
         with pytest.raises(IndexError, match="images: expected an index of 3"):
             seq[index]
+    for wrong in ([0, 2], torch.tensor([0, 2]), 1.0, "0"):
+        with pytest.raises(TypeError, match="images: expected an index or a slice, got "):
+            seq[wrong]
     with pytest.raises(ValueError, match="images: expected a slice of step 1"):
         seq[::-1]
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import dqcore
 from dqcore import DynamicQuantizer
-from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart, Uniform
 from dqcore.ops.layout import merge_maps
 from dqcore.testing import assert_close
 
@@ -153,9 +153,10 @@ def test_compiles_as_one_graph(learning):
 
 
 @pytest.mark.slow
-def test_compiles_with_inductor():
+@pytest.mark.parametrize("initialisation", [Uniform(), KMeans()], ids=str)
+def test_compiles_with_inductor(initialisation):
     maps, grain = inputs()
-    quantizer = DynamicQuantizer(8, 19, 2)
+    quantizer = DynamicQuantizer(8, 19, 2, initialisation=initialisation)
     other = copy.deepcopy(quantizer)
     out, expected = torch.compile(quantizer, fullgraph=True)(maps, grain), other(maps, grain)
     assert torch.equal(out.codes, expected.codes)

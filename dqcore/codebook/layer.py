@@ -48,7 +48,7 @@ class CodebookLayer(nn.Module):
         self.codebook, self.initialisation, self.restart = codebook, initialisation, restart
         self.frozen = False
         self.register_buffer("initialised", torch.tensor(0, dtype=torch.uint8))
-        self._ready, self._dtype = False, torch.float32
+        self._ready, self._dtype = False, torch.get_default_dtype()
         self._first_passes = FirstPasses()
         self._apart = False  # whether processes may have drawn other codes each
         self._accumulating = 0  # how many ``accumulate`` are open
@@ -94,7 +94,11 @@ class CodebookLayer(nn.Module):
 
     @property
     def codes(self) -> Tensor:
-        """The codes ``(K, D)``. Setting them restarts their statistics, as if one vector had chosen each."""
+        """The codes ``(K, D)``. Setting them restarts their statistics, as if one vector had chosen each.
+
+        ``quantizer.codes = values`` is the way to change them: what is written into them in place an EMA codebook
+        forgets at its next update, which sets them from averages that know nothing of it.
+        """
         return self.codebook.codes
 
     @codes.setter
@@ -199,8 +203,12 @@ class CodebookLayer(nn.Module):
         if update:
             learn(self.codebook, batch, self.restart)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        alone = prefix + "codebook.weight" in state_dict and prefix + "initialised" not in state_dict
+        if alone and not self.initialised.is_meta:  # codes from elsewhere: the first batch must not replace them
+            with torch.no_grad():
+                self.initialised.fill_(1)
         self._pending, self._apart = None, False
         self._ready = not self.initialised.is_meta and bool(self.initialised)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.errors import InputError
 from dqcore.ops.reference.codebook_update import move_averages, smoothed
 
 __all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers", "host_knows"]
@@ -35,8 +36,10 @@ class Codebook(nn.Module):
     def __init__(self, size: int, dim: int, decay: float) -> None:
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
-        self._register_weight(torch.zeros(size + 1, dim))
-        self.register_buffer("cluster_size", torch.ones(size))
+        # A model may be built while the default is bfloat16, as transformers does for ``dtype=``.
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self._register_weight(torch.zeros(size + 1, dim, dtype=dtype))
+        self.register_buffer("cluster_size", torch.ones(size, dtype=dtype))
         self.register_buffer("idle", torch.zeros(size, dtype=torch.int64))
 
     def _register_weight(self, weight: Tensor) -> None:
@@ -50,7 +53,13 @@ class Codebook(nn.Module):
     @property
     def codes(self) -> Tensor:
         """The codes alone, ``(K, D)``."""
-        return self.rows[: self.size]
+        rows = self.rows
+        if len(rows) != self.size + 1:  # a larger weight put in its place would be searched in part, in silence
+            raise InputError(
+                f"codebook.weight: expected {self.size + 1} rows, {self.size} codes and the padding row, got "
+                f"{len(rows)}; for another number of codes make a new layer and set its codes"
+            )
+        return rows[: self.size]
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Take in one batch's counts ``(K,)`` and vector sums ``(K, D)``. A batch without vectors changes nothing."""
@@ -128,7 +137,7 @@ class EMACodebook(Codebook):
     def __init__(self, size: int, dim: int, decay: float, eps: float, every: int = 1) -> None:
         super().__init__(size, dim, decay)
         self.eps, self.every = eps, every
-        self.register_buffer("embed_sum", torch.zeros(size, dim))
+        self.register_buffer("embed_sum", torch.zeros(size, dim, dtype=self.weight.dtype))
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""
@@ -139,6 +148,14 @@ class EMACodebook(Codebook):
             self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
         elif share > 0:
             torch.div(self.embed_sum, size[:, None], out=self.codes)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Load; codes that come without their averages, as those of ``Gradient()`` do, get averages that fit them."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        alone = prefix + "weight" in state_dict and prefix + "embed_sum" not in state_dict
+        if alone and not (self.weight.is_meta or self.embed_sum.is_meta):  # else the next update brought old codes back
+            with torch.no_grad():
+                self.embed_sum.copy_(self.codes * smoothed(self.cluster_size, self.eps)[:, None])
 
     def _rows_of_codes(self) -> list[Tensor]:
         # The averages start anew with the codes; the next update would else bring the old codes back.

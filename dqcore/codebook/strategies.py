@@ -84,7 +84,8 @@ class Uniform:
 
     def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
         """Draw ``(size, dim)`` codes."""
-        return torch.empty(size, dim).uniform_(-1 / size, 1 / size)
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        return torch.empty(size, dim, dtype=dtype).uniform_(-1 / size, 1 / size)
 
 
 @dataclass(frozen=True)

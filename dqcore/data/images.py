@@ -81,7 +81,16 @@ def readable_images(
 
 
 def image_to_uint8(image: Image) -> Tensor:
-    """Pixels of an RGB image: ``(3, H, W)`` uint8."""
+    """Pixels of an RGB image: ``(3, H, W)`` uint8.
+
+    Raises:
+        InputError: The image is of another mode.
+    """
+    mode = getattr(image, "mode", "RGB")
+    if mode != "RGB":
+        raise InputError(
+            f"image: expected mode RGB, got {mode}: image.convert('RGB'); dqcore.data.read_image does that"
+        )
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
@@ -91,7 +100,11 @@ def uint8_to_float(pixels: Tensor) -> Tensor:
 
 
 def image_to_tensor(image: Image) -> Tensor:
-    """An RGB image as ``(3, H, W)`` float32 in [-1, 1]."""
+    """An RGB image as ``(3, H, W)`` float32 in [-1, 1].
+
+    Raises:
+        InputError: The image is of another mode.
+    """
     return uint8_to_float(image_to_uint8(image))
 
 
@@ -102,8 +115,15 @@ def pad_to_stride(images: Tensor, stride: int) -> Tensor:
 
 
 def tensor_to_image(pixels: Tensor) -> Image:
-    """The nearest 8-bit image of ``(3, H, W)`` values in [-1, 1]; values outside are clamped."""
+    """The nearest 8-bit image of ``(3, H, W)`` values in [-1, 1]; values outside are clamped.
+
+    Raises:
+        InputError: Pixels of another shape, such as a batch.
+    """
     from PIL import Image
 
+    if pixels.dim() != 3 or pixels.shape[0] != 3:
+        one = "; of a batch take one image, pixels[0]" if pixels.dim() == 4 else ""
+        raise InputError(f"pixels: expected (3, H, W), got {tuple(pixels.shape)}{one}")
     values = pixels.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())

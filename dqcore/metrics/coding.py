@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from dqcore.errors import InputError
+
 __all__ = [
     "bits_per_pixel",
     "code_counts",
@@ -89,7 +91,12 @@ def grain_counts(grain: Tensor, num_granularities: int) -> Tensor:
 
 
 def code_usage(counts: Tensor) -> float:
-    """Share of the codes that occur at all, in [0, 1], from counts ``(K,)``."""
+    """Share of the codes that occur at all, in [0, 1], from counts ``(K,)``.
+
+    Raises:
+        InputError: Counts of another shape, such as a code map.
+    """
+    _check_counts(counts)
     return float((counts > 0).double().mean())
 
 
@@ -98,9 +105,23 @@ def perplexity(counts: Tensor) -> float:
 
     Args:
         counts: How often each code was chosen, ``(K,)``; whole numbers or averages.
+
+    Raises:
+        InputError: Counts of another shape, such as a code map.
     """
+    _check_counts(counts)
     total = float(counts.double().sum())
     return math.exp(_total_bits(counts) * math.log(2) / total) if total > 0 else 1.0
+
+
+def _check_counts(counts: Tensor) -> None:
+    """Raise unless these can be counts."""
+    if counts.dim() != 1:
+        wanted = f"counts: expected (K,), how often each code occurs, got {tuple(counts.shape)}"
+        raise InputError(
+            f"{wanted}; of codes: torch.bincount(codes.flatten(), minlength=K), of several granularities "
+            f"dqcore.metrics.coding.code_counts(codes, grain, K)"
+        )
 
 
 def _total_bits(counts: Tensor) -> float:

@@ -124,7 +124,13 @@ def _joined(each: list[Tensor], like: Tensor) -> Tensor:
 
 def _check(images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
     """Both of one shape, in float32 or float64, the reconstructions clamped to the range of values."""
-    if images.dim() != 4 or images.shape != reconstructions.shape:
+    for name, values in (("images", images), ("reconstructions", reconstructions)):
+        if not values.is_floating_point():
+            floats = f"dqcore.data.images.uint8_to_float({name})" if values.dtype == torch.uint8 else "convert them"
+            raise TypeError(f"{name}: expected floating-point values in [-1, 1], got {values.dtype}: {floats}")
+    if images.dim() != 4:
+        raise InputError(f"images: expected (B, C, H, W), got {tuple(images.shape)}")
+    if images.shape != reconstructions.shape:
         raise InputError(
             f"reconstructions: expected the shape of images (B, C, H, W), got {tuple(reconstructions.shape)} "
             f"for {tuple(images.shape)}"

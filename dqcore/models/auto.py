@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ PRIORS: Mapping[str, Any] = {kind.__name__: kind for kind in (DQTransformer, Ras
 _TRIES = 5
 
 
-def model_folder(path: Path) -> Path:
+def model_folder(path: str | os.PathLike[str]) -> Path:
     """The folder of a saved model.
 
     Args:
@@ -45,12 +46,13 @@ def model_folder(path: Path) -> Path:
     Raises:
         FileNotFoundError: There is nothing of that name.
     """
+    path = Path(path)
     if not path.exists():
         return download(str(path))
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
-def saved_files(path: Path) -> tuple[Path, Path]:
+def saved_files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     """The files of a saved model, its config and its weights.
 
     Args:
@@ -129,7 +131,7 @@ def _states(path: Path) -> list[tuple[int, int, int]]:
     return [(about.st_ino, about.st_mtime_ns, about.st_size) for about in map(Path.stat, saved_files(path))]
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: str | os.PathLike[str]) -> str:
     """A hash of a saved tokenizer's config and weights, by which it can be told from others.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -29,11 +29,11 @@ class Quantized(_Three):
         codebook_loss: Scalar, the mean squared error; its gradient goes to a ``Gradient()`` codebook, if there is one.
 
     The two parts are attributes of this object and not fields of the tuple. What builds the tuple anew from its three
-    fields, as ``torch.utils._pytree.tree_map`` does, leaves them None.
+    fields, as ``torch.utils._pytree.tree_map`` does, leaves them None; ``_replace`` keeps them, unless ``loss`` is new.
     """
 
-    commitment_loss: Tensor | None
-    codebook_loss: Tensor | None
+    commitment_loss: Tensor | None = None
+    codebook_loss: Tensor | None = None
 
     def __new__(
         cls,
@@ -47,6 +47,11 @@ class Quantized(_Three):
         self = super().__new__(cls, map, codes, loss)
         self.commitment_loss, self.codebook_loss = commitment_loss, codebook_loss
         return self
+
+    def _replace(self, **changes: Any) -> Quantized:
+        """This object with other fields; another loss has no known parts."""
+        parts = () if "loss" in changes else (self.commitment_loss, self.codebook_loss)
+        return Quantized(*super()._replace(**changes), *parts)
 
     def __repr__(self) -> str:
         return line("Quantized", map=self.map, codes=different(self.codes), loss=self.loss)

@@ -84,11 +84,11 @@ class TransformerBlock(nn.Module):
 
     def step(self, x: Tensor, branch: Tensor | None, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Two:
         """One token of each slot, ``(S, dim)``, in the same two parts; without dropout."""
-        x, normed = self._add(x, branch, self.norm1)
-        x, normed = self._add(x, self.attention.step(normed, cache, lengths, active=active), self.norm2)
+        x, normed = _joined(self.norm1, x, branch)
+        x, normed = _joined(self.norm2, x, self.attention.step(normed, cache, lengths, active=active))
         return x, self.mlp(normed)
 
-    def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None = None) -> Two:
+    def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None) -> Two:
         """``x`` with what dropout leaves of the branch, and the same normalized."""
         return _joined(norm, x, branch, self.dropout if self.training else 0.0, seed)
 
@@ -128,7 +128,7 @@ class Transformer(nn.Module):
                 x = checkpoint(self._whole, block, x, cu_seqlens, seeds, use_reentrant=False)
             else:
                 x, branch = block(x, branch, cu_seqlens, seeds)
-        return self._end(x, branch, head)
+        return self._end(x, branch, head, self._dropout_p)
 
     def new_cache(self, capacity: int, lengths: Tensor, active: Tensor, kind: CacheKind = "weights") -> Cache:
         """Empty caches for ``len(lengths)`` slots of ``capacity`` tokens, rounded up to a multiple of 32.
@@ -146,6 +146,8 @@ class Transformer(nn.Module):
     def step(self, x: Tensor, cache: Cache, head: Head | None = None) -> Any:
         """The next token of each slot, ``(S, dim)``: the last rows of :meth:`forward` over all tokens so far.
 
+        There is no dropout, in training mode either.
+
         Returns:
             ``(S, dim)``; with a head the same and its logits ``(S, num_classes)``. The caches are written to, and their
             lengths are not: see :class:`Cache`.
@@ -153,7 +155,11 @@ class Transformer(nn.Module):
         branch = None
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             x, branch = block.step(x, branch, layer, cache.lengths, cache.active)  # type: ignore[operator]
-        return self._end(x, branch, head)
+        return self._end(x, branch, head, 0.0)
+
+    @property
+    def _dropout_p(self) -> float:
+        return self.dropout if self.training else 0.0
 
     def _seeds(self, x: Tensor) -> Iterable[Tensor | None]:
         """Those of every block's dropouts, drawn together; None on a CPU, which has a faster dropout of its own."""
@@ -163,17 +169,12 @@ class Transformer(nn.Module):
 
     def _whole(self, block: nn.Module, x: Tensor, cu_seqlens: Tensor, seeds: Tensor | None) -> Tensor:
         """A block in one piece, of which nothing but its input need be kept."""
-        return self._sum(*block(x, None, cu_seqlens, seeds))
+        x, branch = block(x, None, cu_seqlens, seeds)
+        return _sum(x, branch, self._dropout_p)
 
-    def _sum(self, x: Tensor, branch: Tensor | None) -> Tensor:
-        """The two parts of a block's result together."""
-        return x if branch is None else x + functional.dropout(branch, self.dropout, self.training)
-
-    def _end(self, x: Tensor, branch: Tensor | None, head: Head | None) -> Any:
-        """The same, and what the head makes of it."""
-        if head is None:
-            return self._sum(x, branch)
-        return head.join(x, branch, self.dropout if self.training else 0.0)
+    def _end(self, x: Tensor, branch: Tensor | None, head: Head | None, dropout_p: float) -> Any:
+        """The two parts of the last block's result together, and what the head makes of it."""
+        return _sum(x, branch, dropout_p) if head is None else head.join(x, branch, dropout_p)
 
 
 class Head(nn.Sequential):
@@ -188,7 +189,12 @@ class Head(nn.Sequential):
         return total, self[1](normed)
 
 
-def _joined(norm: Any, x: Tensor, branch: Tensor | None, dropout_p: float, seed: Tensor | None = None) -> Two:
+def _sum(x: Tensor, branch: Tensor | None, dropout_p: float) -> Tensor:
+    """``x`` with what dropout leaves of the branch."""
+    return x if branch is None else x + functional.dropout(branch, dropout_p, dropout_p > 0)
+
+
+def _joined(norm: Any, x: Tensor, branch: Tensor | None, dropout_p: float = 0.0, seed: Tensor | None = None) -> Two:
     """``x`` with what dropout leaves of the branch, and the same normalized by this ``LayerNorm``."""
     if branch is None:
         return x, norm(x)

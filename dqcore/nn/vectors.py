@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dqcore.nn.finite import holes_of, not_finite, without
 from dqcore.ops.registry import is_traced
@@ -16,9 +17,10 @@ __all__ = ["finite_vectors", "marked_vectors", "project"]
 
 def project(projection: Any, values: Tensor) -> Tensor:
     """A 1 x 1 convolution, or nothing, over a map ``(B, D, H, W)`` that may have no cells."""
-    if values.numel() or isinstance(projection, nn.Identity):
+    if values.numel() or not isinstance(projection, nn.Conv2d):
         return projection(values)
-    return values.new_empty((values.shape[0], projection.out_channels, *values.shape[2:]))
+    # A convolution takes no empty grid. What is returned must have a gradient even so: DDP waits for the weights'.
+    return F.linear(values.movedim(1, -1), projection.weight.flatten(1), projection.bias).movedim(-1, 1)
 
 
 def marked_vectors(maps: Sequence[Tensor], projection: nn.Module) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,7 +19,7 @@ __all__ = ["TABLES", "load_code_tables", "save_code_tables"]
 TABLES = "code_tables.safetensors"
 
 
-def save_code_tables(tables: CodeTables, folder: Path) -> Path:
+def save_code_tables(tables: CodeTables, folder: str | os.PathLike[str]) -> Path:
     """Write the tables into the folder of a saved model.
 
     Other tables that lie there already are kept as ``code_tables-<identity>.safetensors``, because streams that
@@ -34,6 +35,7 @@ def save_code_tables(tables: CodeTables, folder: Path) -> Path:
     Raises:
         InputError: Another process writes tables in the folder.
     """
+    folder = Path(folder)
     path = folder / TABLES
     with folder_lock(folder, "writing tables"):  # else two at once would each keep the first ones, and not the other's
         before = _readable(path)
@@ -45,7 +47,7 @@ def save_code_tables(tables: CodeTables, folder: Path) -> Path:
     return path
 
 
-def load_code_tables(folder: Path, codebook_size: int, num_granularities: int) -> list[CodeTables]:
+def load_code_tables(folder: str | os.PathLike[str], codebook_size: int, num_granularities: int) -> list[CodeTables]:
     """The tables that streams of a model may have been written with: those to write with first, uniform ones last.
 
     Args:
@@ -56,7 +58,7 @@ def load_code_tables(folder: Path, codebook_size: int, num_granularities: int) -
     Raises:
         InputError: A file of tables is damaged, or belongs to a model with other codes.
     """
-    found = []
+    folder, found = Path(folder), []
     for path in (folder / TABLES, *sorted(folder.glob("code_tables-*.safetensors"))):
         if path.is_file():
             tables = _read(path)

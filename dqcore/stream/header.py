@@ -14,12 +14,14 @@ Then come the coarse part, the finer part, and a CRC-32 (:mod:`dqcore.stream.str
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 from dqcore.errors import InputError
 
-__all__ = ["CHECKSUM", "Header", "read_header", "stride_of"]
+__all__ = ["CHECKSUM", "Header", "bytes_of", "read_header", "stride_of"]
 
 MAGIC, VERSION = b"dqc", 1
 CHECKSUM = 4  # bytes at the end of a stream
@@ -64,6 +66,21 @@ class Header:
         return head + (zlib.crc32(head + coarse) & 0xFFFF).to_bytes(2, "little")
 
 
+def bytes_of(data: Any) -> bytes:
+    """The bytes of anything that holds some, such as a ``memoryview`` or an ``mmap``.
+
+    Raises:
+        TypeError: It holds none.
+    """
+    if isinstance(data, bytes):
+        return data
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        hint = ": pass the file's bytes, open(path, 'rb').read()" if isinstance(data, (str, os.PathLike)) else ""
+        raise TypeError(f"data: expected the bytes of a stream, got {type(data).__name__}{hint}") from None
+
+
 def read_header(data: bytes, name: str = "stream") -> Header:
     """Read the header of a stream.
 
@@ -73,7 +90,9 @@ def read_header(data: bytes, name: str = "stream") -> Header:
 
     Raises:
         InputError: It is no stream, one of a later version, or it breaks off.
+        TypeError: These are no bytes.
     """
+    data = bytes_of(data)
     if data[:3] != MAGIC:
         raise InputError(f"{name}: not a .dqc stream (it does not begin with {MAGIC.decode()!r})")
     if len(data) > 3 and data[3] != VERSION:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.stream.coder import Reader, Writer
-from dqcore.stream.header import CHECKSUM, Header, read_header, stride_of
+from dqcore.stream.header import CHECKSUM, Header, bytes_of, read_header, stride_of
 from dqcore.stream.tables import CodeTables
 from dqcore.stream.walk import Walk, code_predictor, grain_predictor
 
@@ -58,7 +58,11 @@ def write_stream(codes: Tensor, grain: Tensor, size: Sequence[int], tables: Code
 
     Raises:
         InputError: The arguments do not fit each other.
+        TypeError: ``tables`` are none, or a list.
     """
+    if not isinstance(tables, CodeTables):
+        hint = ": of load_code_tables(..) take the first" if isinstance(tables, Sequence) else ""
+        raise TypeError(f"tables: expected CodeTables, got {type(tables).__name__}{hint}")
     size = (int(size[0]), int(size[1]))
     if not re.fullmatch("[0-9a-f]{16,}", identity):
         raise InputError(f"identity: expected a fingerprint of at least 16 hexadecimal digits, got {identity!r}")
@@ -92,7 +96,8 @@ def read_stream(
     """The codes of a stream.
 
     Args:
-        data: The bytes of a stream; for a preview, at least its header and its coarse part.
+        data: The bytes of a stream, or what holds them, such as a ``memoryview``; for a preview, at least its header
+            and its coarse part.
         tables: The model's tables, or all that its streams may have been written with.
         identity: The model's fingerprint, hexadecimal.
         preview: Read the coarse part alone.
@@ -102,7 +107,9 @@ def read_stream(
     Raises:
         InputError: The bytes are no stream, damaged, truncated, of another model or other tables, or of a photo that is
             too large.
+        TypeError: ``data`` are no bytes, such as a path.
     """
+    data = bytes_of(data)
     header = read_header(data, name)
     chosen = _matching(header, [tables] if isinstance(tables, CodeTables) else tables, identity, name)
     end = header.length + header.coarse_length

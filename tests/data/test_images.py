@@ -20,6 +20,7 @@ from dqcore.data.images import (
 from dqcore.data.making import MadeImages, Making
 from dqcore.data.shards import file_digest
 from dqcore.data.statistics import _Measured
+from dqcore.errors import InputError
 
 
 def _save(path, image, **options):
@@ -156,6 +157,13 @@ def test_tensors_and_images_are_inverse():
     assert tensor.min() == -1 and tensor.max() == 1
     assert np.array_equal(np.asarray(tensor_to_image(tensor)), np.asarray(image))
     assert tensor_to_image(torch.full((3, 2, 2), 7.0)).getpixel((0, 0)) == (255, 255, 255)
+    for mode in ("L", "RGBA", "P"):
+        with pytest.raises(InputError, match=rf"image: expected mode RGB, got {mode}: image.convert"):
+            image_to_tensor(image.convert(mode))
+    with pytest.raises(InputError, match=r"pixels: expected \(3, H, W\), got \(1, 3, 2, 2\); .* take one image"):
+        tensor_to_image(torch.zeros(1, 3, 2, 2))
+    with pytest.raises(InputError, match=r"pixels: expected \(3, H, W\), got \(2, 2\)$"):
+        tensor_to_image(torch.zeros(2, 2))
 
 
 def test_only_the_formats_that_are_meant(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import dqcore
+from dqcore.errors import InputError
 from dqcore.metrics import bits_per_pixel, code_usage, codes_per_image, entropy_bits_per_pixel, perplexity
 from dqcore.metrics.coding import code_counts, grain_counts
 
@@ -38,6 +39,9 @@ def test_usage_and_perplexity():
     assert code_usage(counts) == 0.5
     assert perplexity(counts) == pytest.approx(4)
     assert perplexity(torch.tensor([7, 0])) == pytest.approx(1)
+    for measure in (code_usage, perplexity):
+        with pytest.raises(InputError, match=r"counts: expected \(K,\), how often .* got \(2, 4, 4\); .*bincount"):
+            measure(torch.zeros(2, 4, 4, dtype=torch.int64))
 
 
 def test_entropy_coding():

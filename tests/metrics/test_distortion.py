@@ -111,6 +111,12 @@ def test_rounding_is_that_of_a_saved_picture():
 def test_shapes_must_agree(metric):
     with pytest.raises(ValueError, match="reconstructions: expected the shape"):
         metric(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17))
+    with pytest.raises(ValueError, match=r"images: expected \(B, C, H, W\), got \(3, 16, 16\)"):
+        metric(torch.zeros(3, 16, 16), torch.zeros(3, 16, 16))
+    pictures = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    for name, pair in {"images": (pictures, pictures.float()), "reconstructions": (pictures.float(), pictures)}.items():
+        with pytest.raises(TypeError, match=rf"{name}: expected floating-point values in \[-1, 1\], got torch.uint8: "):
+            metric(*pair)
 
 
 def test_ssim_needs_its_window():

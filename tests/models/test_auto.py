@@ -48,7 +48,7 @@ def test_a_config_whose_model_is_no_name(tmp_path):
 def test_the_folder_of_a_run_stands_for_its_model(saved_tokenizer, tmp_path):
     (tmp_path / "model").symlink_to(saved_tokenizer)
     assert model_folder(tmp_path) == tmp_path / "model"
-    assert fingerprint(tmp_path) == fingerprint(saved_tokenizer)
+    assert fingerprint(tmp_path) == fingerprint(str(saved_tokenizer))
 
 
 def test_a_fingerprint_tells_tokenizers_apart(saved_tokenizer, tmp_path):

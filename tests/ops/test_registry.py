@@ -1,13 +1,10 @@
 """What holds for every registered op."""
 
-import copy
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import dqcore
-from dqcore.ops import decode_attention, dynamic_lookup, nearest_code, patch_entropy, registry, varlen_attention
+from dqcore.ops import dynamic_lookup, nearest_code, registry
 from dqcore.ops.reference.nearest_code import nearest_code_reference
 
 
@@ -30,33 +27,6 @@ def test_a_default_device_does_not_reach_inside(grad):
     with torch.device("meta"), torch.set_grad_enabled(grad):
         result = dynamic_lookup(maps, grain, codebook)
     assert torch.equal(result.codes, expected.codes) and torch.equal(result.error, expected.error)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_a_default_dtype_does_not_reach_inside(route, dtype):
-    """A step of a quantizer that revives codes, entropies, attention to all tokens and to those of a cache."""
-    maps = [torch.randn(2, 8, 2 << g, 2 << g).to(route) for g in range(2)]
-    grain = torch.randint(0, 2, (2, 2, 2)).to(route)
-    q, k, v, *cache = (torch.randn(6, size, 2, 8).to(route) for size in (1, 1, 1, 40, 40))
-    lengths, starts = torch.arange(6, dtype=torch.int32).to(route), torch.tensor([0, 4, 6], dtype=torch.int32).to(route)
-    books = [dqcore.DynamicQuantizer(8, 64, 2).to(route)]
-    books.append(copy.deepcopy(books[0]))
-
-    def results(book):
-        out = book(maps, grain)
-        state = (*book.parameters(), *book.buffers())
-        attention = varlen_attention(q[:, 0], k[:, 0], v[:, 0], starts)
-        entropy = patch_entropy(maps[1][:, :3].clamp(-1, 1), 4)
-        return out.map, out.loss, *state, attention, entropy, decode_attention(q, k, v, *cache, lengths)
-
-    expected, before = results(books[0]), torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        found = results(books[1])
-    finally:
-        torch.set_default_dtype(before)
-    for value, other in zip(found, expected, strict=True):
-        assert value.dtype == other.dtype and torch.equal(value, other)
 
 
 def found(op, *args):

@@ -95,7 +95,13 @@ def test_uneven_cover_is_an_error(backend, positions, grains):
 def test_mixed_fine_granularities_are_an_error(route):
     grains = [1, 1, 1] + [2] * 4
     seq = of_one_image(range(7), [0, 1, 2, 10, 11, 14, 15], grains, region_grid=(1, 1), num_granularities=3)
-    with pytest.raises(ValueError, match="covered exactly once"):
+    with pytest.raises(ValueError, match=r"covered exactly once, image 0 differs$"):
+        unpack_codes(seq)
+
+
+def test_a_partial_sequence_is_told_who_completes_it(route):
+    seq = of_one_image(range(2), [0, 1], [0, 0], region_grid=(2, 2), num_granularities=1)
+    with pytest.raises(ValueError, match="covered exactly once, image 0 differs; what is partial a prior completes"):
         unpack_codes(seq)
 
 

@@ -24,6 +24,22 @@ def test_what_is_written_is_read(tables_of, photo, identity, codebook_size, num_
     assert data == write_stream(codes.int(), grain.byte(), (79, 97), tables, identity)
 
 
+def test_bytes_are_told_from_paths_and_tables_from_their_list(tables_of, photo, identity, tmp_path):
+    tables = tables_of(50, 2)
+    codes, grain = photo(5, 7, tables)
+    data = write_stream(codes, grain, (79, 97), tables, identity)
+    many = memoryview(b"before" + data + b"after")[6 : 6 + len(data)]  # as a part of a file in memory
+    for held in (many, bytearray(data)):
+        assert torch.equal(read_stream(held, [tables], identity).codes, codes) and read_header(held).size == (79, 97)
+    for wrong in (tmp_path, str(tmp_path)):
+        with pytest.raises(TypeError, match=r"data: expected the bytes of a stream, got .*: pass the file's bytes"):
+            read_stream(wrong, tables, identity)
+    with pytest.raises(TypeError, match=r"data: expected the bytes of a stream, got NoneType$"):
+        read_stream(None, tables, identity)
+    with pytest.raises(TypeError, match=r"tables: expected CodeTables, got list: .* take the first"):
+        write_stream(codes, grain, (79, 97), [tables], identity)
+
+
 def test_a_stream_is_as_short_as_its_predictions_allow(tables_of, photo, identity):
     tables = tables_of(200)
     codes, grain = photo(20, 30, tables)

@@ -58,7 +58,8 @@ def test_counts_must_be_whole():
 
 def test_saved_tables_are_the_same(tables_of, tmp_path):
     tables = tables_of(300, 3)
-    save_code_tables(tables, tmp_path)
+    save_code_tables(tables, str(tmp_path))  # a folder as users name it, too
+    assert load_code_tables(str(tmp_path), tables.codebook_size, tables.num_granularities)[0] == tables
     first, last = load_code_tables(tmp_path, 300, 3)
     assert first == tables and first.identity == tables.identity and last == CodeTables.uniform(300, 3)
     assert hash(first) == hash(tables) and tables != tables_of(300, 3, seed=1)

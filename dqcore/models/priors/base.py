@@ -107,7 +107,7 @@ class Prior(Pretrained):
         Args:
             batch_size: Number of samples.
             labels: Class of all samples, or ``(batch_size,)`` int64, -1 for none; None without classes.
-            sampling: How to draw; by default :class:`Sampling` with its defaults.
+            sampling: How to draw; by default :class:`dqcore.models.sampling.settings.Sampling` with its defaults.
             seed: Sample i depends on the seed and on i alone.
             first: Index of the first sample.
             slots: Number of samples drawn at once, by default 128.

@@ -47,7 +47,9 @@ def _check_coverage(images: Tensor, grains: Tensor, covered: Tensor, grain_map: 
     uneven = blocks(covered, 0, num_granularities) != grain_map[:, :, None, :, None] + 1  # (B, h, side, w, side)
     cells = torch.zeros(len(grain_map), dtype=torch.int64)
     cells.index_add_(0, images, 1 << 2 * (num_granularities - 1 - grains))
-    wrong = uneven.flatten(1).any(1) | (cells != covered.shape[1] * covered.shape[2])
+    full = covered.shape[1] * covered.shape[2]
+    wrong = uneven.flatten(1).any(1) | (cells != full)
     if bool(wrong.any()):
         image = int(wrong.nonzero()[0])
-        raise InputError(f"sequence: expected each region covered exactly once, image {image} differs")
+        rest = "; what is partial a prior completes: prior.generate(.., given=sequence)" if cells[image] < full else ""
+        raise InputError(f"sequence: expected each region covered exactly once, image {image} differs{rest}")

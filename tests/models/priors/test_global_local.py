@@ -52,6 +52,7 @@ def test_samples_are_valid_and_depend_on_seed_and_index_alone(granularities):
     assert model.generate(2, seed=5, first=3, slots=1) == six[3:5]
     assert model.generate(6, seed=6) != six
     assert model.generate(6, seed=6, given=six) == six
+    assert model.train().generate(6, seed=5) == six  # no dropout
 
 
 @pytest.mark.parametrize("granularities", [2, 3])

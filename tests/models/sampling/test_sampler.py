@@ -65,6 +65,14 @@ def test_samples_are_valid_and_depend_on_seed_and_index_alone(kind, granularitie
     assert model.generate(6, seed=6) != six
 
 
+@pytest.mark.parametrize(("kind", "granularities"), KINDS)
+def test_a_model_in_training_draws_without_dropout(kind, granularities, new, spread):
+    model = spread(new(kind, granularities, dropout=0.5)).train()
+    drawn = model.generate(3, seed=5)
+    assert model.training and model.generate(3, seed=5) == drawn
+    assert model.eval().generate(3, seed=5) == drawn
+
+
 @pytest.mark.parametrize(
     ("cache", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16), ("int8", torch.int8)]
 )
