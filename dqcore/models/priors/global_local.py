@@ -17,6 +17,7 @@ from dqcore.models.priors.inputs import (
     check_sequence,
     class_labels,
     drop_labels,
+    given_contents,
     labels_to_sample,
     slots_to_use,
 )
@@ -163,7 +164,9 @@ class GlobalLocal(Prior):
         known = None
         if given is not None:
             check_given(given, batch_size, self.config)
-            known = self.contents_of(given.to(device), -1)
+            given = given.to(device)
+            given_contents(given, self.tape)  # raises unless they are whole regions
+            known = self.contents_of(given, -1)
         parts = []
         for part in torch.arange(batch_size, device=device).split(slots_to_use(slots, batch_size)):
             numbers = uniforms(seed, part + first, self.num_regions * self.num_places)

@@ -79,6 +79,16 @@ def test_given_regions_are_kept():
     assert not torch.equal(new_codes[:, 8:], codes[:, 8:])
 
 
+@pytest.mark.parametrize(
+    ("positions", "grains"), [([0, 1], [1, 1]), ([0, 0], [0, 0]), ([0, 0, 1, 8, 9], [0, 1, 1, 1, 1])]
+)
+def test_regions_given_in_part_or_twice_are_refused(positions, grains):
+    fields = (torch.tensor(values) for values in ([7] * len(positions), positions, grains))
+    part = dqcore.CodeSequence(*fields, torch.tensor([0, len(positions)], dtype=torch.int32), GRID, 2)
+    with pytest.raises(ValueError, match="given: expected whole regions"):
+        new().generate(1, given=part)
+
+
 def test_classes_guidance_and_gradients():
     model = new(num_classes=3, label_dropout=0.1)
     labels = torch.tensor([0, 2])
