@@ -57,8 +57,9 @@ class GainRouter(Router):
 
     @without_autocast
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
-        """Route by the maps and the images' local variance, in float32; neither gets a gradient."""
-        gains = self.predict(_features(images, maps)).permute(0, 3, 1, 2)
+        """Route by the maps and the images' local variance; neither gets a gradient. Weights of half precision too."""
+        features, weight = _features(images, maps), next(self.predict.parameters())
+        gains = self.predict(features.to(weight.dtype)).to(self.thresholds.dtype).permute(0, 3, 1, 2)
         grain = _grain(gains, self._follow(gains.detach())) if self.training else self._settled_grain(gains.detach())
         return Routing(grain, gains=gains)
 
@@ -96,7 +97,7 @@ class GainRouter(Router):
             gain = torch.where(up, before - after, after - before) / (3 * 4.0**lower)
             gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
             weight = tried.float() / tried.sum().clamp_min(1)
-            size = sum_over_processes((gain.abs() * weight).sum()) / num_processes()
+            size = (sum_over_processes((gain.abs() * weight).sum()) / num_processes()).to(self.scale.dtype)
             if not in_backward():  # a pass that is computed again moves no average
                 self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
         foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]

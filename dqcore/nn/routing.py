@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Router", "Routing"]
@@ -32,7 +33,8 @@ class Routing(NamedTuple):
 class Router(nn.Module):
     """The base of all routers.
 
-    It is called as ``router(images, maps)`` with images ``(B, 3, H, W)`` and the encoder's maps coarse to fine.
+    It is called as ``router(images, maps)`` with images ``(B, 3, H, W)`` and the encoder's maps coarse to fine. What it
+    keeps beside its weights, as thresholds, is float32 at least: ``.half()`` and ``.to(bfloat16)`` do not round it.
     """
 
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:
@@ -58,3 +60,13 @@ class Router(nn.Module):
             reconstruct: Reconstructs a slice of the batch with another grain map ``(b, h, w)``.
         """
         return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Router:
+        """Move to another device or dtype, with its own buffers as they were where ``fn`` would round them."""
+        before = dict(self._buffers)
+        super()._apply(fn, *args, **kwargs)
+        for name, value in before.items():
+            moved = self._buffers[name]
+            if value is not None and moved is not None and torch.finfo(moved.dtype).bits < 32:
+                self._buffers[name] = value.to(moved.device, torch.float32)
+        return self

@@ -75,6 +75,24 @@ def test_before_training_each_image_has_the_target_share():
     assert router(images_for(maps), maps).grain.flatten(1).sum(1).tolist() == [4] * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_dtype(dtype):
+    """A tokenizer may be read in half precision: its router then takes maps and images of it."""
+    router = GainRouter(6, 0.3)
+    maps = pyramid(2, height=10, width=10)
+    images = images_for(maps)
+    router(images, maps)
+    thresholds, expected = router.thresholds.clone(), router.eval()(images, maps)
+    router.to(dtype)
+    assert torch.equal(router.thresholds, thresholds.to(router.thresholds.dtype))
+    found = router(images.to(dtype), [values.to(dtype) for values in maps])
+    assert found.gains.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
+    torch.testing.assert_close(found.gains.float(), expected.gains, atol=0.02, rtol=0)
+    assert (found.grain != expected.grain).float().mean() < 0.1
+    routing = router.train()(images.to(dtype), [values.to(dtype) for values in maps])
+    router.loss(routing, images, images + 1, lambda some, grain: images[some]).backward()
+
+
 def test_evaluation_is_one_graph_before_and_after_training():
     """The thresholds decide what the graph gives, not which graph it is."""
     router, trained = (GainRouter(6, (0.3, 0.3)).eval() for _ in range(2))

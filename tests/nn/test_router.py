@@ -104,6 +104,14 @@ def test_entropy_router_keeps_its_thresholds_in_the_state():
     assert not other.fitted
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_thresholds_are_not_rounded_to_half_precision(dtype):
+    router, images = EntropyRouter(0.5, 16), noise()
+    thresholds, grain = router.fit(images).clone(), router(images, []).grain
+    assert torch.equal(router.to(dtype).thresholds, thresholds)
+    assert torch.equal(router(images, []).grain, grain)
+
+
 def test_entropy_router_errors():
     with pytest.raises(ValueError, match="images: expected at least one"):
         EntropyRouter(0.5, 16).fit([])
