@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -136,18 +137,26 @@ class EntropyRouter(Router):
         Returns:
             The thresholds, nats, ``(G - 1,)``. Number g is the quantile of the entropies above which the share of
             regions lies that are to be finer than granularity g.
+
+        Raises:
+            InputError: There is no image, or one has a NaN.
         """
         batches = [images] if isinstance(images, Tensor) else images
         entropies = [self.entropy(batch.to(self.thresholds.device)).flatten() for batch in batches]
-        if not entropies:
+        if not any(map(len, entropies)):
             raise InputError("images: expected at least one batch to fit the thresholds on, got none")
-        return self.set_thresholds(entropy_thresholds(torch.cat(entropies), self.ratio))
+        found = torch.cat(entropies)
+        if bool(found.isnan().any()):
+            raise InputError("images: expected finite values to fit the thresholds on, got NaN")
+        return self.set_thresholds(entropy_thresholds(found, self.ratio))
 
     def set_thresholds(self, thresholds: Sequence[float]) -> Tensor:
         """Set and return the thresholds: nats, rising, one for each granularity above the coarsest."""
-        if len(thresholds) != len(self.thresholds) or list(thresholds) != sorted(thresholds):
-            raise InputError(f"thresholds: expected {len(self.thresholds)} rising numbers, got {list(thresholds)}")
-        self.thresholds.copy_(torch.tensor(thresholds))
+        values = [float(value) for value in thresholds]
+        rise = all(low <= high for low, high in zip(values, [*values[1:], math.inf], strict=True))  # NaN does not
+        if len(values) != len(self.thresholds) or not rise:
+            raise InputError(f"thresholds: expected {len(self.thresholds)} rising numbers, got {values}")
+        self.thresholds.copy_(torch.tensor(values, dtype=self.thresholds.dtype))
         self.fitted = True
         return self.thresholds
 
@@ -199,11 +208,11 @@ def entropy_thresholds(entropies: Tensor, ratio: Sequence[float]) -> list[float]
         ratio: Share of regions of each granularity above the coarsest, coarse to fine.
 
     Returns:
-        Nats, rising, one for each of ``ratio``.
+        Nats, rising, one for each of ``ratio``; below all entropies where all regions are to be finer.
     """
     values = entropies.double().sort().values
     shares = [sum(ratio[g:]) for g in range(len(ratio))]
-    return [_quantile(values, 1 - share) for share in shares]
+    return [float(values[0]) - 1 if share >= 1 - 1e-9 else _quantile(values, 1 - share) for share in shares]
 
 
 def _quantile(ordered: Tensor, share: float) -> float:

@@ -117,6 +117,24 @@ def test_entropy_router_errors():
         EntropyRouter(0.5, 16).fit([])
     with pytest.raises(ValueError, match="thresholds: expected 2 rising"):
         EntropyRouter((0.3, 0.3), 16).set_thresholds([2.0, 1.0])
+    with pytest.raises(ValueError, match="thresholds: expected 1 rising"):
+        EntropyRouter(0.5, 16).set_thresholds([float("nan")])
+    with pytest.raises(ValueError, match="images: expected at least one"):
+        EntropyRouter(0.5, 16).fit(noise()[:0])
+    images = noise()
+    images[1, 0, 0, 0] = torch.nan  # it would count as the region with the most detail
+    with pytest.raises(ValueError, match="images: expected finite"):
+        EntropyRouter(0.5, 16).fit(images)
+
+
+@pytest.mark.parametrize("ratio", [1.0, (0.3, 0.7), (0.0, 1.0)], ids=str)
+def test_all_regions_can_be_fine(ratio):
+    """Also where many have the least entropy, as in a drawing."""
+    images = noise()
+    images[:3] = 0
+    router = EntropyRouter(ratio, 16)
+    router.fit(images)
+    assert router(images, []).grain.min() >= 1
 
 
 def test_random_router_has_exact_shares_and_a_fixed_pattern_in_evaluation():
