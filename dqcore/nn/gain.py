@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.backends import without_autocast
-from dqcore.distributed import from_all_processes, num_processes, sum_over_processes
+from dqcore.distributed import from_all_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.routing import Router, Routing
 from dqcore.ops.registry import in_backward
@@ -97,11 +97,18 @@ class GainRouter(Router):
             gain = torch.where(up, before - after, after - before) / (3 * 4.0**lower)
             gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
             weight = tried.float() / tried.sum().clamp_min(1)
-            size = (sum_over_processes((gain.abs() * weight).sum()) / num_processes()).to(self.scale.dtype)
             if not in_backward():  # a pass that is computed again moves no average
-                self.scale.copy_(torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum)))
+                self._follow_size((gain.abs() * weight).sum(), tried.any())
         foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
-        return ((foretold - gain / self.scale.clamp_min(1e-12)).square() * weight).sum()
+        scale = self.scale.nan_to_num(nan=1.0).clamp_min(1e-12)  # NaN while no region was tried
+        return ((foretold - gain / scale).square() * weight).sum()
+
+    def _follow_size(self, size: Tensor, tried: Tensor) -> None:
+        """Move ``scale`` towards the mean of the processes that tried a region; where none did, it stays."""
+        total, count = sum_over_processes(torch.stack([size, tried.to(size.dtype)])).to(self.scale.dtype).unbind()
+        size = total / count.clamp_min(1)
+        moved = torch.where(self.scale.isnan(), size, self.scale.lerp(size, self.momentum))
+        self.scale.copy_(torch.where(count > 0, moved, self.scale))
 
     def _settled_grain(self, gains: Tensor) -> Tensor:
         """The grain map by the stored thresholds, or by the target shares of each image where they are NaN.

@@ -131,6 +131,19 @@ def test_only_the_router_learns_from_its_loss():
     assert all(parameter.grad.any() for parameter in router.parameters())
 
 
+def test_steps_that_try_no_region_leave_the_scale_alone():
+    """Three of four steps on images of one region."""
+    torch.manual_seed(1)
+    router = GainRouter(6, 0.5)
+    for _ in range(60):
+        maps = pyramid(2, batch=1, height=1, width=1)
+        images = images_for(maps)
+        loss = router.loss(router(images, maps), images, images + 1, lambda some, grain, x=images: x[some])
+        assert loss.isfinite()
+    # Every try gains or loses an error of 1 by three codes.
+    assert float(router.scale) == pytest.approx(3**-0.5)
+
+
 @pytest.mark.parametrize("ratio", [0.5, (0.3, 0.3)])
 def test_it_learns_what_a_finer_region_gains(ratio):
     """The error of a region is its spread at granularity 0, a quarter at 1, a sixteenth at 2: all there is to know."""
