@@ -14,6 +14,7 @@ from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig, PriorOutput, Targets
 from dqcore.models.priors.inputs import (
     check_given,
+    check_places,
     check_sequence,
     class_labels,
     drop_labels,
@@ -160,6 +161,7 @@ class GlobalLocal(Prior):
         sampling = sampling or Sampling()
         device = self.region_embedding.device
         _refuse_positions(sampling, closed, stop_after)
+        check_places(seed, first)
         chosen = labels_to_sample(labels, batch_size, sampling, self.config, device)
         known = None
         if given is not None:

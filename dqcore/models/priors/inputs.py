@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from dqcore.models.tape import BANNED, NULL, Tape
 
 __all__ = [
     "check_given",
+    "check_places",
     "check_sequence",
     "class_labels",
     "drop_labels",
@@ -96,12 +98,21 @@ def labels_to_sample(
     Raises:
         InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, Integral) or batch_size < 1:
         raise InputError(f"batch_size: expected at least 1 and whole, got {batch_size}")
     if sampling.copies > 1 and not config.label_dropout:
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
-    labels = torch.full((batch_size,), labels) if isinstance(labels, int) else labels
+    if isinstance(labels, Integral) and not isinstance(labels, bool):
+        labels = torch.full((batch_size,), int(labels))
     return class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
+
+
+def check_places(seed: int, first: int) -> None:
+    """Raise unless these can be the seed and the index of the first sample."""
+    if not isinstance(seed, Integral):
+        raise InputError(f"seed: expected an integer, got {seed!r}")
+    if not isinstance(first, Integral) or not -(2**63) <= first < 2**63:
+        raise InputError(f"first: expected an integer of 64 bits, got {first!r}")
 
 
 def slots_to_use(slots: int | None, batch_size: int) -> int:
@@ -110,7 +121,7 @@ def slots_to_use(slots: int | None, batch_size: int) -> int:
     Raises:
         InputError: None at all.
     """
-    if slots is not None and (not isinstance(slots, int) or slots < 1):
+    if slots is not None and (not isinstance(slots, Integral) or slots < 1):
         raise InputError(f"slots: expected at least 1 and whole, got {slots}")
     return min(batch_size, 128 if slots is None else slots)
 

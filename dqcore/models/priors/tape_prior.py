@@ -14,6 +14,7 @@ from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorOutput, Targets
 from dqcore.models.priors.inputs import (
     check_given,
+    check_places,
     check_sequence,
     class_labels,
     drop_labels,
@@ -205,6 +206,7 @@ class TapePrior(Prior):
         """
         sampling = sampling or Sampling()
         device = self.step_embedding.device
+        check_places(seed, first)
         chosen = labels_to_sample(labels, batch_size, sampling, self.config, device)
         self._check_stages(closed, stop_after)
         copies = torch.stack([chosen, torch.full_like(chosen, NULL)])[: sampling.copies]

@@ -68,7 +68,7 @@ def uniforms(seed: int, samples: Tensor, count: int) -> Tensor:
     """Random integers in ``[0, 2**23)``: a hash of the seed, the sample and the number's index.
 
     Args:
-        seed: Any integer.
+        seed: Any integer; of more than 64 bits the lowest 64 count.
         samples: Indices of the samples, ``(n,)`` int64.
         count: How many numbers each sample gets.
 
@@ -92,7 +92,8 @@ def _mix(z: Tensor) -> Tensor:
 def _mix_number(z: int) -> int:
     """:func:`_mix` of a Python integer. The seed never becomes a tensor: a CUDA graph cannot copy one from the host."""
     mask = (1 << 64) - 1
-    z = ((z & mask) ^ (z & mask) >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = int(z) & mask  # NumPy's integers have no bits beyond 64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
     z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
     return z ^ z >> 31
 

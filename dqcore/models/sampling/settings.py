@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -48,8 +47,9 @@ class Sampling:
         check_draw(self.temperature, self.top_k, self.top_p)
         temperature = self.temperature if self.position_temperature is None else self.position_temperature
         check_draw(temperature, self.position_top_k, self.position_top_p, prefix="position_")
-        if not math.isfinite(self.guidance):
-            raise InputError(f"guidance: expected a finite number, got {self.guidance}")
+        most = 1e30 * min(1.0, self.temperature, temperature)  # beyond, quotients leave float32
+        if self.copies > 1 and not abs(self.guidance) <= most:
+            raise InputError(f"guidance: expected at most 1e30 times the temperature either way, got {self.guidance}")
         if self.cache not in get_args(CacheKind):
             expected = ", ".join(map(repr, get_args(CacheKind)))
             raise InputError(f"cache: expected one of {expected}, got {self.cache!r}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,11 +85,20 @@ def test_compiles(new, sequence):
         (lambda m, sequence: m.generate(2, given=sequence(1)), "given: expected 2 images"),
         (lambda m, sequence: m.generate(1, temperature=0.0), "temperature"),
         (lambda m, sequence: m.generate(1, slots=0), "slots: expected at least 1 and whole, got 0"),
+        (lambda m, sequence: m.generate(1, seed=1.5), "seed: expected an integer, got 1.5"),
+        (lambda m, sequence: m.generate(1, first=2**63), "first: expected an integer of 64 bits, got"),
     ],
 )
 def test_wrong_arguments_are_named(call, message, new, sequence):
     with pytest.raises((ValueError, TypeError), match=message):
         call(new(), sequence)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(new, spread):
+    model, wide = spread(new(num_classes=4)).eval(), np.int64
+    drawn = model.generate(wide(3), wide(2), seed=wide(5), first=wide(1), slots=wide(2), top_k=wide(9))
+    assert drawn == model.generate(3, 2, seed=5, first=1, slots=2, top_k=9)
+    assert model.generate(1, 2, seed=wide(-5)) == model.generate(1, 2, seed=-5)
 
 
 def test_half_covered_regions_are_refused(new):

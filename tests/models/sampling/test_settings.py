@@ -40,9 +40,20 @@ def test_generate_and_the_command_line_have_the_same_defaults(function):
         ("position_top_k", 0),
         ("position_top_p", 2.0),
         ("guidance", float("nan")),
+        ("guidance", float("inf")),
+        ("guidance", -1e31),
         ("cache", "int4"),
     ],
 )
 def test_wrong_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         Sampling(**{name: value})
+
+
+def test_guidance_goes_with_the_temperature():
+    """Their quotient is what multiplies the logits: what was too large drew codes that no codebook has."""
+    assert Sampling(temperature=1e-20, guidance=-1e9).copies == 2
+    assert Sampling(temperature=1e-30).copies == 1
+    for name in ("temperature", "position_temperature"):
+        with pytest.raises(ValueError, match=r"^guidance: expected"):
+            Sampling(**{name: 1e-20}, guidance=1e11)
