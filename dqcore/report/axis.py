@@ -32,7 +32,7 @@ class Axis:
             return cls(10.0**lowest, 10.0**highest, tuple(10.0**power for power in powers), True)
         if high - low < 1e-9:
             low, high = low - 0.5, high + 0.5
-        gap = nice_gap((high - low) / 4)
+        gap = nice_gap((high - low) / 4, max(abs(low), abs(high)))
         first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
         return cls(first * gap, last * gap, tuple(index * gap for index in range(first, last + 1)), False)
 
@@ -55,11 +55,18 @@ class Axis:
 
 
 def tick_text(tick: float) -> str:
-    """A number beside an axis: ``"0.25"``, ``"1,000"``, ``"12,500"``."""
-    return f"{tick:,.0f}" if tick >= 1000 else f"{tick:.4g}"
+    """A number beside an axis, in four digits or whole: ``"0.25"``, ``"1,000"``, ``"-12,500"``."""
+    return f"{tick:,.0f}" if abs(tick) >= 1000 else f"{tick:.4g}"
 
 
-def nice_gap(gap: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least ``gap``."""
-    power = 10.0 ** math.floor(math.log10(gap))
-    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= gap * (1 - 1e-9))
+def nice_gap(gap: float, largest: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least ``gap``.
+
+    Nor is it smaller than what :func:`tick_text` can tell apart where ticks reach to ``largest``: every number beside
+    an axis is that of its line.
+    """
+    last_digit = 1.0 if largest >= 1000 else 10.0 ** (math.floor(math.log10(largest)) - 3) if largest else 0.0
+    gap = max(gap, last_digit)
+    power = 10.0 ** math.floor(math.log10(gap) + 1e-9)
+    factors = (1, 2, 2.5, 5, 10) if power > 2 * last_digit else (1, 2, 5, 10)
+    return next(factor * power for factor in factors if factor * power >= gap * (1 - 1e-9))

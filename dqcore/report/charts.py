@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,8 +82,8 @@ def prior_charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
 
 
 def _chart(title: str, remark: str, lines: list[Series], **options: Any) -> list[Chart]:
-    """The chart, or none where its quantity was never logged or stayed 0."""
-    lines = [line for line in lines if any(y for _, y in line.points)]
+    """The chart, or none where its quantity was never logged, stayed 0, or was never finite."""
+    lines = [line for line in lines if any(y and math.isfinite(y) for _, y in line.points)]
     return [{"title": title, "remark": remark, "svg": line_chart(lines, label=title, **options)}] if lines else []
 
 

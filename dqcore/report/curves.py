@@ -113,7 +113,7 @@ def _across(x: float, last: float) -> float:
 
 
 def _x_ticks(last: float) -> list[str]:
-    gap = nice_gap(last / 4)
+    gap = nice_gap(last / 4, last)
     return [_x_tick(index * gap, last) for index in range(int(last / gap + 1e-9) + 1)]
 
 

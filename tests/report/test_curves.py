@@ -2,6 +2,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from dqcore.report.axis import Axis, tick_text
+from dqcore.report.charts import prior_charts
 from dqcore.report.curves import Series, bar_chart, line_chart
 
 
@@ -45,6 +47,16 @@ def test_ticks_are_round_numbers():
     assert ticks(line_chart([Series("", [(0, 0.13), (1000, 0.41)])], label="x"))[:4] == ["0.1", "0.2", "0.3", "0.4"]
 
 
+@pytest.mark.parametrize("low", [-12_500.0, -3.0, 0.0, 0.1234, 22.001, 123.4, 999.93, 1000.0, 2500.1, 99_990.0])
+@pytest.mark.parametrize("span", [1e-6, 2e-4, 0.0039, 0.1, 0.9, 1.1, 10.0, 70.0, 1003.0, 90_000.0])
+def test_every_number_beside_the_axis_is_that_of_its_line(low, span):
+    axis = Axis.around([low, low + span])
+    texts = [tick_text(tick) for tick in axis.ticks]
+    assert len(set(texts)) == len(texts) >= 2
+    assert [float(text.replace(",", "")) for text in texts] == pytest.approx(axis.ticks, rel=1e-12, abs=1e-12)
+    assert axis.low <= low + 1e-6 and axis.high >= low + span - 1e-6
+
+
 def test_numbers_at_the_edge_are_whole():
     svg = line_chart([Series("", [(0, 0.0), (10_000, 20_000.0)])], label="x")
     assert ticks(svg)[-1] == "10,000" and "20,000" in ticks(svg)
@@ -54,6 +66,10 @@ def test_numbers_at_the_edge_are_whole():
 
 def test_a_constant_still_has_an_axis():
     assert lines(line_chart([Series("", [(1, 2.0)])], label="x"))
+
+
+def test_a_run_whose_losses_are_not_finite_has_no_chart_of_them():
+    assert prior_charts([{"step": 1, "loss": float("nan"), "content_loss": float("inf"), "position_loss": 0.0}]) == []
 
 
 def test_nothing_to_draw():
