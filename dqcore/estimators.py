@@ -29,7 +29,10 @@ class StraightThrough:
 
 @dataclass(frozen=True)
 class Rotation:
-    """``sg(||e|| / ||z|| R) z``, where R rotates z to e: the gradient is rotated too (Fifty et al., 2024)."""
+    """``sg(||e|| / ||z|| R) z``, where R rotates z to e: the gradient is rotated too (Fifty et al., 2024).
+
+    A vector of zeros, or ``2**100`` times as short as its code, is not turned: its gradient goes straight through.
+    """
 
     def __call__(self, maps: Sequence[Tensor], grain: Tensor, lookup: Lookup) -> Tensor:
         """The quantized map with the rotated gradient. It merges the maps, which costs a few passes over them."""
@@ -37,9 +40,11 @@ class Rotation:
         z, e = merge_maps(maps, grain).to(dtype), lookup.quantized.detach().to(dtype)
         norm_z, norm_e = _length(z.detach(), 1), _length(e, 1)
         u, q = z.detach() / norm_z, e / norm_e
-        middle = F.normalize(u + q, dim=1)
-        turned = z - 2 * middle * (middle * z).sum(1, keepdim=True) + 2 * q * (u * z).sum(1, keepdim=True)
-        rotated = turned * (norm_e / norm_z)
+        middle, scale = F.normalize(u + q, dim=1), norm_e / norm_z
+        known = (scale < 2.0**100) & (norm_z > _LEAST)  # else gradients would leave float32
+        y = z * torch.where(known, scale, 1)
+        turned = y - 2 * middle * (middle * y).sum(1, keepdim=True) + 2 * q * (u * y).sum(1, keepdim=True)
+        rotated = torch.where(known, turned, z)
         return (e + (rotated - rotated.detach())).to(lookup.quantized.dtype)  # the bracket is 0: the value is e
 
 
@@ -54,12 +59,16 @@ class Euclidean:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Compare directions: vectors and codes are scaled to length 1, in float32 at least, before the lookup."""
+    """Compare directions: vectors and codes are scaled to length 1, in float32 at least, before the lookup.
+
+    A vector of zeros has no direction: it stays as it is, and so does its gradient.
+    """
 
     def __call__(self, vectors: Tensor, dim: int) -> Tensor:
         """The vectors along ``dim``, each of length 1."""
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        return vectors / _length(vectors, dim)
+        length = _length(vectors, dim)
+        return vectors / length.masked_fill(length <= _LEAST, 1)
 
 
 def _length(vectors: Tensor, dim: int) -> Tensor:

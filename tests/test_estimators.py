@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from dqcore import DynamicQuantizer
-from dqcore.estimators import Cosine, Rotation
+from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.testing import assert_close
 
 
@@ -38,3 +39,35 @@ def test_cosine_ignores_length():
     assert_close(out.map.norm(dim=1), torch.ones(2, 4, 4))
     similarity = torch.einsum("bdhw,kd->bhwk", z, torch.nn.functional.normalize(quantizer.codebook.codes, dim=1))
     assert torch.equal(out.codes, similarity.argmax(-1))
+
+
+@pytest.mark.parametrize("metric", [Euclidean(), Cosine()])
+@pytest.mark.parametrize("estimator", [StraightThrough(), Rotation()])
+def test_a_vector_of_zeros_has_a_code_and_a_gradient(estimator, metric):
+    """It has no direction to turn and no length to scale; a dead channel or padding makes such vectors."""
+    quantizer = DynamicQuantizer(8, 19, commitment=0.0, metric=metric, estimator=estimator).eval()
+    z = torch.randn(1, 8, 2, 2)
+    z[:, :, 0, 0] = 0
+    out = quantizer(z.requires_grad_())
+    assert torch.equal(out.map, quantizer.embed(out.codes))
+    weight = torch.randn_like(z)
+    (grad,) = torch.autograd.grad((out.map * weight).sum(), z)
+    assert torch.equal(grad[:, :, 0, 0], weight[:, :, 0, 0]) and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e38])
+def test_rotation_gives_the_code_at_any_scale(scale):
+    quantizer = DynamicQuantizer(8, 19, estimator=Rotation()).eval()
+    z = torch.randn(1, 8, 2, 2).mul(scale).requires_grad_()
+    out = quantizer(z)
+    assert torch.equal(out.map, quantizer.embed(out.codes))
+    assert torch.autograd.grad(out.map.sum(), z)[0].isfinite().all()
+
+
+def test_a_vector_left_out_gives_no_projection_a_nan():
+    quantizer = DynamicQuantizer(8, 19, estimator=Rotation(), codebook_dim=4, nonfinite="mask")
+    z = torch.randn(1, 8, 2, 2)
+    z[0, 0, 0, 0] = torch.nan
+    out = quantizer(z)
+    (out.map.sum() + out.loss).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in quantizer.parameters())
