@@ -31,7 +31,7 @@ class StraightThrough:
 class Rotation:
     """``sg(||e|| / ||z|| R) z``, where R rotates z to e: the gradient is rotated too (Fifty et al., 2024).
 
-    A vector of zeros, or ``2**100`` times as short as its code, is not turned: its gradient goes straight through.
+    A vector of zeros, or so short that the quotient leaves float32, is not turned: its gradient goes straight through.
     """
 
     def __call__(self, maps: Sequence[Tensor], grain: Tensor, lookup: Lookup) -> Tensor:
@@ -41,7 +41,7 @@ class Rotation:
         norm_z, norm_e = _length(z.detach(), 1), _length(e, 1)
         u, q = z.detach() / norm_z, e / norm_e
         middle, scale = F.normalize(u + q, dim=1), norm_e / norm_z
-        known = (scale < 2.0**100) & (norm_z > _LEAST)  # else gradients would leave float32
+        known = scale.isfinite() & (norm_z > _LEAST)
         y = z * torch.where(known, scale, 1)
         turned = y - 2 * middle * (middle * y).sum(1, keepdim=True) + 2 * q * (u * y).sum(1, keepdim=True)
         rotated = torch.where(known, turned, z)
