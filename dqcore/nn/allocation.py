@@ -48,7 +48,12 @@ def target_shares(name: str, ratio: float | Sequence[float], num_granularities: 
             one number will do for two granularities.
         num_granularities: ``G``; None for as many as the ratio says.
     """
-    shares = tuple(ratio) if isinstance(ratio, Sequence) else (float(ratio),)
+    listed = ratio.tolist() if hasattr(ratio, "tolist") else ratio  # NumPy's and PyTorch's too
+    try:
+        each = listed if isinstance(listed, Sequence) else [listed]
+        shares = tuple(math.fsum([share]) for share in each)  # which takes no word, as float would
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: expected a share, or a list of them, got {ratio!r}") from error
     if num_granularities is not None and len(shares) != num_granularities - 1:
         raise InputError(
             f"{name}: expected {num_granularities - 1} shares, one for each granularity above the coarsest, got {ratio}"
@@ -119,7 +124,10 @@ def counts_wanted(
         counts = counts_for_ratio(target_shares("ratio", ratio, num_granularities), regions)
         return lambda scores: _same_counts(scores, counts)
     if num_codes is not None:
-        budget = torch.as_tensor(num_codes).detach().cpu()
+        try:
+            budget = torch.as_tensor(num_codes).detach().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:  # a word, or more than an int64 holds
+            raise InputError(f"num_codes: expected an int or an int64 tensor, got {num_codes!r}") from error
         if budget.is_floating_point() or budget.dtype == torch.bool or budget.shape not in ((), (batch,)):
             raise InputError(f"num_codes: expected an int or an int64 tensor of shape ({batch},), got {num_codes}")
         if int(budget.min()) < regions:

@@ -1,9 +1,10 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from dqcore.nn.allocation import allocate, counts_for_codes, counts_for_ratio, target_shares
+from dqcore.nn.allocation import allocate, counts_for_codes, counts_for_ratio, counts_wanted, target_shares
 
 
 def scores(batch, steps, height, width):
@@ -56,7 +57,19 @@ def test_budget_follows_the_scores():
     assert counts_for_codes(wanted, torch.tensor([4 + 12 + 24])).tolist() == [[0, 2, 2]]
 
 
-@pytest.mark.parametrize("ratio", [-0.1, 1.1, (0.5, 0.5), float("nan")], ids=str)
+def test_arrays_of_shares_are_shares():
+    for ratio in (np.array([0.5, 0.25]), torch.tensor([0.5, 0.25]), [np.float32(0.5), 0.25]):
+        assert target_shares("ratio", ratio, 3) == (0.5, 0.25)
+    assert target_shares("ratio", np.float32(0.5), 2) == (0.5,)
+
+
+@pytest.mark.parametrize("num_codes", ["many", 10**20, 16.0, True, [[16]], 15], ids=str)
+def test_invalid_numbers_of_codes(num_codes):
+    with pytest.raises(ValueError, match="num_codes: expected"):
+        counts_wanted(1, 16, 2, None, num_codes)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, (0.5, 0.5), float("nan"), "0.5", None, ["half"]], ids=str)
 def test_invalid_ratio(ratio):
     with pytest.raises(ValueError, match="ratio: expected"):
         target_shares("ratio", ratio, 2)
