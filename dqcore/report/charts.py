@@ -8,6 +8,7 @@ from typing import Any
 
 from dqcore.inference.compare import CurvePoint
 from dqcore.inference.measure import Evaluation
+from dqcore.inference.protocol import NATIVE
 from dqcore.report.curves import Series, bar_chart, line_chart
 
 __all__ = ["prior_charts", "rate_chart", "tokenizer_charts", "usage_chart"]
@@ -36,7 +37,7 @@ def tokenizer_charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, tar
         charts += _chart("Fine regions", remark, lines, y_label="share, %", target=100 * target)
     psnr = _points(rows, "val_psnr")
     if psnr:
-        remark = f"on validation images, {evaluation.protocol}; last: {psnr[-1][1]:.2f} dB"
+        remark = f"on validation images, {NATIVE}; last: {psnr[-1][1]:.2f} dB"
         charts += _chart("PSNR", remark, [Series("", psnr, "second", dots=len(psnr) < 30)], y_label="PSNR, dB")
     return [*charts, usage_chart(evaluation)]
 

@@ -1,9 +1,10 @@
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 
 from dqcore.report.axis import Axis, tick_text
-from dqcore.report.charts import prior_charts
+from dqcore.report.charts import prior_charts, tokenizer_charts
 from dqcore.report.curves import Series, bar_chart, line_chart
 
 
@@ -70,6 +71,12 @@ def test_a_constant_still_has_an_axis():
 
 def test_a_run_whose_losses_are_not_finite_has_no_chart_of_them():
     assert prior_charts([{"step": 1, "loss": float("nan"), "content_loss": float("inf"), "position_loss": 0.0}]) == []
+
+
+def test_validation_in_training_is_of_whole_photos_whatever_the_report_measures():
+    central = SimpleNamespace(protocol="central 64x64 pixels", code_counts=(2, 1))
+    chart = tokenizer_charts([{"step": 1, "val_psnr": 20.0}], central, None)[0]
+    assert chart["remark"] == "on validation images, native size, 8-bit; last: 20.00 dB"
 
 
 def test_nothing_to_draw():
