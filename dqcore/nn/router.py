@@ -193,10 +193,11 @@ class RandomRouter(Router):
     def _draw(self, like: Tensor, fresh: bool) -> Tensor:
         batch, _, height, width = like.shape
         if fresh:
-            scores = torch.rand(batch, 1, height, width, device=like.device)
+            scores = torch.rand(batch, 1, height, width, dtype=torch.float32, device=like.device)
         else:
             generator = torch.Generator().manual_seed(0)
-            scores = torch.rand(1, 1, height, width, generator=generator, device="cpu").to(like.device)
+            scores = torch.rand(1, 1, height, width, generator=generator, dtype=torch.float32, device="cpu")
+            scores = scores.to(like.device)
         return scores.expand(batch, len(self.ratio), height, width)
 
 

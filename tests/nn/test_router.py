@@ -145,3 +145,15 @@ def test_random_router_has_exact_shares_and_a_fixed_pattern_in_evaluation():
     assert not torch.equal(grain, router(IMAGES, maps).grain)
     router.eval()
     assert torch.equal(router(IMAGES, maps).grain[1], router(IMAGES[:1], [m[:1] for m in maps]).grain[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_fixed_pattern_does_not_hang_on_the_default_dtype(dtype):
+    router, maps = RandomRouter(0.5).eval(), pyramid(2)
+    expected, default = router(IMAGES, maps).grain, torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        routing = router(IMAGES, maps)
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(routing.grain, expected)
