@@ -104,7 +104,7 @@ def _all_scales(image: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         terms.append(contrast)
         image, other = avg_pool2d(image, 2), avg_pool2d(other, 2)
         full, contrast = _scale(image, other)
-    weights = torch.tensor(MS_SSIM_WEIGHTS, device=image.device)[:, None]
+    weights = torch.tensor(MS_SSIM_WEIGHTS, dtype=image.dtype, device=image.device)[:, None]
     return first, (torch.stack([*terms, full]).relu() ** weights).prod(0)
 
 

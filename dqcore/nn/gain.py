@@ -52,8 +52,8 @@ class GainRouter(Router):
         self.predict = nn.Sequential(
             nn.Linear(width, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, finer)
         )
-        self.register_buffer("thresholds", torch.full((finer,), torch.nan))
-        self.register_buffer("scale", torch.full((), torch.nan))
+        self.register_buffer("thresholds", torch.full((finer,), torch.nan, dtype=torch.float32))
+        self.register_buffer("scale", torch.full((), torch.nan, dtype=torch.float32))
 
     @without_autocast
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Routing:

@@ -106,7 +106,7 @@ class EntropyRouter(Router):
     ) -> None:
         super().__init__()
         self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio), patch_size, bins
-        self.register_buffer("thresholds", torch.full((len(self.ratio),), torch.nan))
+        self.register_buffer("thresholds", torch.full((len(self.ratio),), torch.nan, dtype=torch.float32))
         self.fitted = False
 
     def entropy(self, images: Tensor) -> Tensor:

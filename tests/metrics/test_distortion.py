@@ -122,3 +122,14 @@ def test_shapes_must_agree(metric):
 def test_ssim_needs_its_window():
     with pytest.raises(ValueError, match="at least 11 x 11"):
         ssim(torch.zeros(1, 3, 10, 16), torch.zeros(1, 3, 10, 16))
+
+
+def test_ms_ssim_does_not_hang_on_the_default_dtype():
+    images = torch.rand(1, 3, 180, 180) * 2 - 1
+    others = (images + 0.3 * torch.randn_like(images)).clamp(-1, 1)
+    expected, default = ms_ssim(images, others), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert torch.equal(ms_ssim(images, others), expected)
+    finally:
+        torch.set_default_dtype(default)

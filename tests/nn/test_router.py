@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dqcore.nn import EntropyRouter, FeatureRouter, RandomRouter
+from dqcore.nn.gain import GainRouter
 from dqcore.nn.routing import Routing
 
 
@@ -147,13 +148,26 @@ def test_random_router_has_exact_shares_and_a_fixed_pattern_in_evaluation():
     assert torch.equal(router(IMAGES, maps).grain[1], router(IMAGES[:1], [m[:1] for m in maps]).grain[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_fixed_pattern_does_not_hang_on_the_default_dtype(dtype):
-    router, maps = RandomRouter(0.5).eval(), pyramid(2)
-    expected, default = router(IMAGES, maps).grain, torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        routing = router(IMAGES, maps)
-    finally:
-        torch.set_default_dtype(default)
-    assert torch.equal(routing.grain, expected)
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def other_default(request):
+    """Another default dtype, which may be on where models are built."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(default)
+
+
+def test_the_fixed_pattern_does_not_hang_on_the_default_dtype(other_default):
+    maps = pyramid(2)
+    found = RandomRouter(0.5).eval()(IMAGES, maps).grain
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, RandomRouter(0.5).eval()(IMAGES, maps).grain)
+
+
+def test_thresholds_are_float32_whatever_the_default_dtype(other_default):
+    routers = EntropyRouter(0.5, 16), GainRouter(8, 0.5)
+    assert all(buffer.dtype == torch.float32 for router in routers for buffer in router.buffers())
+    images = noise().float()
+    found = routers[0].fit(images)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, EntropyRouter(0.5, 16).fit(images))
