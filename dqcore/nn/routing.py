@@ -67,6 +67,6 @@ class Router(nn.Module):
         super()._apply(fn, *args, **kwargs)
         for name, value in before.items():
             moved = self._buffers[name]
-            if value is not None and moved is not None and torch.finfo(moved.dtype).bits < 32:
+            if value is not None and moved is not None and moved.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = value.to(moved.device, torch.float32)
         return self
