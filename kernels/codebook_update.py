@@ -64,7 +64,7 @@ def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
     for first in range(0, bound(K), BLOCK):
         sizes += _sizes(cluster_size, counts, first, share, K, BLOCK)
     total = tl.sum(sizes, 0)
-    limit = threshold * (total / K)
+    limit = threshold * tl.div_rn(total, K.to(tl.float32))  # as large as sizes that are all equal
     below = tl.zeros([BLOCK], tl.int32)
     for first in range(0, bound(K), BLOCK):
         known = first + tl.arange(0, BLOCK) < K

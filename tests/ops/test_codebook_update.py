@@ -3,13 +3,14 @@
 import contextlib
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 import dqcore
 from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA
-from dqcore.ops import codebook_update, dynamic_lookup
+from dqcore.ops import CodeSums, codebook_update, dynamic_lookup
 from dqcore.ops.reference.codebook_update import seed_of
 from dqcore.ops.reference.draw_vectors import STEP, mix
 
@@ -178,6 +179,27 @@ def test_no_warp_stores_what_another_may_still_load(monkeypatch, dim, threshold)
     with dqcore.backend("interpreter"):
         updated(before, lookup, maps, grain, threshold)
     assert stores
+
+
+@pytest.mark.skipif(not backends.interpreting(), reason="stands for a GPU that rounds up")
+def test_codes_used_alike_are_as_much_used_as_their_mean(monkeypatch):
+    """Quotients of a GPU may lie two floats above the true ones, and the mean of equal sizes above each of them."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    divide = builder.create_fdiv
+
+    def rounded_up(x, y):
+        out = divide(x, y)
+        out.data = np.nextafter(out.data, np.inf, dtype=out.data.dtype)
+        return out
+
+    monkeypatch.setattr(builder, "create_fdiv", rounded_up)
+    before, maps, grain, lookup = problem(lambda book, maps: book.cluster_size.fill_(1), 7, 4, 1)
+    alike = CodeSums(torch.ones(7), torch.randn(7, 4))
+    with dqcore.backend("interpreter"):
+        after = updated(before, lookup._replace(statistics=alike), maps, grain, 1.0)
+    cells = {tuple(vector.tolist()) for vector in maps[0].permute(0, 2, 3, 1).flatten(0, 2)}
+    assert not any(tuple(code.tolist()) in cells for code in after.codes)
 
 
 def test_unused_codes_are_revived_by_the_batch():
