@@ -46,7 +46,7 @@ def number_cells(grain, codes, known, keys, histogram, seed, before, N, height, 
 
     ``known``, if given, has these numbers already, and there are no codes.
     """
-    start = program * BLOCK
+    start = program.to(tl.int64) * BLOCK
     for first in range(bound(start), bound(N), PROGRAMS * BLOCK):
         cell = first + tl.arange(0, BLOCK).to(tl.int64)
         line, column = cell // width, cell % width
@@ -77,7 +77,7 @@ def list_largest(keys, listed, histogram, length, number, N, program, PROGRAMS: 
     count = tl.load(histogram + bins, cache_modifier=".cg")
     above = tl.sum(count, 0) - tl.cumsum(count, 0) + count  # in this bin and those above it
     lowest = tl.maximum(tl.sum((above >= number).to(tl.int64), 0) - 1, 0) << SHIFT
-    start = program * BLOCK
+    start = program.to(tl.int64) * BLOCK
     for first in range(bound(start), bound(N), PROGRAMS * BLOCK):
         cell = first + tl.arange(0, BLOCK).to(tl.int64)
         key = tl.load(keys + cell, mask=cell < N, other=-1, cache_modifier=".cg")

@@ -51,7 +51,7 @@ def _sizes(cluster_size, counts, first, share, K, BLOCK: tl.constexpr):
 
 @triton.jit
 def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
-    """Of the whole codebook: share of the new batch, sum of sizes, limit of use, how many are below it, seed."""
+    """Of all codes: number of batches, 0 or 1, and their share; sum of sizes, limit of use, how many below, seed."""
     most = tl.zeros([BLOCK], tl.float32)
     seed = tl.zeros([BLOCK], tl.int64)
     for first in range(0, bound(K), BLOCK):
@@ -59,25 +59,27 @@ def _survey(cluster_size, counts, SHARE, threshold, K, BLOCK: tl.constexpr):
         most = tl.maximum(most, tl.load(counts + k, mask=k < K, other=0.0))
         old = tl.load(cluster_size + k, mask=k < K, other=0.0)
         seed += old.to(tl.int32, bitcast=True).to(tl.int64)
-    share = tl.where(tl.max(most, 0) > 0, SHARE, 0.0)
+    some = tl.max(most, 0) > 0
+    share = tl.where(some, SHARE, 0.0)
     sizes = tl.zeros([BLOCK], tl.float32)
     for first in range(0, bound(K), BLOCK):
         sizes += _sizes(cluster_size, counts, first, share, K, BLOCK)
     total = tl.sum(sizes, 0)
-    limit = threshold * (total / K)
+    limit = threshold * tl.div_rn(total, K.to(tl.float32))  # as large as sizes that are all equal
     below = tl.zeros([BLOCK], tl.int32)
     for first in range(0, bound(K), BLOCK):
         known = first + tl.arange(0, BLOCK) < K
         below += (known & (_sizes(cluster_size, counts, first, share, K, BLOCK) < limit)).to(tl.int32)
-    return share, total, limit, tl.sum(below, 0), tl.sum(seed, 0)
+    return (some.to(tl.int64), share), total, limit, tl.sum(below, 0), tl.sum(seed, 0)
 
 
 @triton.jit
-def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, program,
+def _move(codebook, counts, sums, unused, hashes, batch, total, limit, eps, K, program,
           D: tl.constexpr, DRAW: tl.constexpr, PROGRAMS: tl.constexpr,
           ROWS: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """Move the averages of this program's share of the codebook, and its codes if they are averages."""
     weight, cluster_size, idle, embed_sum = codebook
+    batches, share = batch
     start = program * ROWS
     for first in range(bound(start), bound(K), PROGRAMS * ROWS):
         k = first + tl.arange(0, ROWS)
@@ -85,7 +87,7 @@ def _move(codebook, counts, sums, unused, hashes, share, total, limit, eps, K, p
         some = tl.zeros([ROWS], tl.float32) + share > 0
         count = tl.load(counts + k, mask=inside, other=0.0)
         own = _moved(tl.load(cluster_size + k, mask=inside, other=1.0), count, share)
-        age = tl.load(idle + k, mask=inside, other=0) + some.to(tl.int64)
+        age = tl.load(idle + k, mask=inside, other=0) + batches
         tl.debug_barrier()  # every warp has loaded these rows' sizes, before one stores them
         tl.store(cluster_size + k, own, mask=inside)  # (ROWS,)
         tl.store(idle + k, tl.where(count > 0, 0, age), mask=inside)  # (ROWS,)
@@ -122,17 +124,17 @@ def _codebook_update_kernel(
     program = tl.program_id(0)
     arrived, longs, floats, doubles = scratch
     counts, sums = statistics
-    share, total, limit, below, seed = _survey(codebook[1], counts, share, threshold, K, BLOCK)
+    batch, total, limit, below, seed = _survey(codebook[1], counts, share, threshold, K, BLOCK)
     wait_for_all(arrived, 1, PROGRAMS)
     if source is None:
-        _move(codebook, counts, sums, arrived, arrived, share, total, limit, eps, K, program,
+        _move(codebook, counts, sums, arrived, arrived, batch, total, limit, eps, K, program,
               D, False, PROGRAMS, ROWS, BLOCK_D)  # fmt: skip
     else:
         length, fresh, histogram = arrived + 1, arrived + 2, arrived + 3
         unused, code_hashes, hashes, drawn = longs, longs + K, longs + 2 * K, longs + 3 * K
         first_of, chosen, keys, listed = longs + 4 * K, longs + 5 * K, longs + 6 * K, longs + 6 * K + N
         distance, rows, squares, totals = floats, floats + K, doubles, doubles + K
-        _move(codebook, counts, sums, unused, code_hashes, share, total, limit, eps, K, program,
+        _move(codebook, counts, sums, unused, code_hashes, batch, total, limit, eps, K, program,
               D, True, PROGRAMS, ROWS, BLOCK_D)  # fmt: skip
         if below > 0:
             number_cells(source[2], codes, known, keys, histogram, seed, 0, N, height, width, program,

@@ -79,7 +79,7 @@ def _nearest_code_measure_kernel(
     for channel in range(0, D, BLOCK_D):
         d = channel + tl.arange(0, BLOCK_D)
         where = (k < K)[:, None] & (d < D)[None, :]
-        value = tl.load(start + k[:, None] * stride_k + d[None, :] * stride_d, mask=where, other=0.0)
+        value = tl.load(start + k[:, None] * stride_k + d[None, :].to(tl.int64) * stride_d, mask=where, other=0.0)
         value = tl.abs(value.to(tl.float32))  # (BLOCK_K, BLOCK_D)
         size = tl.maximum(size, tl.where(value < float("inf"), value, 0.0))
     _raise(largest, tl.reshape(size, [BLOCK_K * BLOCK_D]))
@@ -90,7 +90,7 @@ def _nearest_code_measure_kernel(
     for channel in range(bound(own), D, bound(jump)):
         d = channel + tl.arange(0, CHANNELS)
         where = (sample < number)[:, None] & (d < D)[None, :]
-        from_code = start + (sample.to(tl.int64) * step * stride_k)[:, None] + d[None, :] * stride_d
+        from_code = start + (sample.to(tl.int64) * step * stride_k)[:, None] + d[None, :].to(tl.int64) * stride_d
         value = tl.load(from_code, mask=where, other=0.0).to(tl.float32)  # (SAMPLES, CHANNELS)
         value = tl.where(tl.abs(value) < float("inf"), value, 0.0)
         total = tl.sum(value * (1.0 / number), 0)  # the sum of undivided values might overflow
@@ -107,7 +107,8 @@ def _nearest_code_round_codes_kernel(
     k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     d = tl.arange(0, WHOLE)
     where = (k < K)[:, None] & (d < D)[None, :]
-    value = tl.load(start + k[:, None] * stride_k + d[None, :] * stride_d, mask=where, other=0.0)  # (BLOCK_K, WHOLE)
+    from_code = start + k[:, None] * stride_k + d[None, :].to(tl.int64) * stride_d
+    value = tl.load(from_code, mask=where, other=0.0)  # (BLOCK_K, WHOLE)
     value = value.to(tl.float32).to(tl.float64)
     real = (k < K) & (tl.sum(tl.where(tl.abs(value) < float("inf"), 0, 1), 1) == 0)  # (BLOCK_K,)
     where = real[:, None] & (d < D)[None, :]

@@ -24,11 +24,11 @@ def draw_long(load: tl.constexpr, source, count, number, temperature, top_k, goa
     for start in range(0, bound(count), BLOCK):
         peaks = tl.maximum(peaks, load(source, start + tl.arange(0, BLOCK)))
     largest, least = tl.max(peaks, 0), float("-inf")
-    if top_k is not None:  # of the logits as they are: dividing them changes no order
+    if top_k is not None:  # of logits as they are: what tells two apart may have the quotient of the smaller
         keys = ordered(peaks)
         known = lowest(keys, tl.full([BLOCK], 1, tl.int32), top_k, 32)
         key = _lowest(_counted, load, source, None, count, top_k, known, tl.max(keys, 0), 32, BLOCK)
-        least = tl.div_rn(float_of(key), temperature)
+        least = float_of(key)
     scale = temperature, least, tl.div_rn(largest, temperature)
     sums = tl.zeros([BLOCK], tl.float32)
     for start in range(0, bound(count), BLOCK):
@@ -108,5 +108,5 @@ def _weighed(load: tl.constexpr, source, row, i):
 @triton.jit
 def _exponentials(load: tl.constexpr, source, scale, i):
     temperature, least, largest = scale
-    x = tl.div_rn(load(source, i), temperature)
-    return tl.exp(tl.where(x < least, float("-inf"), x) - largest)
+    x = load(source, i)
+    return tl.exp(tl.where(x < least, float("-inf"), tl.div_rn(x, temperature)) - largest)

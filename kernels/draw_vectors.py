@@ -84,7 +84,8 @@ def _draw_vectors_kernel(
     program = tl.program_id(0)
     arrived, longs = scratch
     length, histogram = arrived + 1, arrived + 2
-    keys, listed, drawn = longs, longs + (N + P), longs + 2 * (N + P)
+    cells = N.to(tl.int64) + P
+    keys, listed, drawn = longs, longs + cells, longs + 2 * cells
     seed, more = tl.load(random[0]), before + tl.zeros([], tl.int64)
     if random[1] is not None:
         more += tl.load(random[1])
@@ -92,7 +93,7 @@ def _draw_vectors_kernel(
     if pool is not None:
         number_cells(source[2], None, pool[0], keys + N, histogram, seed, 0, P, 1, 1, program, 1, PROGRAMS, BLOCK)
     wait_for_all(arrived, 1, PROGRAMS)
-    list_largest(keys, listed, histogram, length, number, N + P, program, PROGRAMS, BLOCK)
+    list_largest(keys, listed, histogram, length, number, cells, program, PROGRAMS, BLOCK)
     wait_for_all(arrived, 2, PROGRAMS)
     many = tl.load(length, cache_modifier=".cg")
     rank_listed(keys, listed, drawn, many, number, program, PROGRAMS, ROWS)

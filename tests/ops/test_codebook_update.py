@@ -3,13 +3,14 @@
 import contextlib
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 import dqcore
 from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA
-from dqcore.ops import codebook_update, dynamic_lookup
+from dqcore.ops import CodeSums, codebook_update, dynamic_lookup
 from dqcore.ops.reference.codebook_update import seed_of
 from dqcore.ops.reference.draw_vectors import STEP, mix
 
@@ -81,6 +82,17 @@ def test_kernel_equals_the_formula(route, case, threshold):
     with dqcore.backend("reference"):
         expected = updated(before, given[2], given[0], given[1], threshold)
     check(updated(before, given[2], given[0], given[1], threshold), expected, before)
+
+
+@pytest.mark.parametrize("case", [plain, nothing_finite])
+def test_averages_that_stay_count_batches(route, case):
+    """With a decay of 1 codes grow old, too, unless the batch has no vector."""
+    book, maps, grain, lookup = problem(case, 40, 8, 2, route)
+    before = copy.deepcopy(book)
+    codebook_update([getattr(book, name) for name in NAMES], lookup, maps, grain, decay=1.0)
+    chosen = lookup.statistics.counts > 0
+    assert torch.equal(book.idle, torch.where(chosen, 0, before.idle + int(chosen.any())))
+    assert all(getattr(book, name).equal(getattr(before, name)) for name in NAMES if name != "idle")
 
 
 @pytest.mark.parametrize("threshold", [None, 0.99])
@@ -180,6 +192,24 @@ def test_no_warp_stores_what_another_may_still_load(monkeypatch, dim, threshold)
     assert stores
 
 
+@pytest.mark.skipif(not backends.interpreting(), reason="stands for a GPU that rounds up")
+def test_codes_used_alike_are_as_much_used_as_their_mean(monkeypatch):
+    """Quotients of a GPU may lie two floats above the true ones, and the mean of equal sizes above each of them."""
+    from triton.runtime.interpreter import interpreter_builder as builder
+
+    def rounded_up(x, y, divide=builder.create_fdiv):
+        out = divide(x, y)
+        out.data = np.nextafter(out.data, np.inf, dtype=out.data.dtype)
+        return out
+
+    monkeypatch.setattr(builder, "create_fdiv", rounded_up)
+    before, maps, grain, lookup = problem(lambda book, maps: book.cluster_size.fill_(1), 7, 4, 1)
+    lookup = lookup._replace(statistics=CodeSums(torch.ones(7), torch.randn(7, 4)))
+    with dqcore.backend("interpreter"):
+        after = updated(before, lookup, maps, grain, 1.0)
+    assert (after.codes[:, None] != maps[0].permute(0, 2, 3, 1).flatten(0, 2)).any(2).all()  # none is revived
+
+
 def test_unused_codes_are_revived_by_the_batch():
     before, maps, grain, lookup = problem(all_unused, 40, 8, 2)
     after = updated(before, lookup, maps, grain, 0.99)
@@ -208,10 +238,7 @@ def test_state_of_another_shape_is_refused():
         ({"maps": []}, "maps: expected at least one"),
         ({"state": ()}, "state: expected codes, cluster sizes, ages and vector sums, got 0 tensors"),
         ({"grain": torch.zeros(2, 2)}, "grain: expected 3 dimensions"),
-        (
-            {"keys": torch.zeros(2, 4, 4)},
-            r"keys: expected \(2, 4, 4\) int64, as the codes, got .* torch.float32",
-        ),
+        ({"keys": torch.zeros(2, 4, 4)}, r"keys: expected \(2, 4, 4\) int64, as the codes, got .* torch.float32"),
         ({"keys": torch.zeros(2, 4, 5).long()}, r"keys: expected \(2, 4, 4\) int64"),
     ],
 )

@@ -98,6 +98,7 @@ TIES = [
     ([-INF, -3e38, -INF], (1.0, 3, 0.5), {1}),
     ([3e38, -3e38, 1.0], (1.0, 4, 0.999), {0}),
     ([4.0, 4.0, 1.0, 3.0, 3.0, 3.0], (9.0, 2, 1.0), {0, 1}),  # three more begin with the same bits but one
+    ([1.8, 1.5 - 2.0**-23, 1.75, -INF], (1.35, 2, 1.0), {0, 2}),  # 1.5, which tells them apart, has the quotient of one
 ]
 
 

@@ -125,6 +125,26 @@ def test_several_programs_decide_alike(run_together, number):
         check(draw_vectors(*given, seed(), number, before=512, pool=pool), expected)
 
 
+@pytest.mark.skipif(not backends.interpreting(), reason="looks at what the interpreter is given")
+def test_places_of_more_than_32_bits(monkeypatch):
+    """Of 2^30 cells and more, the third list begins beyond 2^31 numbers."""
+    from dqcore.kernels import draw_vectors as kernel
+
+    seen = {}
+    for name in ("number_cells", "list_largest", "rank_listed", "_write"):
+        monkeypatch.setattr(kernel, name, lambda *args, name=name: seen.setdefault(name, args))
+    maps, grain, codes, error = batch(1)
+    longs, ints = torch.zeros(8, dtype=torch.int64), torch.zeros(kernel.BINS.value + 2, dtype=torch.int32)
+    cells, known = 2**31 - 1, 5
+    kernel._draw_vectors_kernel[(1,)](
+        ((maps[0],), (maps[0].stride(),), grain, error), codes, (seed(), None), (longs, *error[:2]), (ints, longs),
+        (longs, maps[0], error), 0, cells, known, 3, 4, 4, D=5, G=1, PROGRAMS=1, ROWS=16, BLOCK=1024, BLOCK_D=8,
+    )  # fmt: skip
+    keys, listed, drawn = (int(values.handle.data[0]) for values in seen["rank_listed"][:3])
+    assert (listed - keys, drawn - keys) == (8 * (cells + known), 16 * (cells + known))
+    assert int(seen["list_largest"][5].handle.data[0]) == cells + known
+
+
 @pytest.mark.parametrize("number", [40, 5000])
 def test_shapes_are_known_without_values(number):
     given = batch()

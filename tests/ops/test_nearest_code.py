@@ -34,6 +34,15 @@ def test_adversarial(route, case, shape):
         assert torch.equal(codes, torch.arange(len(x), device=route) % len(codebook))
 
 
+@pytest.mark.parametrize("size", [3, 300])
+def test_channels_of_codes_may_lie_far_apart(route, size):
+    """The third begins 2^31 numbers behind the first; none of the memory between is touched."""
+    memory = torch.empty(2**31 + size, dtype=torch.float16, device=route)
+    x, codebook = torch.randn(20, 3, device=route), torch.randn(size, 3, device=route, dtype=torch.float16)
+    apart = memory.as_strided((size, 3), (1, 2**30)).copy_(codebook)
+    assert torch.equal(nearest_code(x, apart), nearest_code(x, codebook))
+
+
 def test_feature_map_equals_rows(route):
     maps = torch.randn(2, 24, 5, 7, device=route).to(memory_format=torch.channels_last)
     codebook = torch.randn(33, 24, device=route)
