@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from torch import Tensor
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from dqcore.cli.stopping import Stoppable, stoppable
 from dqcore.data.images import tensor_to_image
@@ -32,7 +32,7 @@ def decode(
     codes: Annotated[tuple[Path, ...], Positional],
     *,
     checkpoint: Path | None = None,
-    out: Annotated[Path, arg(aliases=["-o"])],
+    out: Path,
     preview: bool = False,
     overwrite: bool = False,
     device: str = "auto",

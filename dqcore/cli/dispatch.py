@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dqcore.cli.given import naming
-from dqcore.cli.options import Option, function_of, options_of
+from dqcore.cli.options import SHORT, Option, function_of, options_of
 from dqcore.cli.output import lasting
 from dqcore.cli.signals import endable, ending_at_once
 from dqcore.cli.verbs import VERBS
@@ -137,8 +137,14 @@ def _run(verb: str, words: list[str]) -> None:
     with ending_at_once():
         function_of(verb)  # imports PyTorch
     call = read_arguments(verb, words)
-    with naming(words):
+    with naming(_in_full(words)):
         call()
+
+
+def _in_full(words: Sequence[str]) -> list[str]:
+    """The words with options by their full names."""
+    full = {short: f"--{name}" for name, short in SHORT.items()}
+    return [full.get(word, word) for word in words]
 
 
 def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
@@ -152,6 +158,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     from dqcore.cli.complaint import in_plain_words
     from dqcore.cli.near import check_options
 
+    words = _in_full(words)
     _check_words(verb, words)
     check_options(verb, words)
     complaint = io.StringIO()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from dqcore.cli.broken import end_with_broken, name_broken
 from dqcore.cli.idle import say_idle
@@ -44,7 +44,7 @@ def encode(
     photos: Annotated[tuple[Path, ...], Positional],
     *,
     checkpoint: Path | None = None,
-    out: Annotated[Path, arg(aliases=["-o"])],
+    out: Path,
     format: Literal["auto", "dqc", "shards"] = "auto",
     ratio: float | None = None,
     num_codes: int | None = None,

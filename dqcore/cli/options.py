@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from dqcore.cli.verbs import VERBS
 
-__all__ = ["Option", "function_of", "options_of"]
+__all__ = ["SHORT", "Option", "function_of", "options_of"]
+
+#: Options of any verb that have a short name too.
+SHORT = {"out": "-o"}
 
 #: What a value of a type is called.
 _NAMES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
@@ -106,11 +109,12 @@ def _option(name: str, plain: Any, extras: tuple[Any, ...], default: Any, about:
     positional = any(mark in get_args(Positional[int]) for mark in extras)
     aliases = [alias for mark in extras for alias in getattr(mark, "aliases", None) or ()]
     kind = _kind(plain)
-    flags = () if positional else (f"--{name.replace('_', '-')}", *(a for a in aliases if not a.startswith("--")))
+    short = (SHORT[name],) if name in SHORT else ()
+    flags = () if positional else (f"--{name.replace('_', '-')}", *short)
     return Option(
         name,
         flags,
-        tuple(alias for alias in aliases if alias.startswith("--")),
+        tuple(aliases),
         "" if kind.type is bool and not kind.choices else _value(name, kind, positional),
         kind.choices,
         kind.many,

@@ -51,6 +51,15 @@ def _left_column(text):
     return "\n".join(line for line in text.splitlines() if re.match(r"^\W{1,3}-", line))
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_where_results_go_has_a_short_name_everywhere(verb, fails):
+    """Told of a wrong option, not of -o."""
+    if "out" not in {option.name for option in options_of(verb)}:
+        pytest.skip("it writes nothing")
+    assert "  -o, --out PATH" in verb_help(verb)
+    assert "--outer" in fails(*verb.split(), "-o", "somewhere", "--outer", "x")
+
+
 def test_arguments_that_may_be_left_out_say_so():
     assert "usage: dqcore evaluate [IMAGES ...] [OPTIONS]" in verb_help("evaluate")
     assert "usage: dqcore encode PHOTOS ... --out PATH" in verb_help("encode")
