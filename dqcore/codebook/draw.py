@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from dqcore.distributed import from_all_processes, num_processes, process_rank, sum_over_processes
 from dqcore.ops.draw_vectors import draw_vectors
 from dqcore.ops.reference.codebook_update import distinct, is_new, seed_of
-from dqcore.ops.reference.draw_vectors import draw, mix, strides
+from dqcore.ops.reference.draw_vectors import draw, mix, multiples
 
 __all__ = ["Drawn", "Looked", "directions", "distinct", "seed_of"]
 
@@ -104,4 +104,4 @@ class Looked(NamedTuple):
 def directions(number: int, dim: int, device: torch.device) -> Tensor:
     """Unit vectors ``(number, dim)`` float32, all different, always the same."""
     place = torch.arange(1, number * dim + 1, device=device)
-    return F.normalize(mix(strides(place)).view(number, dim).double() / 2.0**63, dim=1).float()
+    return F.normalize(mix(multiples(place)).view(number, dim).double() / 2.0**63, dim=1).float()

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from dqcore.data.images import image_to_tensor, pad_to_stride, tensor_to_image
+from dqcore.data.images import image_to_tensor, tensor_to_image
 from dqcore.inference.compare import Shown
-from dqcore.inference.protocol import decode_to_size
+from dqcore.inference.reconstruct import reconstruct
 from dqcore.report.page import Gallery
 from dqcore.report.pictures import error_map, grain_overlay, side_by_side
 
@@ -50,17 +47,9 @@ def codes_beside_errors(twin: Any, shown: Sequence[Shown], names: Sequence[str],
 def _row(twin: Any, photo: Shown, config: Any) -> Image:
     height, width = photo.image.shape[1:]
     chosen = next(state for state in photo.states if state.detail is None)
-    padded = pad_to_stride(photo.image[None], config.strides[0])[0]
-    overlay = grain_overlay(padded, chosen.result.grain, config.num_granularities).crop((0, 0, width, height))
-    pictures = [tensor_to_image(photo.image), error_map(photo.image, _reconstructed(twin, photo.image)), overlay]
+    overlay = grain_overlay(chosen.result.padded, chosen.result.grain, config.num_granularities)
+    errors = error_map(photo.image, reconstruct(twin, photo.image).reconstruction)
+    pictures = [tensor_to_image(photo.image), errors, overlay.crop((0, 0, width, height))]
     scale = min(1.0, LONGEST / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return side_by_side([picture.resize(size) for picture in pictures])
-
-
-@torch.no_grad()
-def _reconstructed(model: Any, image: Tensor) -> Tensor:
-    """An image ``(3, H, W)`` through a tokenizer, on the CPU."""
-    images = image[None].to(model.quantizer.codebook.weight.device)
-    encoding = model.encode(pad_to_stride(images, model.config.strides[0]))
-    return decode_to_size(model, encoding.codes, encoding.grain, *image.shape[1:])[0].cpu()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dqcore.ops.reference.draw_vectors import draw, mix, strides
+from dqcore.ops.reference.draw_vectors import draw, mix, multiples
 
 __all__ = ["codebook_update_reference", "distinct", "is_new", "move_averages", "revive", "seed_of", "smoothed"]
 
@@ -89,7 +89,7 @@ def distinct(vectors: Tensor, valid: Tensor) -> Tensor:
     bits = (vectors.float() + 0.0).contiguous().view(torch.int32).long()  # + 0.0: both zeros have the same bits
     place = torch.arange(1, bits.shape[1] + 1, device=bits.device)
     number = torch.arange(len(vectors), device=bits.device)
-    key, order = torch.where(valid, mix(bits + strides(place)).sum(1), number).sort(stable=True)
+    key, order = torch.where(valid, mix(bits + multiples(place)).sum(1), number).sort(stable=True)
     again = torch.zeros_like(valid)
     again[1:] = key[1:] == key[:-1]
     return valid & ~torch.zeros_like(valid).scatter(0, order, again)

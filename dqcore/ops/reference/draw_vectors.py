@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqcore.ops.layout import cells_per_code, merge_maps
 
-__all__ = ["STEP", "draw", "draw_vectors_reference", "mix", "strides"]
+__all__ = ["STEP", "draw", "draw_vectors_reference", "mix", "multiples"]
 
 #: 2**64 over the golden ratio, as a signed number: consecutive multiples are far apart.
 STEP = -0x61C8864680B583EB
@@ -72,7 +72,7 @@ def draw(
     cells = maps[-1][:, 0].numel()
     if keys is None:
         place = torch.arange(cells, device=grain.device) + before
-        keys = mix(seed + strides(place)) & LARGEST
+        keys = mix(seed + multiples(place)) & LARGEST
     key, cell = keys.flatten().masked_fill(~selected.flatten(), -1).topk(min(number, cells))
     merged = merge_maps(maps, grain) if len(maps) > 1 else maps[0]
     height, width = merged.shape[2:]
@@ -87,7 +87,7 @@ def draw(
     return key, torch.where(valid[:, None], vectors, 0), distance.masked_fill(~valid, 0)
 
 
-def strides(place: Tensor) -> Tensor:
+def multiples(place: Tensor) -> Tensor:
     """``place * STEP`` in int64, which wraps; without the xor Inductor takes it for an index, and that may not wrap."""
     return (place ^ 0) * STEP
 
