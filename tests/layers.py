@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 #: Room, and what it is for.
 ROOMS = {
     "errors": "what is raised on purpose",
+    "fields": "values of a dataclass's fields against their annotations",
     "kernels": "Triton: tensors in, tensors out",
     "backends": "what this machine can run, and which device and precision to use",
     "files/__init__": "files that are whole or absent",

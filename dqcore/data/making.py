@@ -21,6 +21,7 @@ from dqcore.data.reading import allow_pixels, format_of, named_limit
 from dqcore.data.shards import file_digest
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError, at_least
+from dqcore.fields import check_fields
 
 __all__ = ["Made", "MadeImages", "Making", "new_names"]
 
@@ -48,6 +49,7 @@ class Making:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size is None and (self.resize is not None or self.crops != 1):
             raise InputError("size: expected one with resize or crops, because images else stay as they are")
         if self.size is None:

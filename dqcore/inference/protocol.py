@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
 from dqcore.errors import InputError
+from dqcore.fields import check_fields
 from dqcore.metrics.distortion import round_to_8bit
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Protocol:
     resize: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size is None and self.resize is not None:
             raise InputError("resize: expected none without size, because photos then keep their native size")
         if self.size is not None and self.size < 16:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
-import typing
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -82,10 +80,7 @@ class Arguments:
         for name, value in changes.items():
             if name not in ("out", "resume") and stored.get(name) != value:
                 log.info("%s: the run had %s, now %s", name, stored.get(name), value)
-        try:
-            return cls(**{**stored, **changes, "out": Path(out), "resume": True})
-        except TypeError as error:  # a value of another type
-            raise InputError(f"resume: {Path(out) / 'config.json'} cannot be read ({error})") from error
+        return cls(**{**stored, **changes, "out": Path(out), "resume": True})
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain values: a path becomes its text, a tuple a list."""
@@ -95,8 +90,7 @@ class Arguments:
 
     def _require(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
-        infinite = isinstance(value, float) and not math.isfinite(value)
-        if value is not None and (infinite or not holds(value)):
+        if value is not None and not holds(value):
             raise InputError(f"{name}: expected {expected}, got {value}")
 
     def _at_least(self, bound: int, *names: str) -> None:
@@ -149,7 +143,7 @@ def _plain(value: Any) -> Any:
 
 
 def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
-    """The options in a ``config.json``, by their present names and with their types."""
+    """The options in a ``config.json``, by their present names."""
     if not path.is_file():
         raise FileNotFoundError(f"out: there is no run to resume in {path.parent}: config.json is missing")
     try:
@@ -158,7 +152,6 @@ def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"resume: {path} cannot be read ({error})") from error
-    types = typing.get_type_hints(cls)
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     stored = dict(cls.ADDED)
     if not isinstance(options, dict):
@@ -168,7 +161,8 @@ def _stored(cls: type[Arguments], path: Path) -> dict[str, Any]:
         if name not in fields:
             what = "that this version does not know, or it is another kind of run"
             raise InputError(f"resume: {path} has an option {name!r} {what}")
-        if isinstance(value, str) and Path in (types[name], *typing.get_args(types[name])):
-            value = Path(value)
-        stored[name] = tuple(value) if isinstance(value, list) else value
-    return stored
+        stored[name] = value
+    try:
+        return dict(vars(cls(**stored)))
+    except InputError as error:
+        raise InputError(f"resume: {path} cannot be read ({error})") from error

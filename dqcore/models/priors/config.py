@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dqcore.drawing import line
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
+from dqcore.fields import check_fields
 
 __all__ = ["PriorConfig", "PriorOutput", "Targets"]
 
@@ -29,13 +30,13 @@ class PriorConfig:
     tokenizer: str = ""  # fingerprint of the tokenizer that made the codes; empty if it is not known
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self._at_least_1("codebook_size", "num_granularities", "dim", "num_heads", "max_steps")
-        if len(self.region_grid) != 2 or min(self.region_grid) < 1:
+        if min(self.region_grid) < 1:
             raise InputError(f"region_grid: expected (rows, columns), at least (1, 1), got {self.region_grid}")
         if self.dim % self.num_heads:
             raise InputError(f"num_heads: expected a divisor of dim {self.dim}, got {self.num_heads}")
-        if self.num_classes < 0:
-            raise InputError(f"num_classes: expected at least 0, got {self.num_classes}")
+        at_least(0, num_classes=self.num_classes)
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: expected a probability in [0, 1), got {getattr(self, name)}")
@@ -43,9 +44,7 @@ class PriorConfig:
             raise InputError(f"label_dropout: expected 0 without classes, got {self.label_dropout}")
 
     def _at_least_1(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        at_least(1, **{name: getattr(self, name) for name in names})
 
     @property
     def num_labels(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dqcore.codes import Order, check_order
+from dqcore.codes import Order
 from dqcore.models.priors.config import PriorConfig
 from dqcore.models.priors.tape_prior import TapePrior
 from dqcore.models.sampling.steps import Tables
@@ -28,7 +28,6 @@ class DQTransformerConfig(PriorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._at_least_1("position_layers", "content_layers")
-        check_order(self.order)
 
 
 PRESETS: dict[str, DQTransformerConfig] = {

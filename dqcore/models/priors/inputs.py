@@ -104,6 +104,8 @@ def labels_to_sample(
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
     if isinstance(labels, Integral) and not isinstance(labels, bool):
         labels = torch.full((batch_size,), int(labels))
+    if sampling.copies > 1 and labels is None:
+        raise InputError(f"guidance: expected 1 without labels to move towards, got {sampling.guidance}")
     return class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
 
 

@@ -235,10 +235,9 @@ class TapePrior(Prior):
         if not self.tape.coarse_to_fine and (closed or stop_after is not None):
             raise InputError("stop_after, closed: granularities do not come one after the other in raster order")
         count = self.config.num_granularities
-        if not 0 <= closed < count:
-            raise InputError(f"closed: expected a number in [0, {count}), got {closed}")
-        if stop_after is not None and not 0 <= stop_after < count:
-            raise InputError(f"stop_after: expected a granularity in [0, {count}), got {stop_after}")
+        for name, grain in {"closed": closed, "stop_after": stop_after}.items():
+            if grain is not None and grain not in range(count):
+                raise InputError(f"{name}: expected a whole number in [0, {count}), got {grain}")
 
 
 def _run(transformer: Transformer, head: Head, x: Tensor, where: Tensor | Cache) -> tuple[Tensor, Tensor]:

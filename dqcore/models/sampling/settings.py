@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 from dqcore.errors import InputError
+from dqcore.fields import check_fields
 from dqcore.models.sampling.draw import Draw, check_draw
 from dqcore.nn.attention import CacheKind
 
@@ -44,15 +44,13 @@ class Sampling:
     cache: CacheKind = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_draw(self.temperature, self.top_k, self.top_p)
         temperature = self.temperature if self.position_temperature is None else self.position_temperature
         check_draw(temperature, self.position_top_k, self.position_top_p, prefix="position_")
         most = 1e30 * min(1.0, self.temperature, temperature)  # beyond, quotients leave float32
         if self.copies > 1 and not abs(self.guidance) <= most:
             raise InputError(f"guidance: expected at most 1e30 times the temperature either way, got {self.guidance}")
-        if self.cache not in get_args(CacheKind):
-            expected = ", ".join(map(repr, get_args(CacheKind)))
-            raise InputError(f"cache: expected one of {expected}, got {self.cache!r}")
 
     @property
     def contents(self) -> Draw:

@@ -6,7 +6,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, at_least
+from dqcore.fields import check_fields
 from dqcore.nn.position import Position
 
 __all__ = ["TokenizerConfig"]
@@ -39,13 +40,11 @@ class TokenizerConfig:
     convolutions: Literal["torch", "variance"] = "torch"  # how their weights start; variance: see keep_variance
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        self._check_strides()
         strides = self.strides
-        for name in ("codebook_size", "latent_channels", "num_blocks", "resolution"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        halves = all(coarse == 2 * fine for coarse, fine in itertools.pairwise(strides))
-        if not strides or min(strides) < 1 or strides[0] & (strides[0] - 1) or not halves:
-            raise InputError(f"strides: expected powers of two, each half of the one before, got {strides}")
+        at_least(1, codebook_size=self.codebook_size, latent_channels=self.latent_channels)
+        at_least(1, num_blocks=self.num_blocks, resolution=self.resolution)
         if self.stem < 1 or strides[-1] % self.stem or self.stem & (self.stem - 1):
             raise InputError(f"stem: expected a power of two, at most the finest stride {strides[-1]}, got {self.stem}")
         for name, stride in {"encoder_multipliers": strides[0], "decoder_multipliers": strides[-1]}.items():
@@ -61,14 +60,14 @@ class TokenizerConfig:
                 raise InputError(f"groups: expected a divisor of every width {sorted(set(widths))}, got {self.groups}")
         if self.linear_path and strides[-1] < 2:
             raise InputError(f"linear_path: expected strides of at least 2, got {strides}")
-        if self.position not in ("none", "fourier", "learned", "fourier+learned"):
-            raise InputError(f"position: expected none, fourier, learned or fourier+learned, got {self.position!r}")
         if self.resolution % strides[0]:
             raise InputError(f"resolution: expected a multiple of {strides[0]}, got {self.resolution}")
-        if self.initialisation not in ("uniform", "kmeans"):
-            raise InputError(f"initialisation: expected uniform or kmeans, got {self.initialisation!r}")
-        if self.convolutions not in ("torch", "variance"):
-            raise InputError(f"convolutions: expected torch or variance, got {self.convolutions!r}")
+
+    def _check_strides(self) -> None:
+        strides = self.strides
+        halves = all(coarse == 2 * fine for coarse, fine in itertools.pairwise(strides))
+        if not strides or min(strides) < 1 or strides[0] & (strides[0] - 1) or not halves:
+            raise InputError(f"strides: expected powers of two, each half of the one before, got {strides}")
 
     @property
     def num_granularities(self) -> int:

@@ -20,10 +20,10 @@ __all__ = ["PRESETS", "VQGAN", "VQGANConfig"]
 class VQGANConfig(TokenizerConfig):
     """A tokenizer with one stride; the defaults are ``vqgan-f16``. Fields: :class:`TokenizerConfig`."""
 
-    def __post_init__(self) -> None:
+    def _check_strides(self) -> None:
         if len(self.strides) != 1:
             raise InputError(f"strides: expected one stride for a fixed-length tokenizer, got {self.strides}")
-        super().__post_init__()
+        super()._check_strides()
 
 
 _F8 = VQGANConfig(

@@ -11,6 +11,7 @@ from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.data.preprocessing import CROPS, Preprocessing
 from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
+from dqcore.fields import check_fields
 from dqcore.training.arguments import Arguments
 from dqcore.training.prior.recipes import RECIPES
 
@@ -137,8 +138,7 @@ class PriorTraining(Arguments):
     the options are those that the run was started with; name an option to change it."""
 
     def __post_init__(self) -> None:
-        if self.recipe is not None and self.recipe not in RECIPES:
-            raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        check_fields(self)
         if self.codes is not None and self.data is not None:
             raise InputError("codes: expected either codes or data")
         if self.data is not None and self.tokenizer is None:
@@ -164,6 +164,14 @@ class PriorTraining(Arguments):
         """Whether the data set's crops are always the middle square."""
         return self.preprocessing is not None and CROPS[self.preprocessing] == "center"
 
+    def _made_with(self, codes: Path) -> set[str]:
+        """Options of how codes are made from images, which change nothing where these are given."""
+        names = ("image_size", "resize", "preprocessing")
+        for name in names:
+            if getattr(self, name) is not None and not self.resume:  # older runs wrote the recipe's
+                raise InputError(f"{name}: expected none, {codes} says how its codes were made")
+        return set(names)
+
     @classmethod
     def small(cls, data: Path, tokenizer: Path, out: Path = Path("runs/prior"), **changes: Any) -> PriorTraining:
         """Options of recipe ``small``: a network that two CPU cores train in a minute or two.
@@ -183,7 +191,7 @@ class PriorTraining(Arguments):
             machine: Decides the recipe; by default the one this runs on, with the GPU that ``device`` names.
 
         Raises:
-            ValueError: There are neither ``codes`` nor ``data``.
+            ValueError: There are neither ``codes`` nor ``data``, or codes with an option that made them.
         """
         if self.codes is None and self.data is None:
             raise InputError("codes: expected either codes or data")
@@ -197,5 +205,7 @@ class PriorTraining(Arguments):
             taken.add("resize")
         if self.codes is not None or self._never_random:
             filled["views"] = 1
+        if self.codes is not None:
+            taken |= self._made_with(self.codes)
         filled = {field: value for field, value in filled.items() if field not in taken}
         return dataclasses.replace(self, **filled, recipe=name)

@@ -13,6 +13,7 @@ from dqcore.backends import Machine, choose_device, this_machine
 from dqcore.data.preprocessing import CROPS, CropKind, Preprocessing
 from dqcore.distributed import TIMEOUT
 from dqcore.errors import InputError
+from dqcore.fields import check_fields
 from dqcore.training.arguments import RIVALS, Arguments, renamed
 from dqcore.training.tokenizer.recipes import RECIPES, batch_for
 
@@ -163,8 +164,7 @@ class TokenizerTraining(Arguments):
     """Folder of a saved model of the same preset to start from."""
 
     def __post_init__(self) -> None:
-        if self.recipe is not None and self.recipe not in RECIPES:
-            raise InputError(f"recipe: expected one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        check_fields(self)
         self._at_least(1, "batch_size", "image_size", "log_every", "validate_every", "checkpoint_every", "keep_every")
         self._at_least(1, "accumulate", "discriminator_dim", "steps", "resize", "codebook_size", "threshold_images")
         self._more_than_0("epochs", "minutes", "base_learning_rate", "learning_rate", "gradient_clip")
@@ -190,7 +190,7 @@ class TokenizerTraining(Arguments):
             out: Folder of the run.
             **changes: Any other options, such as ``minutes=4`` or ``steps=500``; by default 2000 steps.
         """
-        return cls(**{"recipe": "small", "data": Path(data), "out": Path(out), **changes})
+        return cls(**{"recipe": "small", "data": data, "out": out, **changes})
 
     def resolved(self, machine: Machine | None = None) -> TokenizerTraining:
         """The same options with a value for each that was left open, from the recipe or for the machine.
