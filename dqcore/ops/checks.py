@@ -45,6 +45,12 @@ def check_codebook(codebook: Tensor, dim: int) -> None:
         raise InputError(f"codebook: expected {dim} channels, as the vectors have, got shape {tuple(codebook.shape)}")
 
 
+def check_cells(regions: int, num_granularities: int) -> None:
+    """Raise unless the kernels can number the cells of the finest grid in 32 bits."""
+    if regions << 2 * (num_granularities - 1) >= 2**31:
+        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
+
+
 def check_grain(grain: Tensor, num_granularities: int) -> None:
     """Raise unless ``grain`` is a ``(B, h, w)`` int64 map with values in ``[0, num_granularities)``.
 

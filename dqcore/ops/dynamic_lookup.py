@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.ops.checks import check_codebook, check_grain, check_same_device, check_tensor
+from dqcore.ops.checks import check_cells, check_codebook, check_grain, check_same_device, check_tensor
 from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.cpu.dynamic_lookup import dynamic_lookup_cpu
 from dqcore.ops.layout import cells_per_code, memory_format, merge_maps
@@ -93,8 +93,7 @@ def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
     if len(maps) > MAX_GRANULARITIES:
         raise InputError(f"maps: expected at most {MAX_GRANULARITIES} feature maps, one a granularity, got {len(maps)}")
     check_grain(grain, len(maps))
-    if grain.numel() * 4 ** (len(maps) - 1) >= 2**31:
-        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
+    check_cells(grain.numel(), len(maps))
 
 
 def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:

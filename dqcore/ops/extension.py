@@ -11,7 +11,7 @@ from torch import Tensor
 from dqcore import backends
 from dqcore.codes import check_order
 from dqcore.errors import InputError
-from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.checks import check_cells, check_same_device, check_tensor
 from dqcore.ops.layout import check_total
 
 __all__ = [
@@ -98,8 +98,7 @@ def check_grid(images: int, rows: int, columns: int, num_granularities: int) -> 
         raise InputError(
             f"grain: expected regions and 1 to 15 granularities, got {rows}x{columns}, {num_granularities}"
         )
-    if max(1, images) * rows * columns << 2 * (num_granularities - 1) >= 2**31:
-        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
+    check_cells(max(1, images) * rows * columns, num_granularities)
 
 
 def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total: int) -> Layout:

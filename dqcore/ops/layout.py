@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dqcore.codes import Order, check_order
 from dqcore.errors import InputError
-from dqcore.ops.checks import check_grain
+from dqcore.ops.checks import check_cells, check_grain
 
 __all__ = [
     "Places",
@@ -137,8 +137,7 @@ def check_layout(grain: Tensor, order: Order, num_granularities: int | None, cel
                 f"{tuple(grain.shape)} with {num_granularities} granularities, got shape {tuple(tensor.shape)}"
             )
     assert num_granularities is not None
-    if images * rows * columns << 2 * (num_granularities - 1) >= 2**31:
-        raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
+    check_cells(images * rows * columns, num_granularities)
     return num_granularities
 
 
