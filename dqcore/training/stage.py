@@ -107,6 +107,14 @@ class TrainingStep:
                 raise InputError(f"checkpoint: its {name} does not fit this run: {reason}") from error
 
     @staticmethod
+    def _clip(parameters: list[nn.Parameter], limit: float | None) -> torch.Tensor:
+        """Shorten a gradient to the norm ``limit``; without one it is only measured. Returns its norm before that."""
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return norm
+
+    @staticmethod
     def _update(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate

@@ -54,13 +54,13 @@ class PriorStep(TrainingStep):
         accumulate: int = 1,
     ) -> None:
         self.accumulate = accumulate
-        self.limit = float("inf") if gradient_clip is None else gradient_clip
+        self.limit = gradient_clip
         self.autocast = autocast
         linear = {m.weight for m in model.modules() if isinstance(m, nn.Linear)}
         others = [p for p in model.parameters() if p not in linear]
         decayed = [p for p in model.parameters() if p in linear]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
         self.parameters = decayed + others
         super().__init__(model, world, average, optimizer=self.optimizer)
         self.sharded = any(map(is_sharded, self.parameters))
@@ -91,7 +91,7 @@ class PriorStep(TrainingStep):
             for _ in range(len(parts), self.accumulate if self.sharded else 0):
                 self._take_part(parts[0])
             sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
-        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.limit).detach())
+        norm = whole(self._clip(self.parameters, self.limit))
         numbers = _numbers(self.world.sum(sums), self.num_granularities)
         numbers["gradient_norm"] = norm.double()
         row = dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
@@ -170,7 +170,7 @@ class PriorStep(TrainingStep):
         for parameter in self.parameters:
             state = self.optimizer.state[parameter]
             if not state:  # as AdamW begins
-                state["step"] = torch.tensor(0.0)
+                state["step"] = torch.zeros((), device=parameter.device)
                 state |= {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         moments = {str(i): self.optimizer.state[parameter] for i, parameter in enumerate(self.parameters)}
         average = {} if self.average is None else {"average": self.average.state_dict()}

@@ -96,7 +96,9 @@ class TokenizerStep(TrainingStep):
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Fused: unfused, Adam takes an eighth of a small network's step on a CPU.
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=betas, fused=True)
-        self.adversary = None if discriminator is None else torch.optim.Adam(discriminator.parameters(), 0.0, betas)
+        self.adversary = (
+            None if discriminator is None else torch.optim.Adam(discriminator.parameters(), 0.0, betas, fused=True)
+        )
         others = {"optimizer": self.optimizer, "discriminator": discriminator, "adversary": self.adversary}
         super().__init__(model, world, average, **others)
 
@@ -123,7 +125,7 @@ class TokenizerStep(TrainingStep):
             if adversarial:
                 terms |= self._discriminator_losses(images, reconstruction)
         self.world.average_gradients(self.parameters)
-        terms["gradient_norm"] = self._clip()
+        terms["gradient_norm"] = self._clip(self.parameters, self.weights.gradient_clip)
         quantizer = getattr(self.model, "quantizer", None)
         ratios = images.new_ones(1)
         if grain is not None:
@@ -228,14 +230,6 @@ class TokenizerStep(TrainingStep):
                 raise NonFiniteLossError(name, completed + 1, numbers[name])
         shares = means[len(terms) :]
         return numbers | {"ratios": shares, "fine_ratio": shares[-1]}
-
-    def _clip(self) -> Tensor:
-        """Clip the tokenizer's gradient, if asked for; returns its norm before that."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.weights.gradient_clip is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.weights.gradient_clip, norm)
-        return norm
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.weights.autocast)
