@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -27,7 +26,7 @@ def check_fields(options: Any) -> None:
         options: A dataclass's instance, frozen or not.
 
     Raises:
-        InputError: A value of another kind, or a number that is not finite. It names the field.
+        InputError: A value of another kind; it names the field.
     """
     hints = get_type_hints(type(options))
     for field in dataclasses.fields(options):
@@ -52,7 +51,7 @@ def _fitted(value: Any, kind: Any) -> Any:
     if origin is Literal:
         if isinstance(value, str) and value in among:
             return value
-        raise _Unfit(f"one of {', '.join(map(str, among))}" if len(among) > 1 else str(among[0]))
+        raise _Unfit(f"one of {', '.join(among)}" if len(among) > 2 else " or ".join(among))
     if origin is tuple:
         return _tuple(value, among)
     return _KINDS[kind](value) if kind in _KINDS else value
@@ -90,9 +89,9 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise _Unfit("a finite number")
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise _Unfit("a number")
     return value if isinstance(value, int) else float(value)
 
 
@@ -114,4 +113,4 @@ def _path(value: Any) -> Path:
     return value if isinstance(value, Path) else Path(value)
 
 
-_KINDS: dict[Any, Callable[[Any], Any]] = {int: _whole, float: _finite, bool: _flag, str: _text, Path: _path}
+_KINDS: dict[Any, Callable[[Any], Any]] = {int: _whole, float: _number, bool: _flag, str: _text, Path: _path}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,7 +91,8 @@ class Arguments:
 
     def _require(self, name: str, expected: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
-        if value is not None and not holds(value):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if value is not None and (infinite or not holds(value)):
             raise InputError(f"{name}: expected {expected}, got {value}")
 
     def _at_least(self, bound: int, *names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,8 @@ class TokenizerConfig:
         strides = self.strides
         at_least(1, codebook_size=self.codebook_size, latent_channels=self.latent_channels)
         at_least(1, num_blocks=self.num_blocks, resolution=self.resolution)
+        if not 0 <= self.commitment < math.inf:
+            raise InputError(f"commitment: expected a number from 0 up, got {self.commitment}")
         if self.stem < 1 or strides[-1] % self.stem or self.stem & (self.stem - 1):
             raise InputError(f"stem: expected a power of two, at most the finest stride {strides[-1]}, got {self.stem}")
         for name, stride in {"encoder_multipliers": strides[0], "decoder_multipliers": strides[-1]}.items():

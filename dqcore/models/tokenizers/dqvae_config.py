@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -41,9 +42,9 @@ class DQVAEConfig(TokenizerConfig):
         object.__setattr__(self, "target_ratio", ratio)
         if self.router == "feature" and self.router_groups and self.latent_channels % self.router_groups:
             raise InputError(f"router_groups: expected a divisor of {self.latent_channels}, got {self.router_groups}")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature: expected more than 0, got {self.temperature}")
-        if not self.budget_weight >= 0:
+        if not 0 <= self.budget_weight < math.inf:
             raise InputError(f"budget_weight: expected at least 0, got {self.budget_weight}")
         if not self.entropy_bins[0] < self.entropy_bins[1]:
             raise InputError(f"entropy_bins: expected two rising numbers, got {self.entropy_bins}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from dqcore.training.arguments import Arguments
 from dqcore.training.prior.recipes import RECIPES
 
 __all__ = ["FREE_ON_RESUME", "PriorTraining"]
+
+log = logging.getLogger(__name__)
 
 #: Options that may differ when a run is resumed: they say where and how it runs, not what it computes.
 FREE_ON_RESUME = frozenset(
@@ -164,14 +167,6 @@ class PriorTraining(Arguments):
         """Whether the data set's crops are always the middle square."""
         return self.preprocessing is not None and CROPS[self.preprocessing] == "center"
 
-    def _made_with(self, codes: Path) -> set[str]:
-        """Options of how codes are made from images, which change nothing where these are given."""
-        names = ("image_size", "resize", "preprocessing")
-        for name in names:
-            if getattr(self, name) is not None and not self.resume:  # older runs wrote the recipe's
-                raise InputError(f"{name}: expected none, {codes} says how its codes were made")
-        return set(names)
-
     @classmethod
     def small(cls, data: Path, tokenizer: Path, out: Path = Path("runs/prior"), **changes: Any) -> PriorTraining:
         """Options of recipe ``small``: a network that two CPU cores train in a minute or two.
@@ -191,10 +186,13 @@ class PriorTraining(Arguments):
             machine: Decides the recipe; by default the one this runs on, with the GPU that ``device`` names.
 
         Raises:
-            ValueError: There are neither ``codes`` nor ``data``, or codes with an option that made them.
+            ValueError: There are neither ``codes`` nor ``data``.
         """
         if self.codes is None and self.data is None:
             raise InputError("codes: expected either codes or data")
+        for name in ("image_size", "resize", "preprocessing"):
+            if self.codes is not None and getattr(self, name) is not None and not self.resume:
+                log.warning("%s changes nothing: %s holds codes that are made already", name, self.codes)
         machine = this_machine(choose_device(self.device)) if machine is None else machine
         name = self.recipe or ("paper" if machine.gpu_memory >= PAPER_MEMORY else "small")
         filled = dataclasses.asdict(RECIPES[name])
@@ -205,7 +203,5 @@ class PriorTraining(Arguments):
             taken.add("resize")
         if self.codes is not None or self._never_random:
             filled["views"] = 1
-        if self.codes is not None:
-            taken |= self._made_with(self.codes)
         filled = {field: value for field, value in filled.items() if field not in taken}
         return dataclasses.replace(self, **filled, recipe=name)

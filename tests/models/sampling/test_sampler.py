@@ -249,3 +249,5 @@ def test_guidance_sharpens_towards_the_class(new, spread):
     assert model.generate(1, 1, seed=1, guidance=4.0, first=1) == guided[1]
     with pytest.raises(ValueError, match="guidance"):
         new(num_classes=3).generate(1, 0, guidance=2.0)
+    with pytest.raises(ValueError, match="guidance: expected 1 without labels"):
+        model.generate(1, guidance=2.0)

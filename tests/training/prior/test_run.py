@@ -5,6 +5,7 @@ import logging
 import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,6 +173,12 @@ def test_codes_are_made_once_and_again_when_anything_changed(folder, tmp_path, m
         (tmp_path / name).unlink()
     train_prior(options(folder, tmp_path, steps=1, image_size=48), progress=quiet)
     assert sum(calls) == 48
+
+
+def test_options_of_images_beside_given_codes_are_named(caplog):
+    options = PriorTraining(codes="codes", image_size=64, recipe="small", device="cpu").resolved()
+    assert caplog.messages == ["image_size changes nothing: codes holds codes that are made already"]
+    assert options.codes == Path("codes")
 
 
 def test_codes_of_a_folder(folder, tmp_path):
