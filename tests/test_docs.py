@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -77,6 +78,17 @@ def test_cited_sections_are_there():
 def test_every_page_is_in_the_contents():
     contents = re.findall(r"^  - [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(contents) == [page.name for page in PAGES]
+
+
+def test_the_api_page_names_what_is_public():
+    """Each name by the function or class itself: an op and its module are called alike, and the module has more."""
+    import dqcore
+
+    listed = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    found = [pkgutil.resolve_name(path) for path in listed]
+    public = {name: getattr(dqcore, name) for name in dqcore.__all__ if name != "ops"}
+    public |= {name: getattr(dqcore.ops, name) for name in dqcore.ops.__all__}
+    assert not [name for name, value in public.items() if not any(value is other for other in found)]
 
 
 def test_citation_is_of_this_version():
