@@ -35,8 +35,8 @@ def report(
 
     Args:
         run: Folder of the run, of a tokenizer or a prior.
-        images: File, folder, .txt list or archive of images to show and measure; by default those that the run held out.
-            For a prior: photos whose lower half it completes.
+        images: File, folder, .txt list or archive of images to show and measure; by default those that the run held
+            out. For a prior: photos whose lower half it completes.
         out: The HTML file; by default report.html in the run's folder.
         photos: Images shown, at most.
         size: Measure the central square of this many pixels instead of whole photos.
