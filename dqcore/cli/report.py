@@ -31,7 +31,8 @@ def report(
     """Write the report of a training run: one HTML file with pictures, curves and numbers.
 
     Photos are measured at their native size, and the page says which of them the run was trained on. Beside the
-    tokenizer it shows JPEG and WebP at the same bytes. Of a prior's run it shows samples and completions.
+    tokenizer it shows JPEG and WebP at the same bytes. Of a prior's run it shows samples, and completions
+    of the photos that --images names.
 
     Args:
         run: Folder of the run, of a tokenizer or a prior.
