@@ -78,6 +78,8 @@ def test_cited_sections_are_there():
 def test_every_page_is_in_the_contents():
     contents = re.findall(r"^  - [^:]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(contents) == [page.name for page in PAGES]
+    linked = re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs" / "index.md").read_text())  # where the site is not built
+    assert sorted({*linked, "index.md"}) == sorted(contents)
 
 
 def test_the_api_page_names_what_is_public():
