@@ -186,8 +186,9 @@ class CodeSequence:
 
     def __repr__(self) -> str:
         sizes = f"region_grid={self.region_grid}, num_granularities={self.num_granularities}, order={self.order!r}"
+        plural = "s" if len(self) != 1 else ""
         return (
-            f"CodeSequence({len(self.codes)} codes of {len(self)} images{self._shares()}, {sizes}, "
+            f"CodeSequence({len(self.codes)} codes of {len(self)} image{plural}{self._shares()}, {sizes}, "
             f"device={str(self.device)!r})"
         )
 

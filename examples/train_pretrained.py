@@ -29,7 +29,7 @@ def main() -> None:
     # Whole batches and parts of them are decoded: two shapes, each compiled for itself.
     torch._dynamo.config.automatic_dynamic_shapes = False
     weights = arguments.out / "weights"
-    if not (weights / TOKENIZER / "config.json").is_file():
+    if not (weights / TOKENIZER / RECORD).is_file():  # written last
         train_tokenizer(_tokenizer_options(arguments))
         model = dqcore.DQVAE.from_pretrained(arguments.out / "tokenizer" / "model")
         _store(model, arguments, weights / TOKENIZER)
@@ -43,7 +43,7 @@ def _store(model: dqcore.DQVAE, arguments: argparse.Namespace, folder: Path) -> 
     """Write the tokenizer as the package keeps it: half precision, code tables, hashes of photographs."""
     model.save_pretrained(folder, torch.float16)
     model = dqcore.DQVAE.from_pretrained(folder)  # the codes to count are those of the weights as they are stored
-    write_tables(model, some_images(model, list_images(arguments.photos)), folder, keep=False)
+    write_tables(model, some_images(model, list_images(arguments.photos)), folder)
     shutil.copyfile(arguments.out / "tokenizer" / RECORD, folder / RECORD)
 
 

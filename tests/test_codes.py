@@ -79,6 +79,7 @@ def test_frozen_and_readable():
         f"CodeSequence({len(seq.codes)} codes of 3 images, regions by granularity 44 % / 56 %, region_grid=(2, 3), "
         "num_granularities=2, order='row-first', device='cpu')"
     )
+    assert " of 1 image, " in repr(seq[0])
 
 
 def test_to_device():

@@ -104,5 +104,5 @@ def _print_result(writer: DataWriter, before: int, out: Path) -> None:
     name_broken([file["reason"] for file in broken])
     there = f" {before} images were there already." if before else ""
     shards = len({entry["shard"] for entry in images if "shard" in entry})
-    packed = f" in {shards} shards" if shards else ""
+    packed = f" in {counted(shards, 'shard')}" if shards else ""
     print(f"{counted(len(images), 'image')}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}")

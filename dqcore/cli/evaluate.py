@@ -50,8 +50,8 @@ def evaluate(
         options: The options of dqcore.inference.evaluate.
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         compare: Folders of two tokenizers; or, without images, two files that --json wrote.
-        samples: Folder of samples, or .txt list of them.
-        reference: Folder of real images, or .txt list of them, to measure the samples against.
+        samples: Folder of samples, .txt list of them, or archive.
+        reference: Folder of real images, .txt list of them, or archive, to measure the samples against.
         json: Also write the numbers and the protocol to this file.
     """
     if json is not None:

@@ -37,7 +37,7 @@ def fit_tables(
 
     Args:
         checkpoint: Folder of a saved tokenizer or of a training run; code_tables.safetensors is written into it.
-        data: Folder of photos like those to be encoded, or a .txt list of their paths.
+        data: Folder of photos like those to be encoded, a .txt list of their paths, or an archive (.tar, .zip, LMDB).
         limit: Count this many photos at most, spread evenly over all of them.
         device: auto, cpu, cuda or cuda:N.
     """

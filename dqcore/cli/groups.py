@@ -16,12 +16,11 @@ GROUPS = {
     "sets of images": "metrics network inception_weights resize_by",
     "how long": "steps epochs minutes scale seeds minutes_per_run",
     "network": (
-        "recipe preset codebook_size initialisation restart classes dropout label_dropout "
-        "position_layers content_layers start"
+        "recipe preset codebook_size initialisation restart dropout label_dropout position_layers content_layers start"
     ),
     "images": (
         "height width image_size preprocessing resize crop flip fast_jpeg in_memory views encode_batch size limit "
-        "photos peers max_pixels crops encoding quality patch_size"
+        "photos peers max_pixels crops encoding quality patch_size classes"
     ),
     "optimiser": (
         "token_budget base_learning_rate learning_rate schedule warmup_epochs warmup_steps weight_decay "

@@ -52,7 +52,7 @@ def reconstruct(
     cannot be read are named and passed over, and the exit code is then 2.
 
     Args:
-        images: Image files, folders that are searched recursively, .txt lists of paths.
+        images: Image files, folders that are searched recursively, .txt lists of paths, archives (.tar, .zip, LMDB).
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
         out: Folder for the pictures; those of a folder keep their place in it.
         strip: Write input, grain map and reconstruction side by side instead.

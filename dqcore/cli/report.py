@@ -31,12 +31,13 @@ def report(
     """Write the report of a training run: one HTML file with pictures, curves and numbers.
 
     Photos are measured at their native size, and the page says which of them the run was trained on. Beside the
-    tokenizer it shows JPEG and WebP at the same bytes. Of a prior's run it shows samples and completions.
+    tokenizer it shows JPEG and WebP at the same bytes. Of a prior's run it shows samples, and completions
+    of the photos that --images names.
 
     Args:
         run: Folder of the run, of a tokenizer or a prior.
-        images: File, folder or .txt list of images to show and measure; by default those that the run held out. For a
-            prior: photos whose lower half it completes.
+        images: File, folder, .txt list or archive of images to show and measure; by default those that the run held
+            out. For a prior: photos whose lower half it completes.
         out: The HTML file; by default report.html in the run's folder.
         photos: Images shown, at most.
         size: Measure the central square of this many pixels instead of whole photos.

@@ -54,7 +54,7 @@ def reproduce(
         scale: cpu: all in 90 minutes on two cores; gpu: larger networks, each run below nine minutes.
         out: Folder of the results: a JSON for each arm and seed, and the trained models.
         data: Folder of photos with train/ and val/; by default those that come with the package.
-        test: Folder or .txt list of photos that everything is measured on, none of them in train/; by
+        test: Folder, .txt list or archive of photos that everything is measured on, none of them in train/; by
             default those of val/.
         seeds: Seeds of each arm; below 3 nothing is said about claims.
         minutes_per_run: Train each arm this long by the clock, instead of the scale's number of steps.

@@ -44,7 +44,8 @@ class SetOptions:
         metrics: Also measure all images as a set: fid (rFID of reconstructions), kid, is, precision, recall.
         network: Whose features metrics are measured by: inception, as in the papers, or efficientnet-lite0, which pip
             brings and whose numbers have its name.
-        inception_weights: File of InceptionV3's weights (torch-fidelity's weights-inception-2015-12-05-6726825d.pth).
+        inception_weights: File of InceptionV3's weights (torch-fidelity's weights-inception-2015-12-05-6726825d.pth);
+            by default the one in torch's hub cache.
         resize_by: How inception gets its 299 pixels: as TensorFlow 1 did (torch-fidelity), or clean, as clean-fid does.
         batch_size: Small images of one size that go through the networks together.
         device: auto, cpu, cuda or cuda:N.

@@ -29,7 +29,7 @@ def tokenizer_charts(rows: Sequence[dict[str, Any]], evaluation: Evaluation, tar
     """
     reconstruction = Series("reconstruction", _points(rows, "reconstruction_loss"), "first")
     loss = [Series("all terms", _points(rows, "loss"), "faint"), reconstruction]
-    charts = _chart("Loss", "mean absolute error of training batches, and all terms of the loss", loss, y_label="loss")
+    charts = _chart("Loss", "of reconstruction, and of all terms, on training batches", loss, y_label="loss")
     if target is not None:
         fine = [(x, 100 * y) for x, y in _points(rows, "fine_ratio")]
         lines = [Series("batch", fine, "faint"), Series("running mean", _running_mean(fine), "first")]

@@ -116,6 +116,7 @@ def test_packing_keeps_files_and_labels(run, photos, tmp_path):
     assert torch.equal(data[1][0], image_to_tensor(read_image(photos / "more" / "plain.jpg")))
     before = contents(out)
     assert run(*args)[0] == 0 and contents(out) == before
+    assert "5 images in 1 shard," in run("data", "make", photos, "--packing", "tar", "--out", tmp_path / "one")[1]
     back = tmp_path / "back"
     assert run("data", "make", out, "--out", back)[0] == 0
     assert {name: data for name, data in contents(back).items() if name != "index.json"} == {

@@ -111,6 +111,17 @@ def test_gradient_quantizers(origin):
     torch.testing.assert_close(ours.embed(codes), theirs.get_codebook_entry(indices, (3, 4, 5, DIM)))
 
 
+@pytest.mark.parametrize("kind", [taming.VectorQuantizer2, taming.VectorQuantizer])
+def test_tamings_default_weighs_the_term_of_the_codes(kind):
+    theirs = kind(SIZE, DIM, beta=0.25)
+    ours = beside(theirs, commitment=1, learning=Gradient(), restart=None)
+    z, same = maps().requires_grad_(), maps().requires_grad_()
+    theirs(z)[1].backward()
+    ours(same).loss.backward()
+    torch.testing.assert_close(same.grad, z.grad)
+    torch.testing.assert_close(0.25 * ours.codebook.weight.grad[:SIZE], theirs.embedding.weight.grad)
+
+
 def test_llamagen():
     theirs = llamagen.VectorQuantizer(SIZE, DIM, 0.25, 0.0, True, False)
     ours = beside(theirs, metric=Cosine(), learning=Gradient(), restart=None).train()

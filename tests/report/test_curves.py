@@ -79,6 +79,13 @@ def test_validation_in_training_is_of_whole_photos_whatever_the_report_measures(
     assert chart["remark"] == "on validation images, native size, 8-bit; last: 20.00 dB"
 
 
+def test_the_loss_is_not_called_absolute_where_it_may_be_squared():
+    whole = SimpleNamespace(protocol="native size, 8-bit", code_counts=(2, 1))
+    rows = [{"step": step, "loss": 1.0, "reconstruction_loss": 0.5} for step in (1, 2)]
+    chart = tokenizer_charts(rows, whole, None)[0]
+    assert chart["remark"] == "of reconstruction, and of all terms, on training batches"
+
+
 def test_nothing_to_draw():
     with pytest.raises(ValueError, match="at least one point"):
         line_chart([Series("", [(1, float("nan"))])], label="x")
