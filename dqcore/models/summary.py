@@ -34,7 +34,8 @@ def line_of(model: Any) -> str:
 def table_of(model: Any) -> str:
     """A table: the model, its facts, and how many parameters each of its parts has."""
     parts = _parts(model)
-    rows = {"preset": preset_of(model) or "none, a config of its own", **model.facts()}
+    facts = {name: fact.removeprefix(name).removesuffix(name).strip() for name, fact in model.facts().items()}
+    rows = {"preset": preset_of(model) or "none, a config of its own", **facts}
     parameters, codebook = count_numbers(model)
     rows["parameters"] = f"{parameters:,}" + (f", and a codebook of {codebook:,} numbers" if codebook else "")
     rows |= {f"  {name}": f"{size:,}" for name, size in parts.items()}

@@ -47,6 +47,7 @@ def test_print_shows_the_modules_and_other_peoples_trees_stay_whole(model):
 
 def test_the_table_has_every_part(model):
     rows = dict(line.split(None, 1) for line in model.summary().splitlines()[1:])
+    assert rows["strides"] == "16 and 8"
     assert rows["preset"] == "dqvae-dual-tiny" and rows["parameters"].startswith("1,452,629, and a codebook of")
     parts = sum(int(rows[name].replace(",", "")) for name, _ in model.named_children() if name in rows)
     assert parts == 1_452_629 + model.quantizer.codebook.weight.numel()
