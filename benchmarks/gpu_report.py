@@ -31,6 +31,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import report_faults  # noqa: E402
 import report_parts  # noqa: E402
 from machine import RESULTS, keep, machine, name_of, power, versions  # noqa: E402
 
@@ -102,7 +103,7 @@ class Clock:
 def _together(run: report_parts.Run, parts: list[str], seconds: float) -> dict[str, Any]:
     """What measures nothing, side by side; a part that breaks says so."""
     work: dict[str, Callable[[report_parts.Run, float], dict[str, Any]]] = {
-        name: getattr(report_parts, name) for name in ("checks", "tests", "sanitizer") if name in parts
+        name: getattr(report_faults, name) for name in ("checks", "tests", "sanitizer") if name in parts
     }
     if "rows" in parts and run.device == "cuda":
         work["rehearsal"] = report_parts.rehearse

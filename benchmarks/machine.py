@@ -75,7 +75,8 @@ def power() -> dict[str, str] | None:
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(zip(names.split(","), (word.strip() for word in text.splitlines()[0].split(",")), strict=False))
+    first = (text.splitlines() or [""])[0]
+    return dict(zip(names.split(","), map(str.strip, first.split(",")), strict=False)) if first else None
 
 
 def _cpu() -> str:

@@ -1,14 +1,11 @@
-"""The parts of ``gpu_report.py``: each runs processes of its own (:mod:`children`) within its seconds."""
+"""The parts of ``gpu_report.py`` that measure: each runs processes of its own (:mod:`children`) within its seconds."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
-import importlib.util
 import os
 import re
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +16,6 @@ from children import Child, Ended
 
 HERE = Path(__file__).resolve().parent
 AHEAD = 3  # processes that import while another measures
-SANITIZED = """
-import torch
-from small_launches import every_kernel
-for launch in every_kernel("cuda").values():
-    launch()
-torch.cuda.synchronize()
-"""
 CEILINGS = """
 import sys
 import report_parts, children
@@ -52,61 +42,6 @@ class Run(NamedTuple):
     def flags(self) -> list[str]:
         """What every child takes."""
         return ["--device", self.device, *(["--tiny"] if self.tiny else [])]
-
-
-def checks(run: Run, seconds: float) -> dict[str, Any]:
-    """Each check by name, with what went wrong, or None."""
-    done = Child([str(HERE / "gpu_checks.py"), *run.flags], run.logs, "checks").finish(seconds)
-    found = {line["name"]: line["fault"] for line in done.lines}
-    return {"checks": found | ({"all of them": done.why} if done.why else {})}
-
-
-def tests(run: Run, seconds: float) -> dict[str, Any]:
-    """How many tests passed and which did not, those that ended in time."""
-    if run.tiny:
-        return {"tests": {"skipped": "a dry run"}}
-    command = ["-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider", "-p", "gpu_tests", "tests"]
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", str(max(1, min(12, len(os.sched_getaffinity(0)) - 4))), "--dist", "worksteal"]
-    child = Child(command, run.logs, "pytest")
-    done = child.finish(seconds)
-    return {"tests": outcomes(child.log.read_text(errors="replace"), done)}
-
-
-def outcomes(log: str, done: Ended) -> dict[str, Any]:
-    """What pytest's verbose lines tell, so that a run that was cut off counts too."""
-    patterns = (
-        r"^\[gw\d+\]\s+\[\s*\d+%\]\s+([A-Z]+) (tests/\S.*?)\s*$",
-        r"^(tests/\S+::.+?) ([A-Z]+)\s+.*\[\s*\d+%\]$",
-    )
-    lines = [(found[1], found[2]) for found in re.finditer(patterns[0], log, re.MULTILINE)]
-    lines += [(found[2], found[1]) for found in re.finditer(patterns[1], log, re.MULTILINE)]
-    by_word: dict[str, list[str]] = collections.defaultdict(list)
-    for word, name in lines:
-        by_word[word].append(name)
-    failed = sorted({*by_word["FAILED"], *by_word["ERROR"]})
-    if not lines:
-        failed = ["all of them"]
-    told = {"passed": len(by_word["PASSED"]), "skipped": len(by_word["SKIPPED"]), "failed": failed}
-    return told | ({"ended": done.why} if done.why else {})
-
-
-def sanitizer(run: Run, seconds: float) -> dict[str, Any]:
-    """compute-sanitizer over one small launch of every kernel, where the machine has it and lets it."""
-    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if run.tiny or not Path(tool).exists():
-        return {"sanitizer": {"skipped": "a dry run" if run.tiny else "no compute-sanitizer"}}
-    code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
-    children = {}
-    for check in ("memcheck", "racecheck"):
-        options = ["--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
-        command = ["-c", code, tool, *options, sys.executable, "-c", SANITIZED]
-        children[check] = Child(command, run.logs, check)
-    end, found = time.monotonic() + seconds, {}
-    for check, child in children.items():
-        done = child.finish(end - time.monotonic())
-        found[check] = {"skipped": done.why} if done.late else {"passed": done.why is None, "said": child.last()}
-    return {"sanitizer": found}
 
 
 def ceilings(run: Run, seconds: float) -> dict[str, Any]:

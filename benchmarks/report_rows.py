@@ -78,12 +78,19 @@ class Benchmark:
 
 
 def rows(only: list[str] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Name, module and arguments of every row, the important ones first; of some files, if ``only`` names them."""
+    """Name, module and arguments of every row, the important ones first; of some files, if ``only`` names them.
+
+    A file that needs a package which is not here is one row without a module, and with the ``error``.
+    """
     stems = {path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")}
     for stem in sorted(stems - LEFT_OUT, key=lambda stem: (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)):
         if only and stem not in only:
             continue
-        module = importlib.import_module(f"bench_{stem}")
+        try:
+            module = importlib.import_module(f"bench_{stem}")
+        except (Exception, pytest.skip.Exception) as error:
+            yield f"bench_{stem}", None, {"error": f"{type(error).__name__}: {error}"}
+            continue
         for name, function in list(vars(module).items()):  # a list: torch.compile adds names while a row runs
             if not name.startswith("bench_") or not callable(function):
                 continue
@@ -151,6 +158,9 @@ def main() -> None:
     wait()
     for name in args.names:
         module, call = found[name]
+        if module is None:
+            write({"name": name, "failed": call["error"]})
+            continue
         if args.tiny and hasattr(module, "TINY"):
             module.SHAPES = {args.device: module.TINY}
         torch.manual_seed(0)

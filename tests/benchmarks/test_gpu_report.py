@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import gpu_report
 import gpu_tests
 import machine
 import pytest
+import report_faults
 import report_kernels
 import report_parts
 import report_rows
@@ -73,6 +75,27 @@ def test_a_module_may_grow_while_its_rows_run():
         for i in range(len(found)):
             delattr(module, f"__compiled_{i + 1}")
     assert len(found) == 2
+
+
+def test_a_file_whose_package_is_missing_is_one_failed_row(monkeypatch, run, tmp_path):
+    """As where tyro is, which training needs: once the whole report ended there."""
+    found = importlib.import_module
+
+    def without(name):
+        if name == "bench_prior_training":
+            raise ModuleNotFoundError("No module named 'tyro'")
+        return found(name)
+
+    monkeypatch.setattr(report_rows.importlib, "import_module", without)
+    names = report_parts.chosen(run._replace(tiny=False))
+    assert names[-1] == "bench_prior_training" and len(names) > 50
+    monkeypatch.setattr(report_rows, "wait", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["report_rows.py", "--device", "cpu", "bench_prior_training"])
+    monkeypatch.setenv("REPORT_OUT", str(tmp_path / "out"))
+    report_rows.main()
+    row = json.loads((tmp_path / "out").read_text())
+    assert row == {"name": "bench_prior_training", "failed": "ModuleNotFoundError: No module named 'tyro'"}
+    assert "No module named 'tyro'" in gpu_report.table({"rows": [row], "minutes": 1})
 
 
 @pytest.mark.slow
@@ -203,31 +226,11 @@ def test_a_part_that_breaks_costs_no_other(monkeypatch, run):
     def breaks(run, seconds):
         raise OSError("no such file")
 
-    monkeypatch.setattr(report_parts, "checks", breaks)
-    monkeypatch.setattr(report_parts, "tests", lambda run, seconds: {"tests": {"passed": 3, "failed": []}})
+    monkeypatch.setattr(report_faults, "checks", breaks)
+    monkeypatch.setattr(report_faults, "tests", lambda run, seconds: {"tests": {"passed": 3, "failed": []}})
     found = gpu_report._together(run, ["checks", "tests"], 1)
     assert found == {"checks": {"failed": "OSError: no such file"}, "tests": {"passed": 3, "failed": []}}
     assert gpu_report.wrong(found)
-
-
-SERIAL = """
-tests/kernels/test_a.py::test_one[cuda] PASSED        [ 33%]
-tests/kernels/test_a.py::test_two FAILED              [ 66%]
-tests/kernels/test_a.py::test_three SKIPPED (no GPU)  [100%]
-"""
-PARALLEL = """
-[gw1] [ 33%] PASSED tests/kernels/test_a.py::test_one[cuda-a b]
-[gw0] [ 66%] ERROR tests/kernels/test_a.py::test_two
-"""
-
-
-def test_outcomes_of_tests_are_read_from_a_log_that_may_be_cut_off():
-    done = children.Ended([], "took over 9 s", late=True)
-    told = report_parts.outcomes(SERIAL, done)
-    assert told == {"passed": 1, "skipped": 1, "failed": ["tests/kernels/test_a.py::test_two"], "ended": done.why}
-    told = report_parts.outcomes(PARALLEL, children.Ended([], None))
-    assert told == {"passed": 1, "skipped": 0, "failed": ["tests/kernels/test_a.py::test_two"]}
-    assert report_parts.outcomes("ImportError", done)["failed"] == ["all of them"]
 
 
 def test_tests_that_a_gpu_decides():
@@ -313,5 +316,7 @@ def test_clocks_and_power_are_read(monkeypatch):
     line = "NVIDIA H200, 580.1, P0, 1980 MHz, 3201 MHz, 1980 MHz, 100 W, 700 W, 40, 0x0\n"
     monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=line))
     assert machine.power()["clocks.sm"] == "1980 MHz" and machine.power()["temperature.gpu"] == "40"
+    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=""))
+    assert machine.power() is None
     assert machine.name_of({"gpu": "NVIDIA H200", "cpu": "x"}) == "h200"
     assert machine.name_of({"gpu": None, "cpu": "AMD EPYC"}) == "amd-epyc"
