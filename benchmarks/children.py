@@ -8,10 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
+_alive: set[Child] = set()
+_over = threading.Event()
 
 
 class Ended(NamedTuple):
@@ -35,6 +38,8 @@ class Child:
     """
 
     def __init__(self, arguments: list[str], folder: Path, name: str) -> None:
+        if _over.is_set():
+            raise RuntimeError("no process is started any more")
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.log = (folder.resolve() / f"{name}.{ending}" for ending in ("jsonl", "log"))
         self.out.unlink(missing_ok=True)
@@ -45,6 +50,7 @@ class Child:
                 [sys.executable, *arguments], cwd=HERE.parent, env=known, text=True, start_new_session=True,
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
+        _alive.add(self)
 
     def go(self) -> None:
         """Let a child that waits (:func:`wait`) begin."""
@@ -66,6 +72,7 @@ class Child:
 
     def stop(self) -> None:
         """End it and its group; once more does nothing."""
+        _alive.discard(self)
         if self.process.stdin.closed:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -87,6 +94,13 @@ class Child:
             with contextlib.suppress(ValueError):  # cut off in the middle
                 found.append(json.loads(line))
         return found
+
+
+def stop_all() -> None:
+    """End all that are alive, and start no others: each leads a group, which no signal to the parent reaches."""
+    _over.set()
+    for child in list(_alive):
+        child.stop()
 
 
 def write(row: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import torch
 
 #: One file a machine.
 RESULTS = Path(__file__).with_name("results")
+#: Fields of such a file that are no findings, or have versions of their own.
+ABOUT = {"machine", "unit", "versions", "versions_of", "rows", "minutes", "note"}
 
 
 def machine() -> dict[str, str | int | None]:
@@ -47,7 +49,8 @@ def versions() -> dict[str, str | int | None]:
 def keep(path: Path, record: dict[str, Any]) -> None:
     """Write a record into a machine's file, whose other fields, and rows that this record has not, stay as they are.
 
-    A row that was skipped replaces none. Each row gets the ``versions`` that it was measured with.
+    A row that was skipped replaces none. Each row gets the ``versions`` that it was measured with; those of the other
+    fields stand in ``versions_of``, since a run may find only some of them anew.
     """
     from dqcore.files import write_atomically
 
@@ -57,7 +60,10 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     for row in record.get("rows", []):
         if "skipped" not in row or row["name"] not in rows:
             rows[row["name"]] = {**row, "versions": row.get("versions", now)}
+    of = {key: before.get("versions") for key in before.keys() - ABOUT} | before.get("versions_of", {})
+    of |= {key: now for key in record.keys() - ABOUT}
     whole = before | record | {"unit": "seconds", "rows": [rows[name] for name in sorted(rows)]}
+    whole |= {"versions_of": {key: of[key] for key in whole if key in of}} if of else {}
     first = [key for key in ("machine", "unit") if key in whole]
     ordered = {key: whole[key] for key in (*first, *(key for key in whole if key not in (*first, "rows")), "rows")}
     text = json.dumps(ordered, indent=1, default=str) + "\n"

@@ -15,6 +15,7 @@ import report_rows
 from children import Child, Ended
 
 HERE = Path(__file__).resolve().parent
+Note = Callable[[dict[str, Any]], None]
 AHEAD = 3  # processes that import while another measures
 CEILINGS = """
 import sys
@@ -96,8 +97,8 @@ def _row(run: Run) -> list[str]:
     return [str(HERE / "report_rows.py"), *run.flags]
 
 
-def rows(run: Run, seconds: float) -> dict[str, Any]:
-    """Every row in a process of its own; in a dry run the rows of a file share one."""
+def rows(run: Run, seconds: float, note: Note = lambda found: None) -> dict[str, Any]:
+    """Every row in a process of its own; in a dry run the rows of a file share one. What ended so far is noted."""
     groups: dict[str, list[str]] = collections.defaultdict(list)
     for name in chosen(run):
         groups[report_rows.stem_of(name) if run.tiny else name].append(name)
@@ -109,16 +110,24 @@ def rows(run: Run, seconds: float) -> dict[str, Any]:
         options = ["--alone", *alone, "--"] if alone else ["--"]
         return Child([*_row(run), *options, *groups[name]], run.logs, "row " + re.sub(r"\W+", " ", name).strip())
 
-    found, late = in_turn(list(groups), start, limit, time.monotonic() + seconds)
-    measured = []
-    for name, done in found.items():
-        known = {line["name"]: line for line in done.lines}
-        measured += [known.get(row, {"name": row, "failed": done.why or "wrote nothing"}) for row in groups[name]]
-    return {"rows": measured, "no_time_for": [row for name in late for row in groups[name]]}
+    def measured(found: dict[str, Ended]) -> list[dict[str, Any]]:
+        every = []
+        for name, done in found.items():
+            known = {line["name"]: line for line in done.lines}
+            every += [known.get(row, {"name": row, "failed": done.why or "wrote nothing"}) for row in groups[name]]
+        return every
+
+    end = time.monotonic() + seconds
+    found, late = in_turn(list(groups), start, limit, end, lambda found: note({"rows": measured(found)}))
+    return {"rows": measured(found), "no_time_for": [row for name in late for row in groups[name]]}
 
 
 def in_turn(
-    names: list[str], start: Callable[..., Child], limit: Callable[[str], float], end: float
+    names: list[str],
+    start: Callable[..., Child],
+    limit: Callable[[str], float],
+    end: float,
+    note: Callable[[dict[str, Ended]], None] = lambda found: None,
 ) -> tuple[dict[str, Ended], list[str]]:
     """Let processes work one at a time, in this order, while the next ones already import what they need.
 
@@ -129,6 +138,7 @@ def in_turn(
         start: Starts the process of a name; also takes the names of calls to launch by themselves.
         limit: Seconds that it may take.
         end: When all must be over, by ``time.monotonic``.
+        note: Is given all that ended so far, each time one more has.
 
     Returns:
         How each ended, by name, and the names for which no time was left.
@@ -148,9 +158,10 @@ def in_turn(
         while (again := _uncaptured(found[name])) and again not in alone and end - time.monotonic() > 5:
             alone.append(again)
             found[name] = _turn(start(name, tuple(alone)), min(end - time.monotonic(), limit(name)))
-        if found[name].late and left < limit(name):
+        if found[name].late and left < limit(name) and not found[name].lines:
             late.append(name)
             del found[name]
+        note(found)
     for name in late:
         if name in waiting:
             waiting[name].stop()
@@ -166,20 +177,26 @@ def _uncaptured(done: Ended) -> str | None:
     return next((line["cannot_be_captured"] for line in done.lines if "cannot_be_captured" in line), None)
 
 
-def kernels(run: Run, seconds: float) -> dict[str, Any]:
+def kernels(run: Run, seconds: float, note: Note = lambda found: None) -> dict[str, Any]:
     """The kernels of the larger ops and of a step of sampling and of training, each in a process of its own."""
     import report_kernels
 
     names = [name for name in report_kernels.CASES if run.only.search(name)]
 
+    def tables(found: dict[str, Ended]) -> dict[str, Any]:
+        lines = {name: done.lines[0] if done.lines else {"failed": done.why} for name, done in found.items()}
+        return {name: {k: v for k, v in line.items() if k != "name"} for name, line in lines.items()}
+
     def start(name: str) -> Child:
         log = "kernels " + re.sub(r"\W+", " ", name).strip()
         return Child([str(HERE / "report_kernels.py"), *run.flags, name], run.logs, log)
 
-    found, late = in_turn(names, start, lambda name: 60 if "step" in name else 30, time.monotonic() + seconds)
-    tables = {name: done.lines[0] if done.lines else {"failed": done.why} for name, done in found.items()}
-    lines = [report_kernels.show(name, table) for name, table in tables.items() if "us" in table]
+    def limit(name: str) -> float:
+        return 60 if "step" in name else 30
+
+    end = time.monotonic() + seconds
+    found, late = in_turn(names, start, limit, end, lambda found: note({"kernels": tables(found)}))
+    lines = [report_kernels.show(name, table) for name, table in tables(found).items() if "us" in table]
     run.logs.mkdir(parents=True, exist_ok=True)
     (run.logs / "kernels.txt").write_text("\n".join(lines) + "\n")
-    return {"kernels": {name: {k: v for k, v in table.items() if k != "name"} for name, table in tables.items()},
-            "no_kernels_of": late}  # fmt: skip
+    return {"kernels": tables(found), "no_kernels_of": late}

@@ -283,6 +283,8 @@ def test_a_file_keeps_what_a_run_did_not_measure(tmp_path):
         ("new", None, "2"),
     ]
     assert record["checks"] == {"c": None} and list(record)[:2] == ["machine", "unit"]
+    keep(path, {"versions": {"torch": "3"}, "ceilings": {}, "rows": []})
+    assert json.loads(path.read_text())["versions_of"] == {"checks": {"torch": "1"}, "ceilings": {"torch": "3"}}
 
 
 @pytest.mark.parametrize(
