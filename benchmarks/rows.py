@@ -92,6 +92,14 @@ def met(target: dict[str, Any], seconds: float, speedup: dict[str, float]) -> bo
     return True if len(known) == len(wanted) + ("seconds" in target) else None
 
 
+def hold(benchmark: Any, at_least: dict[str, float] | None = None, at_most: dict[str, float] | None = None) -> None:
+    """Hold what a row tells of itself, by its fields' names, against limits, and write down whether all are reached."""
+    least, most, about = at_least or {}, at_most or {}, benchmark.extra_info
+    reached = [about[name] >= limit for name, limit in least.items()] + [about[name] <= most[name] for name in most]
+    target = ({"at_least": least} if least else {}) | ({"at_most": most} if most else {})
+    benchmark.extra_info |= {"target": target, "met": all(reached)}
+
+
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Whether cuBLAS may round float32 factors to TF32."""

@@ -303,6 +303,19 @@ def test_met(target, expected):
     assert rows.met(target, 1.0, {"a": 2.0}) is expected
 
 
+def test_a_row_is_held_against_its_own_fields():
+    benchmark = report_rows.Benchmark("cpu")
+    benchmark.extra_info |= {"images_per_second": 66.0, "share_of_wide": 0.5}
+    rows.hold(benchmark, {"images_per_second": 100}, {"share_of_wide": 0.65})
+    assert benchmark.extra_info["met"] is False
+    assert benchmark.extra_info["target"] == {
+        "at_least": {"images_per_second": 100},
+        "at_most": {"share_of_wide": 0.65},
+    }
+    rows.hold(benchmark, at_most={"share_of_wide": 0.65})
+    assert benchmark.extra_info["met"] is True
+
+
 def test_compare_writes_a_row(monkeypatch):
     benchmark = report_rows.Benchmark("cpu")
     seconds = rows.compare(benchmark, "cpu", lambda: 1, {"peer": lambda: 2}, waits={"slow": lambda: 3}, shape=[4])
