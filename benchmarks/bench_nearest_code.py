@@ -1,11 +1,10 @@
 """``nearest_code`` against what PyTorch users write: ``cdist`` and ``addmm``, each followed by ``argmin``."""
 
-import contextlib
 import functools
 
 import pytest
 import torch
-from rows import compare, running, tf32
+from rows import compare, missing, running, tf32
 
 from dqcore.ops import nearest_code
 from dqcore.testing import assert_nearest
@@ -72,8 +71,10 @@ def peers(codebook, device):
     if device == "cuda":
         found |= {"addmm_tf32": functools.partial(_with_tf32, _addmm), "compiled": _compiled(False)}
         found |= {"compiled_tf32": _compiled(True)}
-    with contextlib.suppress(ImportError):
+    try:
         found["vector_quantize_pytorch"] = _package(codebook)
+    except ImportError as error:
+        found["vector_quantize_pytorch"] = missing(error)
     return found
 
 

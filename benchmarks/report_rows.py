@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,15 +95,25 @@ def rows(only: list[str] | None = None) -> Iterator[tuple[str, Any, dict[str, An
             if not name.startswith("bench_") or not callable(function):
                 continue
             for arguments in choices(function):
-                given = ",".join(str(getattr(value, "__name__", value)) for value in arguments.values())
-                yield f"{module.__name__}::{name}[{given}]", module, {"function": function, "arguments": arguments}
+                yield row_name(function, arguments), module, {"function": function, "arguments": arguments}
+
+
+def row_name(function: Callable[..., Any], given: dict[str, Any]) -> str:
+    """A row's name: file, function and what its marks give it, in the order of :func:`choices`."""
+    values = [given[name] for name, _ in _marks(function)]
+    words = ",".join(str(getattr(value, "__name__", value)) for value in values)
+    return f"{function.__module__}::{function.__name__}[{words}]"
 
 
 def choices(function: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """Every combination of what ``pytest.mark.parametrize`` gives a benchmark, one name a mark."""
-    marks = [mark.args for mark in reversed(getattr(function, "pytestmark", [])) if mark.name == "parametrize"]
+    marks = _marks(function)
     for choice in itertools.product(*(values for _, values in marks)):
         yield {name: value for (name, _), value in zip(marks, choice, strict=True)}
+
+
+def _marks(function: Callable[..., Any]) -> list[tuple[str, Iterable[Any]]]:
+    return [mark.args[:2] for mark in reversed(getattr(function, "pytestmark", [])) if mark.name == "parametrize"]
 
 
 def stem_of(name: str) -> str:

@@ -82,6 +82,15 @@ def running(calls: Calls, failed: dict[str, str]) -> Calls:
     return good
 
 
+def missing(error: ImportError) -> Callable[..., object]:
+    """Stands for a peer whose package is not here: it is left out, and the row says so."""
+
+    def call(*_: object) -> object:
+        raise error
+
+    return call
+
+
 def met(target: dict[str, Any], seconds: float, speedup: dict[str, float]) -> bool | None:
     """Whether all of a target is reached; None if what is known is, but a peer is missing."""
     wanted = target.get("speedup", {})
