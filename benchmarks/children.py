@@ -104,12 +104,16 @@ def stop_all() -> None:
 
 
 def write(row: dict[str, Any]) -> None:
-    """In a child: one object of the results."""
+    """In a child: one object of the results; printed where a person started the script."""
+    line = json.dumps(row, default=str)
+    if "REPORT_OUT" not in os.environ:
+        print(line, flush=True)
+        return
     with Path(os.environ["REPORT_OUT"]).open("a") as file:
-        file.write(json.dumps(row, default=str) + "\n")
+        file.write(line + "\n")
 
 
 def wait() -> None:
-    """In a child: until :meth:`Child.go`; end if the parent has."""
-    if not sys.stdin.readline():
+    """In a child: until :meth:`Child.go`; end if the parent has. A script that a person started goes on at once."""
+    if "REPORT_OUT" in os.environ and not sys.stdin.readline():
         sys.exit("the parent has ended")

@@ -220,6 +220,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU; --device cpu --tiny needs none")
     wait()
     torch.manual_seed(0)
     call, steps = CASES[args.name](args.device, args.tiny)

@@ -161,6 +161,8 @@ def main() -> None:
     )
     parser.add_argument("--alone", nargs="*", default=[], help="calls that no CUDA graph can hold")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU; --device cpu --tiny needs none")
     timing.REHEARSAL, timing.LAUNCHED_ALONE = args.rehearse, set(args.alone)
     if args.rehearse and args.device == "cuda":  # beside checks and tests, which must find memory too
         torch.cuda.set_per_process_memory_fraction(0.2)
