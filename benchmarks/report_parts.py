@@ -86,7 +86,8 @@ def rehearse(run: Run, seconds: float) -> dict[str, Any]:
             return "no time left"
         child = Child([*_row(run), "--rehearse", *item[1]], run.logs, f"rehearsal {item[0].replace('::', ' ')}")
         child.go()
-        return child.finish(left).why
+        done = child.finish(left)
+        return done.why or next((line["failed"] for line in done.lines if "failed" in line), None)
 
     with concurrent.futures.ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 3)) as pool:
         ended = dict(zip(groups, pool.map(one, groups.items()), strict=True))

@@ -7,6 +7,7 @@ turn comes, and then writes a JSON object a row (:mod:`children`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import itertools
@@ -39,6 +40,8 @@ LIMIT = 75
 #: Files that the report leaves to ``pytest benchmarks/``: they read images, or compare whole layers or what these
 #: learn, which a CPU shows as well.
 LEFT_OUT = {"compat", "compat_vector_quantize_pytorch", "defaults", "loading"}
+#: And a row of a file that it does measure: the memory that a CPU takes.
+CPU_ROWS = {"bench_patch_entropy_memory"}
 
 
 class Benchmark:
@@ -92,7 +95,7 @@ def rows(only: list[str] | None = None) -> Iterator[tuple[str, Any, dict[str, An
             yield f"bench_{stem}", None, {"error": f"{type(error).__name__}: {error}"}
             continue
         for name, function in list(vars(module).items()):  # a list: torch.compile adds names while a row runs
-            if not name.startswith("bench_") or not callable(function):
+            if not name.startswith("bench_") or not callable(function) or name in CPU_ROWS:
                 continue
             for arguments in choices(function):
                 yield row_name(function, arguments), module, {"function": function, "arguments": arguments}
@@ -167,6 +170,8 @@ def main() -> None:
     if args.rehearse and args.device == "cuda":  # beside checks and tests, which must find memory too
         torch.cuda.set_per_process_memory_fraction(0.2)
     found = {name: (module, call) for name, module, call in rows([stem_of(name) for name in args.names])}
+    with contextlib.suppress(ImportError):  # and with it Triton's import is over, too
+        importlib.import_module("dqcore.kernels.launch")
     wait()
     for name in args.names:
         module, call = found[name]

@@ -270,6 +270,18 @@ def test_a_table_counts_each_kernel():
     assert next(row for row in halved["kernels"] if row["kernel"] == "aten::mm")["launches"] == 2
 
 
+def test_a_named_range_counts_nothing_twice():
+    """As an optimizer's step names its own."""
+    x = torch.randn(64, 64)
+
+    def call():
+        with torch.profiler.record_function("Optimizer.step"):
+            torch.mm(x, x)
+
+    names = [row["kernel"] for row in report_kernels.table(call, 1, "cpu")["kernels"]]
+    assert "aten::mm" in names and "Optimizer.step" not in names
+
+
 def test_a_file_keeps_what_a_run_did_not_measure(tmp_path):
     keep, path = machine.keep, tmp_path / "gpu.json"
     rows = [{"name": name, "median": 1.0, "extra_info": {}} for name in "ab"]
