@@ -13,7 +13,7 @@ STEMS = ["add_layer_norm", "bias_gelu", "code_sums", "codebook_update", "cross_e
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_row_and_its_peers_run(stem, monkeypatch):
     ran = 0
-    for _, module, call in report_rows.rows([stem]):
+    for name, module, call in report_rows.rows([stem]):
         if hasattr(module, "TINY"):
             monkeypatch.setattr(module, "SHAPES", {"cpu": module.TINY})
         row = report_rows.measure(name, call["function"], call["arguments"], "cpu")
