@@ -160,9 +160,19 @@ def main() -> int:
     parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--parts: expected some of {','.join(PARTS)}, got {','.join(unknown)}")
+    if not args.minutes > 0:
+        parser.error(f"--minutes: expected more than 0, got {args.minutes:g}")
+    try:
+        re.compile(args.only)
+    except re.error as error:
+        parser.error(f"--only: expected a regular expression, got {args.only!r}: {error}")
     if not (args.dry_run or torch.cuda.is_available()):
         print("no GPU; --dry-run needs none", file=sys.stderr)
         return 1
+    if {"rows", "kernels"} & {*parts} and not report_parts.named(re.compile(args.only), args.dry_run):
+        parser.error(f"--only: no row and no table of kernels has a name like {args.only!r}")
+    if versions()["dqcore"] == "unknown":
+        print("no commit is known: set DQCORE_COMMIT, or the record will not say what it measured", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: what was found is kept
     record = report("cpu" if args.dry_run else "cuda", args.minutes, args.out, parts, args.only, args.dry_run)
     print(table(record))

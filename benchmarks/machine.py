@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -30,7 +31,10 @@ def name_of(about: dict[str, str | int | None]) -> str:
 
 
 def versions() -> dict[str, str | int | None]:
-    """What was measured, and with how many threads; a row keeps its own, since a run may replace only some."""
+    """What was measured, and with how many threads; a row keeps its own, since a run may replace only some.
+
+    A copy without git names its commit in ``DQCORE_COMMIT``.
+    """
     from dqcore.files.checkout import checked_out_commit
 
     try:
@@ -38,7 +42,7 @@ def versions() -> dict[str, str | int | None]:
     except ImportError:
         triton = None
     return {
-        "dqcore": checked_out_commit() or "unknown",
+        "dqcore": checked_out_commit() or os.environ.get("DQCORE_COMMIT") or "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": getattr(triton, "__version__", None),

@@ -72,6 +72,14 @@ def chosen(run: Run) -> list[str]:
     return [name for name in names if run.only.search(name) and report_rows.stem_of(name) not in stems]
 
 
+def named(only: re.Pattern[str], tiny: bool) -> list[str]:
+    """Names of the rows and of the tables of kernels."""
+    import report_kernels
+
+    run = Run("", tiny, only, Path())
+    return [*chosen(run), *(name for name in report_kernels.CASES if only.search(name))]
+
+
 def rehearse(run: Run, seconds: float) -> dict[str, Any]:
     """Call what the rows call, so that all is compiled when they are measured; a process for each function."""
     groups: dict[str, list[str]] = collections.defaultdict(list)

@@ -38,6 +38,29 @@ def test_no_gpu_is_one_sentence(script, capsys):
     assert out == "" and "no GPU" in err.splitlines()[-1] and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--minutes", "0"], "--minutes: expected more than 0"),
+        (["--only", "("], "--only: expected a regular expression, got '('"),
+        (["--only", "nothing like it"], "--only: no row and no table of kernels"),
+        (["--parts", "rows,colums"], "--parts: expected some of"),
+    ],
+)
+def test_what_a_report_cannot_do_it_says_before_it_starts(options, sentence, capsys, tmp_path):
+    assert ends("gpu_report.py", "--dry-run", "--out", str(tmp_path / "out"), *options) == 2
+    assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_copy_without_git_names_its_commit(monkeypatch):
+    import machine
+
+    monkeypatch.setattr("dqcore.files.checkout.checked_out_commit", lambda: None)
+    assert machine.versions()["dqcore"] == "unknown"
+    monkeypatch.setenv("DQCORE_COMMIT", "0123456789ab")
+    assert machine.versions()["dqcore"] == "0123456789ab"
+
+
 def test_a_photo_that_is_none_is_named(capsys):
     assert ends("cache_error.py", "nothing.png") == 2
     assert "expected files, got nothing.png" in capsys.readouterr().err
