@@ -53,8 +53,9 @@ def versions() -> dict[str, str | int | None]:
 def keep(path: Path, record: dict[str, Any]) -> None:
     """Write a record into a machine's file, whose other fields, and rows that this record has not, stay as they are.
 
-    A row that was skipped replaces none. Each row gets the ``versions`` that it was measured with; those of the other
-    fields stand in ``versions_of``, since a run may find only some of them anew.
+    A row that was skipped replaces none, and one that failed none that the same versions measured, which says so. Each
+    row gets the ``versions`` that it was measured with; those of the other fields stand in ``versions_of``, since a run
+    may find only some of them anew.
     """
     from dqcore.files import write_atomically
 
@@ -62,8 +63,11 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     now = record.get("versions") or versions()
     rows = {row["name"]: row for row in before.get("rows", [])}
     for row in record.get("rows", []):
-        if "skipped" not in row or row["name"] not in rows:
-            rows[row["name"]] = {**row, "versions": row.get("versions", now)}
+        own, known = row.get("versions", now), rows.get(row["name"])
+        if known and "failed" in row and "median" in known and known.get("versions") == own:
+            rows[row["name"]] = {**known, "failed_again": row["failed"]}
+        elif known is None or "skipped" not in row:
+            rows[row["name"]] = {**row, "versions": own}
     of = {key: before.get("versions") for key in before.keys() - ABOUT} | before.get("versions_of", {})
     of |= {key: now for key in record.keys() - ABOUT}
     whole = before | record | {"unit": "seconds", "rows": [rows[name] for name in sorted(rows)]}
