@@ -11,7 +11,6 @@ from typing import ClassVar
 import children
 import gpu_checks
 import gpu_report
-import gpu_tests
 import pytest
 import report_faults
 import report_kernels
@@ -228,19 +227,6 @@ def test_a_part_that_breaks_costs_no_other(monkeypatch, run):
     found = gpu_report._together(run, ["checks", "tests"], 1)
     assert found == {"checks": {"failed": "OSError: no such file"}, "tests": {"passed": 3, "failed": []}}
     assert gpu_report.wrong(found)
-
-
-def test_tests_that_a_gpu_decides():
-    assert gpu_tests.kept("tests/kernels/test_a.py::test_one", set())
-    assert gpu_tests.kept("tests/models/test_a.py::test_one[cuda]", set())
-    assert gpu_tests.kept("tests/models/test_a.py::test_one", {"gpu", "slow"})
-    assert not gpu_tests.kept("tests/models/test_a.py::test_one", set())
-    assert not gpu_tests.kept("tests/kernels/test_a.py::test_one", {"slow"})
-    assert gpu_tests.kept("tests/ops/test_a.py::test_one[cuda-float32]", set())
-    assert gpu_tests.kept("tests/ops/test_a.py::test_one[float32-nocpu]", set())
-    for route in ("cpu", "cpu-reference-float32", "float32-cpu"):
-        assert not gpu_tests.kept(f"tests/ops/test_a.py::test_one[{route}]", set())
-    assert not gpu_tests.kept("tests/benchmarks/test_gpu_report.py::test_one", set())
 
 
 def test_a_wrong_kernel_is_named(monkeypatch):

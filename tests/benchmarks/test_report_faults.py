@@ -2,6 +2,7 @@
 
 import children
 import gpu_report
+import gpu_tests
 import pytest
 import report_faults
 
@@ -80,3 +81,16 @@ def test_a_sanitizer_that_cannot_run_has_found_nothing(log, why, expected):
     found = report_faults.verdict(log, children.Ended([], why))
     assert expected.items() <= found.items()
     assert gpu_report.wrong({"sanitizer": {"memcheck": found}}) is (found.get("passed") is False)
+
+
+def test_tests_that_a_gpu_decides():
+    assert gpu_tests.kept("tests/kernels/test_a.py::test_one", set())
+    assert gpu_tests.kept("tests/models/test_a.py::test_one[cuda]", set())
+    assert gpu_tests.kept("tests/models/test_a.py::test_one", {"gpu", "slow"})
+    assert not gpu_tests.kept("tests/models/test_a.py::test_one", set())
+    assert not gpu_tests.kept("tests/kernels/test_a.py::test_one", {"slow"})
+    assert gpu_tests.kept("tests/ops/test_a.py::test_one[cuda-float32]", set())
+    assert gpu_tests.kept("tests/ops/test_a.py::test_one[float32-nocpu]", set())
+    for route in ("cpu", "cpu-reference-float32", "float32-cpu"):
+        assert not gpu_tests.kept(f"tests/ops/test_a.py::test_one[{route}]", set())
+    assert not gpu_tests.kept("tests/benchmarks/test_gpu_report.py::test_one", set())
