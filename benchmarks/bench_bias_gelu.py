@@ -4,6 +4,7 @@ import torch
 from rows import compare
 
 from dqcore.ops import bias_gelu
+from dqcore.testing import assert_close
 
 SHAPES = {"cpu": (128, 1024), "cuda": (16000, 4096)}  # tokens, channels
 TINY = (9, 70)
@@ -22,4 +23,6 @@ def bench_bias_gelu(benchmark, device):
     def formula(x, bias):
         return torch.nn.functional.gelu(x + bias.to(x.dtype))
 
+    assert_close(bias_gelu(x, bias), formula(x, bias))
+    assert_close(step(bias_gelu)()[0], step(formula)()[0])
     compare(benchmark, device, step(bias_gelu), {"torch": step(formula)}, shape=list(shape))

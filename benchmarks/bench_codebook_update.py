@@ -7,6 +7,7 @@ from rows import compare
 from dqcore import DynamicQuantizer
 from dqcore.ops import codebook_update, dynamic_lookup
 from dqcore.ops.reference.codebook_update import codebook_update_reference
+from dqcore.testing import assert_close
 
 SHAPES = {"cpu": (4, 64, 16, 256), "cuda": (32, 256, 16, 1024)}  # images, channels, regions a side, codes
 TINY = (2, 8, 4, 20)
@@ -30,7 +31,15 @@ def bench_codebook_update(benchmark, device, use):
 
     def plain():
         book.cluster_size.fill_(1)
-        given = (*lookup.statistics, maps, grain, lookup.codes, lookup.error)
+        given = (*lookup.statistics, maps, grain, lookup.codes, lookup.error, None)
         codebook_update_reference(*state, *given, 0.8, 1e-5, threshold)
 
+    start, results = [value.clone() for value in state], []
+    for update in (ours, plain):
+        for value, first in zip(state, start, strict=True):
+            value.copy_(first)
+        update()
+        results.append([value.clone() for value in state])
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected, torch.float32)
     compare(benchmark, device, ours, {"torch": plain}, shape=[images, dim, side, size], use=use)

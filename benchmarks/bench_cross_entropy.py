@@ -5,6 +5,7 @@ from rows import compare
 
 from dqcore.ops import cross_entropy
 from dqcore.ops.reference.cross_entropy import cross_entropy_reference
+from dqcore.testing import assert_close
 
 SHAPES = {"cpu": (512, 1027), "cuda": (16000, 1027)}  # tokens, contents
 TINY = (8, 33)
@@ -24,4 +25,6 @@ def bench_cross_entropy(benchmark, device):
         "torch": step(lambda x, t: torch.nn.functional.cross_entropy(x.float(), t, reduction="none")),
         "reference": step(lambda x, t: cross_entropy_reference(x, t)[0]),
     }
+    (found,), (expected,) = step(cross_entropy)(), calls["torch"]()
+    assert_close(tokens * found, tokens * expected)
     compare(benchmark, device, step(cross_entropy), calls, shape=[tokens, contents])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import sys
 import time
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,8 @@ import torch
 from autoencoders import TASKS, Missing, train
 from default_layers import LAYERS
 from machine import machine, versions
+
+from dqcore.files import write_atomically
 
 RESULTS = Path(__file__).with_name("results") / "defaults.json"
 STEPS, SEEDS = 300, (0, 1, 2)
@@ -54,6 +57,8 @@ def means(rows: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
     for row in rows:
         same = [other for other in rows if (other["task"], other["layer"]) == (row["task"], row["layer"])]
         found.setdefault(row["task"], {})[row["layer"]] = {name: fmean(r[name] for r in same) for name in MEASURES}
+    if not found:
+        return {}
     everywhere = set.intersection(*(set(layers) for layers in found.values()))
     found["all"] = {
         layer: {name: fmean(layers[layer][name] for layers in list(found.values())) for name in MEASURES}
@@ -81,7 +86,7 @@ def record(rows: list[Row], skipped: dict[str, str], path: Path = RESULTS) -> No
     rows = [kept[key] for key in sorted(kept)]
     table = means(rows)
     text = {"machine": machine(), "means": table, "behind": behind(table), "skipped": skipped, "rows": rows}
-    path.write_text(json.dumps(text, indent=1) + "\n")
+    write_atomically(path, lambda file: file.write((json.dumps(text, indent=1) + "\n").encode()))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -120,6 +125,8 @@ def main() -> None:
             skipped[task] = str(error)
         record(rows, skipped, options.out)
     print(json.dumps(json.loads(options.out.read_text())["means"], indent=1))
+    for name, why in skipped.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
 
 
 if __name__ == "__main__":

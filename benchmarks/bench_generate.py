@@ -4,6 +4,7 @@ import functools
 from unittest import mock
 
 import torch
+from rows import hold
 from timing import finished_time
 
 import dqcore
@@ -59,6 +60,7 @@ def bench_cached_sampling(benchmark, device):
         benchmark.extra_info["speedup_over_recomputation"] = times[0] / benchmark.stats.stats.median
         benchmark.extra_info["images_per_second"] = BATCH / benchmark.stats.stats.median
         benchmark.extra_info["threads"] = torch.get_num_threads()
+        hold(benchmark, at_least={"speedup_over_recomputation": 20})
 
 
 @functools.cache
@@ -136,7 +138,7 @@ def seconds_of_recomputation(prior, slots, tokens):
 
 
 def bench_base_model(benchmark):
-    """On an H200 at least 100 images a second in bfloat16 with 128 slots, half of the regions fine.
+    """On a GPU meant to be 100 images a second and 150 times recomputation: bfloat16, 128 slots, half the regions fine.
 
     Recomputation runs both transformers over all tokens so far at each step, packed and with the same kernels.
     """
@@ -151,17 +153,18 @@ def bench_base_model(benchmark):
     if benchmark.stats:
         median = benchmark.stats.stats.median
         benchmark.extra_info |= {
-            "target": ">= 100 images/s and >= 150 x recomputation on an H200",
             "images_per_second": slots / median,
             "seconds_a_step": median / tokens,
             "speedup_over_recomputation": recomputed / median,
             "slots": slots,
             "tokens": tokens,
         }
+        if torch.cuda.is_available():
+            hold(benchmark, at_least={"images_per_second": 100, "speedup_over_recomputation": 150})
 
 
 def bench_cache_of_integers(benchmark):
-    """The same with keys and values in 8 bits: meant to give 180 images a second on an H100 where 16 bits give 120."""
+    """The same with keys and values in 8 bits: meant to give 180 images a second on a GPU where 16 bits give 120."""
     prior, slots = large()
     options = {"slots": slots, "given": half_coarse(prior, slots), "closed": 1}
     rounds = 3 if torch.cuda.is_available() else 1
@@ -169,8 +172,10 @@ def bench_cache_of_integers(benchmark):
     assert prior.generate(slots, cache="int8", **options) == samples
     if benchmark.stats:
         median = benchmark.stats.stats.median
-        benchmark.extra_info |= {"target": ">= 180 images/s on an H100", "images_per_second": slots / median}
-        benchmark.extra_info |= {"seconds_a_step": median / (int(samples.lengths[0]) + 3), "slots": slots}
+        benchmark.extra_info |= {"images_per_second": slots / median, "slots": slots}
+        benchmark.extra_info["seconds_a_step"] = median / (int(samples.lengths[0]) + 3)
+        if torch.cuda.is_available():
+            hold(benchmark, at_least={"images_per_second": 180})
 
 
 def bench_slot_turnover(benchmark):

@@ -4,6 +4,7 @@ import torch
 from rows import compare
 
 from dqcore.ops import linear_gelu
+from dqcore.testing import assert_close
 
 SHAPES = {"cpu": (16, 256, 1024), "cuda": (128, 1024, 4096)}  # rows, channels in and out
 TINY = (3, 8, 32)
@@ -21,5 +22,6 @@ def bench_linear_gelu(benchmark, device):
     def layers():
         return torch.nn.functional.gelu(torch.nn.functional.linear(x, weight, bias))
 
+    assert_close(linear_gelu(x, weight, bias), layers())
     shape = [rows, channels, columns]
     compare(benchmark, device, lambda: linear_gelu(x, weight, bias), {"torch": layers}, shape=shape)

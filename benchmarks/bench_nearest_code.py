@@ -1,11 +1,10 @@
 """``nearest_code`` against what PyTorch users write: ``cdist`` and ``addmm``, each followed by ``argmin``."""
 
-import contextlib
 import functools
 
 import pytest
 import torch
-from rows import compare, tf32
+from rows import compare, missing, running, tf32
 
 from dqcore.ops import nearest_code
 from dqcore.testing import assert_nearest
@@ -72,8 +71,10 @@ def peers(codebook, device):
     if device == "cuda":
         found |= {"addmm_tf32": functools.partial(_with_tf32, _addmm), "compiled": _compiled(False)}
         found |= {"compiled_tf32": _compiled(True)}
-    with contextlib.suppress(ImportError):
+    try:
         found["vector_quantize_pytorch"] = _package(codebook)
+    except ImportError as error:
+        found["vector_quantize_pytorch"] = missing(error)
     return found
 
 
@@ -90,10 +91,12 @@ def bench_nearest_code(benchmark, device, index):
     codes = nearest_code(x, codebook)
     rows = torch.randint(num, (32,), device=device)
     assert_nearest(codes[rows], x[rows], codebook)
-    calls, wrong = {}, {}
-    for name, lookup in peers(codebook, device).items():
-        calls[name] = functools.partial(_in_parts, lookup, x, codebook)
-        wrong[name] = (calls[name]() != codes).float().mean().item()
+    left_out: dict[str, str] = {}
+    calls = {
+        name: functools.partial(_in_parts, lookup, x, codebook) for name, lookup in peers(codebook, device).items()
+    }
+    calls = running(calls, left_out)
+    wrong = {name: (call() != codes).float().mean().item() for name, call in calls.items()}
     # The layer and cdist take the square root and more memory; at a million vectors one formula is enough.
     if num > 2**19:
         calls = {name: call for name, call in calls.items() if name in ("addmm", "addmm_tf32", "compiled_tf32")}
@@ -111,4 +114,5 @@ def bench_nearest_code(benchmark, device, index):
         wrong_share_of_peers=wrong,
         peers_in_parts=num * size > MOST,
     )
+    benchmark.extra_info["left_out"] |= left_out
     benchmark.extra_info["tflops"] = 2 * num * size * dim / seconds["dqcore"] / 1e12

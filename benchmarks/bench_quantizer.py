@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows import beside, compare
+from rows import beside, compare, missing
 
 import dqcore
 from dqcore.testing import assert_nearest
@@ -93,11 +93,12 @@ def bench_eager_training_step(benchmark, device):
 
 
 def package(device, features, grad):
-    """vector-quantize-pytorch's step on the finest grid, where it is installed."""
+    """vector-quantize-pytorch's step on the finest grid, if it is installed; straight through, as ours is."""
     try:
         from vector_quantize_pytorch import VectorQuantize
-    except ImportError:
-        return {}
+    except ImportError as error:
+        return {"vector_quantize_pytorch": missing(error)}
     _, dim, _, size = SHAPES[device]
-    peer = VectorQuantize(dim, codebook_size=size, accept_image_fmap=True, commitment_weight=0.25, decay=0.99)
+    options = {"accept_image_fmap": True, "commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
+    peer = VectorQuantize(dim, codebook_size=size, **options)
     return {"vector_quantize_pytorch": step(peer.to(device), features, grad)}

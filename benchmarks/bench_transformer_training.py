@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from rows import met
 from timing import interleaved_medians
 from torch import nn
 
@@ -47,7 +48,8 @@ class Stacks:
         self.lengths, self.rows = lengths, torch.randn(sum(lengths), dim, dtype=dtype, device=device)
         self.cu_seqlens = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
         self.batch = nn.utils.rnn.pad_sequence(self.rows.split(lengths), batch_first=True)
-        self.there = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+        there = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+        self.there = there.flatten().nonzero()[:, 0]  # with a mask the host would wait in each padded step
         self.packed = Transformer(dim, heads, layers, DROPOUT)
         initialise(self.packed)
         self.packed = self.packed.to(device, dtype)
@@ -61,7 +63,7 @@ class Stacks:
 
     def padded_step(self):
         """Linear layers, normalizations and dropout also run on padding; the loss does not."""
-        self._update(self.padded(self.batch, self.cu_seqlens)[self.there], self.optimizers[1])
+        self._update(self.padded(self.batch, self.cu_seqlens).flatten(0, 1)[self.there], self.optimizers[1])
 
     def _update(self, out, optimizer):
         out.float().square().mean().backward()
@@ -72,7 +74,7 @@ class Stacks:
         """Without dropout both give the same."""
         with torch.no_grad():
             mine = self.packed.eval()(self.rows, self.cu_seqlens)
-            theirs = self.padded.eval()(self.batch, self.cu_seqlens)[self.there]
+            theirs = self.padded.eval()(self.batch, self.cu_seqlens).flatten(0, 1)[self.there]
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item())
         self.packed.train()
         self.padded.train()
@@ -87,5 +89,6 @@ def bench_transformer_training(benchmark, device):
     benchmark.extra_info |= {"shape": SHAPES[device], "tokens": tokens, "padded_tokens": slots}
     benchmark.extra_info |= {"seconds": mine, "peers": {"padded": theirs}, "speedup": {"padded": theirs / mine}}
     if device == "cuda":
-        benchmark.extra_info |= {"target": {"speedup_over_padded": 1.6}, "met": theirs / mine >= 1.6}
+        target = {"speedup": {"padded": 1.6}}
+        benchmark.extra_info |= {"target": target, "met": met(target, mine, benchmark.extra_info["speedup"])}
     benchmark(stacks.packed_step)

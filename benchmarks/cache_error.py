@@ -8,8 +8,8 @@ often the likeliest code is another.
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,13 @@ def logits_of(prior: Any, sequence: Any, kind: str) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def main(paths: list[Path]) -> None:
+def main() -> None:
     """Print a line for each kind of cache and each kind of logits."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    paths = parser.parse_args().photos
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        parser.error(f"PHOTO: expected files, got {', '.join(missing)}")
     from dqcore.inference.sample import load_pair
     from dqcore.models.weights import PRIOR, weights_folder
 
@@ -70,4 +75,4 @@ def main(paths: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main()

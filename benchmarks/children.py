@@ -8,10 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
+_alive: set[Child] = set()
+_over = threading.Event()
 
 
 class Ended(NamedTuple):
@@ -35,6 +38,8 @@ class Child:
     """
 
     def __init__(self, arguments: list[str], folder: Path, name: str) -> None:
+        if _over.is_set():
+            raise RuntimeError("no process is started any more")
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.log = (folder.resolve() / f"{name}.{ending}" for ending in ("jsonl", "log"))
         self.out.unlink(missing_ok=True)
@@ -45,6 +50,7 @@ class Child:
                 [sys.executable, *arguments], cwd=HERE.parent, env=known, text=True, start_new_session=True,
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
+        _alive.add(self)
 
     def go(self) -> None:
         """Let a child that waits (:func:`wait`) begin."""
@@ -66,6 +72,7 @@ class Child:
 
     def stop(self) -> None:
         """End it and its group; once more does nothing."""
+        _alive.discard(self)
         if self.process.stdin.closed:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -89,13 +96,24 @@ class Child:
         return found
 
 
+def stop_all() -> None:
+    """End all that are alive, and start no others: each leads a group, which no signal to the parent reaches."""
+    _over.set()
+    for child in list(_alive):
+        child.stop()
+
+
 def write(row: dict[str, Any]) -> None:
-    """In a child: one object of the results."""
+    """In a child: one object of the results; printed where a person started the script."""
+    line = json.dumps(row, default=str)
+    if "REPORT_OUT" not in os.environ:
+        print(line, flush=True)
+        return
     with Path(os.environ["REPORT_OUT"]).open("a") as file:
-        file.write(json.dumps(row, default=str) + "\n")
+        file.write(line + "\n")
 
 
 def wait() -> None:
-    """In a child: until :meth:`Child.go`; end if the parent has."""
-    if not sys.stdin.readline():
+    """In a child: until :meth:`Child.go`; end if the parent has. A script that a person started goes on at once."""
+    if "REPORT_OUT" in os.environ and not sys.stdin.readline():
         sys.exit("the parent has ended")

@@ -97,3 +97,23 @@ def _leaves(value: Any, place: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...
             yield from _leaves(part, (*place, i))
     else:
         yield place, value
+
+
+def show(rows: list[tuple[str, dict[str, Any]]], compiled: list[list[dict[str, Any]]]) -> None:
+    """Print a line for each candidate: what it takes, or why it is left out."""
+    for (stem, when), offered in zip(rows, compiled, strict=True):
+        print(f"{stem} {when}")
+        for row in offered:
+            most = max(row["compiled"], key=lambda one: one["registers"], default=None)
+            words = " ".join(f"{name}={value}" for name, value in row["config"].items())
+            numbers = ""
+            if most:
+                numbers = f"{most['registers']:4} registers {most['shared_bytes']:7} shared {resident(most)} resident "
+                numbers += f"{most['instructions_per_element']} + {most['around_per_element']} an element"
+            print(f"  {words:75} {numbers} {row['left_out'] or ''}")
+
+
+def resident(row: dict[str, Any]) -> int:
+    """How many blocks a multiprocessor holds at once, as limited by registers, shared memory and warps."""
+    registers = 65536 // (32 * row["num_warps"] * -(-row["registers"] // 8) * 8)
+    return min(registers, row["shared_limit"] // (row["shared_bytes"] + 1024), 64 // row["num_warps"])

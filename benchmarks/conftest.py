@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import report_rows
+import torch
 from machine import RESULTS, keep, machine, name_of, versions
 from timing import finished_time
 
@@ -20,6 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Collect ``bench_*`` files and functions; without ``--benchmark`` each is called once and not timed."""
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError("benchmarks need pytest-benchmark: pip install -e '.[test]'")
+    if config.getoption("--benchmark") and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--benchmark measures in one process: leave out -n, whose processes disturb each other")
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_*")
     if not config.getoption("--benchmark") and not config.option.benchmark_only:
@@ -42,6 +48,15 @@ def device(request: pytest.FixtureRequest) -> str:
 _ROWS = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
+def name_of_row(item: pytest.Function) -> str:
+    """Pytest's; on a GPU that of ``gpu_report.py``, so that both write the same row."""
+    given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+    device = given.pop("device", "cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cuda" or report_rows.stem_of(item.path.stem) in report_rows.LEFT_OUT:
+        return f"{item.path.stem}::{item.name}"
+    return report_rows.row_name(item.function, given)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     """Keep the numbers of a benchmark that passed."""
@@ -49,7 +64,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
     if report.when == "call" and report.passed and benchmark is not None and benchmark.stats:
         stats = benchmark.stats.stats
-        item.config.stash[_ROWS][f"{item.path.stem}::{item.name}"] = {
+        item.config.stash[_ROWS][name_of_row(item)] = {
             "median": stats.median,
             "iqr": stats.iqr,
             "rounds": stats.rounds,

@@ -103,6 +103,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU; --device cpu --tiny needs none")
     for name, fault in run(args.device, tiny=args.tiny):
         write({"name": name, "fault": fault})
 

@@ -1,7 +1,8 @@
 """All that is claimed of a GPU, in one command of under nine minutes: right first, then every row of the targets.
 
 ``python benchmarks/gpu_report.py`` writes ``results/<gpu>.json`` and prints a table. It needs torch, Triton, numpy and
-pytest; ``--dry-run`` runs all but the tests at tiny sizes on a CPU. Each of its parts has a time limit of its own, and
+pytest, its rows of whole models what training needs, and a row, test or peer whose package is missing is named;
+``--dry-run`` runs all but the tests at tiny sizes on a CPU. Each of its parts has a time limit of its own, and
 each row, table and check runs in a process that may die alone:
 
 ``checks``     the lookup against float64 on adversarial inputs, every op against its reference and a second run
@@ -18,8 +19,8 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -31,8 +32,11 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import children  # noqa: E402
+import report_faults  # noqa: E402
 import report_parts  # noqa: E402
 from machine import RESULTS, keep, machine, name_of, power, versions  # noqa: E402
+from report_table import table, wrong  # noqa: E402
 
 #: The part of the time that is kept for each of what runs alone; what one leaves goes to the next.
 SHARES = {"together": 0.35, "rows": 0.5, "kernels": 0.15}
@@ -48,7 +52,9 @@ def report(
     only: str = "",
     dry: bool = False,
 ) -> dict[str, Any]:
-    """Run these parts; the record, which is also written after each of the three stages.
+    """Run these parts; the record, which is also written after each stage, each row and each table of kernels.
+
+    A stage that breaks, an interrupt and a file that cannot be written stand in ``broken``.
 
     Args:
         device: "cuda", or "cpu" for a dry run.
@@ -60,22 +66,44 @@ def report(
     """
     clock = Clock(60 * minutes, parts)
     run = report_parts.Run(device, dry, re.compile(only), folder / "logs")
-    record: dict[str, Any] = {"machine": machine(), "versions": versions(), "power_before": power()}
+    record: dict[str, Any] = {"machine": machine(), "versions": versions(), "power_before": power(), "broken": {}}
     path = folder / f"{'dry-run' if dry else name_of(record['machine'])}.json"
+    keep(path, record)  # what cannot be read or written ends it here, not after minutes
 
     def write(found: dict[str, Any]) -> None:
-        record.update(found)
-        record["minutes"] = round(clock.spent() / 60, 2)
-        keep(path, record)
+        record.update(found, minutes=round(clock.spent() / 60, 2))
+        record["broken"].pop("file", None)
+        try:
+            keep(path, record)
+        except OSError as error:  # a full disk, say: a later attempt writes all
+            record["broken"]["file"] = str(error)
 
-    write(_together(run, parts, clock.limit("together")))
-    if "rows" in parts:
-        write(report_parts.ceilings(run, 60))
-        write(report_parts.rows(run, clock.limit("rows")))
-    if "kernels" in parts:
-        write(report_parts.kernels(run, clock.limit("kernels")))
+    try:
+        for name, stage in _stages(run, parts, clock, write).items():
+            try:
+                write(stage())
+            except Exception as error:  # the others still tell something
+                record["broken"][name] = f"{type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        children.stop_all()
+        record["broken"]["interrupted"] = f"after {clock.spent():.0f} s"
     write({"power_after": power()})
     return record
+
+
+def _stages(
+    run: report_parts.Run, parts: list[str], clock: Clock, note: report_parts.Note
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What runs one after the other; rows and tables are noted as they come."""
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
+        "together": lambda: _together(run, parts, clock.limit("together"))
+    }
+    if "rows" in parts:
+        stages["ceilings"] = lambda: report_parts.ceilings(run, min(60, clock.limit("rows")))
+        stages["rows"] = lambda: report_parts.rows(run, clock.limit("rows"), note)
+    if "kernels" in parts:
+        stages["kernels"] = lambda: report_parts.kernels(run, clock.limit("kernels"), note)
+    return stages
 
 
 class Clock:
@@ -102,7 +130,7 @@ class Clock:
 def _together(run: report_parts.Run, parts: list[str], seconds: float) -> dict[str, Any]:
     """What measures nothing, side by side; a part that breaks says so."""
     work: dict[str, Callable[[report_parts.Run, float], dict[str, Any]]] = {
-        name: getattr(report_parts, name) for name in ("checks", "tests", "sanitizer") if name in parts
+        name: getattr(report_faults, name) for name in ("checks", "tests", "sanitizer") if name in parts
     }
     if "rows" in parts and run.device == "cuda":
         work["rehearsal"] = report_parts.rehearse
@@ -114,46 +142,10 @@ def _together(run: report_parts.Run, parts: list[str], seconds: float) -> dict[s
                 found |= done.result()
             except Exception as error:  # the others still tell something
                 found[name] = {"failed": f"{type(error).__name__}: {error}"}
+            except KeyboardInterrupt:
+                children.stop_all()  # or the pool would wait for them
+                raise
     return found
-
-
-def table(record: dict[str, Any]) -> str:
-    """What was found, in lines; of a row our time, each peer's, the target and the verdict."""
-    lines = []
-    if "checks" in record:
-        wrong = {name: fault for name, fault in record["checks"].items() if fault}
-        lines.append(f"{len(record['checks']) - len(wrong)} of {len(record['checks'])} checks passed")
-        lines += [f"  {name}: {fault}" for name, fault in wrong.items()]
-    if "tests" in record:
-        lines.append(f"tests: {record['tests']}")
-    lines += [_line(row) for row in record.get("rows", [])]
-    lines += [f"{name:75} no time left" for name in record.get("no_time_for", [])]
-    for name, found in record.get("kernels", {}).items():
-        lines.append(f"{name:75} {found.get('us', found.get('failed'))} us, {found.get('launches')} launches")
-    if "sanitizer" in record:
-        lines.append(f"compute-sanitizer: {record['sanitizer']}")
-    return "\n".join([*lines, f"{record['minutes']} minutes"])
-
-
-def _line(row: dict[str, Any]) -> str:
-    if "skipped" in row or "failed" in row:
-        return f"{row['name']:75} {row.get('failed') or 'skipped: ' + row['skipped']}"
-    about = row["extra_info"]
-    peers = " ".join(f"{name} {ratio:.2f}x" for name, ratio in about.get("speedup", {}).items())
-    verdict = {True: "MET", False: "MISSED", None: "a peer is missing"}[about["met"]] if "met" in about else ""
-    target = json.dumps(about["target"]) if "target" in about else ""
-    return f"{row['name']:75} {1e6 * about.get('seconds', row['median']):10.1f} us  {verdict} {target} {peers}"
-
-
-def wrong(record: dict[str, Any]) -> bool:
-    """Whether anything failed; a missed target is no failure, nor is what no time was left for."""
-    if any(record.get("checks", {}).values()) or record.get("tests", {}).get("failed"):
-        return True
-    if any("failed" in row for row in record.get("rows", [])) or "failed" in record.get("rehearsal", {}):
-        return True
-    return any(
-        not found.get("passed", True) for found in record.get("sanitizer", {}).values() if isinstance(found, dict)
-    )
 
 
 def main() -> int:
@@ -168,9 +160,20 @@ def main() -> int:
     parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--parts: expected some of {','.join(PARTS)}, got {','.join(unknown)}")
+    if not args.minutes > 0:
+        parser.error(f"--minutes: expected more than 0, got {args.minutes:g}")
+    try:
+        re.compile(args.only)
+    except re.error as error:
+        parser.error(f"--only: expected a regular expression, got {args.only!r}: {error}")
     if not (args.dry_run or torch.cuda.is_available()):
         print("no GPU; --dry-run needs none", file=sys.stderr)
         return 1
+    if {"rows", "kernels"} & {*parts} and not report_parts.named(re.compile(args.only), args.dry_run):
+        parser.error(f"--only: no row and no table of kernels has a name like {args.only!r}")
+    if versions()["dqcore"] == "unknown":
+        print("no commit is known: set DQCORE_COMMIT, or the record will not say what it measured", file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: what was found is kept
     record = report("cpu" if args.dry_run else "cuda", args.minutes, args.out, parts, args.only, args.dry_run)
     print(table(record))
     return 1 if wrong(record) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,15 @@ WHOLE = ("tests/kernels", "tests/ops", "tests/quantizer", "tests/test_quantizer.
 
 
 def kept(name: str, marks: set[str]) -> bool:
-    """Whether a GPU may decide this test: ``name`` is pytest's, from the root of the project on."""
+    """Whether a GPU may decide this test: ``name`` is pytest's, from the root of the project on.
+
+    Every op is tested on the CPU's routes, too, which are half of all tests and the same on any machine.
+    """
     if "gpu" in marks:
         return True
+    chosen = re.split(r"[\[\]-]", name.partition("[")[2])
+    if name.startswith("tests/benchmarks") or ("cpu" in chosen and "cuda" not in chosen):
+        return False
     return "slow" not in marks and (name.startswith(WHOLE) or "cuda" in name.lower() or "gpu" in name.lower())
 
 

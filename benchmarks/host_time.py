@@ -11,13 +11,13 @@ formula.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import cProfile
 import functools
 import importlib
 import pstats
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -165,6 +165,9 @@ def parts(call: Callable[[], Any]) -> dict[str, float]:
 
 def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", action="store_true", help="also where Python's time goes in our step")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     standing_for(90)
     for device, title in (("cpu", "small tensors"), ("meta", "tensors without data")):
@@ -180,7 +183,7 @@ def main() -> None:
             ours, of_ours = calls["ours"], parts(calls["ours"])
             for part, seconds in of_ours.items():
                 print(f"    {part:34s} {seconds * 1e6:6.0f} us")
-    if "--profile" in sys.argv:
+    if args.profile:
         with cProfile.Profile() as profile:
             for _ in range(200):
                 ours()

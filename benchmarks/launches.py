@@ -8,6 +8,7 @@ say what came on top. Bytes are those of all tensors that a launch is given or r
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -145,7 +146,9 @@ def training_layer(rows: int = 16000, dim: int = 1024) -> tuple[int, int]:
     return found[1][0] - found[0][0], found[1][1] - found[0][1]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the counts."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     os.environ.setdefault("TRITON_INTERPRET", "1")  # or the tables of tiles would ask which GPU this is
     one, two = sampling_step(1, 1), sampling_step(1, 2)
     each = len(two) - len(one)
@@ -155,3 +158,7 @@ if __name__ == "__main__":
     print(
         f"training: {each} launches a layer, {size / 16000 / 1024:.1f} bytes a channel of a token beside its products"
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -13,6 +14,8 @@ import torch
 
 #: One file a machine.
 RESULTS = Path(__file__).with_name("results")
+#: Fields of such a file that are no findings, or have versions of their own.
+ABOUT = {"machine", "unit", "versions", "versions_of", "rows", "minutes", "note"}
 
 
 def machine() -> dict[str, str | int | None]:
@@ -28,7 +31,10 @@ def name_of(about: dict[str, str | int | None]) -> str:
 
 
 def versions() -> dict[str, str | int | None]:
-    """What was measured, and with how many threads; a row keeps its own, since a run may replace only some."""
+    """What was measured, and with how many threads; a row keeps its own, since a run may replace only some.
+
+    A copy without git names its commit in ``DQCORE_COMMIT``.
+    """
     from dqcore.files.checkout import checked_out_commit
 
     try:
@@ -36,7 +42,7 @@ def versions() -> dict[str, str | int | None]:
     except ImportError:
         triton = None
     return {
-        "dqcore": checked_out_commit() or "unknown",
+        "dqcore": checked_out_commit() or os.environ.get("DQCORE_COMMIT") or "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": getattr(triton, "__version__", None),
@@ -47,7 +53,9 @@ def versions() -> dict[str, str | int | None]:
 def keep(path: Path, record: dict[str, Any]) -> None:
     """Write a record into a machine's file, whose other fields, and rows that this record has not, stay as they are.
 
-    A row that was skipped replaces none. Each row gets the ``versions`` that it was measured with.
+    A row that was skipped replaces none, and one that failed none that the same versions measured, which says so. Each
+    row gets the ``versions`` that it was measured with; those of the other fields stand in ``versions_of``, since a run
+    may find only some of them anew.
     """
     from dqcore.files import write_atomically
 
@@ -55,9 +63,15 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     now = record.get("versions") or versions()
     rows = {row["name"]: row for row in before.get("rows", [])}
     for row in record.get("rows", []):
-        if "skipped" not in row or row["name"] not in rows:
-            rows[row["name"]] = {**row, "versions": row.get("versions", now)}
+        own, known = row.get("versions", now), rows.get(row["name"])
+        if known and "failed" in row and "median" in known and known.get("versions") == own:
+            rows[row["name"]] = {**known, "failed_again": row["failed"]}
+        elif known is None or "skipped" not in row:
+            rows[row["name"]] = {**row, "versions": own}
+    of = {key: before.get("versions") for key in before.keys() - ABOUT} | before.get("versions_of", {})
+    of |= {key: now for key in record.keys() - ABOUT}
     whole = before | record | {"unit": "seconds", "rows": [rows[name] for name in sorted(rows)]}
+    whole |= {"versions_of": {key: of[key] for key in whole if key in of}} if of else {}
     first = [key for key in ("machine", "unit") if key in whole]
     ordered = {key: whole[key] for key in (*first, *(key for key in whole if key not in (*first, "rows")), "rows")}
     text = json.dumps(ordered, indent=1, default=str) + "\n"
@@ -75,7 +89,8 @@ def power() -> dict[str, str] | None:
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(zip(names.split(","), (word.strip() for word in text.splitlines()[0].split(",")), strict=False))
+    first = (text.splitlines() or [""])[0]
+    return dict(zip(names.split(","), map(str.strip, first.split(",")), strict=False)) if first else None
 
 
 def _cpu() -> str:

@@ -1,14 +1,11 @@
-"""The parts of ``gpu_report.py``: each runs processes of its own (:mod:`children`) within its seconds."""
+"""The parts of ``gpu_report.py`` that measure: each runs processes of its own (:mod:`children`) within its seconds."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
-import importlib.util
 import os
 import re
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +15,8 @@ import report_rows
 from children import Child, Ended
 
 HERE = Path(__file__).resolve().parent
+Note = Callable[[dict[str, Any]], None]
 AHEAD = 3  # processes that import while another measures
-SANITIZED = """
-import torch
-from small_launches import every_kernel
-for launch in every_kernel("cuda").values():
-    launch()
-torch.cuda.synchronize()
-"""
 CEILINGS = """
 import sys
 import report_parts, children
@@ -52,61 +43,6 @@ class Run(NamedTuple):
     def flags(self) -> list[str]:
         """What every child takes."""
         return ["--device", self.device, *(["--tiny"] if self.tiny else [])]
-
-
-def checks(run: Run, seconds: float) -> dict[str, Any]:
-    """Each check by name, with what went wrong, or None."""
-    done = Child([str(HERE / "gpu_checks.py"), *run.flags], run.logs, "checks").finish(seconds)
-    found = {line["name"]: line["fault"] for line in done.lines}
-    return {"checks": found | ({"all of them": done.why} if done.why else {})}
-
-
-def tests(run: Run, seconds: float) -> dict[str, Any]:
-    """How many tests passed and which did not, those that ended in time."""
-    if run.tiny:
-        return {"tests": {"skipped": "a dry run"}}
-    command = ["-m", "pytest", "-vv", "--tb=short", "-p", "no:cacheprovider", "-p", "gpu_tests", "tests"]
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", str(max(1, min(12, len(os.sched_getaffinity(0)) - 4))), "--dist", "worksteal"]
-    child = Child(command, run.logs, "pytest")
-    done = child.finish(seconds)
-    return {"tests": outcomes(child.log.read_text(errors="replace"), done)}
-
-
-def outcomes(log: str, done: Ended) -> dict[str, Any]:
-    """What pytest's verbose lines tell, so that a run that was cut off counts too."""
-    patterns = (
-        r"^\[gw\d+\]\s+\[\s*\d+%\]\s+([A-Z]+) (tests/\S.*?)\s*$",
-        r"^(tests/\S+::.+?) ([A-Z]+)\s+.*\[\s*\d+%\]$",
-    )
-    lines = [(found[1], found[2]) for found in re.finditer(patterns[0], log, re.MULTILINE)]
-    lines += [(found[2], found[1]) for found in re.finditer(patterns[1], log, re.MULTILINE)]
-    by_word: dict[str, list[str]] = collections.defaultdict(list)
-    for word, name in lines:
-        by_word[word].append(name)
-    failed = sorted({*by_word["FAILED"], *by_word["ERROR"]})
-    if not lines:
-        failed = ["all of them"]
-    told = {"passed": len(by_word["PASSED"]), "skipped": len(by_word["SKIPPED"]), "failed": failed}
-    return told | ({"ended": done.why} if done.why else {})
-
-
-def sanitizer(run: Run, seconds: float) -> dict[str, Any]:
-    """compute-sanitizer over one small launch of every kernel, where the machine has it and lets it."""
-    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if run.tiny or not Path(tool).exists():
-        return {"sanitizer": {"skipped": "a dry run" if run.tiny else "no compute-sanitizer"}}
-    code = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
-    children = {}
-    for check in ("memcheck", "racecheck"):
-        options = ["--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
-        command = ["-c", code, tool, *options, sys.executable, "-c", SANITIZED]
-        children[check] = Child(command, run.logs, check)
-    end, found = time.monotonic() + seconds, {}
-    for check, child in children.items():
-        done = child.finish(end - time.monotonic())
-        found[check] = {"skipped": done.why} if done.late else {"passed": done.why is None, "said": child.last()}
-    return {"sanitizer": found}
 
 
 def ceilings(run: Run, seconds: float) -> dict[str, Any]:
@@ -136,6 +72,14 @@ def chosen(run: Run) -> list[str]:
     return [name for name in names if run.only.search(name) and report_rows.stem_of(name) not in stems]
 
 
+def named(only: re.Pattern[str], tiny: bool) -> list[str]:
+    """Names of the rows and of the tables of kernels."""
+    import report_kernels
+
+    run = Run("", tiny, only, Path())
+    return [*chosen(run), *(name for name in report_kernels.CASES if only.search(name))]
+
+
 def rehearse(run: Run, seconds: float) -> dict[str, Any]:
     """Call what the rows call, so that all is compiled when they are measured; a process for each function."""
     groups: dict[str, list[str]] = collections.defaultdict(list)
@@ -150,7 +94,8 @@ def rehearse(run: Run, seconds: float) -> dict[str, Any]:
             return "no time left"
         child = Child([*_row(run), "--rehearse", *item[1]], run.logs, f"rehearsal {item[0].replace('::', ' ')}")
         child.go()
-        return child.finish(left).why
+        done = child.finish(left)
+        return done.why or next((line["failed"] for line in done.lines if "failed" in line), None)
 
     with concurrent.futures.ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // 3)) as pool:
         ended = dict(zip(groups, pool.map(one, groups.items()), strict=True))
@@ -161,8 +106,8 @@ def _row(run: Run) -> list[str]:
     return [str(HERE / "report_rows.py"), *run.flags]
 
 
-def rows(run: Run, seconds: float) -> dict[str, Any]:
-    """Every row in a process of its own; in a dry run the rows of a file share one."""
+def rows(run: Run, seconds: float, note: Note = lambda found: None) -> dict[str, Any]:
+    """Every row in a process of its own; in a dry run the rows of a file share one. What ended so far is noted."""
     groups: dict[str, list[str]] = collections.defaultdict(list)
     for name in chosen(run):
         groups[report_rows.stem_of(name) if run.tiny else name].append(name)
@@ -174,16 +119,24 @@ def rows(run: Run, seconds: float) -> dict[str, Any]:
         options = ["--alone", *alone, "--"] if alone else ["--"]
         return Child([*_row(run), *options, *groups[name]], run.logs, "row " + re.sub(r"\W+", " ", name).strip())
 
-    found, late = in_turn(list(groups), start, limit, time.monotonic() + seconds)
-    measured = []
-    for name, done in found.items():
-        known = {line["name"]: line for line in done.lines}
-        measured += [known.get(row, {"name": row, "failed": done.why or "wrote nothing"}) for row in groups[name]]
-    return {"rows": measured, "no_time_for": [row for name in late for row in groups[name]]}
+    def measured(found: dict[str, Ended]) -> list[dict[str, Any]]:
+        every = []
+        for name, done in found.items():
+            known = {line["name"]: line for line in done.lines}
+            every += [known.get(row, {"name": row, "failed": done.why or "wrote nothing"}) for row in groups[name]]
+        return every
+
+    end = time.monotonic() + seconds
+    found, late = in_turn(list(groups), start, limit, end, lambda found: note({"rows": measured(found)}))
+    return {"rows": measured(found), "no_time_for": [row for name in late for row in groups[name]]}
 
 
 def in_turn(
-    names: list[str], start: Callable[..., Child], limit: Callable[[str], float], end: float
+    names: list[str],
+    start: Callable[..., Child],
+    limit: Callable[[str], float],
+    end: float,
+    note: Callable[[dict[str, Ended]], None] = lambda found: None,
 ) -> tuple[dict[str, Ended], list[str]]:
     """Let processes work one at a time, in this order, while the next ones already import what they need.
 
@@ -194,6 +147,7 @@ def in_turn(
         start: Starts the process of a name; also takes the names of calls to launch by themselves.
         limit: Seconds that it may take.
         end: When all must be over, by ``time.monotonic``.
+        note: Is given all that ended so far, each time one more has.
 
     Returns:
         How each ended, by name, and the names for which no time was left.
@@ -213,9 +167,10 @@ def in_turn(
         while (again := _uncaptured(found[name])) and again not in alone and end - time.monotonic() > 5:
             alone.append(again)
             found[name] = _turn(start(name, tuple(alone)), min(end - time.monotonic(), limit(name)))
-        if found[name].late and left < limit(name):
+        if found[name].late and left < limit(name) and not found[name].lines:
             late.append(name)
             del found[name]
+        note(found)
     for name in late:
         if name in waiting:
             waiting[name].stop()
@@ -231,20 +186,26 @@ def _uncaptured(done: Ended) -> str | None:
     return next((line["cannot_be_captured"] for line in done.lines if "cannot_be_captured" in line), None)
 
 
-def kernels(run: Run, seconds: float) -> dict[str, Any]:
+def kernels(run: Run, seconds: float, note: Note = lambda found: None) -> dict[str, Any]:
     """The kernels of the larger ops and of a step of sampling and of training, each in a process of its own."""
     import report_kernels
 
     names = [name for name in report_kernels.CASES if run.only.search(name)]
 
+    def tables(found: dict[str, Ended]) -> dict[str, Any]:
+        lines = {name: done.lines[0] if done.lines else {"failed": done.why} for name, done in found.items()}
+        return {name: {k: v for k, v in line.items() if k != "name"} for name, line in lines.items()}
+
     def start(name: str) -> Child:
         log = "kernels " + re.sub(r"\W+", " ", name).strip()
         return Child([str(HERE / "report_kernels.py"), *run.flags, name], run.logs, log)
 
-    found, late = in_turn(names, start, lambda name: 60 if "step" in name else 30, time.monotonic() + seconds)
-    tables = {name: done.lines[0] if done.lines else {"failed": done.why} for name, done in found.items()}
-    lines = [report_kernels.show(name, table) for name, table in tables.items() if "us" in table]
+    def limit(name: str) -> float:
+        return 60 if "step" in name else 30
+
+    end = time.monotonic() + seconds
+    found, late = in_turn(names, start, limit, end, lambda found: note({"kernels": tables(found)}))
+    lines = [report_kernels.show(name, table) for name, table in tables(found).items() if "us" in table]
     run.logs.mkdir(parents=True, exist_ok=True)
     (run.logs / "kernels.txt").write_text("\n".join(lines) + "\n")
-    return {"kernels": {name: {k: v for k, v in table.items() if k != "name"} for name, table in tables.items()},
-            "no_kernels_of": late}  # fmt: skip
+    return {"kernels": tables(found), "no_kernels_of": late}

@@ -7,6 +7,7 @@ turn comes, and then writes a JSON object a row (:mod:`children`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import itertools
@@ -14,7 +15,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,8 @@ LIMIT = 75
 #: Files that the report leaves to ``pytest benchmarks/``: they read images, or compare whole layers or what these
 #: learn, which a CPU shows as well.
 LEFT_OUT = {"compat", "compat_vector_quantize_pytorch", "defaults", "loading"}
+#: And a row of a file that it does measure: the memory that a CPU takes.
+CPU_ROWS = {"bench_patch_entropy_memory"}
 
 
 class Benchmark:
@@ -78,25 +81,42 @@ class Benchmark:
 
 
 def rows(only: list[str] | None = None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Name, module and arguments of every row, the important ones first; of some files, if ``only`` names them."""
+    """Name, module and arguments of every row, the important ones first; of some files, if ``only`` names them.
+
+    A file that needs a package which is not here is one row without a module, and with the ``error``.
+    """
     stems = {path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")}
     for stem in sorted(stems - LEFT_OUT, key=lambda stem: (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)):
         if only and stem not in only:
             continue
-        module = importlib.import_module(f"bench_{stem}")
+        try:
+            module = importlib.import_module(f"bench_{stem}")
+        except (Exception, pytest.skip.Exception) as error:
+            yield f"bench_{stem}", None, {"error": f"{type(error).__name__}: {error}"}
+            continue
         for name, function in list(vars(module).items()):  # a list: torch.compile adds names while a row runs
-            if not name.startswith("bench_") or not callable(function):
+            if not name.startswith("bench_") or not callable(function) or name in CPU_ROWS:
                 continue
             for arguments in choices(function):
-                given = ",".join(str(getattr(value, "__name__", value)) for value in arguments.values())
-                yield f"{module.__name__}::{name}[{given}]", module, {"function": function, "arguments": arguments}
+                yield row_name(function, arguments), module, {"function": function, "arguments": arguments}
+
+
+def row_name(function: Callable[..., Any], given: dict[str, Any]) -> str:
+    """A row's name: file, function and what its marks give it, in the order of :func:`choices`."""
+    values = [given[name] for name, _ in _marks(function)]
+    words = ",".join(str(getattr(value, "__name__", value)) for value in values)
+    return f"{function.__module__}::{function.__name__}[{words}]"
 
 
 def choices(function: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """Every combination of what ``pytest.mark.parametrize`` gives a benchmark, one name a mark."""
-    marks = [mark.args for mark in reversed(getattr(function, "pytestmark", [])) if mark.name == "parametrize"]
+    marks = _marks(function)
     for choice in itertools.product(*(values for _, values in marks)):
         yield {name: value for (name, _), value in zip(marks, choice, strict=True)}
+
+
+def _marks(function: Callable[..., Any]) -> list[tuple[str, Iterable[Any]]]:
+    return [mark.args[:2] for mark in reversed(getattr(function, "pytestmark", [])) if mark.name == "parametrize"]
 
 
 def stem_of(name: str) -> str:
@@ -144,13 +164,20 @@ def main() -> None:
     )
     parser.add_argument("--alone", nargs="*", default=[], help="calls that no CUDA graph can hold")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU; --device cpu --tiny needs none")
     timing.REHEARSAL, timing.LAUNCHED_ALONE = args.rehearse, set(args.alone)
     if args.rehearse and args.device == "cuda":  # beside checks and tests, which must find memory too
         torch.cuda.set_per_process_memory_fraction(0.2)
     found = {name: (module, call) for name, module, call in rows([stem_of(name) for name in args.names])}
+    with contextlib.suppress(ImportError):  # and with it Triton's import is over, too
+        importlib.import_module("dqcore.kernels.launch")
     wait()
     for name in args.names:
         module, call = found[name]
+        if module is None:
+            write({"name": name, "failed": call["error"]})
+            continue
         if args.tiny and hasattr(module, "TINY"):
             module.SHAPES = {args.device: module.TINY}
         torch.manual_seed(0)

@@ -36,8 +36,10 @@ from dqcore.ops.reference.decode_attention import quantized
 from dqcore.ops.take_content import take_content
 from dqcore.ops.take_entry import take_entry
 
+Launches = dict[str, Callable[[], tuple]]
 
-def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
+
+def every_kernel(device: str) -> Launches:
     """A small launch of each op, forward and backward."""
     generator = torch.Generator().manual_seed(0)
 
@@ -94,10 +96,11 @@ def every_kernel(device: str) -> dict[str, Callable[[], tuple]]:
         **_transformer(device, normal),
         **_decoding(device, normal),
         **_walking(device, generator),
+        **_large(device, generator),
     }
 
 
-def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Callable[[], tuple]]:
+def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> Launches:
     """What a training step and a sampling step launch beside decoding."""
     qkv, flat, weight = normal(41, 3, 2, 32).requires_grad_(), normal(200, 24), normal(70, 24)
     offset = weight[0].clone().requires_grad_()
@@ -136,7 +139,7 @@ def _transformer(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, 
     }
 
 
-def _decoding(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Callable[[], tuple]]:
+def _decoding(device: str, normal: Callable[..., torch.Tensor]) -> Launches:
     """A step with each kind of cache."""
     caches = normal(2, 3, 40, 2, 32)
     new = normal(3, 3, 2, 32).bfloat16().float().unbind(1)  # which a narrower cache keeps exactly
@@ -150,20 +153,21 @@ def _decoding(device: str, normal: Callable[..., torch.Tensor]) -> dict[str, Cal
     }
 
 
-def _walking(device: str, generator: torch.Generator) -> dict[str, Callable[[], tuple]]:
+def _walking(device: str, generator: torch.Generator, side: int = 16, codes: int = 1024) -> Launches:
     """A step of the walk with logits whose probabilities are rounded alike everywhere, so that all is equal."""
-    tape = coarse_to_fine_tape((16, 16), 2, 1024, 1, "row-first").to(device)
+    tape = coarse_to_fine_tape((side, side), 2, codes, 1, "row-first").to(device)
     walk, samples = Walk(tape, 5, 2), torch.arange(5, device=device)
     labels = torch.zeros(2, 5, dtype=torch.int64, device=device)
     walk.load(samples < 4, Plan(tape, labels, uniforms(3, samples, 2 * len(tape))))
-    even = -200.0 * torch.randint(0, 2, (10, 1284), generator=generator).to(device)
+    positions = int(tape.columns.max()) + 1
+    even = -200.0 * torch.randint(0, 2, (10, max(codes, positions) + 257), generator=generator).to(device)
     lengths, active = torch.zeros(10, dtype=torch.int32, device=device), torch.ones(10, dtype=torch.bool, device=device)
     tables = [even[:3, :257].bfloat16() / 7, even[3:, :257].bfloat16() / 3]
 
     def step() -> tuple:
         here, status, taken, *read = (x.clone() for x in (walk._here, walk.status, walk.taken, lengths, active))
-        take_entry(here, status, walk.tokens, tape.columns, tape.rules, even[:, :1027], 3.0, 0.7, 40, 0.9)
-        take_content(here, taken, *read, even[:, :1024], 3.0, 1.0, 300, 1.0)
+        take_entry(here, status, walk.tokens, tape.columns, tape.rules, even[:, :positions], 3.0, 0.7, 40, 0.9)
+        take_content(here, taken, *read, even[:, :codes], 3.0, 1.0, 300, 1.0)
         return here, status, taken, *read
 
     def first() -> tuple:
@@ -176,6 +180,21 @@ def _walking(device: str, generator: torch.Generator) -> dict[str, Callable[[], 
         "the first entry": first,
         "draw": lambda: (draw(even, walk.tokens[0, :, :2, -1].flatten(), 0.5, 30, 0.8),),
         "add_rows": lambda: (add_rows(None, tables, [lengths, samples.repeat(2)]),),
+    }
+
+
+def _large(device: str, generator: torch.Generator) -> Launches:
+    """What has kernels of its own where it is large: rows of over 8,192, a long cache, over 65,536 errors."""
+    caches = torch.randn(2, 3, 300, 2, 32, generator=generator).to(device)
+    new = torch.randn(3, 3, 2, 32, generator=generator).to(device).unbind(1)
+    lengths = torch.tensor([0, 170, 299], dtype=torch.int32, device=device)
+    error = torch.rand(5, 128, 128, generator=generator).to(device)
+    codes = torch.randint(-1, 7, (5, 128, 128), generator=generator).to(device)
+    walking = _walking(device, generator, 48, 9000)
+    return {
+        **{f"{name}, long rows": walking[name] for name in ("a step of the walk", "the first entry", "draw")},
+        "decode_attention, a long cache": lambda: (decode_attention(*new, *caches, lengths),),
+        "lookup_loss, many cells": lambda: tuple(lookup_loss(error, codes, 24, 0.25)),
     }
 
 

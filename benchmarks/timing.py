@@ -55,7 +55,7 @@ def medians(
         The seconds of those that run, and for each of the others why it does not.
 
     Raises:
-        RuntimeError: Our call, the first, does not run.
+        Exception: Our call, the first, does not run.
         CannotBeCaptured: A call runs, but no graph can hold it, and ``alone`` does not say so.
     """
     ready: dict[str, Callable[[], float]] = {}
@@ -64,10 +64,10 @@ def medians(
     for name, call in calls.items():
         try:
             first = _finished(call)
-        except RuntimeError as error:
+        except Exception as error:  # a peer's, whatever it is, costs our row nothing
             if not ready:
                 raise
-            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            failed[name] = reason(error)
             continue
         if REHEARSAL:
             ready[name] = functools.partial(float, first)
@@ -80,6 +80,11 @@ def medians(
         for name, run in ready.items():
             seconds[name].append(run())
     return {name: statistics.median(times) for name, times in seconds.items()}, failed
+
+
+def reason(error: BaseException) -> str:
+    """An error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _captured(name: str, call: Callable[[], object]) -> Callable[[], float]:

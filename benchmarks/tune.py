@@ -25,6 +25,8 @@ import compile_measure
 import tune_constants
 import tune_problems
 
+from dqcore.files import write_atomically
+
 TABLES = Path(__file__).parents[1] / "kernels" / "tables"
 RESULTS = Path(__file__).with_name("results")
 ROUNDS = 9
@@ -104,6 +106,8 @@ def measure_row(
     stem: str, when: dict[str, Any], offered: list[dict[str, int]], device: str, tiny: bool
 ) -> list[dict[str, Any]]:
     """Check each candidate against the reference and time it; time the fastest few again, in turn; fastest first."""
+    from timing import reason
+
     from dqcore.kernels import tuned
 
     problem = tune_problems.STEMS[stem].problem(when, device, tiny)
@@ -118,8 +122,8 @@ def measure_row(
                     row["left_out"] = f"wrong by {row['error']:.2g}"
                 else:
                     row["seconds"] = statistics.median(_times(problem, device, 1 if tiny else ROUNDS))
-        except RuntimeError as error:  # Triton's OutOfResources is one
-            row["left_out"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        except Exception as error:  # Triton's OutOfResources is no RuntimeError
+            row["left_out"] = reason(error)
         results.append(row)
     good = sorted((row for row in results if "seconds" in row), key=lambda row: row["seconds"])
     again: list[list[float]] = [[] for _ in good[:FINALISTS]]
@@ -160,7 +164,8 @@ def write_table(stem: str, arch: int, chosen: list[tuple[dict[str, Any], dict[st
     for key in sorted(table, key=int):
         lines = ",\n".join(f"   {json.dumps(row)}" for row in table[key]["rows"])
         parts.append(f' "{key}": {{\n  "source": {json.dumps(table[key]["source"])},\n  "rows": [\n{lines}\n  ]\n }}')
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    text = "{\n" + ",\n".join(parts) + "\n}\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = False) -> dict[str, Any]:
@@ -172,26 +177,35 @@ def tune(stems: list[str], arch: int, device: str, minutes: float, tiny: bool = 
     # Interpreted kernels are not compiled; there two candidates are enough to run every line.
     plain = [{"config": config, "compiled": [], "left_out": None} for stem in stems for config in candidates(stem)[:2]]
     compiled = [plain for _ in rows] if tiny else compile_all(rows, arch)
-    sweep, chosen = [], {stem: [] for stem in stems}
-    for (stem, when), offered in zip(rows, compiled, strict=True):
-        entry = {"stem": stem, "when": when, "compiled": offered}
-        if time.monotonic() < end:
-            fit = [row["config"] for row in offered if row["left_out"] is None]
-            entry["measured"] = measure_row(stem, when, fit, device, tiny)
-            if entry["measured"] and "seconds" in entry["measured"][0]:
-                chosen[stem].append((when, entry["measured"][0]["config"]))
-                print(f"{stem} {when}: {entry['measured'][0]['seconds'] * 1e6:.1f} us, {chosen[stem][-1][1]}")
-        else:
-            print(f"{stem} {when}: no time left")
-        sweep.append(entry)
     about, now = machine(), versions()
-    what = f"torch {now['torch']}, Triton {now['triton']}, dqcore {now['dqcore']}"
-    for stem in stems:
-        if chosen[stem]:
-            write_table(stem, arch, chosen[stem], f"measured on {about['gpu'] or about['cpu']}, {what}")
-    record = {"machine": about, "versions": now, "arch": arch, "sweep": sweep}
-    write_record(record)
+    record: dict[str, Any] = {"machine": about, "versions": now, "arch": arch, "sweep": []}
+    chosen: dict[str, list[tuple[dict[str, Any], dict[str, int]]]] = {stem: [] for stem in stems}
+    try:
+        for (stem, when), offered in zip(rows, compiled, strict=True):
+            entry = {"stem": stem, "when": when, "compiled": offered}
+            fit = [row["config"] for row in offered if row["left_out"] is None]
+            entry |= _entry(stem, when, fit, device, tiny) if time.monotonic() < end else {"left_out": "no time left"}
+            best = next(iter(entry.get("measured", [])), {})
+            if "seconds" in best:
+                chosen[stem].append((when, best["config"]))
+            told = f"{best['seconds'] * 1e6:.1f} us, {best['config']}" if "seconds" in best else entry.get("left_out")
+            print(f"{stem} {when}: {told or 'no candidate is left'}", flush=True)
+            record["sweep"].append(entry)
+            write_record(record)
+    finally:  # an interrupt keeps what was measured
+        what = f"torch {now['torch']}, Triton {now['triton']}, dqcore {now['dqcore']}"
+        for stem in stems:
+            if chosen[stem]:
+                write_table(stem, arch, chosen[stem], f"measured on {about['gpu'] or about['cpu']}, {what}")
     return record
+
+
+def _entry(stem: str, when: dict[str, Any], fit: list[dict[str, int]], device: str, tiny: bool) -> dict[str, Any]:
+    """A row's measurements, or why there are none."""
+    try:
+        return {"measured": measure_row(stem, when, fit, device, tiny)}
+    except Exception as error:  # no memory for its data, say
+        return {"left_out": f"{type(error).__name__}: {str(error).strip()[:200]}"}
 
 
 def write_record(record: dict[str, Any]) -> None:
@@ -199,27 +213,7 @@ def write_record(record: dict[str, Any]) -> None:
     from machine import name_of
 
     path = RESULTS / f"tune-{name_of(record['machine'])}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def show(rows: list[tuple[str, dict[str, Any]]], compiled: list[list[dict[str, Any]]]) -> None:
-    """Print a line for each candidate: what it takes, or why it is left out."""
-    for (stem, when), offered in zip(rows, compiled, strict=True):
-        print(f"{stem} {when}")
-        for row in offered:
-            most = max(row["compiled"], key=lambda one: one["registers"], default=None)
-            words = " ".join(f"{name}={value}" for name, value in row["config"].items())
-            numbers = ""
-            if most:
-                numbers = f"{most['registers']:4} registers {most['shared_bytes']:7} shared {resident(most)} resident "
-                numbers += f"{most['instructions_per_element']} + {most['around_per_element']} an element"
-            print(f"  {words:75} {numbers} {row['left_out'] or ''}")
-
-
-def resident(row: dict[str, Any]) -> int:
-    """How many blocks a multiprocessor holds at once, as limited by registers, shared memory and warps."""
-    registers = 65536 // (32 * row["num_warps"] * -(-row["registers"] // 8) * 8)
-    return min(registers, row["shared_limit"] // (row["shared_bytes"] + 1024), 64 // row["num_warps"])
+    write_atomically(path, lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
 
 
 def main() -> int:
@@ -227,14 +221,14 @@ def main() -> int:
     have = [stem for stem in tune_problems.STEMS if (TABLES / f"{stem}.json").exists()]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stem", nargs="+", choices=[*have, "constants"], default=[*have, "constants"])
-    parser.add_argument("--minutes", type=float, default=8, help="of measuring, at most")
+    parser.add_argument("--minutes", type=float, default=8, help="of all; compiling is not cut short")
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--arch", type=int, choices=compile_measure.LIMITS, help="with --compile-only")
     args = parser.parse_args()
     stems = [stem for stem in args.stem if stem in have]
     if args.compile_only:
         rows = work(args.arch or 90, stems)
-        show(rows, compile_all(rows, args.arch or 90))
+        compile_measure.show(rows, compile_all(rows, args.arch or 90))
         return 0
     import torch
 

@@ -149,7 +149,7 @@ def sweep(device: str, seconds: float, tiny: bool = False) -> list[dict[str, Any
                     row["left_out"] = "another result"
                     continue
                 row["us"] = table(step, 1, device)["us"]
-        except RuntimeError as error:
+        except Exception as error:  # Triton's OutOfResources is no RuntimeError
             row["left_out"] = f"{type(error).__name__}: {str(error).strip()[:200]}"
     for file, name in constants():
         show([row for row in rows if (row["file"], row["constant"]) == (file, name)])

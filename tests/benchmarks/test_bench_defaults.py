@@ -1,6 +1,7 @@
 """The benchmark of defaults, a few steps of it, and what it makes of its rows."""
 
 import json
+import sys
 from pathlib import Path
 
 import autoencoders
@@ -83,3 +84,15 @@ def test_the_committed_record_is_nowhere_behind():
     for r in record["rows"]:
         seeds[r["task"], r["layer"]].add(r["seed"])
     assert seeds == {(task, layer): set(bench.SEEDS) for task in bench.TASKS for layer in bench.LAYERS}
+
+
+def test_data_that_is_missing_is_named(tmp_path, monkeypatch, capsys):
+    """Once the script ended in set.intersection() where there was nothing else to measure."""
+    monkeypatch.setenv("DQCORE_FASHION_MNIST", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(sys, "argv", ["x", "--tasks", "fashion-mnist", "--out", str(tmp_path / "out.json")])
+    autoencoders.fashion.cache_clear()
+    threads = torch.get_num_threads()
+    bench.main()
+    torch.set_num_threads(threads)
+    assert "fashion-mnist is left out: " in capsys.readouterr().err
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == []

@@ -3,6 +3,7 @@
 import bench_decode_attention as decode
 import bench_varlen_attention as varlen
 import pytest
+import report_rows
 import torch
 
 SMALL = (3, 5, 20, 2, 16)
@@ -58,3 +59,17 @@ def test_decode_peers():
     torch.testing.assert_close(narrow(), step.mine(), rtol=0, atol=0.05)
     assert read == step.read * (16 + 4) // (16 * 4)
     assert decode.Step((3, 24, 2, 16), "meta", torch.float16, cached=5).flash().shape == (3, 2, 16)
+
+
+@pytest.mark.parametrize("bound", [1e9, 1e-9])
+def test_what_a_row_is_held_against_decides(monkeypatch, bound):
+    """On the CPU no row was ever met, whatever it took."""
+    monkeypatch.setattr(varlen, "_shape", lambda device, index: SMALL)
+    monkeypatch.setattr(varlen, "medians", lambda calls, *_, **__: ({name: 1.0 for name in calls}, {}))
+    benchmark = report_rows.Benchmark("cpu")
+    varlen.bench_varlen_attention(benchmark, "cpu", 0, 0.0, "forward")
+    about = benchmark.extra_info
+    assert about["target"] == {"speedup": {"each_alone": 1 / 1.3}} and about["met"] is True
+    mine = varlen.Packed(varlen.Batch(SMALL, "cpu", torch.float32))
+    varlen.measure(benchmark, mine, {}, "forward", 0.0, 1e-5, {"seconds": bound, "speedup": {"flash_attention_2": 1.0}})
+    assert about["met"] is (None if bound > 1 else False)  # a peer that is missing was not beaten

@@ -1,23 +1,21 @@
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 from typing import ClassVar
 
 import children
 import gpu_checks
 import gpu_report
-import gpu_tests
-import machine
 import pytest
+import report_faults
 import report_kernels
 import report_parts
 import report_rows
-import rows
 import small_launches
 import torch
 
@@ -73,6 +71,27 @@ def test_a_module_may_grow_while_its_rows_run():
         for i in range(len(found)):
             delattr(module, f"__compiled_{i + 1}")
     assert len(found) == 2
+
+
+def test_a_file_whose_package_is_missing_is_one_failed_row(monkeypatch, run, tmp_path):
+    """As where tyro is, which training needs: once the whole report ended there."""
+    found = importlib.import_module
+
+    def without(name):
+        if name == "bench_prior_training":
+            raise ModuleNotFoundError("No module named 'tyro'")
+        return found(name)
+
+    monkeypatch.setattr(report_rows.importlib, "import_module", without)
+    names = report_parts.chosen(run._replace(tiny=False))
+    assert names[-1] == "bench_prior_training" and len(names) > 50
+    monkeypatch.setattr(report_rows, "wait", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["report_rows.py", "--device", "cpu", "bench_prior_training"])
+    monkeypatch.setenv("REPORT_OUT", str(tmp_path / "out"))
+    report_rows.main()
+    row = json.loads((tmp_path / "out").read_text())
+    assert row == {"name": "bench_prior_training", "failed": "ModuleNotFoundError: No module named 'tyro'"}
+    assert "No module named 'tyro'" in gpu_report.table({"rows": [row], "minutes": 1})
 
 
 @pytest.mark.slow
@@ -203,39 +222,11 @@ def test_a_part_that_breaks_costs_no_other(monkeypatch, run):
     def breaks(run, seconds):
         raise OSError("no such file")
 
-    monkeypatch.setattr(report_parts, "checks", breaks)
-    monkeypatch.setattr(report_parts, "tests", lambda run, seconds: {"tests": {"passed": 3, "failed": []}})
+    monkeypatch.setattr(report_faults, "checks", breaks)
+    monkeypatch.setattr(report_faults, "tests", lambda run, seconds: {"tests": {"passed": 3, "failed": []}})
     found = gpu_report._together(run, ["checks", "tests"], 1)
     assert found == {"checks": {"failed": "OSError: no such file"}, "tests": {"passed": 3, "failed": []}}
     assert gpu_report.wrong(found)
-
-
-SERIAL = """
-tests/kernels/test_a.py::test_one[cuda] PASSED        [ 33%]
-tests/kernels/test_a.py::test_two FAILED              [ 66%]
-tests/kernels/test_a.py::test_three SKIPPED (no GPU)  [100%]
-"""
-PARALLEL = """
-[gw1] [ 33%] PASSED tests/kernels/test_a.py::test_one[cuda-a b]
-[gw0] [ 66%] ERROR tests/kernels/test_a.py::test_two
-"""
-
-
-def test_outcomes_of_tests_are_read_from_a_log_that_may_be_cut_off():
-    done = children.Ended([], "took over 9 s", late=True)
-    told = report_parts.outcomes(SERIAL, done)
-    assert told == {"passed": 1, "skipped": 1, "failed": ["tests/kernels/test_a.py::test_two"], "ended": done.why}
-    told = report_parts.outcomes(PARALLEL, children.Ended([], None))
-    assert told == {"passed": 1, "skipped": 0, "failed": ["tests/kernels/test_a.py::test_two"]}
-    assert report_parts.outcomes("ImportError", done)["failed"] == ["all of them"]
-
-
-def test_tests_that_a_gpu_decides():
-    assert gpu_tests.kept("tests/kernels/test_a.py::test_one", set())
-    assert gpu_tests.kept("tests/models/test_a.py::test_one[cuda]", set())
-    assert gpu_tests.kept("tests/models/test_a.py::test_one", {"gpu", "slow"})
-    assert not gpu_tests.kept("tests/models/test_a.py::test_one", set())
-    assert not gpu_tests.kept("tests/kernels/test_a.py::test_one", {"slow"})
 
 
 def test_a_wrong_kernel_is_named(monkeypatch):
@@ -255,63 +246,3 @@ def test_checks_can_fail(monkeypatch):
     calls = iter(range(100))
     monkeypatch.setattr(small_launches, "_entropy", lambda device: torch.tensor([float(next(calls))]))
     assert dict(gpu_checks.run("cpu", tiny=True))["patch_entropy again"] == "AssertionError: two runs differ"
-
-
-def test_a_table_counts_each_kernel():
-    x = torch.randn(64, 64)
-    found = report_kernels.table(lambda: torch.mm(x, x), 1, "cpu")
-    row = next(row for row in found["kernels"] if row["kernel"] == "aten::mm")
-    assert row["launches"] == 1 and 0 < row["us"] <= found["us"]
-    assert "aten::mm" in report_kernels.show("product", found)
-    halved = report_kernels.table(lambda: [torch.mm(x, x) for _ in range(4)], 2, "cpu")
-    assert next(row for row in halved["kernels"] if row["kernel"] == "aten::mm")["launches"] == 2
-
-
-def test_a_file_keeps_what_a_run_did_not_measure(tmp_path):
-    keep, path = machine.keep, tmp_path / "gpu.json"
-    rows = [{"name": name, "median": 1.0, "extra_info": {}} for name in "ab"]
-    keep(path, {"machine": {"gpu": "X"}, "versions": {"torch": "1"}, "checks": {"c": None}, "rows": rows})
-    again = [{"name": "b", "median": 2.0}, {"name": "a", "skipped": "not now"}, {"name": "new", "skipped": "never"}]
-    keep(path, {"machine": {"gpu": "X"}, "versions": {"torch": "2"}, "rows": again})
-    record = json.loads(path.read_text())
-    assert [(row["name"], row.get("median"), row["versions"]["torch"]) for row in record["rows"]] == [
-        ("a", 1.0, "1"),
-        ("b", 2.0, "2"),
-        ("new", None, "2"),
-    ]
-    assert record["checks"] == {"c": None} and list(record)[:2] == ["machine", "unit"]
-
-
-@pytest.mark.parametrize(
-    ("target", "expected"),
-    [
-        ({"seconds": 1.0}, True),
-        ({"seconds": 0.9}, False),
-        ({"speedup": {"a": 2}}, True),
-        ({"speedup": {"a": 3}}, False),
-        ({"speedup": {"b": 2}}, None),
-        ({"seconds": 1.0, "speedup": {"a": 2, "b": 2}}, None),
-        ({"seconds": 0.9, "speedup": {"b": 2}}, False),
-    ],
-)
-def test_met(target, expected):
-    assert rows.met(target, 1.0, {"a": 2.0}) is expected
-
-
-def test_compare_writes_a_row(monkeypatch):
-    benchmark = report_rows.Benchmark("cpu")
-    seconds = rows.compare(benchmark, "cpu", lambda: 1, {"peer": lambda: 2}, waits={"slow": lambda: 3}, shape=[4])
-    assert seconds.keys() == {"dqcore", "peer", "slow"} and benchmark.times
-    info = benchmark.extra_info
-    assert info["peers"].keys() == info["speedup"].keys() == {"peer", "slow"} and info["launched_one_by_one"] == [
-        "slow"
-    ]
-    assert "met" not in info  # only a GPU is held to a target
-
-
-def test_clocks_and_power_are_read(monkeypatch):
-    line = "NVIDIA H200, 580.1, P0, 1980 MHz, 3201 MHz, 1980 MHz, 100 W, 700 W, 40, 0x0\n"
-    monkeypatch.setattr(machine.subprocess, "run", lambda *_, **__: types.SimpleNamespace(stdout=line))
-    assert machine.power()["clocks.sm"] == "1980 MHz" and machine.power()["temperature.gpu"] == "40"
-    assert machine.name_of({"gpu": "NVIDIA H200", "cpu": "x"}) == "h200"
-    assert machine.name_of({"gpu": None, "cpu": "AMD EPYC"}) == "amd-epyc"

@@ -1,6 +1,8 @@
 """The clocks of the benchmarks, on a CPU."""
 
 import pytest
+import report_rows
+import rows
 import timing
 
 
@@ -20,6 +22,26 @@ def test_a_call_that_fails_is_left_out_with_its_reason():
     assert failed == {"peer": "RuntimeError: no kernel"}
     with pytest.raises(RuntimeError, match="no kernel"):
         timing.medians({"dqcore": fails}, "cpu")
+
+
+def wants(argument):
+    raise AssertionError("never called right")
+
+
+def test_a_peer_that_fails_in_any_way_costs_our_row_nothing():
+    def silent():
+        raise NotImplementedError
+
+    benchmark = report_rows.Benchmark("cpu")
+    peers = {"signature": wants, "silent": silent, "good": lambda: None}
+    seconds = rows.compare(benchmark, "cpu", lambda: None, peers, waits={"late": wants, "fine": lambda: None})
+    assert seconds.keys() == {"dqcore", "good", "fine"}
+    left_out = benchmark.extra_info["left_out"]
+    assert left_out.keys() == {"signature", "silent", "late"}
+    assert left_out["late"].startswith("TypeError: wants()") and left_out["silent"].startswith("NotImplementedError")
+    assert benchmark.extra_info["speedup_launched_alike"].keys() == {"fine"}
+    rows.beside(benchmark, lambda: None, peers, 1, {"speedup": {"signature": 2}})
+    assert benchmark.extra_info["left_out"].keys() == {"signature", "silent"} and benchmark.extra_info["met"] is None
 
 
 class Graph:

@@ -10,8 +10,10 @@ import torch
 
 pytest.importorskip("triton")
 
+import compile_measure
 import tune
 import tune_problems
+from triton.runtime.errors import OutOfResources
 
 from dqcore import backends
 from dqcore.kernels import tuned
@@ -77,7 +79,7 @@ def test_a_wrong_or_failing_candidate_is_left_out(monkeypatch):
     def run():
         config = tuned.config("made_up")
         if config["X"] == 3:
-            raise RuntimeError("out of resource\nmore")
+            raise OutOfResources(300000, 232448, "shared memory")
         return (torch.full((4,), 2.0 if config["X"] == 2 else 1.0),)
 
     problem = tune_problems.Problem(run, lambda: (torch.ones(4),), 1e-3)
@@ -87,7 +89,9 @@ def test_a_wrong_or_failing_candidate_is_left_out(monkeypatch):
     monkeypatch.setattr(tune, "_times", lambda *_: [clock[tuned.config("made_up")["X"]]] * 3)
     rows = tune.measure_row("made_up", {}, [{"X": x} for x in (1, 2, 3, 4, 5)], "cpu", tiny=False)
     assert [row["config"]["X"] for row in rows] == [4, 5, 1, 2, 3]
-    assert rows[3]["left_out"] == "wrong by 1" and rows[4]["left_out"] == "RuntimeError: out of resource"
+    assert rows[3]["left_out"] == "wrong by 1" and rows[4]["left_out"].startswith(
+        "OutOfResources: out of resource: shared memory"
+    )
 
 
 def test_no_time_left(folder, monkeypatch, capsys):
@@ -97,6 +101,29 @@ def test_no_time_left(folder, monkeypatch, capsys):
     assert record["sweep"] and not any("measured" in entry for entry in record["sweep"])
     assert (folder / "nearest_code.json").read_text() == before
     assert "no time left" in capsys.readouterr().out
+
+
+def test_what_was_measured_before_a_fault_or_an_interrupt_is_kept(folder, monkeypatch, capsys):
+    rows = tune.work(90, ["nearest_code"])
+    good = tune.candidates("nearest_code")[0]
+    found = iter([torch.OutOfMemoryError("no room"), [{"config": good, "seconds": 1e-6}], KeyboardInterrupt()])
+
+    def measured(*_):
+        answer = next(found)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tune, "compile_all", lambda rows, arch: [[] for _ in rows])
+    monkeypatch.setattr(tune, "measure_row", measured)
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune(["nearest_code"], 90, "cpu", minutes=1)
+    table = json.loads((folder / "nearest_code.json").read_text())["90"]
+    assert "measured on " in table["source"]
+    assert next(row for row in table["rows"] if row["when"] == rows[1][1])["config"] == good
+    sweep = json.loads(next(folder.glob("tune-*.json")).read_text())["sweep"]
+    assert sweep[0]["left_out"] == "OutOfMemoryError: no room" and sweep[1]["measured"] and len(sweep) == 2
+    assert "no room" in capsys.readouterr().out
 
 
 def test_distance():
@@ -109,11 +136,11 @@ def test_distance():
 SCRIPT = """
 import json, sys
 sys.path.insert(0, "benchmarks")
-import tune
+import compile_measure, tune
 good = tune.rows_of("nearest_code", 90)[0]["config"]
 tune.candidates = lambda stem: [good, good | {"BLOCK_N": 48}, good | {"BLOCK_D": 256, "num_stages": 9}]
 rows = tune.compile_row("nearest_code", {"width": 256}, 90)
-tune.show([("nearest_code", {"width": 256})], [rows])
+compile_measure.show([("nearest_code", {"width": 256})], [rows])
 print(json.dumps(rows))
 """
 
@@ -133,14 +160,15 @@ def test_compiling_tells_what_a_candidate_takes():
 
 def test_resident_blocks():
     row = {"registers": 128, "num_warps": 8, "shared_bytes": 60000, "shared_limit": 227 * 1024}
-    assert tune.resident(row) == 2
-    assert tune.resident(row | {"registers": 32}) == 3
-    assert tune.resident(row | {"registers": 32, "shared_bytes": 0}) == 8
+    assert compile_measure.resident(row) == 2
+    assert compile_measure.resident(row | {"registers": 32}) == 3
+    assert compile_measure.resident(row | {"registers": 32, "shared_bytes": 0}) == 8
 
 
 FIRST = """
 import sys
 sys.path.insert(0, "benchmarks")
+import compile_measure
 import tune
 tune.candidates = lambda stem: [{"BLOCK_M": 32, "BLOCK_N": 32, "CHUNK": 256, "num_warps": 4, "num_stages": 1}]
 (row,) = tune.compile_row("varlen_attention_dkv", {"dtype": "half", "dim": 64, "dropout": 0}, 90)
