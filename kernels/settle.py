@@ -89,7 +89,8 @@ def _nearest_code_settle_kernel(
         listed = count <= LIST
         end_noted = tl.where(listed, count, 0)
         d = tl.arange(0, WIDTH)
-        value = tl.load(vector + d.to(tl.int64) * stride_d, mask=(d < D) & (count > LIST), other=0.0)  # (WIDTH,)
+        inside = d < tl.where(listed, 0, D)  # no &: Triton 3.9's interpreter makes a scalar's truth an integer
+        value = tl.load(vector + d.to(tl.int64) * stride_d, mask=inside, other=0.0)  # (WIDTH,)
         strange = tl.sum(tl.where(tl.abs(value.to(tl.float32)) < float("inf"), 0, 1), 0)  # how many NaN or infinite
         size = tl.where(listed, count, tl.where(strange == 0, K, 0))
         best = tl.full([], float("inf"), tl.float64)
