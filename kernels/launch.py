@@ -94,8 +94,10 @@ def send(known: Known, grid: Sequence[int], device: int, values: Any) -> None:
 
 def is_free() -> bool:
     """Whether nobody asked Triton to do more than launch, and nobody stands in its place."""
+    if not SUPPORTED or (JITFunction.run, JITFunction.__getitem__) != _METHODS:
+        return False  # first: other versions of Triton have other knobs
     runtime, compilation = triton.knobs.runtime, triton.knobs.compilation
-    asked = (
+    return not (
         runtime.debug
         or getattr(runtime.launch_enter_hook, "calls", runtime.launch_enter_hook)
         or getattr(runtime.launch_exit_hook, "calls", runtime.launch_exit_hook)
@@ -103,7 +105,6 @@ def is_free() -> bool:
         or compilation.instrumentation_mode
         or getattr(compilation, "fpsan_homomorphic_casts", False)
     )
-    return SUPPORTED and not asked and (JITFunction.run, JITFunction.__getitem__) == _METHODS
 
 
 def _remember(key: tuple, kernel: JITFunction, caches: Any, compiled: Any) -> Known | None:

@@ -28,20 +28,20 @@ def _two_smallest(a, b, c, d):
 
 
 @triton.jit
-def _row_minima(low, high, BLOCK_N: tl.constexpr, PAIRS: tl.constexpr):
+def _row_minima(low, high, BLOCK_N: tl.constexpr):
     """The two smallest of each row of ordered pairs, ``(BLOCK_N, PAIRS)`` -> twice ``(BLOCK_N,)``.
 
-    The interpreter is too slow at reducing pairs, so there the rows are halved step by step.
+    The interpreter is too slow at reducing pairs, so there the rows are halved step by step: in a loop, for Triton 3.4
+    compiles no function that calls itself, not even where the call is left out.
     """
     if not IN_INTERPRETER:
         return tl.reduce((low, high), 1, _two_smallest)
-    elif PAIRS == 1:
-        return tl.reshape(low, [BLOCK_N]), tl.reshape(high, [BLOCK_N])
     else:
-        a, c = tl.split(tl.reshape(low, [BLOCK_N, PAIRS // 2, 2]))
-        b, d = tl.split(tl.reshape(high, [BLOCK_N, PAIRS // 2, 2]))
-        low, high = _two_smallest(a, b, c, d)
-        return _row_minima(low, high, BLOCK_N, PAIRS // 2)
+        while low.shape[1] > 1:
+            a, c = tl.split(tl.reshape(low, [BLOCK_N, low.shape[1] // 2, 2]))
+            b, d = tl.split(tl.reshape(high, [BLOCK_N, high.shape[1] // 2, 2]))
+            low, high = _two_smallest(a, b, c, d)
+        return tl.reshape(low, [BLOCK_N]), tl.reshape(high, [BLOCK_N])
 
 
 @triton.jit
@@ -126,7 +126,7 @@ def _nearest_code_scan_kernel(
         score = _tag(score, column, BLOCK_K)
         even, odd = tl.split(tl.reshape(score, [BLOCK_N, BLOCK_K // 2, 2]))
         larger = tl.maximum(even, odd, propagate_nan=tl.PropagateNan.ALL)
-        low, high = _row_minima(tl.minimum(even, odd), larger, BLOCK_N, BLOCK_K // 2)
+        low, high = _row_minima(tl.minimum(even, odd), larger, BLOCK_N)
         block = tl.where(low < smallest, first_code, block)
         smallest, following = _two_smallest(smallest, following, low, high)
     place = tl.program_id(1).to(tl.int64) * room + row

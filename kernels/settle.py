@@ -25,20 +25,13 @@ def tree_tile(dim: int) -> dict[str, int]:
 
 
 @triton.jit
-def _squares(
-    vector, stride_d, code, stride_e, known, FIRST: tl.constexpr, STEP: tl.constexpr, D: tl.constexpr,
-    BLOCK_K: tl.constexpr, LEAF: tl.constexpr, WIDTH: tl.constexpr,
+def _leaf(
+    vector, stride_d, code, stride_e, known, FIRST: tl.constexpr, D: tl.constexpr,
+    BLOCK_K: tl.constexpr, LEAF: tl.constexpr,
 ):  # fmt: skip
-    """Squared differences of a vector and BLOCK_K codes, ``(BLOCK_K, LEAF)``.
-
-    Of the blocks of LEAF channels, every STEP-th from FIRST on is summed, as a tree of halves.
-    """
+    """Squared differences of a vector and BLOCK_K codes in the FIRST-th LEAF channels, ``(BLOCK_K, LEAF)``."""
     if FIRST * LEAF >= D:
         return tl.zeros([BLOCK_K, LEAF], tl.float64)
-    elif STEP * LEAF < WIDTH:
-        even = _squares(vector, stride_d, code, stride_e, known, FIRST, 2 * STEP, D, BLOCK_K, LEAF, WIDTH)
-        odd = _squares(vector, stride_d, code, stride_e, known, FIRST + STEP, 2 * STEP, D, BLOCK_K, LEAF, WIDTH)
-        return even + odd
     else:
         d = FIRST * LEAF + tl.arange(0, LEAF)
         value = tl.load(vector + d.to(tl.int64) * stride_d, mask=d < D, other=0.0)  # (LEAF,)
@@ -49,12 +42,33 @@ def _squares(
 
 
 @triton.jit
-def _fold(values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Sum of each row, ``(ROWS, WIDTH)`` -> ``(ROWS,)``, as a tree of halves."""
-    if WIDTH == 1:
-        return tl.reshape(values, [ROWS])
+def _squares(
+    vector, stride_d, code, stride_e, known, D: tl.constexpr, BLOCK_K: tl.constexpr, LEAF: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Squared differences of a vector and BLOCK_K codes, ``(BLOCK_K, LEAF)``: the leaves' sum, as a tree of halves.
+
+    The tree is written out, for Triton 3.4 compiles no function that calls itself.
+    """
+    tl.static_assert(WIDTH <= 4 * LEAF)
+    first = _leaf(vector, stride_d, code, stride_e, known, 0, D, BLOCK_K, LEAF)
+    if WIDTH == LEAF:
+        return first
+    elif WIDTH == 2 * LEAF:
+        return first + _leaf(vector, stride_d, code, stride_e, known, 1, D, BLOCK_K, LEAF)
     else:
-        return _fold(tl.sum(tl.reshape(values, [ROWS, 2, WIDTH // 2]), 1), ROWS, WIDTH // 2)
+        even = first + _leaf(vector, stride_d, code, stride_e, known, 2, D, BLOCK_K, LEAF)
+        odd = _leaf(vector, stride_d, code, stride_e, known, 1, D, BLOCK_K, LEAF)
+        return even + (odd + _leaf(vector, stride_d, code, stride_e, known, 3, D, BLOCK_K, LEAF))
+
+
+@triton.jit
+def _fold(values, ROWS: tl.constexpr):
+    """Sum of each row, ``(ROWS, WIDTH)`` -> ``(ROWS,)``, as a tree of halves."""
+    for _ in tl.static_range(20):  # no block of Triton's is wider than 2**20
+        if values.shape[1] > 1:
+            values = tl.sum(tl.reshape(values, [ROWS, 2, values.shape[1] // 2]), 1)
+    return tl.reshape(values, [ROWS])
 
 
 @triton.jit(do_not_specialize=["first", "K", "height", "width"])
@@ -75,7 +89,8 @@ def _nearest_code_settle_kernel(
         listed = count <= LIST
         end_noted = tl.where(listed, count, 0)
         d = tl.arange(0, WIDTH)
-        value = tl.load(vector + d.to(tl.int64) * stride_d, mask=(d < D) & (count > LIST), other=0.0)  # (WIDTH,)
+        inside = d < tl.where(listed, 0, D)  # no &: Triton 3.9's interpreter makes a scalar's truth an integer
+        value = tl.load(vector + d.to(tl.int64) * stride_d, mask=inside, other=0.0)  # (WIDTH,)
         strange = tl.sum(tl.where(tl.abs(value.to(tl.float32)) < float("inf"), 0, 1), 0)  # how many NaN or infinite
         size = tl.where(listed, count, tl.where(strange == 0, K, 0))
         best = tl.full([], float("inf"), tl.float64)
@@ -86,8 +101,8 @@ def _nearest_code_settle_kernel(
             noted = tl.load(candidates + row * LIST + position, mask=position < end_noted, other=0)  # (BLOCK_K,)
             k = tl.where(listed, noted, position)
             other = start_e + k.to(tl.int64) * stride_k
-            squares = _squares(vector, stride_d, other, stride_e, known, 0, 1, D, BLOCK_K, LEAF, WIDTH)
-            distance = _fold(squares, BLOCK_K, LEAF)
+            squares = _squares(vector, stride_d, other, stride_e, known, D, BLOCK_K, LEAF, WIDTH)
+            distance = _fold(squares, BLOCK_K)
             distance = tl.where((distance < float("inf")) & known, distance, float("inf"))
             smallest = tl.min(distance, 0)
             lowest = tl.min(tl.where((distance == smallest) & known, k, 2147483647), 0)

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -72,8 +73,20 @@ def copy_of_the_source(folder):
             target.write_bytes(source.read_bytes())
 
 
-def build_wheel(folder, **environment):
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "wheel", folder / "source"]
+def source_distribution(folder):
+    """The file that ``python -m build --sdist`` makes of ``folder / "source"``."""
+    tools = folder / "tools"
+    (setuptools,) = (name for name in PROJECT["build-system"]["requires"] if name.startswith("setuptools"))
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", tools, setuptools], check=True)
+    make = "from setuptools.build_meta import build_sdist; build_sdist('../sdist')"
+    env = os.environ | {"PYTHONPATH": str(tools)}
+    subprocess.run([sys.executable, "-c", make], cwd=folder / "source", env=env, check=True, capture_output=True)
+    (file,) = (folder / "sdist").iterdir()
+    return file
+
+
+def build_wheel(folder, source, **environment):
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "wheel", source]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = (folder / "wheel").iterdir()
@@ -82,13 +95,21 @@ def build_wheel(folder, **environment):
 
 @pytest.mark.slow
 def test_wheel_is_whole(tmp_path):
+    """Even that of a source distribution, which has less than the checkout."""
     copy_of_the_source(tmp_path / "source")
-    with build_wheel(tmp_path, CUDACXX="/bin/false") as wheel:
+    file = source_distribution(tmp_path)
+    with tarfile.open(file) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"{path.relative_to(ROOT)}" for path in (ROOT / "csrc").rglob("*") if path.is_file()} <= packed
+    assert not any(name.startswith("tests") for name in packed)
+    with build_wheel(tmp_path, file, CUDACXX="/bin/false") as wheel:
         names = wheel.namelist()
         record = wheel.read("dqcore/_build.json").decode()
     assert any(name.startswith("dqcore/_C") for name in names)
     for path in (*(ROOT / "kernels").glob("*.py"), *(ROOT / "kernels" / "tables").glob("*.json")):
         assert f"dqcore/{path.relative_to(ROOT)}" in names
+    for path in (ROOT / "dqcore" / "weights").glob("*/*"):
+        assert f"{path.relative_to(ROOT)}" in names
     assert "dqcore/py.typed" in names
     assert any(name.startswith("dqcore/data/sample/") and name.endswith(".jpg") for name in names)
     assert "dqcore/data/sample/ATTRIBUTION.md" in names
@@ -100,7 +121,7 @@ def test_wheel_is_whole(tmp_path):
 @pytest.mark.slow
 def test_no_compiler_still_installs(tmp_path):
     copy_of_the_source(tmp_path / "source")
-    with build_wheel(tmp_path, CUDACXX="/bin/false", CXX="/bin/false", CC="/bin/false") as wheel:
+    with build_wheel(tmp_path, tmp_path / "source", CUDACXX="/bin/false", CXX="/bin/false", CC="/bin/false") as wheel:
         names, record = wheel.namelist(), wheel.read("dqcore/_build.json").decode()
     assert not any(name.startswith("dqcore/_C") for name in names)
     assert "the C++ build failed" in record

@@ -62,7 +62,8 @@ def launch(self, *args_dev, **kwargs):
             assert len(ended) == 1, "some programs wait for others that have ended"
             waiting = [program for program in waiting if not program.over]
     finally:
-        scope.restore()
+        if scope is not None:  # in Triton 3.4 nothing is put back
+            scope.restore()
     self._restore_args_dev(args_dev, args_hst, kwargs, kwargs_hst)
 
 

@@ -145,7 +145,12 @@ def _kind(plain: Any) -> _Kind:
 
 
 def _parted(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type, and what it was annotated with."""
+    """A type, and what it was annotated with.
+
+    Python 3.10 puts ``Optional`` around the whole hint of a parameter whose default is None, annotated or not.
+    """
+    if get_origin(hint) is Union:
+        hint = next((each for each in get_args(hint) if get_origin(each) is Annotated), hint)
     return (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 

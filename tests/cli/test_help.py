@@ -4,6 +4,8 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+from typing import Annotated, Optional
 
 import pytest
 
@@ -11,7 +13,7 @@ from dqcore import cli
 from dqcore.cli.dispatch import read_arguments
 from dqcore.cli.groups import GROUPS
 from dqcore.cli.help import verb_help
-from dqcore.cli.options import function_of, options_of
+from dqcore.cli.options import _parted, function_of, options_of
 
 VERBS = list(cli.VERBS)
 
@@ -44,6 +46,11 @@ def test_options_are_those_that_are_read(verb, capsys):
     theirs = set(re.findall(r"(?<![\w`-])(--[a-z][\w-]+)(?=[, ]|\s|$)", _left_column(capsys.readouterr().out)))
     ours = {word for option in options_of(verb) for word in option.typed if word.startswith("--")}
     assert ours == theirs - {"--help"}
+
+
+def test_an_optional_around_an_annotation_hides_nothing():
+    """As Python 3.10 puts one around the hint of every parameter whose default is None."""
+    assert _parted(Optional[Annotated[Path | None, "mark"]]) == (Path | None, ("mark",))  # noqa: UP045
 
 
 def _left_column(text):

@@ -31,7 +31,12 @@ from dqcore.kernels.recording import Replay
 from dqcore.kernels.replay import forget, refuse, replayed
 from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
 
-pytestmark = pytest.mark.skipif(not common.INTERPRETED, reason="a GPU makes its calls again by itself")
+pytestmark = [
+    pytest.mark.skipif(not common.INTERPRETED, reason="a GPU makes its calls again by itself"),
+    pytest.mark.skipif(
+        not module.SUPPORTED, reason="no call is made again with a Triton that makes every launch itself"
+    ),
+]
 
 
 def at(address, like):

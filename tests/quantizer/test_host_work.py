@@ -32,6 +32,8 @@ def note(kernel, grid, *args, **constants):
 @pytest.fixture
 def gpu(monkeypatch):
     """Small tensors on the CPU take the way of those on a GPU, and launches do nothing."""
+    if not module.SUPPORTED:
+        pytest.skip("no call is made again with a Triton that makes every launch itself")
     driver = types.SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 0)
     monkeypatch.setattr(replay, "INTERPRETED", False)
     monkeypatch.setattr(replay, "is_free", lambda: True)

@@ -203,8 +203,10 @@ class GlobalLocal(Prior):
 
     def _grains(self, contents: Tensor) -> Tensor:
         """Granularity of each region, ``(B, R)``: how many of the places ``4**g`` hold a code."""
-        marks = [4**g for g in range(self.config.num_granularities - 1)]
-        return (contents[..., marks] != self.config.codebook_size).sum(-1)
+        grains = torch.zeros_like(contents[..., 0])
+        for g in range(self.config.num_granularities - 1):  # a list of places as index would be copied to a GPU
+            grains += contents[..., 4**g] != self.config.codebook_size
+        return grains
 
 
 def _refuse_positions(sampling: Sampling, closed: int, stop_after: int | None) -> None:
