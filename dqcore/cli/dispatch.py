@@ -62,6 +62,9 @@ def _outcome(words: list[str]) -> int:
         _tell(f"error: {' '.join(str(error).split()) or 'unknown error'}")
         return 2
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "dqcore").startswith("dqcore"):
+            _tell(f"error: the module {error.name} is missing; dqcore installed with its dependencies has it")
+            return 2
         if _is_out_of_memory(error):
             _tell(f"error: there is not enough memory for that {' '.join(str(error).split())[:300]}".rstrip())
             return 2

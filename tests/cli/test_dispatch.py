@@ -102,6 +102,12 @@ def test_a_bug_is_one_line_that_names_its_traceback(monkeypatch, run):
     kept.unlink()
 
 
+def test_a_package_that_is_missing_is_no_bug(monkeypatch, fails):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.setattr("dqcore.cli.info.info", lambda: __import__("tyro"))
+    assert "error: the module tyro is missing; dqcore" in fails("info")
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 10 bytes")],
