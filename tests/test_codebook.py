@@ -95,6 +95,17 @@ def test_kmeans_starts_from_the_first_batch():
     assert unchanged(reloaded, before)
 
 
+def test_a_codebook_starts_where_its_buffers_are_written_in_place():
+    """As DDP gives the first process's buffers to the others, or an average of weights is swapped in."""
+    z, trained, other = torch.randn(4, 3, 8, 8), *(DynamicQuantizer(3, 16, initialisation=KMeans()) for _ in range(2))
+    trained(z)
+    with pytest.raises(ValueError, match="codebook: it starts from the first training batch"):
+        other.eval()(z)
+    for mine, its in zip(other.buffers(), trained.buffers(), strict=True):
+        mine.copy_(its)
+    assert torch.equal(other(z).codes, trained.eval()(z).codes)
+
+
 def test_kmeans_with_fewer_vectors_than_codes():
     quantizer = DynamicQuantizer(3, 50, initialisation=KMeans())
     assert quantizer(torch.randn(1, 3, 2, 2)).loss.isfinite()

@@ -55,6 +55,13 @@ def test_tables_are_what_embeddings_add_up(kind, granularities, dtype, new, spre
         assert torch.equal(model.tables().positions[rows], model.position_vectors(rows))
 
 
+@pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2)])
+def test_a_new_prior_expects_anything(kind, granularities, new, sequence):
+    """Its weights are so small that no content is much likelier than another."""
+    logits = new(kind, granularities).eval()(sequence(4, granularities)).content_logits
+    assert 0 < float(logits.std(-1).mean()) < 0.25
+
+
 def join(images):
     parts = [torch.cat([getattr(image, name) for image in images]) for name in ("codes", "positions", "grains")]
     ends = torch.tensor([0, *(len(image.codes) for image in images)]).cumsum(0).int()
@@ -90,3 +97,21 @@ def test_saved_and_loaded(kind, granularities, tmp_path, new, sequence):
     loaded = type(model).from_pretrained(tmp_path)
     batch = sequence(2, granularities)
     assert torch.equal(loaded(batch).loss, model.eval()(batch).loss)
+
+
+@pytest.mark.parametrize("kind", ["dq", "dynamic", "raster", "global-local"])
+def test_wrong_configs_are_named(kind, new):
+    granularities = 1 if kind == "raster" else 2
+    config = new(kind, granularities).config
+    layers = [field.name for field in dataclasses.fields(config) if field.name.endswith("_layers")]
+    assert layers
+    for wrong in ({"dropout": 1.0}, *({name: 0} for name in layers)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            dataclasses.replace(config, **wrong)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "raster"])
+@pytest.mark.parametrize("stage", [{"closed": 1}, {"stop_after": 0}])
+def test_raster_order_has_no_stages(kind, stage, new):
+    with pytest.raises(ValueError, match="granularities do not come one after the other in raster order"):
+        new(kind, 1 if kind == "raster" else 2).generate(1, **stage)
