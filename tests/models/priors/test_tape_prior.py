@@ -115,3 +115,23 @@ def test_wrong_configs_are_named(kind, new):
 def test_raster_order_has_no_stages(kind, stage, new):
     with pytest.raises(ValueError, match="granularities do not come one after the other in raster order"):
         new(kind, 1 if kind == "raster" else 2).generate(1, **stage)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2), ("global-local", 3)])
+def test_parts_of_a_batch_add_up_to_its_losses(kind, granularities, new, spread, sequence):
+    model = spread(new(kind, granularities)).eval()
+    whole = sequence(4, granularities)
+    out, counts = model(whole), model.token_counts(whole)
+    assert counts.tolist() == torch.bincount(out.targets.grains, minlength=granularities).tolist()
+    parts = [model.losses_within(model(part), counts) for part in (whole[:1], whole[1:])]
+    content, position = (sum(each) for each in zip(*parts, strict=True))
+    torch.testing.assert_close(content, out.content_loss)
+    torch.testing.assert_close(position, out.position_loss)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), [("dq", 2), ("raster", 1), ("global-local", 2)])
+def test_progress_rises_to_the_number_of_samples(kind, granularities, new, spread):
+    seen, model = [], spread(new(kind, granularities)).eval()
+    model.generate(5, slots=2, progress=lambda done, count: seen.append((done, count)))
+    done = [number for number, _ in seen]
+    assert {count for _, count in seen} == {5} and done == sorted(set(done)) and done[-1] == 5
