@@ -1,5 +1,6 @@
 """Two results on the same photos: differences photo by photo, and refusals of results that were not measured alike."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -37,6 +38,10 @@ def test_differences_are_those_of_each_photo(results):
     assert psnr.difference.half == pytest.approx(2.571 * statistics.stdev(pairs) / math.sqrt(6))
     assert found["bits_per_pixel"].a == pytest.approx(a["bits_per_pixel"])
     assert found["bits_per_pixel"].difference.mean < 0
+    stored = psnr.as_json()
+    assert stored == {"a": psnr.a, "b": psnr.b, "difference": psnr.difference.mean, "half": psnr.difference.half}
+    one = dataclasses.replace(psnr, difference=dataclasses.replace(psnr.difference, half=math.inf))
+    assert one.as_json()["half"] is None  # JSON has no infinity
     assert f"{psnr.a:.3f}  {psnr.b:.3f}" in psnr.text and psnr.text.endswith("dB")
 
 
