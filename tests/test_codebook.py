@@ -95,9 +95,29 @@ def test_kmeans_starts_from_the_first_batch():
     assert unchanged(reloaded, before)
 
 
+def test_a_codebook_starts_where_its_buffers_are_written_in_place():
+    """As DDP gives the first process's buffers to the others, or an average of weights is swapped in."""
+    z, trained, other = torch.randn(4, 3, 8, 8), *(DynamicQuantizer(3, 16, initialisation=KMeans()) for _ in range(2))
+    codes = trained(z).codes
+    with pytest.raises(ValueError, match="codebook: it starts from the first training batch"):
+        other.eval()(z)
+    for mine, its in zip(other.buffers(), trained.buffers(), strict=True):
+        mine.copy_(its)
+    assert torch.equal(other.embed(codes), trained.embed(codes))
+    assert torch.equal(other(z).codes, trained.eval()(z).codes)
+
+
 def test_kmeans_with_fewer_vectors_than_codes():
     quantizer = DynamicQuantizer(3, 50, initialisation=KMeans())
     assert quantizer(torch.randn(1, 3, 2, 2)).loss.isfinite()
+
+
+def test_codes_around_few_vectors_lie_close_and_apart():
+    vectors = torch.randn(4, 3)
+    with pytest.warns(UserWarning, match="4 distinct vectors for 50 codes"):
+        codes = KMeans()(vectors, 50, 3)
+    assert len(codes.unique(dim=0)) == 50
+    assert torch.cdist(codes, vectors).min(1).values.max() < 0.01 * torch.cdist(vectors, vectors).max()
 
 
 def test_restart_revives_unused_codes():
@@ -120,6 +140,9 @@ def test_decays_that_are_none(decay):
 
 
 def test_numbers_of_strategies_that_are_none():
+    for eps in (-1e-5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="eps: expected a number from 0 up"):
+            EMA(eps=eps)
     for threshold in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"threshold: expected a share in \[0, 1\]"):
             RandomRestart(threshold)

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,12 @@ def test_frozen_and_readable():
     assert " of 1 image, " in repr(seq[0])
 
 
+def test_region_grids_are_plain_whole_numbers():
+    """Whoever writes a sequence's grid as JSON may have it from NumPy."""
+    grid = CodeSequence(**fields(region_grid=np.array([1, 1]))).region_grid
+    assert grid == (1, 1) and [type(side) for side in grid] == [int, int]
+
+
 def test_to_device():
     seq = sequence()
     assert seq.to("cpu") is seq
@@ -105,6 +112,10 @@ def test_to_device():
         ({"grains": torch.tensor([-1])}, "grains: expected values"),
         ({"positions": torch.tensor([1])}, r"positions: expected values in \[0, 1 \* 4\*\*g\)"),
         ({"positions": torch.tensor([-1])}, "positions: expected values"),
+        (
+            {"positions": torch.tensor([4]), "grains": torch.tensor([1]), "num_granularities": 2},
+            r"positions: expected values in \[0, 1 \* 4\*\*g\)",
+        ),
         ({"region_grid": (0, 1)}, "region_grid: expected at least one region"),
         ({"num_granularities": 0}, "num_granularities: expected at least 1"),
         ({"order": "raster"}, "order: expected 'row-first' or 'region-first', got 'raster'"),

@@ -78,7 +78,9 @@ def test_a_sequence_and_an_encoding_show_the_same_pictures():
 def test_regions_without_codes_are_grey():
     found = encoding()
     part = dqcore.pack_codes(found.codes, found.grain).where(torch.tensor([[True, False], [False, False]]))
-    for picture in pictures(part._repr_html_()):
+    shown = pictures(part._repr_html_())
+    assert len(shown) == 4  # the maps of codes and of granularities of two images
+    for picture in shown:
         assert picture[-2, -2].tolist() == [222, 222, 222] and picture[8, 8].tolist() != [222, 222, 222]
 
 

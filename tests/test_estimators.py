@@ -55,13 +55,21 @@ def test_a_vector_of_zeros_has_a_code_and_a_gradient(estimator, metric):
     assert torch.equal(grad[:, :, 0, 0], weight[:, :, 0, 0]) and grad.isfinite().all()
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e38])
+@pytest.mark.parametrize("scale", [1e-42, 1e-40, 1e-30, 1e38])
 def test_rotation_gives_the_code_at_any_scale(scale):
     quantizer = DynamicQuantizer(8, 19, estimator=Rotation()).eval()
     z = torch.randn(1, 8, 2, 2).mul(scale).requires_grad_()
     out = quantizer(z)
     assert torch.equal(out.map, quantizer.embed(out.codes))
     assert not torch.autograd.grad(out.map.sum(), z)[0].isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e30])
+def test_a_vector_of_another_scale_has_length_one_beside_others(scale):
+    x = torch.randn(5, 8)
+    x[2] *= scale
+    wanted = torch.nn.functional.normalize(x.double(), dim=1, eps=1e-300).float()
+    assert_close(Cosine()(x, 1), wanted)
 
 
 def test_a_vector_left_out_gives_no_projection_a_nan():

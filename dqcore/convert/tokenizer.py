@@ -195,7 +195,10 @@ def _threshold(config: Mapping[str, Any]) -> float | None:
         value = value[percentile]
     if isinstance(value, (list, tuple)) and len(value) == 1:
         (value,) = value
-    return None if value is None else float(value)
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"config: expected one threshold, a number in nats, got {value!r}") from None
 
 
 def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:

@@ -32,7 +32,7 @@ def code_classes(codebook: Tensor, number: int = _CLASSES) -> Tensor:
     number = max(1, min(number, len(codebook) // 4))
     vectors = codebook.detach().float().cpu()
     distinct = len(torch.unique(vectors, dim=0))
-    return nearest_code(vectors, KMeans()(vectors, max(1, min(number, distinct)), vectors.shape[1]))
+    return nearest_code(vectors, KMeans()(vectors, min(number, distinct), vectors.shape[1]))
 
 
 class CodeCounts:

@@ -238,6 +238,7 @@ def test_names_in_a_new_data_set():
     assert list(new_names(names, whole=True).values()) == ["x/1.b.jpg", "2.png"]
     assert list(new_names(names, whole=True, dots=False).values()) == ["x/1_b.jpg", "2.png"]
     assert list(new_names(names, whole=False, dots=False).values()) == ["x/1_b", "2"]
+    assert list(new_names(["a_lmdb::0.1"], whole=True, dots=False).values()) == ["0_1"]  # a key, which has no ending
     assert list(new_names(["../y/1.png", "a/1.png"], whole=True).values()) == ["y/1.png", "a/1.png"]
     assert list(new_names(["1.png", "1.jpg"], whole=False).values()) == ["1.png", "1.jpg"]
     with pytest.raises(ValueError, match="two of its images would be called the same"):

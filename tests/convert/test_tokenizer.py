@@ -156,6 +156,10 @@ def test_thresholds(released, tmp_path):
     params["fine_grain_ratito"] = 0.5
     with pytest.raises(ValueError, match="config: there is no threshold for percentile 50"):
         convert.dqvae_from_official(state, config)
+    for wrong in ([1.0, 2.0], [], "much", [[1.0]]):
+        params["thresholds"] = wrong
+        with pytest.raises(ValueError, match="config: expected one threshold, a number in nats, got "):
+            convert.dqvae_from_official(state, config)
 
 
 def test_to_official_rejects_what_they_do_not_have():

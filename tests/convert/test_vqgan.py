@@ -166,6 +166,11 @@ def test_what_is_none_of_theirs(taming):
     with pytest.raises(ValueError, match="expected stem 1, 32 groups"):
         vqgan_to_taming(VQGAN.from_preset("vqgan-f8-tiny"))
     sizes = {"channels": 32, "latent_channels": 32, "groups": 32}
-    for changes in ({"linear_path": True}, {"decoder_multipliers": (1, 2, 2, 4)}, {"decoder_attention": (4,)}):
+    for changes in (
+        {"linear_path": True},
+        {"decoder_multipliers": (1, 2, 2, 4)},
+        {"decoder_attention": (4,)},
+        {"decoder_attention": (1,)},
+    ):
         with pytest.raises(ValueError, match="model: expected no linear path, and a decoder with its encoder's widths"):
             vqgan_to_taming(VQGAN.from_preset("vqgan-f8-tiny", **sizes, **changes))

@@ -136,6 +136,15 @@ def test_a_damaged_header_is_not_taken_for_the_end(make, image):
         list_images(path)
 
 
+def test_a_tar_that_is_cut_off_between_two_files_is_refused(make, image):
+    path = make("a.tar", {"1.png": image(1), "2.png": image(2)})
+    with tarfile.open(path) as tar:
+        second = tar.getmember("2.png").offset
+    path.write_bytes(path.read_bytes()[:second])
+    with pytest.raises(ValueError, match=r"a\.tar: damaged or cut off"):
+        list_images(path)
+
+
 def test_compressed_tars_are_refused(make, image, tmp_path):
     import gzip
 
@@ -156,7 +165,7 @@ def test_the_size_of_a_member_is_limited(make, image, kind, monkeypatch):
 @pytest.mark.parametrize("kind", ("a.tar", "a.zip", "a_lmdb"))
 def test_a_changed_archive_is_indexed_again(make, image, kind):
     path = make(kind, {"1.png": image(1)})
-    assert len(list_images(path)) == 1
+    assert len(list_images(path)) == 1 and open_archive(path) is open_archive(path)
     path.rename(path.with_name("before"))
     make(kind, {"1.png": image(4), "2.png": image(2), "3.png": image(3)})
     assert [red(found) for found in list_images(path)] == [40, 20, 30]

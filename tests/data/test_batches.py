@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from dqcore.data import batches as module
-from dqcore.data.batches import Crops, StepSampler, batch_loader
+from dqcore.data.batches import Crops, StepSampler, batch_loader, item_loader
 from dqcore.data.crops import RandomCrop
 from dqcore.data.images import BrokenImageError
 
@@ -80,3 +80,23 @@ def test_memory_has_a_limit(paths, monkeypatch):
     monkeypatch.setattr(module, "MEMORY_LIMIT", 3 * 21 * 18)
     with pytest.raises(ValueError, match="in_memory: the images need more"):
         _batches(paths, in_memory=True)
+
+
+def test_images_are_kept_while_there_is_room(paths, monkeypatch):
+    read, decode = [], module.read_prepared
+    monkeypatch.setattr(
+        module, "read_prepared", lambda path, *args, **named: read.append(path) or decode(path, *args, **named)
+    )
+    wanted = [sample.image for sample in map(Crops(paths, RandomCrop(16, 18)).__getitem__, [(0, 0), (0, 1), (0, 2)])]
+    size = 3 * 18 * 21  # of a prepared image
+    read.clear()
+    crops = Crops(paths, RandomCrop(16, 18), keep=2 * size + size // 2)
+    for _ in range(3):
+        assert all(torch.equal(crops[0, index].image, wanted[index]) for index in range(3))
+    assert read == [*paths[:3], paths[2], paths[2]]
+
+
+def test_loading_items_takes_no_random_number():
+    state = torch.get_rng_state()
+    assert list(item_loader([5, 6, 7], 0)) == [5, 6, 7]
+    assert torch.equal(torch.get_rng_state(), state)

@@ -211,3 +211,6 @@ def test_the_number_of_a_class_has_a_limit():
     assert labels_of(["0", "2"], ["a.jpg", "b.jpg"], True) == ([0, 2], ("0", "1", "2"))
     with pytest.raises(ValueError, match="classes: expected numbers below 1,000,000"):
         labels_of(["0", "99999999"], ["a.jpg", "b.jpg"], True)
+    for text in ("²", "-1", "1" * 10):
+        with pytest.raises(ValueError, match=r"classes: expected the number of a class beside b\.jpg"):
+            labels_of(["0", text], ["a.jpg", "b.jpg"], True)

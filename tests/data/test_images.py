@@ -1,4 +1,5 @@
 import os
+import re
 import struct
 import zlib
 
@@ -96,6 +97,9 @@ def test_transparency_is_laid_over_white(tmp_path):
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([9, 9, 9] * 256)
     assert _pixel(_save(tmp_path / "c.png", palette, transparency=0)) == (255, 255, 255)
+    for name, colour, seen in (("d", (255, 0, 9), (255, 255, 255)), ("e", (254, 0, 9), (254, 0, 9))):
+        path = _save(tmp_path / f"{name}.png", Image.new("RGB", (4, 4), colour), transparency=(255, 0, 9))
+        assert _pixel(path) == seen
 
 
 def test_sixteen_bits_keep_their_upper_half(tmp_path):
@@ -162,8 +166,9 @@ def test_tensors_and_images_are_inverse():
             image_to_tensor(image.convert(mode))
     with pytest.raises(InputError, match=r"pixels: expected \(3, H, W\), got \(1, 3, 2, 2\); .* take one image"):
         tensor_to_image(torch.zeros(1, 3, 2, 2))
-    with pytest.raises(InputError, match=r"pixels: expected \(3, H, W\), got \(2, 2\)$"):
-        tensor_to_image(torch.zeros(2, 2))
+    for shape in ((2, 2), (1, 2, 2)):
+        with pytest.raises(InputError, match=rf"pixels: expected \(3, H, W\), got {re.escape(str(shape))}$"):
+            tensor_to_image(torch.zeros(shape))
 
 
 def test_only_the_formats_that_are_meant(tmp_path):
@@ -230,9 +235,10 @@ def test_sixteen_bits_with_a_transparent_value(tmp_path):
     path.write_bytes(data[:place] + chunk + data[place:])
     assert np.asarray(read_image(path))[..., 0].tolist() == [[0, 255], [3, 255]]
     image = Image.new("RGB", (2, 2))
-    image.info["transparency"] = (1000, 0, 0)
-    with pytest.raises(ValueError, match="16-bit colour"):
-        reading._to_rgb(image, "PNG")
+    for key in ((1000, 0, 0), (0, 0, 256)):
+        image.info["transparency"] = key
+        with pytest.raises(ValueError, match="16-bit colour"):
+            reading._to_rgb(image, "PNG")
 
 
 def test_pixels_of_32_bits_are_refused(tmp_path):
@@ -279,6 +285,7 @@ def test_the_named_limit_reaches_workers_that_see_no_context(tmp_path):
     with reading.allow_pixels(100):
         made = MadeImages([("a.png", path)], Making(), {"a.png": "a.png"}, {})
         measured = _Measured([path], 16, 16)
+    assert made[0].name == "a.png"
     assert "more than the limit of 100" in made[0].reason and "more than the limit of 100" in measured[0].reason
 
 

@@ -101,6 +101,13 @@ def test_damaged_shards_and_indexes_are_one_clear_error(tmp_path):
         index.write_text(text.replace(old, new))
         with pytest.raises(ValueError, match=r"index"):
             list(read_shards(tmp_path))
+    index.write_text(text)
+    about = read_index(tmp_path)
+    about["images"][0]["codes_shape"] = [6, 4]
+    with pytest.raises(ValueError, match="image 0 is not the one of the index"):
+        list(read_shards(tmp_path, about))
+    index.write_text('{"images": []}')
+    assert read_index(tmp_path)["broken"] == []
     index.write_text('{"images": [3], "broken": []}')
     with pytest.raises(ValueError, match="no list of files"):
         list(read_shards(tmp_path))
@@ -111,5 +118,7 @@ def test_a_listed_file_that_is_gone_is_no_other_file(tmp_path):
     writer.add("1.png", (30, 47), *_maps(1), "abc")
     writer.flush()
     assert count_known(read_index(tmp_path), {"1.png": "", "2.png": "def"}, tmp_path) == 1
+    old = {"images": [{"name": "1.png"}]}  # of a version that kept no digest
+    assert count_known(old, {"1.png": "def"}, tmp_path) == 1
     with pytest.raises(InputError, match=r"holds the codes of another 1.png"):
         count_known(read_index(tmp_path), {"1.png": "def"}, tmp_path)

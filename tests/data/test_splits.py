@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from dqcore.data.listing import spread
-from dqcore.data.splits import least_held_out, training_split
+from dqcore.data.listing import choose, spread
+from dqcore.data.splits import LISTS, least_held_out, listed_split, training_split
 
 
 def test_a_small_folder_holds_out_a_tenth_and_at_most_four():
@@ -36,3 +36,20 @@ def test_some_of_many_are_spread_over_all(count, most):
     assert len(found) == min(count, most) and found == sorted(set(found))
     steps = [after - before for before, after in zip(found, [*found[1:], count], strict=True)]
     assert found[0] == 0 and max(steps) - min(steps) <= 1
+
+
+@pytest.mark.parametrize(("most", "number"), [(None, 9), (12, 9), (9, 9), (4, 4), (0, 0)])
+def test_a_random_choice_keeps_the_order(most, number):
+    paths = [Path(str(index)) for index in range(9)]
+    found = choose(paths, most, 3)
+    assert len(found) == number and found == sorted(set(found)) == choose(paths, most, 3)
+    assert number in (0, 9) or found != choose(paths, most, 4)
+
+
+def test_one_list_alone_splits_nothing(tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    training, validation = (tmp_path / name for name in LISTS[0])
+    training.write_text("0.png\n1.png\n")
+    assert listed_split(tmp_path, paths) is None
+    validation.write_text("3.png\n")
+    assert listed_split(tmp_path, paths).validation == paths[3:]

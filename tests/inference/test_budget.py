@@ -68,6 +68,9 @@ def test_codes_by_size_and_exactly(codec):
     assert int((4 ** Codes(regions + 30, exact=True).encode(codec, image, size).grain).sum()) == regions + 30
     with pytest.raises(InputError, match=rf"the nearest are {regions + 30} or {regions + 33}"):
         Codes(regions + 31, exact=True).encode(codec, image, size)
+    most = regions * 4 ** (codec.model.config.num_granularities - 1)
+    with pytest.raises(InputError, match=f"the nearest are {most}, all regions being fine"):
+        Codes(most + 1, exact=True).encode(codec, image, size)
 
 
 def test_a_fixed_length_tokenizer_has_no_choice():

@@ -37,8 +37,12 @@ def test_which_part_is_kept(tmp_path):
     [
         ("lower", "keep: expected upper, left, x,y,w,h in pixels or the file of a mask, got 'lower'"),
         ("1,2,3", "keep: expected upper"),
+        ("1,2,3,x", "keep: expected upper"),
         ("50,0,20,10", "within 60x40 pixels"),
         ("0,0,0,10", "within 60x40 pixels"),
+        ("0,-1,9,9", "within 60x40 pixels"),
+        ("-1,0,9,9", "within 60x40 pixels"),
+        ("0,35,9,9", "within 60x40 pixels"),
     ],
 )
 def test_parts_that_are_none(keep, message):

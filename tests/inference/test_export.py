@@ -86,6 +86,8 @@ def test_a_router_without_thresholds(router, tmp_path):
     model = DQVAE(DQVAEConfig(strides=(4, 2), encoder_multipliers=(1, 1, 1), resolution=16, router=router, **SMALL))
     with pytest.raises(InputError, match="its router has no thresholds yet"):
         export_tokenizer(model, tmp_path, height=8, width=8, format="torch")
+    model.router.thresholds.fill_(0.1)
+    export._check_router(model.router)
 
 
 def test_files_of_others_stay(fixed, tmp_path):

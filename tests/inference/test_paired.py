@@ -1,5 +1,6 @@
 """Two results on the same photos: differences photo by photo, and refusals of results that were not measured alike."""
 
+import dataclasses
 import json
 import math
 import statistics
@@ -37,11 +38,17 @@ def test_differences_are_those_of_each_photo(results):
     assert psnr.difference.half == pytest.approx(2.571 * statistics.stdev(pairs) / math.sqrt(6))
     assert found["bits_per_pixel"].a == pytest.approx(a["bits_per_pixel"])
     assert found["bits_per_pixel"].difference.mean < 0
+    stored = psnr.as_json()
+    assert stored == {"a": psnr.a, "b": psnr.b, "difference": psnr.difference.mean, "half": psnr.difference.half}
+    one = dataclasses.replace(psnr, difference=dataclasses.replace(psnr.difference, half=math.inf))
+    assert one.as_json()["half"] is None  # JSON has no infinity
     assert f"{psnr.a:.3f}  {psnr.b:.3f}" in psnr.text and psnr.text.endswith("dB")
 
 
 def test_a_result_beside_itself_differs_by_nothing(results):
-    for each in compare_results(results[0], results[0]).values():
+    found = compare_results(results[0], results[0])
+    assert {"psnr", "bits_per_pixel"} <= found.keys()
+    for each in found.values():
         assert (each.difference.mean, each.difference.half) == (0, 0)
 
 

@@ -70,6 +70,7 @@ def test_everybody_says_the_same_number(run):
 
 def test_the_name_of_a_protocol():
     assert str(NATIVE) == "native size, 8-bit"
+    assert Protocol(64, 64).resize == 64
     assert str(Protocol(64, 80)) == "central 64x64 pixels, shorter side resized to 80, 8-bit"
     assert NATIVE.prepare(Image.new("RGB", (40, 30))).size == (40, 30)
     assert Protocol(16, 20).prepare(Image.new("RGB", (40, 30))).size == (16, 16)

@@ -113,15 +113,17 @@ def test_shapes_must_agree(metric):
         metric(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17))
     with pytest.raises(ValueError, match=r"images: expected \(B, C, H, W\), got \(3, 16, 16\)"):
         metric(torch.zeros(3, 16, 16), torch.zeros(3, 16, 16))
-    pictures = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
-    for name, pair in {"images": (pictures, pictures.float()), "reconstructions": (pictures.float(), pictures)}.items():
-        with pytest.raises(TypeError, match=rf"{name}: expected floating-point values in \[-1, 1\], got torch.uint8: "):
-            metric(*pair)
+    for dtype, remedy in ((torch.uint8, r"dqcore\.data\.images\.uint8_to_float"), (torch.int64, "convert them")):
+        whole, floats = torch.zeros(1, 3, 16, 16, dtype=dtype), torch.zeros(1, 3, 16, 16)
+        for name, pair in {"images": (whole, floats), "reconstructions": (floats, whole)}.items():
+            with pytest.raises(TypeError, match=rf"{name}: .* in \[-1, 1\], got {dtype}: {remedy}"):
+                metric(*pair)
 
 
 def test_ssim_needs_its_window():
     with pytest.raises(ValueError, match="at least 11 x 11"):
         ssim(torch.zeros(1, 3, 10, 16), torch.zeros(1, 3, 10, 16))
+    assert ssim(torch.zeros(1, 3, 11, 11), torch.zeros(1, 3, 11, 11)).item() == pytest.approx(1)
 
 
 def test_ms_ssim_does_not_hang_on_the_default_dtype():

@@ -22,9 +22,13 @@ def test_does_not_depend_on_scale():
 
 def test_a_constant_has_no_rank():
     assert math.isnan(spearman(torch.zeros(4), torch.randn(4)))
-    assert math.isnan(spearman(torch.randn(4), torch.tensor([1.0, 2.0, torch.nan, 3.0])))
+    hole = torch.tensor([1.0, 2.0, torch.nan, 3.0])
+    assert math.isnan(spearman(torch.randn(4), hole)) and math.isnan(spearman(hole, torch.randn(4)))
 
 
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="as many values as x"):
         spearman(torch.zeros(3), torch.zeros(4))
+    with pytest.raises(ValueError, match="at least 2, got 1 and 1"):
+        spearman(torch.zeros(1), torch.zeros(1))
+    assert spearman(torch.tensor([1, 2]), torch.tensor([4, 3])) == -1

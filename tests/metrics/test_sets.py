@@ -44,7 +44,7 @@ def test_kid_by_its_formula(pair):
     draws = [(rng.choice(24, 24, replace=False), rng.choice(30, 24, replace=False)) for _ in range(100)]
     wanted = sum(mmd(x[i], y[j]) for i, j in draws) / 100
     for seed in (3, 3 + 2**32):  # NumPy's generator takes 32 bits
-        assert set_metrics(x, y, ["kid"], OTHER, seed=seed)["kid"] == pytest.approx(wanted, rel=1e-9)
+        assert set_metrics(*pair, ["kid"], OTHER, seed=seed)["kid"] == pytest.approx(wanted, rel=1e-9)
 
 
 def test_inception_score_by_its_formula(pair):
@@ -67,7 +67,7 @@ def test_precision_and_recall_by_their_definition(pair):
         hit = [any(float((x - o).norm()) <= r for o, r in zip(others, radius, strict=True)) for x in points]
         return sum(hit) / len(hit)
 
-    found = set_metrics(made, real, ["recall", "precision"], OTHER)
+    found = set_metrics(*pair, ["recall", "precision"], OTHER)
     assert list(found) == ["recall", "precision"]
     assert found["precision"] == pytest.approx(inside(made, real), abs=1e-6)
     assert found["recall"] == pytest.approx(inside(real, made), abs=1e-6)
@@ -89,3 +89,6 @@ def test_what_cannot_be_measured(pair):
         set_metrics(pair[0][:3], pair[1], ["precision"], OTHER)
     with pytest.raises(InputError, match="at least 2 images in each set, got 1"):
         set_metrics(pair[0], pair[1][:1], ["fid"], OTHER)
+    with pytest.raises(InputError, match="metrics: expected some of"):
+        set_metrics(*pair, ["lpips"], OTHER)
+    assert set_metrics(pair[0][:3], pair[1], ["fid"], OTHER)["fid"] > 0

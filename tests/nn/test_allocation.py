@@ -57,6 +57,13 @@ def test_budget_follows_the_scores():
     assert counts_for_codes(wanted, torch.tensor([4 + 12 + 24])).tolist() == [[0, 2, 2]]
 
 
+def test_counts_with_as_many_codes_are_those_nearest_to_the_scores():
+    """Five regions refined once have as many codes as one refined twice."""
+    once, twice = torch.tensor([9.0, 8, 7, 6, 5, 1]), torch.tensor([9.0, 1, 1, 1, 1, 1])
+    for first, second, counts in ((once, torch.zeros(6), [1, 5, 0]), (twice, twice - 1, [5, 0, 1])):
+        assert counts_for_codes(torch.stack([first, second])[None, :, None], torch.tensor([21])).tolist() == [counts]
+
+
 def test_arrays_of_shares_are_shares():
     for ratio in (np.array([0.5, 0.25]), torch.tensor([0.5, 0.25]), [np.float32(0.5), 0.25]):
         assert target_shares("ratio", ratio, 3) == (0.5, 0.25)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 import dqcore
-from dqcore.nn.attention import CausalSelfAttention
+from dqcore.nn.attention import CausalSelfAttention, cache_dtype
 
 LENGTHS = [3, 1, 0, 7]
 
@@ -94,3 +94,20 @@ def test_bfloat16_under_autocast():
         half = attention(x.float(), cu_seqlens)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), attention(x.float(), cu_seqlens), rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "device", "expected"),
+    [
+        ("auto", torch.float32, "cpu", torch.float32),
+        ("auto", torch.float32, "cuda", torch.bfloat16),
+        ("auto", torch.float16, "cuda", torch.float16),
+        ("auto", torch.float64, "cuda", torch.float64),
+        ("bfloat16", torch.float32, "cpu", torch.bfloat16),
+        ("bfloat16", torch.float64, "cpu", torch.bfloat16),
+        ("bfloat16", torch.float16, "cuda", torch.float16),
+        ("int8", torch.float16, "cpu", torch.int8),
+    ],
+)
+def test_what_a_cache_is_kept_in(kind, weights, device, expected):
+    assert cache_dtype(kind, weights, torch.device(device)) == expected

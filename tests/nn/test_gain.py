@@ -75,6 +75,20 @@ def test_before_training_each_image_has_the_target_share():
     assert router(images_for(maps), maps).grain.flatten(1).sum(1).tolist() == [4] * 4
 
 
+def test_a_region_that_is_not_worth_a_first_refinement_gets_no_second():
+    gains = torch.arange(32.0).view(1, 1, 4, 8).repeat(1, 2, 1, 1)
+    gains[0, 1, 0, 0] = 100
+    for router in (fresh := GainRouter(6, (0.25, 0.25)).eval()), settled(fresh, gains):
+        grain = router._settled_grain(gains)
+        assert torch.bincount(grain.flatten()).tolist() == [16, 8, 8] and grain[0, 0, 0] == 0
+
+
+def settled(router, gains):
+    other = GainRouter(6, router.ratio).eval()
+    other.settle([gains])
+    return other
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_another_dtype(dtype):
     """A tokenizer may be read in half precision: its router then takes maps and images of it."""

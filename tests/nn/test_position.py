@@ -29,8 +29,10 @@ def test_fourier_is_a_sine_of_coordinates_in_minus_one_to_one():
     bias = FourierPosition(4)
     values = bias(3, 7)
     for row, y in enumerate([-1.0, 0.0, 1.0]):
-        expected = torch.sin(bias.weight @ torch.tensor([1.0, y]) + bias.bias)
-        torch.testing.assert_close(values[:, row, 6], expected)
+        for column in range(7):
+            expected = torch.sin(bias.weight @ torch.tensor([column / 3 - 1, y]) + bias.bias)
+            torch.testing.assert_close(values[:, row, column], expected)
+    assert bias.bfloat16()(3, 7).dtype == torch.bfloat16
 
 
 def test_names():

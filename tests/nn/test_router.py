@@ -3,6 +3,7 @@ import torch
 
 from dqcore.nn import EntropyRouter, FeatureRouter, RandomRouter
 from dqcore.nn.gain import GainRouter
+from dqcore.nn.router import entropy_thresholds
 from dqcore.nn.routing import Routing
 
 
@@ -77,6 +78,14 @@ def test_entropy_router_fits_the_target_shares(ratio):
     assert torch.equal(thresholds, EntropyRouter(ratio, 16).fit(images))
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 50])
+@pytest.mark.parametrize("ratio", [(0.5,), (0.3, 0.3), (0.01,)], ids=str)
+def test_thresholds_are_quantiles(count, ratio):
+    entropies = torch.randn(count, dtype=torch.float64)
+    wanted = [float(entropies.quantile(1 - sum(ratio[g:]))) for g in range(len(ratio))]
+    assert entropy_thresholds(entropies, ratio) == pytest.approx(wanted)
+
+
 def test_entropy_router_compares_strictly():
     images = noise(1)
     router = EntropyRouter(0.5, 16)
@@ -110,6 +119,7 @@ def test_thresholds_are_not_rounded_to_half_precision(dtype):
     router, images = EntropyRouter(0.5, 16), noise()
     thresholds, grain = router.fit(images).clone(), router(images, []).grain
     router.register_buffer("count", torch.tensor(3))
+    router.register_buffer("nothing", None)
     assert torch.equal(router.to(dtype).thresholds, thresholds) and router.count.dtype == torch.int64
     assert torch.equal(router(images, []).grain, grain)
 

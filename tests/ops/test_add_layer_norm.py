@@ -67,6 +67,17 @@ def test_dropout_is_that_of_the_mask(route, channels, branch_dtype):
         assert_close(grad, double)
 
 
+def test_a_branch_of_another_dtype_without_dropout(route):
+    tensors, weights = problem(route, 9, 40, branch_dtype=torch.bfloat16)
+    total, normed = add_layer_norm(*tensors)
+    doubles, expected, expected_normed = exact(tensors, 1.0)
+    grads = torch.autograd.grad((total * weights[0] + normed * weights[1]).sum(), tensors)
+    wanted = torch.autograd.grad((expected * weights[0] + expected_normed * weights[1]).sum(), doubles)
+    assert [grad.dtype for grad in grads] == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    for grad, double in zip(grads, wanted, strict=True):
+        assert_close(grad, double)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kinds", [(torch.float32, torch.float32), (torch.bfloat16, torch.float16)])
 def test_weights_of_other_dtypes(route, dtype, kinds):

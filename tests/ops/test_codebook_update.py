@@ -11,7 +11,7 @@ import dqcore
 from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA
 from dqcore.ops import CodeSums, codebook_update, dynamic_lookup
-from dqcore.ops.reference.codebook_update import seed_of
+from dqcore.ops.reference.codebook_update import is_new, seed_of
 from dqcore.ops.reference.draw_vectors import STEP, mix
 
 NAMES = ("weight", "cluster_size", "idle", "embed_sum")
@@ -217,6 +217,25 @@ def test_unused_codes_are_revived_by_the_batch():
     revived = after.cluster_size == 1
     assert revived.sum() > 10
     assert all(tuple(code.tolist()) in cells for code in after.codes[revived])
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_a_vector_is_new_beyond_a_thousandth_of_how_far_they_lie_apart(scale):
+    vectors = 5 + scale * torch.randn(50, 3)
+    apart = (vectors - vectors.mean(0)).square().sum(1).mean()
+    shares = torch.cat([torch.tensor([0.9e-3, 1.1e-3]), torch.ones(48)])
+    valid = torch.arange(50) < 49
+    assert is_new(valid, vectors.where(valid[:, None], 0), shares**2 * apart).tolist()[:2] == [False, True]
+
+
+def test_what_a_code_in_use_has_become_revives_none(route):
+    """With a decay of 0 a code becomes the mean of its vectors, here a vector, which lay apart before."""
+    book = DynamicQuantizer(4, 3, learning=EMA(decay=0.0)).to(route).codebook
+    x = torch.randn(1, 4, 1, 1, device=route).expand(-1, -1, 2, 2).contiguous()
+    maps, grain = [x], torch.zeros(1, 2, 2, dtype=torch.int64, device=route)
+    lookup = dynamic_lookup(maps, grain, book.codes, with_sums=True)
+    codebook_update([getattr(book, name) for name in NAMES], lookup, maps, grain, decay=0.0, eps=1e-30, threshold=1.0)
+    assert (book.codes == x[0, :, 0, 0]).all(1).tolist() == [code in lookup.codes for code in range(3)]
 
 
 def test_state_of_another_shape_is_refused():

@@ -1,10 +1,12 @@
 import dataclasses
 import itertools
+import sys
 
 import pytest
 import torch
 
 import dqcore
+from dqcore import backends
 from dqcore.codes import CodeSequence
 from dqcore.ops import pack_codes, unpack_codes
 from dqcore.ops.reference.unpack_codes import unpack_codes_reference
@@ -59,6 +61,16 @@ def test_batch_equals_images(route):
     for index, image in enumerate(seq):
         alone = unpack_codes(image)
         assert torch.equal(alone[0][0], code_map[index]) and torch.equal(alone[1][0], grain_map[index])
+
+
+@pytest.mark.skipif(backends.extension() is None, reason="dqcore._C was not built")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_only_sequences_with_a_mistake_are_read_twice(shape, monkeypatch):
+    """What the extension refuses, the reference unpacks, which takes much longer."""
+    monkeypatch.setattr(sys.modules["dqcore.ops.unpack_codes"], "unpack_codes_reference", None)
+    seq = sequence(*shape)
+    code_map, grain_map = unpack_codes(seq)
+    assert pack_codes(code_map, grain_map, num_granularities=shape[-1]) == seq
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

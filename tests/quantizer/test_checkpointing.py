@@ -117,6 +117,19 @@ def test_the_same_features_twice_in_one_step(use_reentrant):
     assert same(*results)
 
 
+def test_codes_that_are_written_without_autograds_knowledge():
+    """What is written to ``.data`` counts no version of the tensor, and still is what the next pass looked up in."""
+    x, gradients = torch.randn(2, 6, 5, 4), []
+    quantizer = DynamicQuantizer(6, 40).freeze()
+    for call in (quantizer, lambda z: checkpoint(quantizer, z, use_reentrant=False)):
+        quantizer.codes = torch.linspace(-1, 1, 240).view(40, 6)
+        z = x.clone().requires_grad_()
+        call(z)
+        quantizer.codebook.weight.data.add_(3)
+        gradients += torch.autograd.grad(call(z).loss, z)
+    assert same(*[[each] for each in gradients])
+
+
 def test_an_own_checkpoint_made_of_an_autograd_function():
     class Again(torch.autograd.Function):
         @staticmethod

@@ -161,6 +161,10 @@ def test_the_default_on_a_cpu_is_the_error():
     mask[1, 1, 2] = False
     assert quantizer(x, mask=mask).loss.isfinite()
     assert quantizer(torch.full((1, 4, 3, 3), 3e38)).codes.min() >= 0
+    projected = DynamicQuantizer(4, 9, codebook_dim=2)
+    torch.nn.init.constant_(projected.project_in.weight, 2.0)
+    with pytest.raises(InputError, match="9 of 9 vectors are not finite"):  # these are, but not once projected
+        projected(torch.full((1, 4, 3, 3), 1e38))
     with pytest.raises(InputError, match="nonfinite"):
         DynamicQuantizer(4, 9, nonfinite="ignore")
 
@@ -241,6 +245,7 @@ def test_parts_of_a_batch_teach_as_the_whole():
             before = parts.codes.clone()
             for part in x.split(2):
                 parts(part)
+            copy.deepcopy(parts)  # takes nothing away
             assert torch.equal(parts.codes, before)
         for part in x.split(2):
             every(part)

@@ -26,10 +26,11 @@ def test_pairs_are_those_that_the_writer_meets(tables_of, photo, num_granulariti
     classes = tables.classes
     counts = CodeCounts(classes, num_granularities)
     expected = torch.zeros_like(counts.code_pairs)
-    grains = torch.zeros_like(counts.grain_pairs)
+    grains, occur = torch.zeros_like(counts.grain_pairs), torch.zeros(num_granularities, dtype=torch.int64)
     for seed in range(3):
         codes, grain = photo(6, 5, tables, seed)
         counts.add(codes[None], grain[None])
+        occur += torch.stack([(grain == g).sum() for g in range(num_granularities)])
         walk = Walk(tables, grain.clone().numpy(), codes.clone().numpy())
         walk.take_grain(recorder := Recorder())
         for before, after in recorder.pairs:
@@ -39,6 +40,8 @@ def test_pairs_are_those_that_the_writer_meets(tables_of, photo, num_granulariti
             for before, after in recorder.pairs:
                 expected[g, before, after] += 1
     assert torch.equal(counts.grain_pairs, grains) and torch.equal(counts.code_pairs, expected)
+    assert torch.equal(counts.grains, occur)
+    assert torch.equal(counts.codes.sum(1), occur * 4 ** torch.arange(num_granularities))
     assert int(counts.code_pairs.sum()) > 100 and counts.images == 3
 
 
@@ -48,6 +51,12 @@ def test_classes_hold_similar_codes():
     classes = code_classes(codebook, 3).view(20, 3)
     assert (classes == classes[0]).all() and len(set(classes[0].tolist())) == 3
     assert code_classes(torch.zeros(8, 2)).tolist() == [0] * 8
+
+
+@pytest.mark.parametrize(("size", "classes"), [(1, 1), (3, 1), (7, 1), (41, 10)])
+def test_a_class_holds_four_codes_on_average_at_least(size, classes):
+    found = code_classes(torch.rand(size, 4, dtype=torch.bfloat16))
+    assert len(found) == size and found.unique().tolist() == list(range(classes))
 
 
 def test_fitted_tables_make_shorter_streams(identity):

@@ -1,6 +1,7 @@
 """Streams: lossless, as short as their tables allow, in parts, and safe to read."""
 
 import contextlib
+import dataclasses
 import math
 import random
 import zlib
@@ -80,6 +81,23 @@ def test_the_beginning_makes_a_preview(tables_of, photo, identity):
         read_stream(broken, tables, identity, preview=True)
 
 
+def test_headers_that_break_off_or_say_what_cannot_be(tables_of, photo, identity):
+    tables = tables_of()
+    data = write_stream(*photo(4, 4, tables), (64, 64), tables, identity)
+    for end in range(3, read_header(data).length):
+        with pytest.raises(InputError, match=r"a\.dqc: truncated, it breaks off in the header"):
+            read_header(data[:end], "a.dqc")
+    for place, value, match in (
+        (3, b"\x02", "version 2"),
+        (14, b"\x40", "64x64 pixels and 0 granularities"),
+        (15, b"\x00", "64x0 pixels"),
+        (16, b"\x00", "0x64 pixels"),
+        (15, b"\xff" * 4, "a number in the header does not end"),
+    ):
+        with pytest.raises(InputError, match=match):
+            read_header(data[:place] + value + data[place + len(value) :])
+
+
 def test_another_model_and_other_tables_are_refused_by_name(tables_of, photo, identity):
     tables, others = tables_of(seed=0), tables_of(seed=1)
     data = write_stream(*photo(4, 4, tables), (64, 64), tables, identity)
@@ -124,6 +142,24 @@ def test_a_small_file_cannot_ask_for_a_large_photo(tables_of, photo, identity):
         large = resealed(data, type(header)(**{**vars(header), "size": size}), tables)
         with pytest.raises(InputError, match=match):
             read_stream(large, tables, identity)
+
+
+def test_codes_closer_than_every_second_pixel_are_refused(tables_of, photo, identity):
+    """A header may claim so many granularities that a small photo has a huge code map."""
+    tables = tables_of(num_granularities=3)
+    data = write_stream(*photo(2, 2, tables), (32, 32), tables, identity)
+    close = resealed(data, dataclasses.replace(read_header(data), stride=1, size=(16, 16)), tables)
+    with pytest.raises(InputError, match="at most 16383 pixels"):  # 16 codes in every pixel: 4 * 16**3 = 16384
+        read_stream(close, tables, identity, max_pixels=16383)
+
+
+def test_the_smallest_photo(tables_of, photo, identity):
+    tables = tables_of()
+    codes, grain = photo(1, 1, tables)
+    decoded = read_stream(write_stream(codes, grain, (1, 1), tables, identity), tables, identity)
+    assert torch.equal(decoded.codes, codes) and decoded.size == (1, 1)
+    with pytest.raises(InputError, match="codes: expected a code map"):
+        write_stream(codes[:0], grain[:0], (0, 1), tables, identity)
 
 
 def resealed(data, header, tables):

@@ -103,6 +103,8 @@ def test_tables_of_another_model_or_damaged_ones(tables_of, tmp_path):
     save_code_tables(tables_of(50), tmp_path)
     with pytest.raises(InputError, match="expected tables of 60 codes"):
         load_code_tables(tmp_path, 60, 2)
+    save_code_tables(tables_of(60), tmp_path)  # the model's codes are others now, and no stream of the old ones is read
+    assert load_code_tables(tmp_path, 60, 2) == [tables_of(60), CodeTables.uniform(60, 2)]
     (tmp_path / TABLES).write_bytes(b"nothing")
     with pytest.raises(InputError, match="not the tables of a model"):
         load_code_tables(tmp_path, 50, 2)

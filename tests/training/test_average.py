@@ -23,8 +23,9 @@ def _walk(average, model, values):
 
 
 def test_follows_its_formula_and_copies_the_rest():
-    model = _Model()
+    model = _Model().train()
     average = WeightAverage(model, decay=0.5)
+    assert not average.module.training and model.training
     _walk(average, model, [1.0, 2.0, 4.0, 8.0, 16.0])
     expected = 1.0
     for updates, value in enumerate([2.0, 4.0, 8.0, 16.0], start=1):

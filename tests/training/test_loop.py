@@ -15,7 +15,7 @@ from dqcore.training import train_tokenizer
 from dqcore.training.clock import Clock
 from dqcore.training.loop import Loop, NonFiniteLossError, NonFiniteWeightsError
 from dqcore.training.schedule import LearningRate
-from dqcore.training.stage import TrainingStep
+from dqcore.training.stage import TrainingStep, all_finite
 from dqcore.training.state import read_state
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -105,18 +105,36 @@ def test_the_time_of_a_validation_is_none_of_training(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     loop = _loop(tmp_path, 6)
     train, validate = loop.stage.train, loop.stage.validate
-    loop.stage.train = lambda *args: now.__setitem__(0, now[0] + 1) or train(*args)
+    loop.stage.train = lambda *args: now.__setitem__(0, now[0] + 1 + args[1]) or train(*args)  # each step is longer
     loop.stage.validate = lambda: now.__setitem__(0, now[0] + 100) or validate()  # after step 4: between two rows
     rows = loop.run(lambda row: None)
-    assert [row["images_per_second"] for row in rows if "loss" in row] == [10, 10, 10]
+    assert [row["images_per_second"] for row in rows if "loss" in row] == [10 / 1, 20 / (2 + 3), 30 / (4 + 5 + 6)]
+
+
+def test_slow_steps_have_a_row_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("dqcore.training.loop.ROW_SECONDS", 0.0)
+    assert [row["step"] for row in _loop(tmp_path, 4).run(lambda row: None) if "loss" in row] == [1, 2, 3, 4]
+
+
+def test_time_goes_on_where_a_run_is_resumed():
+    clock = Clock(WORLD)
+    clock.before = 50.0
+    assert 50 <= clock.seconds < 60
+
+
+def test_one_number_that_is_not_finite_is_enough():
+    assert all_finite(lambda: torch.ones(2)) and not all_finite(lambda: torch.tensor([1.0, torch.nan]))
+    assert all_finite(lambda: [][0])  # what cannot be computed explains nothing
 
 
 def test_a_resumed_loop_continues(tmp_path):
     whole = _loop(tmp_path / "whole", 9).run(lambda row: None)
     _loop(tmp_path / "parts", 5).run(lambda row: None)
     rest = _loop(tmp_path / "parts", 9)
+    torch.rand(3)  # as whatever a new process draws
     rest.resume()
     assert rest.completed == 5 and rest.stage.broken == {"file 0", "file 1"}
+    assert torch.equal(torch.get_rng_state(), read_state(tmp_path / "parts" / "checkpoint.pt")["random"][0][0])
     rows = rest.run(lambda row: None)
     assert _numbers(rows)[-4:] == _numbers(whole)[-4:]
     lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()

@@ -13,7 +13,7 @@ from dqcore import files
 from dqcore.files import sole_owner
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.training import train_tokenizer
-from dqcore.training.record import check_unused
+from dqcore.training.record import check_options, check_unused, held_out_before
 from dqcore.training.state import read_state
 from dqcore.training.tokenizer import run as run_module
 
@@ -212,3 +212,30 @@ def test_a_resumed_run_keeps_its_split(tiny, options, tmp_path, monkeypatch):
         options(steps=1, validation_share=0.02, out=tmp_path / "fresh"), model=tiny(), progress=_quiet
     )
     assert read_sealed(fresh.path / "config.json")["data"]["validation"] == 2
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"options": 3}'])
+def test_a_record_that_cannot_be_read(options, tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"resume: \S+config\.json cannot be read"):
+        check_options(options(), tmp_path, free=())
+
+
+@pytest.mark.parametrize(
+    ("record", "held"),
+    [
+        ({"data": {"validation": 3}}, 3),
+        ({"codes": {"held_out": 2}}, 2),
+        ({"data": {"validation": 0}}, None),
+        ({"data": {"validation": True}}, None),
+        ({"data": {"validation": "3"}}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_resumed_run_holds_out_what_it_held_out(tmp_path, record, held):
+    write_sealed(tmp_path / "config.json", record)
+    assert held_out_before(tmp_path, resume=True) is None  # it has not begun
+    (tmp_path / "checkpoint.pt").touch()
+    assert held_out_before(tmp_path, resume=True) == held
+    assert held_out_before(tmp_path, resume=False) is None

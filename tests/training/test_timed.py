@@ -79,6 +79,7 @@ def test_a_run_of_days_is_warned_of_and_asked_about(tiny, options, caplog, monke
         train_tokenizer(options(), model=tiny(), progress=lambda row: None, confirm=asked.append)
     assert len(asked) == 1 and asked[0].startswith("This will take about ") and asked[0].endswith("Go on?")
     assert any("--minutes M" in message for message in caplog.messages)
+    assert read_state(options().out / "checkpoint.pt")["step"] == 5
     run = train_tokenizer(options(resume=True), model=tiny(), progress=lambda row: None, confirm=lambda question: True)
     assert run.metrics[-1]["step"] == 8
 

@@ -77,7 +77,9 @@ def test_compiles(new, sequence):
         (lambda m, sequence: m("codes"), "sequence: expected a CodeSequence"),
         (lambda m, sequence: m(sequence(1, 3)), "num_granularities 2"),
         (lambda m, sequence: m(sequence(1, 2, (4, 4))), "region_grid"),
-        (lambda m, sequence: m(dataclasses.replace(s := sequence(1), codes=s.codes + 5)), r"codes in \[0, 20\)"),
+        (lambda m, sequence: m(sequence(0)), "sequence: expected at least one image"),
+        (lambda m, sequence: m(dataclasses.replace(s := sequence(1), codes=s.codes.clamp(20))), r"codes in \[0, 20\)"),
+        (lambda m, sequence: m(dataclasses.replace(s := sequence(1), codes=s.codes - 20)), r"codes in \[0, 20\)"),
         (lambda m, sequence: m(sequence(), torch.zeros(3, dtype=torch.int64)), "labels: expected None"),
         (lambda m, sequence: m.generate(0), "batch_size"),
         (lambda m, sequence: m.generate(1, closed=2), "closed"),
@@ -85,6 +87,7 @@ def test_compiles(new, sequence):
         (lambda m, sequence: m.generate(2, given=sequence(1)), "given: expected 2 images"),
         (lambda m, sequence: m.generate(1, temperature=0.0), "temperature"),
         (lambda m, sequence: m.generate(1, slots=0), "slots: expected at least 1 and whole, got 0"),
+        (lambda m, sequence: m.generate(1, slots=1.5), "slots: expected at least 1 and whole, got 1.5"),
         (lambda m, sequence: m.generate(1, seed=1.5), "seed: expected an integer, got 1.5"),
         (lambda m, sequence: m.generate(1, first=2**63), "first: expected an integer of 64 bits, got"),
     ],
@@ -99,6 +102,8 @@ def test_whole_numbers_of_numpy_are_whole_numbers(new, spread):
     drawn = model.generate(wide(3), wide(2), seed=wide(5), first=wide(1), slots=wide(2), top_k=wide(9))
     assert drawn == model.generate(3, 2, seed=5, first=1, slots=2, top_k=9)
     assert model.generate(1, 2, seed=wide(-5)) == model.generate(1, 2, seed=-5)
+    farthest = [model.generate(1, 2, first=first) for first in (-(2**63), 2**63 - 1)]
+    assert farthest[0] != farthest[1]
 
 
 def test_half_covered_regions_are_refused(new):
@@ -109,7 +114,9 @@ def test_half_covered_regions_are_refused(new):
         new().generate(1, given=part)
 
 
-@pytest.mark.parametrize("labels", [None, torch.tensor([4, 0, 0]), torch.zeros(2, dtype=torch.int64), torch.rand(3)])
+@pytest.mark.parametrize(
+    "labels", [None, torch.tensor([4, 0, 0]), torch.zeros(2, dtype=torch.int64), torch.rand(3), [0, 1, 2]]
+)
 def test_wrong_labels_are_named(labels, new, sequence):
     with pytest.raises((ValueError, TypeError), match="labels"):
         new(num_classes=4)(sequence(), labels)
@@ -117,8 +124,23 @@ def test_wrong_labels_are_named(labels, new, sequence):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_steps": 10}, {"num_heads": 5}, {"dropout": 1.0}, {"label_dropout": 0.1}, {"region_grid": (0, 4)}],
+    [
+        {"max_steps": 50},
+        {"num_heads": 5},
+        {"dropout": 1.0},
+        {"label_dropout": 0.1},
+        {"region_grid": (0, 4)},
+        {"position_layers": 0},
+        {"content_layers": 0},
+    ],
 )
 def test_wrong_configs_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DQTransformer(DQTransformerConfig(**(SMALL | {"position_layers": 1, "content_layers": 1} | wrong)))
+
+
+def test_images_of_one_region(new, sequence):
+    batch = sequence(3, 2, (1, 1))
+    model = new(region_grid=(1, 1), max_steps=7)  # two starts, four codes and an end: the last end is not read
+    assert model(batch).content_logits.shape[0] == int(batch.lengths.sum()) + 3 * 3
+    assert int(model.generate(4, seed=1).lengths.min()) in (1, 4)

@@ -55,6 +55,13 @@ def test_tables_are_what_embeddings_add_up(kind, granularities, dtype, new, spre
         assert torch.equal(model.tables().positions[rows], model.position_vectors(rows))
 
 
+@pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2)])
+def test_a_new_prior_expects_anything(kind, granularities, new, sequence):
+    """Its weights are so small that no content is much likelier than another."""
+    logits = new(kind, granularities).eval()(sequence(4, granularities)).content_logits
+    assert 0 < float(logits.std(-1).mean()) < 0.25
+
+
 def join(images):
     parts = [torch.cat([getattr(image, name) for image in images]) for name in ("codes", "positions", "grains")]
     ends = torch.tensor([0, *(len(image.codes) for image in images)]).cumsum(0).int()
@@ -90,3 +97,41 @@ def test_saved_and_loaded(kind, granularities, tmp_path, new, sequence):
     loaded = type(model).from_pretrained(tmp_path)
     batch = sequence(2, granularities)
     assert torch.equal(loaded(batch).loss, model.eval()(batch).loss)
+
+
+@pytest.mark.parametrize("kind", ["dq", "dynamic", "raster", "global-local"])
+def test_wrong_configs_are_named(kind, new):
+    granularities = 1 if kind == "raster" else 2
+    config = new(kind, granularities).config
+    layers = [field.name for field in dataclasses.fields(config) if field.name.endswith("_layers")]
+    assert layers
+    for wrong in ({"dropout": 1.0}, *({name: 0} for name in layers)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            dataclasses.replace(config, **wrong)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "raster"])
+@pytest.mark.parametrize("stage", [{"closed": 1}, {"stop_after": 0}])
+def test_raster_order_has_no_stages(kind, stage, new):
+    with pytest.raises(ValueError, match="granularities do not come one after the other in raster order"):
+        new(kind, 1 if kind == "raster" else 2).generate(1, **stage)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2), ("global-local", 3)])
+def test_parts_of_a_batch_add_up_to_its_losses(kind, granularities, new, spread, sequence):
+    model = spread(new(kind, granularities)).eval()
+    whole = sequence(4, granularities)
+    out, counts = model(whole), model.token_counts(whole)
+    assert counts.tolist() == torch.bincount(out.targets.grains, minlength=granularities).tolist()
+    parts = [model.losses_within(model(part), counts) for part in (whole[:1], whole[1:])]
+    content, position = (sum(each) for each in zip(*parts, strict=True))
+    torch.testing.assert_close(content, out.content_loss)
+    torch.testing.assert_close(position, out.position_loss)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), [("dq", 2), ("raster", 1), ("global-local", 2)])
+def test_progress_rises_to_the_number_of_samples(kind, granularities, new, spread):
+    seen, model = [], spread(new(kind, granularities)).eval()
+    model.generate(5, slots=2, progress=lambda done, count: seen.append((done, count)))
+    done = [number for number, _ in seen]
+    assert {count for _, count in seen} == {5} and done == sorted(set(done)) and done[-1] == 5

@@ -45,6 +45,23 @@ def test_uniforms_depend_on_seed_and_sample_alone():
     assert uniforms(-1, torch.tensor([0]), 1).shape == uniforms(2**70, torch.tensor([0]), 1).shape
 
 
+def split_mix(z):
+    """SplitMix64's finaliser as its authors print it."""
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, 2**63])
+def test_uniforms_never_change(seed):
+    """A seed and an index name a sample: it is to be drawn again by later versions, and on other machines."""
+    starts = [split_mix((sample + split_mix(seed % 2**64)) % 2**64) for sample in (0, 1, 999)]
+    expected = [
+        [split_mix((start + place * 0x9E3779B97F4A7C15) % 2**64) >> 41 for place in (1, 2, 3)] for start in starts
+    ]
+    assert uniforms(seed, torch.tensor([0, 1, 999]), 3).tolist() == expected
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}])
 def test_draw_refuses(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

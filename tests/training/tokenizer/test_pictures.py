@@ -1,5 +1,7 @@
 """The pictures of a training run: which photos, and what stands in which row."""
 
+import itertools
+
 import torch
 from PIL import Image
 
@@ -17,10 +19,13 @@ def test_photos_reconstructions_and_grain_maps(tiny):
         output = model(images)
     assert torch.equal(picture[:, :32, 32:], images[1])
     assert torch.allclose(picture[:, 32:64, :32], output.reconstruction[0].clamp(-1, 1))
+    assert output.grain.unique().tolist() == [0, 1]
+    colours = torch.tensor([granularity_colour(g, 2) for g in (0, 1)]) / 127.5 - 1
     region = 32 // output.grain.shape[-1]
-    colour = torch.tensor(granularity_colour(int(output.grain[0, 0, 0]), 2)) / 127.5 - 1
-    wanted = 0.6 * images[0].mean(0)[:region, :region] + 0.4 * colour[:, None, None]
-    assert torch.allclose(picture[:, 64 : 64 + region, :region], wanted, atol=1e-6)
+    for y, x in itertools.product(range(32), range(64)):
+        colour = colours[output.grain[x // 32, y // region, x % 32 // region]]
+        wanted = 0.6 * images[x // 32, :, y, x % 32].mean() + 0.4 * colour
+        assert torch.allclose(picture[:, 64 + y, x], wanted, atol=1e-6)
 
 
 def test_the_first_readable_photos(tmp_path):

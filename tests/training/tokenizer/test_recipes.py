@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,3 +65,14 @@ def test_schedules():
     expected = [2.0 * 0.5 * (1 + math.cos(math.pi * (step - 2) / 8)) for step in range(2, 10)]
     assert [cosine(step) for step in range(10)] == pytest.approx([1.0, 2.0, *expected])
     assert LearningRate(1.0, warmup=0, total=4)(0) == 1.0 and cosine(99) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "expected"), [(7, None, 7), (None, None, 0), (None, 0.5, 2), (None, 0.3, 2), (99, None, 40)]
+)
+def test_the_steps_of_a_warm_up(steps, epochs, expected):
+    """Of 40 steps, five to an epoch."""
+    given = {"warmup_steps": steps, "warmup_epochs": epochs, "steps": 40, "epochs": None, "minutes": None}
+    given |= {"learning_rate": 1.0, "schedule": "constant", "batch_size": 2}
+    rate = new_schedule(SimpleNamespace(**given), 5, World(0, 1, torch.device("cpu")))
+    assert (rate.warmup, rate.total) == (expected, 40)

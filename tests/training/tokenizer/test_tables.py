@@ -1,6 +1,7 @@
 """At the end of its training a tokenizer gets the tables by which its streams are coded."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dqcore.stream import TABLES, CodeTables, load_code_tables, save_code_tables
 from dqcore.training import TokenizerTraining, train_tokenizer
 from dqcore.training.state import read_state
 from dqcore.training.tokenizer import tables
+from dqcore.training.tokenizer.stage import TokenizerStage
 from dqcore.training.tokenizer.tables import calibrate, some_images, write_tables
 
 
@@ -80,3 +82,14 @@ def test_each_photo_is_read_once(tmp_path, monkeypatch):
     assert run.metrics[-1]["val_psnr"] == pytest.approx(evaluate_tokenizer(run.model, photos).psnr, abs=1e-6)
     kept = read_state(tmp_path / "run" / "checkpoint.pt")["model"]["router.thresholds"]
     assert not torch.equal(kept, run.model.router.thresholds)  # a longer run goes on as if it had not ended here
+
+
+def test_a_run_goes_on_with_the_thresholds_that_it_learns_with():
+    """Those of the end hold while the last validation lasts."""
+    model = dqcore.DQVAE.from_preset("dqvae-dual-tiny", router="gain", channels=8, latent_channels=16, dim=16).eval()
+    model.router.thresholds.fill_(3.0)
+    stage = TokenizerStage(None, None, None, SimpleNamespace(model_to_use=model))
+    stage.__dict__["some_images"] = [torch.rand(2, 3, 64, 64) * 2 - 1]
+    with stage.settled():
+        assert model.router.thresholds.item() != 3
+    assert model.router.thresholds.item() == 3
