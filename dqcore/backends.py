@@ -7,7 +7,6 @@ correctness.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,11 +14,10 @@ import json
 import os
 import types
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -32,6 +30,19 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
+#: Whether torch.compile cannot trace all that a newer one can.
+_OLD = torch.__version__ < "2.14"
+
+
+def constant_before(function: Function) -> Function:
+    """``function``, whose result a graph of an older PyTorch keeps as it was when it was compiled."""
+    kept: Function = torch.compiler.assume_constant_result(function)
+    return kept if _OLD else function
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` is tracing. Older versions of PyTorch say so of ``torch.compile`` too."""
+    return torch.compiler.is_exporting() and not (_OLD and torch.compiler.is_dynamo_compiling())
 
 
 class backend:
@@ -62,6 +73,11 @@ class backend:
         _backend.set(self._previous)
 
 
+@constant_before
+def _chosen() -> Backend:
+    return _backend.get()
+
+
 def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
     """Which implementation of an op to look for when its tensors lie on ``device``.
 
@@ -69,7 +85,7 @@ def route(device: torch.device) -> Literal["reference", "cpu", "gpu"]:
         ``"reference"``; ``"cpu"``; or ``"gpu"``, the implementation that is written for GPUs. ``"interpreter"`` runs
         that one on CPU tensors too.
     """
-    chosen = _backend.get()
+    chosen = _chosen()
     if chosen == "reference":
         return "reference"
     if chosen == "interpreter" and device.type == "cpu":
@@ -84,7 +100,7 @@ def available(kernel: Kernel, device: torch.device) -> bool:
     if device.type == "cuda" and not is_ampere(device):
         return False
     if kernel == "triton":
-        return has_triton() and (device.type == "cuda" or _backend.get() == "interpreter")
+        return has_triton() and (device.type == "cuda" or _chosen() == "interpreter")
     module = extension()
     return module is not None and (device.type == "cpu" or module.has_cuda)
 
@@ -114,35 +130,6 @@ def extension() -> types.ModuleType | None:
 def interpreting() -> bool:
     """Whether Triton kernels run in Triton's interpreter rather than on a GPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def autocasting(device: str) -> bool:
-    """Whether autocast is on for this type of device; there are types that know no autocast."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def without_autocast(function: Function) -> Function:
-    """``function``, which computes in the dtypes of its tensors even where autocast is on."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **named: Any) -> Any:
-        given = (*args, *named.values())
-        device = next((x.device.type for x in given if isinstance(x, torch.Tensor)), "cpu")
-        if not autocasting(device):
-            return function(*args, **named)
-        with torch.autocast(device, enabled=False):
-            return function(*args, **named)
-
-    return cast(Function, run)
-
-
-def casting_once(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which autocast, entered as often as one likes, casts each weight once; no weight may change within.
-
-    Autocast forgets its casts where its outermost context ends, and this one, which casts nothing, goes around them.
-    """
-    known = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if known else contextlib.nullcontext()
 
 
 def exact_float32_matmul() -> bool:

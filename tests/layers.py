@@ -32,6 +32,7 @@ ROOMS = {
     "distributed/failing": "which process says why a run ends",
     "precompile": "compile what a step launches: `dqcore.warmup`",
     "ops/checks": "argument checks",
+    "ops/autocast": "whether it is on, and what runs without it",
     "ops/registry": "how a function becomes an op",
     "ops/sequences": "packed sequences, and which keys their queries see",
     "ops/layout": "where each code lies on the grid and in the sequence",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dqcore.backends import without_autocast
+from dqcore.ops.autocast import without_autocast
 
 __all__ = ["entropy_loss"]
 

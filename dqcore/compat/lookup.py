@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dqcore.backends import exact_float32_matmul, without_autocast
+from dqcore.backends import exact_float32_matmul
 from dqcore.errors import InputError
+from dqcore.ops.autocast import without_autocast
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqcore.backends import without_autocast
+from dqcore.backends import exporting
 from dqcore.distributed import from_all_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.routing import Router, Routing
+from dqcore.ops.autocast import without_autocast
 from dqcore.ops.registry import in_backward
 
 __all__ = ["GainRouter"]
@@ -116,7 +117,7 @@ class GainRouter(Router):
         Both are computed: so the host does not wait to learn which is needed, and a compiled graph is whole. An
         exported graph has the thresholds alone.
         """
-        if torch.compiler.is_exporting():
+        if exporting():
             return _grain(gains, self.thresholds)
         alone = exact_share(gains.cummin(1).values, self.ratio)
         return torch.where(self.thresholds.isnan().any(), alone, _grain(gains, self.thresholds))

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dqcore.backends import without_autocast
 from dqcore.errors import InputError
+from dqcore.ops.autocast import without_autocast
 
 #: Smallest height and width that VGG16's five scales leave a pixel of.
 MIN_SIZE = 16

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dqcore.backends import without_autocast
 from dqcore.errors import InputError
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.blocks import group_norm
 from dqcore.nn.routing import Router, Routing
+from dqcore.ops.autocast import without_autocast
 from dqcore.ops.patch_entropy import patch_entropy
 
 __all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "entropy_thresholds"]

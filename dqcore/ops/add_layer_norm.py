@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dqcore import backends
 from dqcore.errors import InputError
+from dqcore.ops.autocast import autocasting
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.dropout_mask import check_seed, draw_seed, keep_of
 from dqcore.ops.reference.add_layer_norm import add_layer_norm_backward_reference, add_layer_norm_reference
@@ -92,7 +93,7 @@ def _check(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor) -> None:
 def _dtype(x: Tensor, branch: Tensor) -> torch.dtype:
     """Of the normalized sum: what the product after it computes in."""
     kind = x.device.type
-    if backends.autocasting(kind) and x.dtype != torch.float64:
+    if autocasting(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return torch.promote_types(x.dtype, branch.dtype)
 

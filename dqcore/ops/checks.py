@@ -47,7 +47,7 @@ def check_codebook(codebook: Tensor, dim: int) -> None:
 
 def check_cells(regions: int, num_granularities: int) -> None:
     """Raise unless the kernels can number the cells of the finest grid in 32 bits."""
-    if regions << 2 * (num_granularities - 1) >= 2**31:
+    if regions * 4 ** (num_granularities - 1) >= 2**31:
         raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
 
 

@@ -62,7 +62,7 @@ def _fake(
     packed: Tensor, grain: Tensor, order: str, num_granularities: int, divide: bool, channels_last: bool
 ) -> Tensor:
     (images, rows, columns), shift = grain.shape, num_granularities - 1
-    shape = (images, packed.shape[1], rows << shift, columns << shift)
+    shape = (images, packed.shape[1], rows * 2**shift, columns * 2**shift)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=packed.dtype, device=packed.device, memory_format=layout)
 

@@ -127,10 +127,10 @@ def check_layout(grain: Tensor, order: Order, num_granularities: int | None, cel
         name, tensor = cells
         if num_granularities is None:
             num_granularities = 1
-            while rows << (num_granularities - 1) < tensor.shape[-2]:
+            while rows * 2 ** (num_granularities - 1) < tensor.shape[-2]:
                 num_granularities += 1
             check_grain(grain, num_granularities)
-        expected = (images, rows << (num_granularities - 1), columns << (num_granularities - 1))
+        expected = (images, rows * 2 ** (num_granularities - 1), columns * 2 ** (num_granularities - 1))
         if (tensor.shape[0], *tensor.shape[-2:]) != expected:
             raise InputError(
                 f"{name}: expected {expected[0]} images of {expected[1]} x {expected[2]} cells, as grain "

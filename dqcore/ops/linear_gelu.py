@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from dqcore import backends
 from dqcore.errors import InputError
+from dqcore.ops.autocast import autocasting
 from dqcore.ops.bias_gelu import bias_gelu
 from dqcore.ops.checks import FLOATS, check_same_device, check_tensor
 from dqcore.ops.reference.linear_gelu import linear_gelu_reference
@@ -41,7 +42,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     PyTorch's own two layers.
     """
     check_tensor("x", x)
-    mixed = backends.autocasting(x.device.type)
+    mixed = autocasting(x.device.type)
     check_tensor("weight", weight, dim=2, dtypes=FLOATS if mixed else (x.dtype,))
     check_tensor("bias", bias, dim=1, dtypes=FLOATS if mixed else (x.dtype,))
     check_same_device(x=x, weight=weight, bias=bias)

@@ -58,7 +58,7 @@ def _fake(
     num_granularities: int,
 ) -> tuple[Tensor, Tensor]:
     images, shift = cu_seqlens.shape[0] - 1, num_granularities - 1
-    return codes.new_empty(images, rows << shift, columns << shift), codes.new_empty(images, rows, columns)
+    return codes.new_empty(images, rows * 2**shift, columns * 2**shift), codes.new_empty(images, rows, columns)
 
 
 def _extension(

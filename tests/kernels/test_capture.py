@@ -30,7 +30,7 @@ WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "item", "is_nonzero"
          "unique_dim", "unique_consecutive", "repeat_interleave.Tensor", "lift_fresh", "lift_fresh_copy"}  # fmt: skip
 
 #: Older releases compile a training step in parts, with the same results.
-WHOLE = torch.__version__ >= (2, 14)
+WHOLE = torch.__version__ >= (2, 11)
 
 
 class Watch(TorchDispatchMode):

@@ -195,6 +195,8 @@ def test_opcheck(with_sums):
         codes, *rest = op(*args)
         return *rest, codes
 
+    if torch.__version__ < (2, 14):
+        pytest.skip("older versions change the inputs in place")
     for dynamic in (False, True):
         aot_autograd_check(integers_last, args, {}, dynamic, check_gradients="auto", copy_inputs=True)
 

@@ -1,9 +1,12 @@
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.torch_version import TorchVersion
 
+import dqcore
 from dqcore.ops import patch_entropy
 from dqcore.ops.cpu import patch_entropy as cpu
 
@@ -80,6 +83,8 @@ def test_dark_images(route):
 
 
 def test_nan_and_infinity(route):
+    if dqcore.backends.route(torch.device("cpu")) == "gpu" and TorchVersion(version("triton")) < (3, 8):
+        pytest.skip("the maximum of NaN and a number is a number on GPUs, and NaN in the interpreter of older Tritons")
     images = torch.zeros(1, 1, 2, 4, device=route)
     images[..., 0, 0], images[..., 0, 2:] = torch.nan, torch.inf
     entropy = patch_entropy(images, 2).flatten()

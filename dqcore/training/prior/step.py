@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqcore.backends import casting_once
 from dqcore.codes import CodeSequence
 from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.models.priors.config import PriorOutput
+from dqcore.ops.autocast import casting_once
 from dqcore.training.average import WeightAverage
 from dqcore.training.prior.processes import Replicated, Sharded
 from dqcore.training.shards import flat, is_sharded, put, whole

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqcore.backends import casting_once
 from dqcore.distributed import World
 from dqcore.nn.discriminator import (
     PatchDiscriminator,
@@ -19,6 +18,7 @@ from dqcore.nn.discriminator import (
     hinge_generator_loss,
 )
 from dqcore.nn.perceptual import PerceptualLoss
+from dqcore.ops.autocast import casting_once
 from dqcore.training.average import WeightAverage
 from dqcore.training.stage import NonFiniteLossError, TrainingStep
 from dqcore.training.tokenizer.parts import Output, forward_in_parts, gradient_at, one_batch
