@@ -113,7 +113,7 @@ PYBIND11_MODULE(_C, m) {
   bind_cpu(m);
 #ifdef DQCORE_CUDA
   bind_cuda(m);
-  m.attr("has_cuda") = true;
+  m.attr("has_cuda") = cuda::driver_suffices();
 #else
   m.attr("has_cuda") = false;
 #endif

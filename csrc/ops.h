@@ -35,6 +35,8 @@ struct Stream {
   uintptr_t handle;
 };
 
+// Whether the driver runs what this was built with, whose CUDA may be newer than torch's; true where there is none.
+bool driver_suffices();
 const char* error_name(int error);
 int layout(const Layout&, bool row_first, int32_t* line_starts, Stream);
 int pack_codes(const Layout&, const int64_t* code_map, const Codes& out, Stream);

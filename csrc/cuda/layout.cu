@@ -96,6 +96,12 @@ int layout(const Layout& layout, bool row_first, int32_t* line_starts, Stream st
   return error != cudaSuccess ? error : launch(stream, 1, kThreads, add_up_images, layout, line_starts);
 }
 
+bool driver_suffices() {
+  int driver = 0, runtime = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || cudaRuntimeGetVersion(&runtime) != cudaSuccess) return true;
+  return driver == 0 || driver / 1000 >= runtime / 1000;  // within a major version older drivers run newer code
+}
+
 const char* error_name(int error) { return cudaGetErrorName(static_cast<cudaError_t>(error)); }
 
 }  // namespace dqcore::cuda

@@ -53,7 +53,7 @@ def _devices() -> list[str]:
 
 def _cuda(built: bool, record: str) -> str:
     if not built:
-        return f"missing: {record}"
+        return f"missing: {record}" + ", which is newer than the driver" * record.startswith("built")
     return "available" if torch.cuda.is_available() else "built, and there is no GPU to run it on"
 
 

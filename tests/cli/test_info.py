@@ -1,6 +1,7 @@
 """``dqcore info``."""
 
 import re
+from types import SimpleNamespace
 
 import torch
 
@@ -17,6 +18,9 @@ def test_info(run, monkeypatch):
     out = run("info")[1]
     assert "extension  missing: the C++ build failed: why" in out
     assert "CUDA       missing: no nvcc" in out
+    monkeypatch.setattr(backends, "extension", lambda: SimpleNamespace(has_cuda=False))
+    monkeypatch.setattr(backends, "build_record", lambda: {"extension": "built", "cuda": "built with nvcc"})
+    assert "CUDA       missing: built with nvcc, which is newer than the driver\n" in run("info")[1]
 
 
 def test_kernels_are_not_promised_for_an_old_gpu(monkeypatch):

@@ -5,8 +5,10 @@ alignment and sums it can.
 """
 
 import importlib.util
+import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,6 +86,21 @@ def on_cpu(module, monkeypatch):
     monkeypatch.setattr(backends, "extension", lambda: fake)
     yield fake
     assert fake.launches > 0
+
+
+@pytest.mark.parametrize(("driver", "expected"), [("12080", False), ("13000", True), ("14000", True), ("0", True)])
+def test_an_older_driver_gets_the_reference(module, driver, expected):
+    """As where nvcc is newer than the CUDA that PyTorch brings: launches would fail."""
+    script = "import _C; print(_C.has_cuda)"
+    folder = Path(module.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"CUDA_ON_CPU_DRIVER": driver, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{expected}\n"
 
 
 def both(run):

@@ -132,6 +132,16 @@ struct cudaLaunchConfig_t {
 
 inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  const char* given = std::getenv("CUDA_ON_CPU_DRIVER");
+  *version = given ? std::atoi(given) : 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13010;
+  return cudaSuccess;
+}
+
 inline const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidDevice";
 }
