@@ -36,8 +36,7 @@ _OLD = torch.__version__ < "2.14"
 
 def constant_before(function: Function) -> Function:
     """``function``, whose result a graph of an older PyTorch keeps as it was when it was compiled."""
-    kept: Function = torch.compiler.assume_constant_result(function)
-    return kept if _OLD else function
+    return torch.compiler.assume_constant_result(function) if _OLD else function
 
 
 def exporting() -> bool:

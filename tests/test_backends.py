@@ -12,6 +12,15 @@ from dqcore.inference.load import pick_device
 CPU = torch.device("cpu")
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 14), reason="a graph of an older PyTorch keeps the choice")
+def test_a_graph_follows_the_choice():
+    compiled = torch.compile(lambda x: x + (backends.route(x.device) == "reference"), fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(())) == 0
+    with dqcore.backend("reference"):
+        assert compiled(torch.zeros(())) == 1
+    assert compiled(torch.zeros(())) == 0
+
+
 def test_a_backend_holds_until_the_end_of_its_context():
     before = route(CPU)
     with dqcore.backend("reference"):
