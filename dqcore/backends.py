@@ -30,12 +30,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
-#: Whether torch.compile cannot trace all that a newer one can.
+#: Before 2.14 torch.compile cannot trace a ContextVar, nor tell itself from an export.
 _OLD = torch.__version__ < "2.14"
 
 
 def constant_before(function: Function) -> Function:
-    """``function``, whose result a graph of an older PyTorch keeps as it was when it was compiled."""
+    """``function``; before PyTorch 2.14 a compiled graph keeps the result that it had when it was compiled."""
     return torch.compiler.assume_constant_result(function) if _OLD else function
 
 
