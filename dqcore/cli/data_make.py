@@ -83,7 +83,7 @@ def data_make(
         images = [(name, path) for name, path in zip(names, paths, strict=True) if name not in done]
         label_of = dict(zip(names, labels, strict=True)) if classes else {}
         _make(MadeImages(images, making, targets, label_of), writer, before, workers)
-    _print_result(writer, before, out)
+    _print_result(writer, before, out, making.crops)
 
 
 def _make(images: MadeImages, writer: DataWriter, before: int, workers: int) -> None:
@@ -99,10 +99,11 @@ def _make(images: MadeImages, writer: DataWriter, before: int, workers: int) -> 
         writer.flush()  # whatever ends this, what was made is kept
 
 
-def _print_result(writer: DataWriter, before: int, out: Path) -> None:
+def _print_result(writer: DataWriter, before: int, out: Path, crops: int) -> None:
     images, broken = writer.index["images"], writer.index["broken"]
     name_broken([file["reason"] for file in broken])
     there = f" {before} images were there already." if before else ""
     shards = len({entry["shard"] for entry in images if "shard" in entry})
+    cut = f" as {len(images) * crops} crops" if crops > 1 else ""
     packed = f" in {counted(shards, 'shard')}" if shards else ""
-    print(f"{counted(len(images), 'image')}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}")
+    print(f"{counted(len(images), 'image')}{cut}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}")

@@ -15,7 +15,7 @@ from dqcore.data.crops import Crop
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.labels import image_labels
 from dqcore.data.listing import image_name, list_images, source_root
-from dqcore.data.preprocessing import Preprocessing, preprocess
+from dqcore.data.preprocessing import CROPS, Preprocessing, preprocess
 from dqcore.data.splits import LISTS, Split, listed_split
 from dqcore.errors import InputError
 
@@ -35,7 +35,8 @@ class Images(Dataset[tuple[Any, int]]):
             archives; see :func:`dqcore.data.list_images`.
         preprocessing: ``"imagenet"``, ``"ffhq"``, ``"celebahq"`` or ``"lsun"``, what the paper does with this data set.
             None: whole images.
-        size: Height and width of a crop in pixels. Whole images have their own; to make batches, theirs must agree.
+        size: Height and width of a crop in pixels, with ``preprocessing`` alone; by default 256. Whole images have their
+            own; to make batches, theirs must agree.
         split: ``"training"`` or ``"validation"``, by the lists of FFHQ or CelebA-HQ in the source's folder or beside it
             (``ffhqtrain.txt`` and ``ffhqvalidation.txt``); by default all images.
         training: Random crops, where the paper has them; False cuts the middle square, as for evaluation. By default
@@ -63,7 +64,7 @@ class Images(Dataset[tuple[Any, int]]):
         source: str | Path,
         *,
         preprocessing: Preprocessing | None = None,
-        size: int = 256,
+        size: int | None = None,
         split: Literal["training", "validation"] | None = None,
         training: bool | None = None,
         classes: bool = False,
@@ -71,7 +72,10 @@ class Images(Dataset[tuple[Any, int]]):
         fast_jpeg: bool = False,
     ) -> None:
         training = split != "validation" if training is None else training
-        self.crop = preprocess(preprocessing, size, training=training)
+        if preprocessing is None and size is not None:
+            names = ", ".join(repr(name) for name in CROPS)
+            raise InputError(f"size: expected one of {names} as preprocessing with it, for whole images keep their size")
+        self.crop = preprocess(preprocessing, 256 if size is None else size, training=training)
         source = Path(source)
         self.paths = list_images(source)
         if split is not None:

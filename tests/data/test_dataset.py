@@ -63,6 +63,14 @@ def test_broken_files_are_named(make, image):
         data[1]
 
 
+def test_a_size_without_a_way_to_cut_is_refused_and_256_is_the_default(make, image):
+    source = make("photos", {"1.png": image(1)})
+    with pytest.raises(ValueError, match="size: expected one of 'imagenet', .* as preprocessing with it"):
+        Images(source, size=64)
+    assert Images(source).crop == WholeImage()
+    assert Images(source, preprocessing="lsun").crop == CenterCrop(256, 256)
+
+
 def test_what_the_paper_does_with_each_data_set():
     """Table of the released code: training crops, then those for evaluation."""
     expected = {
