@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from compile_measure import LIMITS, configuration, measure
+from machine import needs_triton, store
 
 STORED = Path(__file__).with_name("results") / "compile.json"
 #: Multiprocessors of the largest GPU of each generation: some launches are cut by their number.
@@ -161,13 +162,11 @@ def collect(archs: list[int]) -> list[dict[str, Any]]:
 def note(stored: dict[str, Any], version: str) -> None:
     """Write the stored table with today's date as the day on which this version of Triton was last found good."""
     stored["checked"] = dict(sorted((stored.get("checked", {}) | {version: f"{datetime.date.today()}"}).items()))
-    STORED.write_text(json.dumps({key: stored[key] for key in ("triton", "checked", "rows")}, indent=1) + "\n")
+    store(STORED, {key: stored[key] for key in ("triton", "checked", "rows")})
 
 
 def main() -> int:
     """Print the table, or write the rows as JSON; then what is wrong."""
-    import triton
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - for standard output")
     parser.add_argument(
@@ -180,11 +179,16 @@ def main() -> int:
     )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     args = parser.parse_args()
+    if (args.note or args.update) and set(args.arch) != set(LIMITS):
+        parser.error("--arch: expected all targets with --update and --note, which stand for the whole table")
+    needs_triton()
+    import triton
+
     rows = collect(args.arch)
     stored = json.loads(STORED.read_text())
     if args.update:
         stored |= {"triton": triton.__version__, "rows": rows}
-        STORED.write_text(json.dumps(stored, indent=1) + "\n")
+        store(STORED, stored)
     record = json.dumps({"triton": triton.__version__, "rows": rows}, indent=1)
     if args.json == "-":
         print(record)
@@ -203,7 +207,7 @@ def main() -> int:
         found += moved(rows, [row for row in stored["rows"] if row["arch"] in args.arch])
     for line in found:
         print(line, file=sys.stderr)
-    if not found and (args.note or args.update) and set(args.arch) == set(LIMITS):
+    if not found and (args.note or args.update):
         note(stored, triton.__version__)
     return 1 if found else 0
 

@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from machine import needs_triton, store
+
 ARCH = 90
 MOST = 1.3  # times the floor
 DRIFT = 0.05
@@ -145,6 +147,7 @@ def main(given: list[str] | None = None) -> int:
         layouts = pickle.loads((args.folder / "layouts.pickle").read_bytes())
         (args.folder / "measured.json").write_text(json.dumps(measured(layouts)))
         return 0
+    needs_triton()
     import triton
 
     found = collect()
@@ -154,7 +157,7 @@ def main(given: list[str] | None = None) -> int:
             print(f"    {kernel:40} {row['moved'] / 2**20:8.2f} MiB, floor {row['floor'] / 2**20:8.2f}  {row['used']}")
     wrong = failures(found)
     if args.update:
-        STORED.write_text(json.dumps({"triton": triton.__version__, "cases": found}, indent=1) + "\n")
+        store(STORED, {"triton": triton.__version__, "cases": found})
     elif STORED.exists():
         stored = json.loads(STORED.read_text())
         wrong += drifted(found, stored["cases"]) if stored["triton"] == triton.__version__ else []

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from compile_check import PROCESSORS, Driver
+from machine import needs_triton
 
 ROUNDS, CALLS = 15, 50
 #: Images, channels, regions a side and codes, by device.
@@ -168,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", action="store_true", help="also where Python's time goes in our step")
     args = parser.parse_args()
+    needs_triton()
     torch.set_num_threads(1)
     standing_for(90)
     for device, title in (("cpu", "small tensors"), ("meta", "tensors without data")):

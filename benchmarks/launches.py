@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from machine import needs_triton
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dqcore import backends
@@ -149,6 +150,7 @@ def training_layer(rows: int = 16000, dim: int = 1024) -> tuple[int, int]:
 def main() -> None:
     """Print the counts."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    needs_triton()
     os.environ.setdefault("TRITON_INTERPRET", "1")  # or the tables of tiles would ask which GPU this is
     one, two = sampling_step(1, 1), sampling_step(1, 2)
     each = len(two) - len(one)

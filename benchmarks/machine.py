@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,6 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     row gets the ``versions`` that it was measured with; those of the other fields stand in ``versions_of``, since a run
     may find only some of them anew.
     """
-    from dqcore.files import write_atomically
-
     before = json.loads(path.read_text()) if path.exists() else {}
     now = record.get("versions") or versions()
     rows = {row["name"]: row for row in before.get("rows", [])}
@@ -74,8 +73,23 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     whole |= {"versions_of": {key: of[key] for key in whole if key in of}} if of else {}
     first = [key for key in ("machine", "unit") if key in whole]
     ordered = {key: whole[key] for key in (*first, *(key for key in whole if key not in (*first, "rows")), "rows")}
-    text = json.dumps(ordered, indent=1, default=str) + "\n"
+    store(path, ordered)
+
+
+def store(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, whole or not at all."""
+    from dqcore.files import write_atomically
+
+    text = json.dumps(record, indent=1, default=str) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def needs_triton() -> None:
+    """End with one sentence where there is no Triton."""
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"no Triton, which this counts kernels of ({error}); it comes with PyTorch on Linux")
 
 
 def power() -> dict[str, str] | None:

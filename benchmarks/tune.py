@@ -24,6 +24,7 @@ import compile_check
 import compile_measure
 import tune_constants
 import tune_problems
+from machine import name_of, needs_triton, store
 
 from dqcore.files import write_atomically
 
@@ -210,10 +211,7 @@ def _entry(stem: str, when: dict[str, Any], fit: list[dict[str, int]], device: s
 
 def write_record(record: dict[str, Any]) -> None:
     """Write a whole sweep into ``results/tune-<machine>.json``."""
-    from machine import name_of
-
-    path = RESULTS / f"tune-{name_of(record['machine'])}.json"
-    write_atomically(path, lambda file: file.write((json.dumps(record, indent=1) + "\n").encode()))
+    store(RESULTS / f"tune-{name_of(record['machine'])}.json", record)
 
 
 def main() -> int:
@@ -227,6 +225,7 @@ def main() -> int:
     args = parser.parse_args()
     stems = [stem for stem in args.stem if stem in have]
     if args.compile_only:
+        needs_triton()
         rows = work(args.arch or 90, stems)
         compile_measure.show(rows, compile_all(rows, args.arch or 90))
         return 0

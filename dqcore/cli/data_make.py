@@ -106,4 +106,6 @@ def _print_result(writer: DataWriter, before: int, out: Path, crops: int) -> Non
     shards = len({entry["shard"] for entry in images if "shard" in entry})
     cut = f" as {len(images) * crops} crops" if crops > 1 else ""
     packed = f" in {counted(shards, 'shard')}" if shards else ""
-    print(f"{counted(len(images), 'image')}{cut}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}")
+    print(
+        f"{counted(len(images), 'image')}{cut}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}"
+    )

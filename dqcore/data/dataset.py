@@ -35,8 +35,8 @@ class Images(Dataset[tuple[Any, int]]):
             archives; see :func:`dqcore.data.list_images`.
         preprocessing: ``"imagenet"``, ``"ffhq"``, ``"celebahq"`` or ``"lsun"``, what the paper does with this data set.
             None: whole images.
-        size: Height and width of a crop in pixels, with ``preprocessing`` alone; by default 256. Whole images have their
-            own; to make batches, theirs must agree.
+        size: Height and width of a crop in pixels, with ``preprocessing`` alone; by default 256. Whole images have
+            their own; to make batches, theirs must agree.
         split: ``"training"`` or ``"validation"``, by the lists of FFHQ or CelebA-HQ in the source's folder or beside it
             (``ffhqtrain.txt`` and ``ffhqvalidation.txt``); by default all images.
         training: Random crops, where the paper has them; False cuts the middle square, as for evaluation. By default
@@ -74,7 +74,9 @@ class Images(Dataset[tuple[Any, int]]):
         training = split != "validation" if training is None else training
         if preprocessing is None and size is not None:
             names = ", ".join(repr(name) for name in CROPS)
-            raise InputError(f"size: expected one of {names} as preprocessing with it, for whole images keep their size")
+            raise InputError(
+                f"size: expected one of {names} as preprocessing with it, for whole images keep their size"
+            )
         self.crop = preprocess(preprocessing, 256 if size is None else size, training=training)
         source = Path(source)
         self.paths = list_images(source)

@@ -13,6 +13,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "\nif __name__" in path.read_text())
 NEED_A_GPU = {"gpu_report.py": [], "tune.py": [], "gpu_checks.py": [], "report_rows.py": ["x"],
               "report_kernels.py": ["code_sums"]}  # fmt: skip
+NEED_TRITON = {"compile_check.py": [], "compile_sectors.py": [], "host_time.py": [], "launches.py": [],
+               "tune.py": ["--compile-only"]}  # fmt: skip
 
 
 def ends(script, *arguments):
@@ -36,6 +38,19 @@ def test_no_gpu_is_one_sentence(script, capsys):
     assert ends(script, *NEED_A_GPU[script]) in (1, 2)
     out, err = capsys.readouterr()
     assert out == "" and "no GPU" in err.splitlines()[-1] and "Traceback" not in err
+
+
+@pytest.mark.parametrize("script", NEED_TRITON)
+def test_no_triton_is_one_sentence(script, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert ends(script, *NEED_TRITON[script]).startswith("no Triton, ")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("option", ["--update", "--note"])
+def test_a_part_of_the_targets_does_not_stand_for_the_table(option, capsys):
+    assert ends("compile_check.py", option, "--arch", "90") == 2
+    assert "--arch: expected all targets" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

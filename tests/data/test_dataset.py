@@ -65,7 +65,7 @@ def test_broken_files_are_named(make, image):
 
 def test_a_size_without_a_way_to_cut_is_refused_and_256_is_the_default(make, image):
     source = make("photos", {"1.png": image(1)})
-    with pytest.raises(ValueError, match="size: expected one of 'imagenet', .* as preprocessing with it"):
+    with pytest.raises(ValueError, match=r"size: expected one of 'imagenet', .* as preprocessing with it"):
         Images(source, size=64)
     assert Images(source).crop == WholeImage()
     assert Images(source, preprocessing="lsun").crop == CenterCrop(256, 256)
