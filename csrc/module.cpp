@@ -45,6 +45,22 @@ void bind_arguments(py::module_& m) {
   }));
 }
 
+void bind_dropout(py::module_& m) {
+  const py::call_guard<py::gil_scoped_release> no_gil;
+  py::class_<Dropout>(m, "Dropout", py::module_local())
+      .def(py::init([](int64_t seed, int64_t offset, int keep, int64_t heads, int64_t first_row, int64_t rows,
+                       int64_t first_column, int64_t columns) {
+        return Dropout{static_cast<uint64_t>(seed), static_cast<uint32_t>(offset), keep, heads, first_row, rows,
+                       first_column, columns};
+      }));
+  m.def(
+      "dropout_mask_cpu",
+      [](const Dropout& part, uintptr_t weights, int threads) {
+        cpu::dropout_mask(part, pointer<float>(weights), threads);
+      },
+      no_gil);
+}
+
 void bind_cpu(py::module_& m) {
   const py::call_guard<py::gil_scoped_release> no_gil;
   m.def("has_tiles", &cpu::has_tiles);
@@ -109,8 +125,10 @@ void bind_cuda(py::module_& m) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  m.attr("interface") = kInterface;
   bind_arguments(m);
   bind_cpu(m);
+  bind_dropout(m);
 #ifdef DQCORE_CUDA
   bind_cuda(m);
   m.attr("has_cuda") = cuda::driver_suffices();

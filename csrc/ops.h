@@ -1,4 +1,4 @@
-// The functions of csrc: each exists for the CPU and for CUDA.
+// The functions of csrc: each exists for the CPU and for CUDA, but for dropout_mask, which is part of the GPU's kernels.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,9 @@
 #include "layout.h"
 
 namespace dqcore {
+
+// Raised, here and in dqcore/backends.py, with every change of what module.cpp binds: sources may be newer than a build.
+constexpr int kInterface = 2;
 
 // The arrays of a code sequence, each with `total` elements.
 struct Codes {
@@ -15,8 +18,19 @@ struct Codes {
   int64_t total;
 };
 
+// A part of the weights of packed attention: `rows` packed rows of each head, `columns` keys of each of them.
+struct Dropout {
+  uint64_t seed;
+  uint32_t offset;
+  int keep;  // a weight survives if its byte is less
+  int64_t heads, first_row, rows;
+  int64_t first_column, columns;  // first_column is a multiple of 64
+};
+
 namespace cpu {
 
+// Sets to 0 the weights (heads, rows, columns) that do not survive.
+void dropout_mask(const Dropout&, float* weights, int threads);
 // `line_starts` is scratch memory: (images, granularities * rows + 1).
 void layout(const Layout&, bool row_first, int32_t* line_starts, int threads);
 void pack_codes(const Layout&, const int64_t* code_map, const Codes& out, int threads);

@@ -30,6 +30,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
+_INTERFACE = 2  # of csrc, see csrc/ops.h
 #: Before 2.14 torch.compile cannot trace a ContextVar, nor tell itself from an export.
 _OLD = torch.__version__ < "2.14"
 
@@ -119,11 +120,12 @@ def is_ampere(device: torch.device) -> bool:
 
 @functools.cache
 def extension() -> types.ModuleType | None:
-    """The compiled ``dqcore._C``, or None where it was not built."""
+    """The compiled ``dqcore._C``, or None where it was not built, or from other sources than these."""
     try:
-        return importlib.import_module("dqcore._C")
+        module = importlib.import_module("dqcore._C")
     except ImportError:
         return None
+    return module if getattr(module, "interface", 1) == _INTERFACE else None
 
 
 def interpreting() -> bool:

@@ -1,3 +1,4 @@
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -121,3 +122,18 @@ def test_kernels_are_for_gpus_that_they_are_compiled_for(monkeypatch, capability
         assert backends.available("extension", gpu) == known
     finally:
         backends.is_ampere.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("interface", "taken"), [(backends._INTERFACE, True), (backends._INTERFACE - 1, False), (None, False)]
+)
+def test_an_extension_of_other_sources_is_left_alone(monkeypatch, interface, taken):
+    """As after sources were updated and not built again; the first ones said nothing of theirs."""
+    module = SimpleNamespace() if interface is None else SimpleNamespace(interface=interface)
+    monkeypatch.setitem(sys.modules, "dqcore._C", module)
+    backends.extension.cache_clear()
+    try:
+        assert (backends.extension() is module) == taken
+    finally:
+        monkeypatch.undo()
+        backends.extension.cache_clear()

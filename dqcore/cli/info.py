@@ -31,7 +31,7 @@ def lines() -> Iterator[str]:
     yield f"dqcore {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     yield f"devices    {', '.join(_devices())}"
     record, module = backends.build_record(), backends.extension()
-    yield f"extension  {'available' if module is not None else 'missing: ' + record['extension']}"
+    yield f"extension  {'available' if module is not None else _missing(record['extension'])}"
     yield f"CUDA       {_cuda(module is not None and bool(module.has_cuda), record['cuda'])}"
     yield f"Triton     {_triton()}"
     yield f"LPIPS      {_package('lpips', 'perceptual')}"
@@ -49,6 +49,10 @@ def lines() -> Iterator[str]:
 def _devices() -> list[str]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return [f"CPU ({counted(torch.get_num_threads(), 'core')})", *(gpus or ["no GPU that torch can use"])]
+
+
+def _missing(record: str) -> str:
+    return f"missing: {record}" + ", from other sources than these; install again" * record.startswith("built")
 
 
 def _cuda(built: bool, record: str) -> str:

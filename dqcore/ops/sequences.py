@@ -18,6 +18,7 @@ __all__ = [
     "check_seqlens",
     "check_window",
     "scale_of",
+    "seen_from",
     "sequences",
     "size_of",
     "visible_keys",
@@ -58,14 +59,19 @@ def sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, prefix_lengths: Tensor
 
 def visible_keys(queries: int, keys: int, prefix: int, left: int, right: int, device: torch.device) -> Tensor:
     """Which keys each query of one sequence sees, ``(queries, keys)`` bool; a negative side of the window is open."""
-    place = torch.arange(queries, device=device)[:, None] + (keys - queries)  # the key at which a query stands
-    key = torch.arange(keys, device=device)
-    seen = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    places = torch.arange(queries, device=device) + (keys - queries)
+    return seen_from(places, torch.arange(keys, device=device), prefix, left, right)
+
+
+def seen_from(places: Tensor, keys: Tensor, prefix: int, left: int, right: int) -> Tensor:
+    """Which of some ``keys (m,)`` are seen by queries that stand at the keys ``places (n,)``: ``(n, m)`` bool."""
+    place = places[:, None]
+    seen = torch.ones(len(places), len(keys), dtype=torch.bool, device=keys.device)
     if left >= 0:
-        seen &= key >= place - left
+        seen &= keys >= place - left
     if right >= 0:
-        seen &= key <= place + right
-    return seen | (key < prefix)
+        seen &= keys <= place + right
+    return seen | (keys < prefix)
 
 
 def check_seqlens(name: str, cu_seqlens: Tensor, rows: int, longest: int | None = None) -> None:

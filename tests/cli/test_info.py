@@ -18,8 +18,9 @@ def test_info(run, monkeypatch):
     out = run("info")[1]
     assert "extension  missing: the C++ build failed: why" in out
     assert "CUDA       missing: no nvcc" in out
-    monkeypatch.setattr(backends, "extension", lambda: SimpleNamespace(has_cuda=False))
     monkeypatch.setattr(backends, "build_record", lambda: {"extension": "built", "cuda": "built with nvcc"})
+    assert "extension  missing: built, from other sources than these; install again\n" in run("info")[1]
+    monkeypatch.setattr(backends, "extension", lambda: SimpleNamespace(has_cuda=False))
     assert "CUDA       missing: built with nvcc, which is newer than the driver\n" in run("info")[1]
 
 
