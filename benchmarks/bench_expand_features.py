@@ -9,7 +9,7 @@ from dqcore.testing import assert_close
 
 SHAPES = {"cpu": (32, 256, 16), "cuda": (32, 256, 16)}  # images, channels, regions a side
 TINY = (2, 8, 2)
-FINE, SHARE = 0.5, 0.75
+FINE, SHARE = 0.5, 0.8
 FORMATS = {"planes": torch.contiguous_format, "vectors": torch.channels_last}
 
 

@@ -14,6 +14,7 @@ from dqcore.models.sampling.steps import CachedSteps
 
 BATCH = 8
 SLOTS = 128
+IMAGES = {"auto": 120, "int8": 180}  # a second, of the base model on an H100, by the cache
 
 
 class RecomputedSteps(CachedSteps):
@@ -138,7 +139,7 @@ def seconds_of_recomputation(prior, slots, tokens):
 
 
 def bench_base_model(benchmark):
-    """On a GPU meant to be 100 images a second and 150 times recomputation: bfloat16, 128 slots, half the regions fine.
+    """On a GPU meant to be 120 images a second: bfloat16, 128 slots, half the regions fine.
 
     Recomputation runs both transformers over all tokens so far at each step, packed and with the same kernels.
     """
@@ -160,7 +161,7 @@ def bench_base_model(benchmark):
             "tokens": tokens,
         }
         if torch.cuda.is_available():
-            hold(benchmark, at_least={"images_per_second": 100, "speedup_over_recomputation": 150})
+            hold(benchmark, at_least={"images_per_second": IMAGES["auto"]})
 
 
 def bench_cache_of_integers(benchmark):
@@ -175,7 +176,7 @@ def bench_cache_of_integers(benchmark):
         benchmark.extra_info |= {"images_per_second": slots / median, "slots": slots}
         benchmark.extra_info["seconds_a_step"] = median / (int(samples.lengths[0]) + 3)
         if torch.cuda.is_available():
-            hold(benchmark, at_least={"images_per_second": 180})
+            hold(benchmark, at_least={"images_per_second": IMAGES["int8"]})
 
 
 def bench_slot_turnover(benchmark):

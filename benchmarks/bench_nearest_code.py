@@ -21,9 +21,9 @@ SHAPES = {  # vectors, codes, channels, dtype
 }
 TINY = [(40, 70, 16, torch.float32), (40, 70, 16, torch.bfloat16), (300, 20, 8, torch.float32)]
 TARGETS = {
-    (32768, 8192, 256, torch.float32): {"seconds": 0.5e-3, "speedup": {"cdist": 7, "addmm": 7}},
-    (32768, 8192, 256, torch.bfloat16): {"seconds": 2 * 32768 * 8192 * 256 / 400e12},  # 400 TFLOP/s
-    (32768, 8192, 256, torch.float16): {"seconds": 2 * 32768 * 8192 * 256 / 400e12},
+    (32768, 8192, 256, torch.float32): {"seconds": 340e-6, "speedup": {"cdist": 7, "addmm": 7}},
+    (32768, 8192, 256, torch.bfloat16): {"seconds": 310e-6},
+    (32768, 8192, 256, torch.float16): {"seconds": 310e-6},
     (1048576, 16384, 8, torch.float32): {"speedup": {"addmm": 3}},
 }
 MOST = 2**31  # elements of one matrix of distances; a longer batch is cut, as whoever writes it this way has to

@@ -90,10 +90,10 @@ class Child:
         if not self.out.exists():
             return []
         found = []
-        for line in self.out.read_text().splitlines():
+        for line in self.out.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError):  # cut off in the middle
                 found.append(json.loads(line))
-        return found
+        return [line for line in found if isinstance(line, dict)]
 
 
 def stop_all() -> None:

@@ -122,7 +122,7 @@ def rows(run: Run, seconds: float, note: Note = lambda found: None) -> dict[str,
     def measured(found: dict[str, Ended]) -> list[dict[str, Any]]:
         every = []
         for name, done in found.items():
-            known = {line["name"]: line for line in done.lines}
+            known = {line.get("name"): line for line in done.lines}
             every += [known.get(row, {"name": row, "failed": done.why or "wrote nothing"}) for row in groups[name]]
         return every
 

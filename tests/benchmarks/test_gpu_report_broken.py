@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,3 +121,31 @@ def test_a_signal_ends_every_process(tmp_path):
     assert report.returncode == 1 and "interrupted" in rest
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+GARBAGE = r"""
+import os
+import re
+from children import wait, write
+wait()
+with open(os.environ["REPORT_OUT"], "ab") as file:
+    file.write(b'\xff\x00{"name": \n5\nnull\n[1]\n{"name": "cut')
+    file.write(b'\n')
+write({"name": "a", "median": 1.0})
+"""
+
+
+def test_garbage_in_a_processs_results_is_passed_over(tmp_path):
+    """As what a dying process leaves behind; once it ended the stage, and with it all rows that were to come."""
+    start = lambda name, alone=(): children.Child(["-c", GARBAGE], tmp_path, name)  # noqa: E731
+    found, late = report_parts.in_turn(["a", "b"], start, lambda name: 60, time.monotonic() + 60)
+    assert late == [] and [done.lines for done in found.values()] == 2 * [[{"name": "a", "median": 1.0}]]
+
+
+def test_a_row_that_is_no_row_fails_alone(tmp_path, monkeypatch):
+    code = "from children import wait, write; wait(); write({'other': 1})"
+    monkeypatch.setattr(report_parts, "chosen", lambda run: ["bench_a::one[]", "bench_b::two[]"])
+    monkeypatch.setattr(report_parts, "Child", lambda command, folder, name: children.Child(["-c", code], folder, name))
+    run = report_parts.Run("cpu", False, re.compile(""), tmp_path)
+    found = report_parts.rows(run, 60)
+    assert [row["failed"] for row in found["rows"]] == 2 * ["wrote nothing"] and found["no_time_for"] == []

@@ -4,88 +4,25 @@ What a GPU adds (memory order between blocks, coalescing, launch limits) this ca
 alignment and sums it can.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 import dqcore
-from dqcore import backends
 from dqcore.ops import pack_codes, unpack_codes
 from dqcore.ops.layout import count_codes
 
-ROOT = Path(__file__).parents[2]
-COMPILER = shutil.which("c++") or "c++"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
 ]
 # images, channels, rows, columns, granularities
 SHAPES = [(2, 40, 2, 5, 2), (1, 72, 1, 35, 2), (2, 3, 1, 9, 3), (1, 8, 2, 3, 4), (0, 4, 1, 1, 2), (3, 1, 70, 1, 1)]
-
-
-def build(folder: Path) -> Path:
-    """Compile csrc with its CUDA sources as C++ into an extension module."""
-    pybind11 = pytest.importorskip("pybind11")
-    sources = [path for pattern in ("*.cpp", "cpu/*.cpp", "cuda/*.cu") for path in (ROOT / "csrc").glob(pattern)]
-    includes = [Path(__file__).with_name("cuda_on_cpu"), ROOT / "csrc"]
-    includes += [Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-    flags = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", "-Wall", "-DDQCORE_CUDA"]
-    flags += [f"-I{path}" for path in includes]
-
-    def compile_one(source: Path) -> Path:
-        target = folder / f"{source.parent.name}_{source.name}.o"
-        subprocess.run([COMPILER, *flags, "-x", "c++", "-c", str(source), "-o", str(target)], check=True)
-        return target
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = [str(path) for path in pool.map(compile_one, sources)]
-    module = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([COMPILER, "-shared", *objects, "-o", str(module), "-lpthread"], check=True)
-    return module
-
-
-class OnCpu:
-    """The extension with its CUDA functions in the places of the CPU ones."""
-
-    def __init__(self, module):
-        self._module = module
-        self.has_cuda = True
-        self.launches = 0
-
-    def __getattr__(self, name: str):
-        if not name.endswith("_cpu"):
-            return getattr(self._module, name)
-
-        def launch(*arguments):
-            self.launches += 1
-            error = getattr(self._module, name.replace("_cpu", "_cuda"))(*arguments[:-1], self._module.Stream(0, 0))
-            assert error == 0
-
-        return launch
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("_C", build(tmp_path_factory.mktemp("csrc")))
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-@pytest.fixture
-def on_cpu(module, monkeypatch):
-    fake = OnCpu(module)
-    monkeypatch.setattr(backends, "extension", lambda: fake)
-    yield fake
-    assert fake.launches > 0
 
 
 @pytest.mark.parametrize(("driver", "expected"), [("12080", False), ("13000", True), ("14000", True), ("0", True)])
