@@ -1,7 +1,9 @@
 // csrc for Python: functions of pointers (as integers), sizes and a CUDA stream. dqcore/ops checks the
 // arguments; no header of torch is needed here.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
 
 #include "cpu/split_codes.h"
@@ -101,6 +103,28 @@ void bind_cpu(py::module_& m) {
 }
 
 #ifdef DQCORE_CUDA
+void bind_patches(py::module_& m) {
+  py::class_<Images>(m, "Images", py::module_local())
+      .def(py::init([](uintptr_t data, int dtype, std::array<int64_t, 4> sizes, std::array<int64_t, 4> strides,
+                       int64_t patch_size) {
+        return Images{pointer<const void>(data),
+                      dtype,
+                      sizes[0],
+                      sizes[1],
+                      sizes[2],
+                      sizes[3],
+                      {strides[0], strides[1], strides[2], strides[3]},
+                      patch_size};
+      }));
+  py::class_<Bins>(m, "Bins", py::module_local())
+      .def(py::init([](double start, std::array<double, 3> weights, int count, int reach, float rate, float no_mass) {
+        return Bins{start, {weights[0], weights[1], weights[2]}, count, reach, rate, no_mass};
+      }));
+  m.def("patch_entropy_cuda", [](const Images& images, const Bins& bins, uintptr_t entropy, cuda::Stream stream) {
+    return cuda::patch_entropy(images, bins, pointer<float>(entropy), stream);
+  });
+}
+
 void bind_cuda(py::module_& m) {
   py::class_<cuda::Stream>(m, "Stream", py::module_local()).def(py::init([](int device, uintptr_t handle) {
     return cuda::Stream{device, handle};
@@ -131,6 +155,7 @@ PYBIND11_MODULE(_C, m) {
   bind_dropout(m);
 #ifdef DQCORE_CUDA
   bind_cuda(m);
+  bind_patches(m);
   m.attr("has_cuda") = cuda::driver_suffices();
 #else
   m.attr("has_cuda") = false;

@@ -1,4 +1,5 @@
-// The functions of csrc: each exists for the CPU and for CUDA, but for dropout_mask, which is part of the GPU's kernels.
+// The functions of csrc. Each exists for the CPU and for CUDA, except two: dropout is part of the GPU's attention, and
+// PyTorch adds up patches' histograms on a CPU.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 namespace dqcore {
 
 // Raised, here and in dqcore/backends.py, with every change of what module.cpp binds: sources may be newer than a build.
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 // The arrays of a code sequence, each with `total` elements.
 struct Codes {
@@ -25,6 +26,24 @@ struct Dropout {
   int keep;  // a weight survives if its byte is less
   int64_t heads, first_row, rows;
   int64_t first_column, columns;  // first_column is a multiple of 64
+};
+
+// Images (batch, channels, height, width) of 1 or 3 channels.
+struct Images {
+  const void* data;
+  int dtype;
+  int64_t batch, channels, height, width;
+  int64_t strides[4];
+  int64_t patch_size;
+};
+
+// Bins of a soft histogram. A pixel lies at the place `start + sum_c weights[c] value[c]` among them, where the centre of
+// bin b is b, and gives the weight 2^-(rate^2 distance^2) to `reach` bins on either side of it.
+struct Bins {
+  double start, weights[3];
+  int count, reach;  // 2 to 64, and 1 to 4
+  float rate;
+  float no_mass;  // a histogram with less is empty
 };
 
 namespace cpu {
@@ -58,6 +77,8 @@ int pack_codes(const Layout&, const int64_t* code_map, const Codes& out, Stream)
 int unpack_codes(const Layout&, const Codes&, int64_t* code_map, int64_t* grain_map, Stream);
 int pack_features(const Layout&, const Features&, const Packed& out, bool mean, Stream);
 int expand_features(const Layout&, const Packed&, const Features& out, bool divide, Stream);
+// Fewer than 2^31 patches.
+int patch_entropy(const Images&, const Bins&, float* entropy, Stream);
 
 }  // namespace cuda
 }  // namespace dqcore

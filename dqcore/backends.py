@@ -30,7 +30,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
-_INTERFACE = 2  # of csrc, see csrc/ops.h
+_INTERFACE = 3  # of csrc, see csrc/ops.h
 #: Before 2.14 torch.compile cannot trace a ContextVar, nor tell itself from an export.
 _OLD = torch.__version__ < "2.14"
 

@@ -10,13 +10,18 @@ import math
 import torch
 from torch import Tensor
 
+from dqcore import backends
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_tensor
 from dqcore.ops.cpu.patch_entropy import patch_entropy_cpu
+from dqcore.ops.extension import FEATURES, call, native
 from dqcore.ops.reference.patch_entropy import GREY, NO_MASS, patch_entropy_reference
 from dqcore.ops.registry import Implementation, register
 
 __all__ = ["patch_entropy"]
+
+MOST_BINS = 64  # of which 32 lanes' histograms fit shared memory
+MOST_SIDE = 64  # of a patch, or a lane adds up over 128 pixels in float32
 
 
 def patch_entropy(
@@ -75,10 +80,32 @@ def _fake(images: Tensor, patch_size: int, low: float, high: float, num_bins: in
     return images.new_empty((batch, height // patch_size, width // patch_size), dtype=wide)
 
 
-def _triton(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
-    from dqcore.kernels.patch_entropy import patch_entropy_fwd
+def _gpu(images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float) -> Tensor:
+    """The extension where a pixel gives weight to few bins, and these fit shared memory; else the Triton kernel."""
+    from dqcore.kernels.patch_entropy import patch_entropy_fwd, reach
 
-    return patch_entropy_fwd(images, patch_size, low, high, num_bins, sigma, GREY, NO_MASS)
+    near = reach((high - low) / (num_bins - 1), sigma)
+    small = num_bins <= MOST_BINS and patch_size <= MOST_SIDE and images.numel() < 2**31 * patch_size**2
+    if near is None or not small or images.device.type == "cpu" or not backends.available("extension", images.device):
+        return patch_entropy_fwd(images, patch_size, low, high, num_bins, sigma, GREY, NO_MASS)
+    return patch_entropy_extension(images, patch_size, low, high, num_bins, sigma, near)
+
+
+def patch_entropy_extension(
+    images: Tensor, patch_size: int, low: float, high: float, num_bins: int, sigma: float, reach: int
+) -> Tensor:
+    """By csrc: at most MOST_BINS bins, of which a pixel gives weight to ``reach`` on either side of it."""
+    check_tensor("images", images, dim=4, dtypes=FEATURES)
+    entropy = _fake(images, patch_size, low, high, num_bins, sigma)
+    if entropy.numel() == 0:
+        return entropy
+    step = (high - low) / (num_bins - 1)
+    weights = [weight / step for weight in (GREY if images.shape[1] == 3 else (1.0, 0.0, 0.0))]
+    rate = step / sigma * math.sqrt(0.5 / math.log(2))  # exp(-(d / sigma)^2 / 2) as a power of 2
+    bins = native().Bins(-low / step, weights, num_bins, reach, rate, NO_MASS)
+    given = (images.data_ptr(), FEATURES.index(images.dtype), images.shape, images.stride(), patch_size)
+    call("patch_entropy", images.device, native().Images(*given), bins, entropy.data_ptr())
+    return entropy
 
 
 register(
@@ -86,5 +113,5 @@ register(
     patch_entropy_reference,
     fake=_fake,
     cpu=Implementation(patch_entropy_cpu, "torch"),
-    gpu=Implementation(_triton, "triton"),
+    gpu=Implementation(_gpu, "triton"),
 )

@@ -12,6 +12,7 @@ import torch
 
 from dqcore.ops.extension import call, features_argument, lay_out, native
 from dqcore.ops.layout import count_codes
+from dqcore.ops.patch_entropy import patch_entropy_extension
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,3 +87,12 @@ def test_scattered_lanes_are_seen():
     twice = [[32 * lane + more, 7, 4, 0, lane, 0] for lane in range(32) for more in (0, 4)]
     assert sectors(np.array(twice)) == (64, 32)  # two instructions, each of which touches all
     assert sectors(np.array([[16, 7, 32, 0, 0, 0]])) == (2, 2)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1.0), (torch.bfloat16, 1.0)], ids=str)
+def test_patches_are_read_once(module, on_cpu, dtype, most):
+    """A warp reads two lines of a patch together, whose pixels lie side by side: whole sectors of each plane."""
+    images = torch.zeros(1, 3, 32, 64, dtype=dtype)
+    found = watched(module, (images, images), lambda: patch_entropy_extension(images, 16, -1.0, 1.0, 32, 0.01, 1))
+    touched, least = sectors(found)
+    assert least * SECTOR == images.numel() * dtype.itemsize and touched == most * least

@@ -1,5 +1,7 @@
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,3 +147,30 @@ def test_planes_may_lie_far_apart(route):
     apart = torch.empty(2**31 + 256, dtype=torch.float16, device=route).as_strided((1, 3, 16, 16), (0, 2**30, 16, 1))
     images = textured(1, 3, 16, 16, device=route, dtype=torch.float16)
     assert torch.equal(patch_entropy(apart.copy_(images), 8), patch_entropy(images, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "numel", "there", "expected"),
+    [
+        ({}, 1, True, "extension"),
+        ({"sigma": 0.04}, 1, True, "extension"),  # 4 bins on either side
+        ({"num_bins": 64}, 1, True, "extension"),
+        ({"patch_size": 64}, 1, True, "extension"),
+        ({}, 1, False, "triton"),
+        ({"sigma": 0.05}, 1, True, "triton"),
+        ({"num_bins": 65}, 1, True, "triton"),
+        ({"patch_size": 65}, 1, True, "triton"),
+        ({}, 2**31 * 64, True, "triton"),  # patches that 31 bits do not count
+    ],
+)
+def test_the_extension_takes_what_it_can(monkeypatch, options, numel, there, expected):
+    pytest.importorskip("triton")
+    from dqcore.kernels import patch_entropy as kernels
+
+    op = sys.modules["dqcore.ops.patch_entropy"]
+    monkeypatch.setattr(dqcore.backends, "available", lambda kernel, device: there)
+    monkeypatch.setattr(op, "patch_entropy_extension", lambda *args: "extension")
+    monkeypatch.setattr(kernels, "patch_entropy_fwd", lambda *args: "triton")
+    images = SimpleNamespace(device=torch.device("cuda", 0), numel=lambda: numel)
+    given = {"patch_size": 8, "low": -1.0, "high": 1.0, "num_bins": 32, "sigma": 0.01} | options
+    assert op._gpu(images, **given) == expected

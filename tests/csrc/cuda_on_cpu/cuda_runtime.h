@@ -5,8 +5,10 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -117,6 +119,23 @@ inline int32_t __shfl_up_sync(unsigned, int32_t value, unsigned distance) {
       static_cast<int32_t>(block.lanes[lane < distance ? block.current : block.current - distance]);
   cuda_on_cpu::warp_barrier();
   return other;
+}
+
+inline void __syncwarp() { cuda_on_cpu::warp_barrier(); }
+
+inline float __shfl_xor_sync(unsigned, float value, unsigned distance) {
+  using cuda_on_cpu::block;
+  std::memcpy(&block.lanes[block.current], &value, sizeof value);
+  cuda_on_cpu::warp_barrier();
+  float other;
+  std::memcpy(&other, &block.lanes[block.current ^ distance], sizeof other);
+  cuda_on_cpu::warp_barrier();
+  return other;
+}
+
+// Rounds down, and to the nearest number that there is; NaN becomes the smallest.
+inline int __double2int_rd(double value) {
+  return value > INT32_MIN ? static_cast<int>(std::floor(std::min<double>(value, INT32_MAX))) : INT32_MIN;
 }
 
 inline int __popc(unsigned mask) { return __builtin_popcount(mask); }
