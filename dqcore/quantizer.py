@@ -121,7 +121,7 @@ class DynamicQuantizer(CodebookLayer):
             grain: Granularity of each region, ``(B, h, w)`` int64; needed when ``num_granularities > 1``.
             mask: True for the regions to quantize, ``(B, h, w)`` bool (with one granularity ``(B, *grid)``). The others
                 cost nothing, get code -1 and vector 0, and are left out of loss and codebook updates.
-            lengths: For sequences: how many vectors of each to quantize, ``(B,)`` integers in [0, N] (unchecked on GPUs).
+            lengths: For sequences: how many vectors of each to quantize, ``(B,)`` integers in [0, N]; CPUs check them.
             learn: False leaves the codebook as it is, in training too.
 
         Returns:
