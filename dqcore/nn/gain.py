@@ -3,8 +3,7 @@
 The straight-through gate of the paper's router feels only the granularity that was chosen. Here both are tried: on a
 sample of regions the decoder reconstructs the image with the other granularity as well, and a small network learns to
 foretell the difference in squared error for each code that it costs. The regions where it is largest are refined, so
-that the share of each granularity is met exactly in every batch and needs no weight to tune. A batch is what one forward
-pass sees, in all processes together: where gradients of several passes add up to one step, each pass meets the shares.
+that the share of each granularity is met exactly in every batch and needs no weight to tune.
 """
 
 from __future__ import annotations
