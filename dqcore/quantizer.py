@@ -121,15 +121,15 @@ class DynamicQuantizer(CodebookLayer):
             grain: Granularity of each region, ``(B, h, w)`` int64; needed when ``num_granularities > 1``.
             mask: True for the regions to quantize, ``(B, h, w)`` bool (with one granularity ``(B, *grid)``). The others
                 cost nothing, get code -1 and vector 0, and are left out of loss and codebook updates.
-            lengths: For sequences, instead of a mask: how many vectors of each to quantize, ``(B,)`` integers.
+            lengths: For sequences: how many vectors of each to quantize, ``(B,)`` integers in [0, N]; CPUs check them.
             learn: False leaves the codebook as it is, in training too.
 
         Returns:
             ``Quantized(map, codes, loss)``; the map has the layout, dtype and memory format of ``features``.
 
         Raises:
-            InputError: Shapes that do not fit, a grain out of range, vectors that are not finite (see ``nonfinite``),
-                or a codebook that waits for its first training batch.
+            InputError: Shapes that do not fit, a grain or length out of range, vectors that are not finite,
+                a codebook that waits for its first training batch, or one that is to learn within ``torch.func``.
         """
         given = arrange(features, grain, mask, lengths, self)
         maps, hole, dtype = self._vectors(given)
@@ -184,8 +184,8 @@ class DynamicQuantizer(CodebookLayer):
 
     def initialise(self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None) -> None:
         """Start a data-dependent codebook from these features, as the first forward pass in training does."""
-        given = arrange(features, grain, None, None, self)
         with torch.no_grad():
+            given = arrange(features, grain, None, None, self)
             maps, hole, _ = self._vectors(given)
             self._initialise(maps, given.selected, hole, force=True)
 
@@ -220,7 +220,7 @@ class DynamicQuantizer(CodebookLayer):
         self, maps: list[Tensor], given: Arranged, hole: Tensor | None, learn: bool
     ) -> tuple[Tensor, bool, bool]:
         """The codes to look up in, scaled as the metric wants; whether to learn; whether this repeats a pass."""
-        learn = learn and self.training
+        learn = self._may_learn(learn)
         if in_backward() and (past := self._first_passes.find(maps)) is not None:
             codes = substitute(self.codebook.codes, past.codes)
             return self.metric(codes, 1), past.learn and not self.frozen, True

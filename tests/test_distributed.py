@@ -9,7 +9,14 @@ import torch.distributed as dist
 from torch import nn
 
 from dqcore import distributed
-from dqcore.distributed import World, from_first_process, join_world, num_processes, sum_over_processes
+from dqcore.distributed import (
+    World,
+    from_first_process,
+    join_world,
+    num_processes,
+    rows_of_all_processes,
+    sum_over_processes,
+)
 
 LOAD = """
 import importlib.util, sys
@@ -29,6 +36,8 @@ def process(rank, folder):
     assert world.sum(values).tolist() == sum_over_processes(values).tolist() == [3, 6]
     assert world.mean(values).tolist() == [1.5, 3] and values.tolist() == [rank + 1, 2 * rank + 2]
     assert from_first_process(torch.full((2, 3), float(rank)).mT).tolist() == [[0, 0]] * 3
+    assert rows_of_all_processes(torch.full((2 * rank, 2), rank)).tolist() == [[1, 1]] * 2
+    assert rows_of_all_processes(torch.full((2 - rank,), rank)).tolist() == [0, 0, 1]
     assert world.gather(f"process {rank}") == ["process 0", "process 1"]
     torch.manual_seed(rank)
     layer = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)

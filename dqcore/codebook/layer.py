@@ -146,6 +146,13 @@ class CodebookLayer(nn.Module):
                 "initialise(features), set codes, or load a trained state"
             )
 
+    def _may_learn(self, learn: bool) -> bool:
+        """Whether a pass learns. None can within a transform, of whose tensors nothing may be kept."""
+        learn = learn and self.training
+        if learn and not self.frozen and torch._C._are_functorch_transforms_active():
+            raise InputError("learn: no codebook learns within torch.func transforms; call eval(), or pass learn=False")
+        return learn
+
     def _initialise(
         self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, learn: bool = False, force: bool = False
     ) -> None:

@@ -61,6 +61,15 @@ class Codebook(nn.Module):
             )
         return rows[: self.size]
 
+    def _written(self) -> Tensor:
+        """The codes, to write to."""
+        if "parametrizations" in self._modules:
+            raise InputError(
+                "codebook.weight: a parametrization computes it anew whenever it is read, so what is written to it is "
+                "lost; a codebook that may be parametrized has learning=Gradient() and restart=None"
+            )
+        return self.codes
+
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Take in one batch's counts ``(K,)`` and vector sums ``(K, D)``. A batch without vectors changes nothing."""
         self._average(counts.to(self.cluster_size.dtype))
@@ -85,7 +94,7 @@ class Codebook(nn.Module):
 
     def _rows_of_codes(self) -> list[Tensor]:
         """What has a row for each code that is set with it, ``(K, D)`` each."""
-        return [self.codes]
+        return [self._written()]
 
     def reset_parameters(self) -> None:
         """Forget codes, padding row and statistics: all codes 0, each as if one vector had chosen it."""
@@ -141,13 +150,14 @@ class EMACodebook(Codebook):
 
     def update(self, counts: Tensor, sums: Tensor) -> None:
         """Move the averages, then set every code to its sum over its size, which ``eps`` smooths (Laplace)."""
+        codes = self._written()
         share = self._average(counts.to(self.cluster_size.dtype))
         self.embed_sum.lerp_(sums.to(self.embed_sum.dtype), share.to(self.embed_sum.dtype))
         size = smoothed(self.cluster_size, self.eps)
         if not host_knows(share):
-            self.codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], self.codes))
+            codes.copy_(torch.where(share > 0, self.embed_sum / size[:, None], codes))
         elif share > 0:
-            torch.div(self.embed_sum, size[:, None], out=self.codes)
+            torch.div(self.embed_sum, size[:, None], out=codes)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Load; codes that come without their averages, as those of ``Gradient()`` do, get averages that fit them."""
@@ -159,7 +169,7 @@ class EMACodebook(Codebook):
 
     def _rows_of_codes(self) -> list[Tensor]:
         # The averages start anew with the codes; the next update would else bring the old codes back.
-        return [self.codes, self.embed_sum]
+        return [self._written(), self.embed_sum]
 
     def reset_parameters(self) -> None:
         """Forget the codes and the statistics."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqcore.compat.lookup import check_map, counts_of, lookup, nearest
-from dqcore.distributed import from_all_processes
+from dqcore.distributed import rows_of_all_processes
 from dqcore.errors import InputError
 
 __all__ = ["VectorQuantizer"]
@@ -84,7 +84,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _cluster(self, rows: Tensor, codebook: Tensor, codes: Tensor) -> None:
         """Move the codes: the less a code is used, the closer to the nearest vector of all processes."""
-        codes, rows = (from_all_processes(values).flatten(0, 1) for values in (codes, rows))
+        codes, rows = (rows_of_all_processes(values) for values in (codes, rows))
         units = F.normalize(rows, dim=-1) if self.use_l2_norm else rows
         share = counts_of(codes, self.codebook_size).to(self.embed_prob) / len(codes)
         self.embed_prob.mul_(self.decay).add_(share, alpha=1 - self.decay)

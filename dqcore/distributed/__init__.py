@@ -30,6 +30,7 @@ __all__ = [
     "join_world",
     "num_processes",
     "process_rank",
+    "rows_of_all_processes",
     "sum_over_processes",
     "sum_with_gradient",
 ]
@@ -58,6 +59,23 @@ def from_all_processes(values: Tensor) -> Tensor:
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before PyTorch 2.14
     gather(every, values.flatten())
     return every.view(-1, *values.shape)
+
+
+def rows_of_all_processes(rows: Tensor) -> Tensor:
+    """Every process's ``rows (n, ..)``, one process after the other; n may differ.
+
+    The numbers of rows are told from host to host, which waits for no GPU where a CPU backend runs beside NCCL. What is
+    compiled cannot ask for them: there n is the same everywhere.
+    """
+    if num_processes() == 1:
+        return rows
+    if torch.compiler.is_compiling():
+        return from_all_processes(rows).flatten(0, 1)
+    numbers: list[Any] = [None] * num_processes()
+    dist.all_gather_object(numbers, len(rows))
+    filled = torch.cat([rows, rows.new_zeros(max(numbers) - len(rows), *rows.shape[1:])])
+    every = zip(from_all_processes(filled), numbers, strict=True)
+    return torch.cat([part[:number] for part, number in every])
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

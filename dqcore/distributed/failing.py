@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import threading
 from datetime import timedelta
 
@@ -33,9 +34,11 @@ def first_to_fail() -> bool:
 
     def ask() -> None:
         with contextlib.suppress(Exception):
+            place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            # Where nobody holds a store, one would try again and again, and abort the process that ends meanwhile.
+            socket.create_connection(place, PATIENCE).close()
             store = dist.TCPStore(  # type: ignore[attr-defined]
-                os.environ["MASTER_ADDR"],
-                int(os.environ["MASTER_PORT"]),
+                *place,
                 is_master=False,
                 timeout=timedelta(seconds=PATIENCE),
                 wait_for_workers=False,

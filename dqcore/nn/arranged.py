@@ -11,6 +11,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.nn.layouts import MAP, Layout, layout_of, memory_format_of, pyramid
 from dqcore.ops.checks import check_tensor
+from dqcore.ops.registry import is_traced
 
 __all__ = ["Arranged", "arrange", "check_code_map"]
 
@@ -164,6 +165,10 @@ def _with_lengths(mask: Tensor | None, lengths: Tensor, line: Tensor, layout: La
         raise TypeError(f"lengths: expected {line.shape[0]} integers in a tensor, got {type(lengths).__name__}")
     if tuple(lengths.shape) != (line.shape[0],) or lengths.is_floating_point() or lengths.dtype is torch.bool:
         raise InputError(f"lengths: expected {line.shape[0]} integers, got {tuple(lengths.shape)} {lengths.dtype}")
+    if lengths.device.type == "cpu" and len(lengths) and not is_traced():
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > line.shape[3]:
+            raise InputError(f"lengths: expected values in [0, {line.shape[3]}], got [{low}, {high}]")
     within = torch.arange(line.shape[3], device=line.device) < lengths.to(line.device)[:, None]
     return (within if mask is None else within & mask)[:, None]
 
@@ -176,7 +181,7 @@ def check_code_map(codes: Any, layer: Takes) -> None:
     device = layer.codebook.weight.device
     if codes.device != device:
         raise InputError(f"codes: expected device {device}, as the codebook, got {codes.device}")
-    if codes.device.type == "cpu" and codes.numel() and not torch.compiler.is_compiling():
+    if codes.device.type == "cpu" and codes.numel() and not is_traced():
         low, high = int(codes.min()), int(codes.max())
         if low < -1 or high > layer.codebook_size:
             raise InputError(f"codes: expected values in [-1, {layer.codebook_size}], got [{low}, {high}]")

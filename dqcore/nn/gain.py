@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dqcore.backends import exporting
-from dqcore.distributed import from_all_processes, sum_over_processes
+from dqcore.distributed import rows_of_all_processes, sum_over_processes
 from dqcore.nn.allocation import exact_share, target_shares
 from dqcore.nn.routing import Router, Routing
 from dqcore.ops.autocast import without_autocast
@@ -30,6 +30,9 @@ IMAGES_TRIED, REGIONS_TRIED = 4, 4
 
 class GainRouter(Router):
     """Refine the regions with the largest expected gain: squared error saved for each further code.
+
+    In training the target shares hold in each forward pass, of all processes together; so also in each part of a batch
+    whose gradients are accumulated.
 
     Args:
         dim: Channels of each map.
@@ -136,7 +139,7 @@ class GainRouter(Router):
     @torch.no_grad()
     def _follow(self, gains: Tensor) -> Tensor:
         """The thresholds of this batch, which all processes share; the stored ones move towards them."""
-        now = self._thresholds_of(from_all_processes(gains).flatten(0, 1).transpose(0, 1).flatten(1))
+        now = self._thresholds_of(rows_of_all_processes(gains.movedim(1, -1).flatten(0, 2)).mT)
         if in_backward():  # as in loss
             return now
         self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))

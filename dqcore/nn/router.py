@@ -16,6 +16,7 @@ from dqcore.nn.blocks import group_norm
 from dqcore.nn.routing import Router, Routing
 from dqcore.ops.autocast import without_autocast
 from dqcore.ops.patch_entropy import patch_entropy
+from dqcore.ops.registry import is_traced
 
 __all__ = ["EntropyRouter", "FeatureRouter", "Gate", "RandomRouter", "entropy_thresholds"]
 
@@ -107,7 +108,14 @@ class EntropyRouter(Router):
         super().__init__()
         self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio), patch_size, bins
         self.register_buffer("thresholds", torch.full((len(self.ratio),), torch.nan, dtype=torch.float32))
-        self.fitted = False
+        self._fitted = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there are thresholds. While it knows of none the host asks: wrappers write them in place."""
+        if not (self._fitted or is_traced() or self.thresholds.is_meta):
+            self._fitted = not bool(self.thresholds.isnan().any())
+        return self._fitted
 
     def entropy(self, images: Tensor) -> Tensor:
         """Entropy of each region of ``images (B, 3, H, W)``, nats, float32, ``(B, h, w)``."""
@@ -157,7 +165,7 @@ class EntropyRouter(Router):
         if len(values) != len(self.thresholds) or not rise:
             raise InputError(f"thresholds: expected {len(self.thresholds)} rising numbers, got {values}")
         self.thresholds.copy_(torch.tensor(values, dtype=self.thresholds.dtype))
-        self.fitted = True
+        self._fitted = True
         return self.thresholds
 
     def _above_thresholds(self, entropy: Tensor) -> Tensor:
@@ -166,7 +174,7 @@ class EntropyRouter(Router):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.fitted = not bool(self.thresholds.isnan().any())
+        self._fitted = not bool(self.thresholds.isnan().any())
 
 
 class RandomRouter(Router):

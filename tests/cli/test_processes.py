@@ -196,3 +196,11 @@ def test_a_process_that_fails_ends_all_with_one_line(folder, fault, code, line):
     assert all(codes) and codes[-1] == code
     told = [line for text in texts for line in text.splitlines() if line]
     assert len(told) == 1 and told[0].startswith(f"dqcore: {line}")
+
+
+@pytest.mark.slow
+def test_a_mistake_in_the_command_line_is_one_before_any_store_is_there():
+    script = "import sys; from dqcore.cli import main; sys.exit(main(sys.argv[1:]))"
+    for code, out, err in launch(script, "train", "tokenizer", "--data", "photos", "--crop", "32", size=2):
+        assert code == 2 and not out
+        assert err.startswith("dqcore: error: invalid choice") and err.count("\n") == 1, err

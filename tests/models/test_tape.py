@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 import dqcore
 from dqcore.models.sampling.draw import uniforms
@@ -107,3 +108,13 @@ def test_walks_allow_exactly_what_images_have(granularities):
             assert not blocked_entries(walk.status)[0, entry]
             take(walk, entry[None], torch.tensor([3]))
         assert bool(walk.complete())
+
+
+def test_averages_of_priors_with_their_tables():
+    sizes = {"codebook_size": 8, "region_grid": (2, 2), "num_granularities": 2, "num_classes": 3}
+    prior = dqcore.DQTransformer.from_preset("dqtransformer-tiny", **sizes)
+    average = AveragedModel(prior, use_buffers=True)
+    for _ in range(3):
+        average.update_parameters(prior)
+    for name, table in prior.named_buffers():
+        assert torch.equal(average.module.get_buffer(name), table), name

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from processes import launch
 
 from dqcore.nn.gain import GainRouter, _with_above
 from dqcore.training.average import WeightAverage
@@ -208,3 +209,31 @@ def test_a_threshold_is_that_of_the_chosen_values_alone():
             else:
                 expected = float(ordered[number - 1] + ordered[number]) / 2
             assert float(_with_above(values, among, number)) == expected
+
+
+TWO = """
+import torch
+import torch.distributed as dist
+from dqcore.nn.gain import GainRouter
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+router, rank = GainRouter(6, 0.3), dist.get_rank()
+images, maps = torch.randn(7, 3, 16, 16), [torch.randn(7, 6, 2, 2), torch.randn(7, 6, 4, 4)]
+part = slice(0, 2) if rank == 0 else slice(2, 7)
+grain = router(images[part], [values[part] for values in maps]).grain
+found = [None, None]
+dist.all_gather_object(found, grain)
+assert int(torch.cat(found).sum()) == round(0.3 * 28)
+thresholds = router.thresholds.clone()
+dist.destroy_process_group()
+router.thresholds.fill_(torch.nan)
+assert torch.equal(router(images, maps).grain, torch.cat(found)) and torch.equal(router.thresholds, thresholds)
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_unequal_parts_share_a_batch():
+    for code, _, errors in launch(TWO, size=2):
+        assert code == 0, errors

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from dqcore.nn import EntropyRouter, FeatureRouter, RandomRouter
 from dqcore.nn.gain import GainRouter
@@ -100,6 +101,17 @@ def test_entropy_router_ranks_each_image_until_it_is_fitted():
     assert routing.grain.flatten(1).sum(1).tolist() == [4] * 6
     for entropy, grain in zip(routing.entropy, routing.grain, strict=True):
         assert entropy[grain == 1].min() >= entropy[grain == 0].max()
+
+
+def test_thresholds_that_are_written_in_place_count():
+    """So do averages of models and wrappers that broadcast buffers."""
+    router = EntropyRouter(0.5, 16)
+    average = AveragedModel(router)
+    router.fit(noise())
+    average.update_parameters(router)
+    images = noise(2)
+    assert average.module.fitted
+    assert torch.equal(average(images, []).grain, router(images, []).grain)
 
 
 def test_entropy_router_keeps_its_thresholds_in_the_state():

@@ -87,6 +87,11 @@ def test_lengths_are_masks():
         (lambda q: q(torch.randn(2, 5, 7)), r"features: expected \(B, dim, N\) with dim=6, got \(2, 5, 7\)"),
         (lambda q: q(torch.randn(2, 6, 7), lengths=torch.tensor([1.0, 2])), "lengths: expected 2 integers"),
         (lambda q: q(torch.randn(2, 6, 7), lengths=torch.tensor([1])), "lengths: expected 2 integers"),
+        (
+            lambda q: q(torch.randn(2, 6, 7), lengths=torch.tensor([8, 1])),
+            r"lengths: expected values in \[0, 7\], got \[1, 8",
+        ),
+        (lambda q: q(torch.randn(2, 6, 7), lengths=torch.tensor([0, -1])), r"lengths: .* got \[-1, 0\]"),
         (lambda q: q(torch.randn(2, 6, 7, 2), lengths=torch.tensor([1, 2])), "lengths: expected sequences"),
         (lambda q: q(torch.randn(2, 6, 7), mask=torch.ones(2, 6, dtype=torch.bool)), "mask: expected shape"),
         (lambda q: q.embed(torch.tensor(3)), "codes: expected"),

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -446,6 +447,29 @@ def test_vmap_over_an_evaluation(shape):
     found = torch.vmap(lambda one: tuple(quantizer(one)[:2]))(x)
     for of_all, of_each in zip(found, zip(*(quantizer(one)[:2] for one in x), strict=True), strict=True):
         assert torch.equal(of_all, torch.stack(of_each))
+
+
+@pytest.mark.parametrize("learning", [EMA(), EMA(every=2), Gradient()], ids=str)
+@pytest.mark.parametrize("transform", [torch.vmap, lambda call: torch.func.grad(lambda x: call(x).sum())])
+def test_no_codebook_learns_within_a_transform(transform, learning):
+    """What waits for an update would be a tensor that the transform has left."""
+    quantizer, x = DynamicQuantizer(4, 8, learning=learning), torch.randn(3, 2, 4, 4, 4)
+    with pytest.raises(InputError, match="learn: no codebook learns within"):
+        transform(lambda one: quantizer(one.flatten(0, -4)).map)(x)
+    assert transform(lambda one: quantizer(one.flatten(0, -4), learn=False).map)(x).isfinite().all()
+    quantizer(x[0])
+    quantizer(x[1])
+
+
+def test_what_would_be_lost_in_a_parametrization_is_an_error():
+    for options, lost in (({}, True), ({"learning": Gradient(), "restart": None}, False)):
+        quantizer = DynamicQuantizer(4, 8, **options)
+        torch.nn.utils.parametrize.register_parametrization(quantizer.codebook, "weight", torch.nn.Identity())
+        with pytest.raises(InputError, match=r"codebook\.weight: a parametrization") if lost else nullcontext():
+            quantizer(torch.randn(2, 4, 4, 4))
+        with pytest.raises(InputError, match=r"codebook\.weight: a parametrization"):
+            quantizer.codes = torch.randn(8, 4)
+        assert quantizer.eval()(torch.randn(2, 4, 4, 4)).map.isfinite().all()
 
 
 def test_averages_of_weights_with_buffers():

@@ -59,7 +59,7 @@ class TokenizerTraining(Arguments):
     batch_size: int | None = None
     """Images that go through the networks together, in each process."""
     accumulate: int = 1
-    """Batches of a step, in each process, one after the other: for larger steps than the memory holds."""
+    """Batches of a step, one after the other: larger than the memory holds. A gain router meets its share in each."""
     image_size: int | None = None
     """Height and width of a training crop in pixels."""
     resize: int | None = None

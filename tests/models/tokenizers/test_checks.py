@@ -1,5 +1,6 @@
 """Mistakes with images: what is refused and how it is said, and what is warned of once."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -117,3 +118,13 @@ def test_on_a_gpu_only_the_first_images_are_looked_at(monkeypatch):
 def test_mistakes_in_decoding(model, call, message):
     with torch.no_grad(), pytest.raises((ValueError, TypeError), match=message):
         call(model, model.encode(GOOD))
+
+
+def test_weights_that_are_elsewhere_until_they_compute_are_no_mistake(model):
+    """Libraries that offload keep them on the meta device until a hook fetches them."""
+    fetched = dict(model.named_parameters()) | dict(model.named_buffers())
+    offloaded = copy.deepcopy(model).to("meta")
+    offloaded.encoder.register_forward_pre_hook(
+        lambda module, arguments: offloaded.load_state_dict(fetched, assign=True, strict=False) and None
+    )
+    assert torch.equal(offloaded(GOOD).codes, model(GOOD).codes)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 
@@ -324,3 +325,12 @@ def test_invalid_config_names_the_field(overrides):
     name = next(iter(overrides))
     with pytest.raises(ValueError, match=f"^{name}: "):
         DQVAEConfig(**overrides)
+
+
+def test_what_a_gain_router_tries_teaches_the_codebook_nothing():
+    model, images = DQVAE.from_preset("dqvae-dual-tiny", router="gain").train(), torch.rand(4, 3, 32, 32)
+    other = copy.deepcopy(model)
+    model(images)
+    other.encode(images)
+    expected = other.quantizer.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.quantizer.state_dict().items())

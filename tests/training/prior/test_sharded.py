@@ -42,6 +42,12 @@ for name, changes in json.loads(sys.argv[3]).items():
     assert not any(hasattr(value, "full_tensor") for value in run.model.state_dict().values())
 """
 
+#: Blocks are traced under FSDP2, and then run as they are: compiling them takes minutes.
+TRACED = """
+import functools, torch
+torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backend="eager")
+"""
+
 #: Every process dies when the tensors of its second checkpoint are written, and ``checkpoint.pt`` is not.
 KILLED = """
 import os
@@ -119,6 +125,11 @@ def test_numbers_are_those_of_ddp(root, end):
         for name in row.keys() - {"images_per_second"}:
             assert row[name] == pytest.approx(other[name], rel=1e-5), name
     _same(_weights(root, f"sharded{end}"), _weights(root, f"ddp{end}"), rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_blocks_are_sharded_too(root):
+    _launch(root, {"compiled": {"shard": True, "compile": True, "steps": 2}}, size=2, script=TRACED + SCRIPT)
+    _same(_weights(root, "compiled"), _weights(root, "half"), rtol=1e-4, atol=1e-5)
 
 
 def test_in_bfloat16_they_are_nearly_those_of_ddp(root):
