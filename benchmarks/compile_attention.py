@@ -12,11 +12,11 @@ from dqcore.kernels import decode_attention, varlen_attention, varlen_attention_
 from dqcore.kernels.setting import Setting
 
 KEEP = 230  # of 256: dropout 0.1
-FULL = (90,)  # where training without dropout, other products of float32 and all narrow caches are compiled too
+FULL = (90,)  # where training without dropout and all narrow caches are compiled too
 
 
 def cases(arch: int) -> Iterator[Callable[[], Any]]:
-    """Launches at the head sizes of the paper's transformers, and at the widest."""
+    """Launches at the head sizes of the paper's transformers, at the widest, and at one that tiles do not fit."""
     half, single = torch.bfloat16, torch.float32
     sizes = [(64, half), (128, half), (256, half), (64, single), (128, single)]
     for dim, dtype in sizes:
@@ -25,9 +25,11 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
         narrower = (half, torch.int8) if dtype == single else (torch.int8,)
         for kept in (dtype, *(narrower if dim == 64 or arch in FULL else ())):
             yield lambda dim=dim, dtype=dtype, kept=kept: _decode(64, dim, dtype, kept)
-    if arch in FULL:
-        for dim in (64, 128):
-            yield lambda dim=dim: _train(dim, single, KEEP, "tf32x3")
+    for dim in (64, 128):
+        yield lambda dim=dim: _train(dim, single, KEEP, "tf32x3")
+    yield lambda: _train(80, torch.float16, KEEP)
+    for dim, dtype in ((128, half), (256, half), (64, single)):  # windows and prefixes, which take more registers
+        yield lambda dim=dim, dtype=dtype: _train(dim, dtype, KEEP, "tf32x3" if dtype == single else "ieee", 64)
     yield lambda: _decode(64, 256, single, single)
     for kept in (half, torch.int8):
         yield lambda kept=kept: _decode(2, 64, half, kept)
@@ -37,11 +39,12 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _train(dim: int, dtype: torch.dtype, keep: int, precision: str = "ieee") -> None:
+def _train(dim: int, dtype: torch.dtype, keep: int, precision: str = "ieee", window: int = -1) -> None:
     q, k, v = _empty(16000, 3, 16, dim, dtype=dtype).unbind(1)
     cu_seqlens = _empty(33, dtype=torch.int32)
     seed = _empty(2, dtype=torch.int64) if keep < 256 else None
-    setting = Setting(cu_seqlens, cu_seqlens, None, seed, -1, 0, dim**-0.5, keep, precision)
+    prefixes, right = (None, 0) if window < 0 else (cu_seqlens[1:], window)
+    setting = Setting(cu_seqlens, cu_seqlens, prefixes, seed, window, right, dim**-0.5, keep, precision)
     out, lse = varlen_attention.varlen_attention_fwd(q, k, v, setting)
     varlen_attention_backward.varlen_attention_bwd(out, q, k, v, out, lse, setting)
 

@@ -31,6 +31,7 @@ from dqcore.kernels.settle import LIST, _nearest_code_settle_kernel, tree_tile
 from dqcore.kernels.vectors import Vectors
 
 WORKSPACE = 2**25  # bytes for the vectors of one part: a batch that needs more is searched in parts
+MOST_NOTED = 4  # parts of a call that may be made again
 STRETCH = 1024  # codes that one program scans at most, so that two codes within the margin are rarely in one stretch
 MOST_STRETCHES = 32
 PART = 128  # codes that one program scans again, so that few vectors still fill the GPU
@@ -189,8 +190,8 @@ def parts(batch: Vectors, codebook: Tensor, counters: Counters | None = None) ->
         codebook, given in [(half, half) for half in (torch.float16, torch.bfloat16)], counters.sizes
     )
     room = rows_at_once(batch.most, prepared)
-    if room < batch.most:
-        refuse()  # one part has the memory of another
+    if batch.most > MOST_NOTED * room:
+        refuse()  # each part of a call that is made again has a memory of its own
     for first in range(0, batch.most, room):
         numbers = counters.numbers if first == 0 else None
         yield Part(batch, codebook, prepared, first, min(room, batch.most - first), numbers)

@@ -23,6 +23,7 @@ from dqcore.kernels import (
     dynamic_lookup,
     dynamic_lookup_backward,
     lookup_loss,
+    nearest_code,
     replay,
 )
 from dqcore.kernels import launch as module
@@ -115,6 +116,15 @@ def test_lookup(monkeypatch, last):
     equal(last_of(dynamic_lookup.dynamic_lookup_fwd, problems), dynamic_lookup.dynamic_lookup_fwd(*problems[-1]))
     (call,) = noted()
     assert [step.known.run.times for step in call.steps] == [1] * 11
+
+
+@pytest.mark.parametrize(("room", "steps"), [(4, 16), (2, 26), (1, None)])
+def test_a_lookup_in_parts(monkeypatch, room, steps):
+    """As of 64 images: a few parts are noted, each with a memory of its own; many would take too much of it."""
+    monkeypatch.setattr(nearest_code, "rows_at_once", lambda most, prepared: room)
+    problems = [(*problem(), True) for _ in range(3)]
+    equal(last_of(dynamic_lookup.dynamic_lookup_fwd, problems), dynamic_lookup.dynamic_lookup_fwd(*problems[-1]))
+    assert [len(call.steps) for call in noted()] == ([] if steps is None else [steps])
 
 
 @pytest.mark.parametrize("last", [False, True])

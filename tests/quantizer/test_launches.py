@@ -12,11 +12,13 @@ from launches import counting
 MOST = 19
 
 
-def launches(dtype, train=True, steps=1, **options):
+def launches(dtype, train=True, steps=1, granularities=2, codes=1024, last=False, images=32, dim=256, **options):
+    memory = torch.channels_last if last else torch.contiguous_format
     with counting() as counter:
-        quantizer = DynamicQuantizer(256, 1024, 2, **options).train(train)
-        maps = [torch.randn(32, 256, 16 << g, 16 << g, dtype=dtype, requires_grad=train) for g in range(2)]
-        grain, grad = torch.ones(32, 16, 16, dtype=torch.int64), torch.randn(32, 256, 32, 32, dtype=dtype)
+        quantizer = DynamicQuantizer(dim, codes, granularities, **options).train(train)
+        maps = [torch.randn(images, dim, 16 << g, 16 << g, dtype=dtype) for g in range(granularities)]
+        maps = [values.contiguous(memory_format=memory).requires_grad_(train) for values in maps]
+        grain, grad = torch.ones(images, 16, 16, dtype=torch.int64), torch.randn_like(maps[-1])
         for _ in range(steps):
             counter.names.clear()
             out = quantizer(maps, grain)
@@ -31,6 +33,35 @@ def test_a_training_step_launches_few_kernels(dtype, options):
     names = launches(dtype, **options)
     assert len(names) <= MOST, names
     assert {"_dynamic_lookup_fill_kernel", "_codebook_update_kernel", "_lookup_loss_kernel"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"dtype": torch.float16},
+        {"last": True},
+        {"dtype": torch.bfloat16, "last": True},
+        {"granularities": 1},
+        {"granularities": 3, "images": 4},
+        {"codes": 16},
+        {"codes": 8192},
+        {"dim": 8},
+        {"restart": None},
+        {"nonfinite": "mask"},
+        {"steps": 3},
+    ],
+    ids=str,
+)
+def test_every_setting_launches_as_few(setting):
+    names = launches(**{"dtype": torch.float32} | setting)
+    assert len(names) <= MOST, names
+
+
+@pytest.mark.parametrize("setting", [{"dim": 512}, {"codes": 65536}, {"images": 64}], ids=str)
+def test_each_part_of_a_lookup_launches_six_more(setting):
+    """Whose vectors need more than one part's workspace."""
+    names = launches(torch.float32, **setting)
+    assert names.count("_nearest_code_scan_kernel") == 2 and len(names) <= MOST + 6, names
 
 
 @pytest.mark.parametrize(
