@@ -38,43 +38,51 @@ __device__ void block_exclusive_sum(int32_t* values, int64_t count) {
   if (threadIdx.x == 0) values[count] = before;
 }
 
-// A bit for each lane of this warp: whether its region has this granularity. The lane's region is the one in
-// its `column` of the row of regions that begins at `regions`.
-__device__ unsigned lanes_with(const Layout& layout, int64_t regions, int64_t column, int grain) {
-  return __ballot_sync(kAllLanes, column < layout.columns && layout.grain_at(regions + column) == grain);
+// The granularity of a region, or -1 where the row of regions has ended.
+__device__ int grain_of(const Layout& layout, int64_t regions, int64_t column) {
+  return column < layout.columns ? layout.grain_at(regions + column) : -1;
 }
 
+// A warp takes a row of regions through all granularities; lane g counts those of granularity g. So a row is read from
+// memory once, and found in the cache when its codes get their places.
 __global__ void lay_out_images(Layout layout, bool row_first, int32_t* line_starts) {
   const int64_t rows = layout.rows, columns = layout.columns, lines = layout.granularities * rows;
   const int64_t first = blockIdx.x * rows * columns;
   const unsigned lane = threadIdx.x % kWarp, warps = kThreads / kWarp;
+  const bool counts = lane < static_cast<unsigned>(layout.granularities);
   line_starts += blockIdx.x * (lines + 1);
 
-  for (int64_t line = threadIdx.x / kWarp; line < lines; line += warps) {
-    const int grain = static_cast<int>(line / rows);
+  for (int64_t row = threadIdx.x / kWarp; row < rows; row += warps) {
     int32_t count = 0;
     for (int64_t column = lane; column - lane < columns; column += kWarp) {
-      count += __popc(lanes_with(layout, first + line % rows * columns, column, grain));
+      const int grain = grain_of(layout, first + row * columns, column);
+      for (int other = 0; other < layout.granularities; ++other) {
+        const unsigned mask = __ballot_sync(kAllLanes, grain == other);
+        if (lane == static_cast<unsigned>(other)) count += __popc(mask);
+      }
     }
-    if (lane == 0) line_starts[line] = count << (2 * grain);
+    if (counts) line_starts[lane * rows + row] = count << (2 * lane);
   }
   __syncthreads();
   block_exclusive_sum(line_starts, lines);
   __syncthreads();
 
-  for (int64_t line = threadIdx.x / kWarp; line < lines; line += warps) {
-    const int grain = static_cast<int>(line / rows);
-    const int64_t regions = first + line % rows * columns;
-    const int32_t step = row_first ? (line_starts[line + 1] - line_starts[line]) >> grain : 1 << grain;
+  for (int64_t row = threadIdx.x / kWarp; row < rows; row += warps) {
+    const int64_t regions = first + row * columns;
     int32_t before = 0;
     for (int64_t column = lane; column - lane < columns; column += kWarp) {
-      const unsigned mask = lanes_with(layout, regions, column, grain);
-      if (mask >> lane & 1) {
-        const int32_t rank = before + __popc(mask & ((1u << lane) - 1));
-        layout.starts[regions + column] = line_starts[line] + (rank << (row_first ? grain : 2 * grain));
-        layout.steps[regions + column] = step;
+      const int grain = grain_of(layout, regions, column);
+      int32_t rank = 0;
+      for (int other = 0; other < layout.granularities; ++other) {
+        const unsigned mask = __ballot_sync(kAllLanes, grain == other);
+        const int32_t past = __shfl_sync(kAllLanes, before, other);
+        if (grain == other) rank = past + __popc(mask & ((1u << lane) - 1));
+        if (lane == static_cast<unsigned>(other)) before += __popc(mask);
       }
-      before += __popc(mask);
+      if (grain < 0) continue;
+      const int32_t* line = line_starts + grain * rows + row;
+      layout.starts[regions + column] = line[0] + (rank << (row_first ? grain : 2 * grain));
+      layout.steps[regions + column] = row_first ? (line[1] - line[0]) >> grain : 1 << grain;
     }
   }
 }

@@ -121,6 +121,15 @@ inline int32_t __shfl_up_sync(unsigned, int32_t value, unsigned distance) {
   return other;
 }
 
+inline int32_t __shfl_sync(unsigned, int32_t value, unsigned from) {
+  using cuda_on_cpu::block;
+  block.lanes[block.current] = static_cast<uint32_t>(value);
+  cuda_on_cpu::warp_barrier();
+  const int32_t other = static_cast<int32_t>(block.lanes[block.current / 32 * 32 + from]);
+  cuda_on_cpu::warp_barrier();
+  return other;
+}
+
 inline void __syncwarp() { cuda_on_cpu::warp_barrier(); }
 
 inline float __shfl_xor_sync(unsigned, float value, unsigned distance) {
