@@ -108,13 +108,18 @@ class EntropyRouter(Router):
         super().__init__()
         self.ratio, self.patch_size, self.bins = target_shares("ratio", ratio), patch_size, bins
         self.register_buffer("thresholds", torch.full((len(self.ratio),), torch.nan, dtype=torch.float32))
-        self._fitted = False
+        self._fitted, self._asked = False, self.thresholds._version
 
     @property
     def fitted(self) -> bool:
-        """Whether there are thresholds. While it knows of none the host asks: wrappers write them in place."""
-        if not (self._fitted or is_traced() or self.thresholds.is_meta):
-            self._fitted = not bool(self.thresholds.isnan().any())
+        """Whether there are thresholds.
+
+        While it knows of none the host asks once after each time that they were written: wrappers do so in place.
+        """
+        values = self.thresholds
+        unknown = not (self._fitted or is_traced() or values.is_meta or values.is_inference())
+        if unknown and values._version != self._asked:
+            self._fitted, self._asked = not bool(values.isnan().any()), values._version
         return self._fitted
 
     def entropy(self, images: Tensor) -> Tensor:

@@ -114,6 +114,19 @@ def test_thresholds_that_are_written_in_place_count():
     assert torch.equal(average(images, []).grain, router(images, []).grain)
 
 
+def test_the_host_does_not_ask_for_thresholds_that_nobody_wrote(monkeypatch):
+    """On a GPU it would wait, and a graph that is captured could not."""
+    router, asked = EntropyRouter(0.5, 16), []
+    monkeypatch.setattr(torch.Tensor, "isnan", lambda values: asked.append(values) or torch.isnan(values))
+    for _ in range(3):
+        router(noise(1), [])
+    assert not asked
+    router.thresholds.fill_(torch.nan)
+    for _ in range(3):
+        router(noise(1), [])
+    assert len(asked) == 1 and not router.fitted
+
+
 def test_entropy_router_keeps_its_thresholds_in_the_state():
     router, other = EntropyRouter(0.5, 16), EntropyRouter(0.5, 16)
     router.fit(noise())
