@@ -108,6 +108,7 @@ def test_weights_of_another_dtype(dtype):
     router.loss(routing, images, images + 1, lambda some, grain: images[some]).backward()
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 11), reason="an older PyTorch compiles it in parts, or again")
 def test_evaluation_is_one_graph_before_and_after_training():
     """The thresholds decide what the graph gives, not which graph it is."""
     router, trained = (GainRouter(6, (0.3, 0.3)).eval() for _ in range(2))
