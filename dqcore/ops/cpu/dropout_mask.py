@@ -27,5 +27,5 @@ def drop_weights(weights: Tensor, seed: Tensor, first_row: int, first_column: in
         part = native().Dropout(*seed.tolist(), keep, heads, first_row, rows, first_column, columns)
         call("dropout_mask", weights.device, part, weights.data_ptr())
     else:
-        packed = torch.arange(first_row, first_row + rows)
+        packed = torch.arange(first_row, first_row + rows, device=weights.device)
         weights *= dropout_mask_reference(seed, heads, packed, first_column + columns, keep)[..., first_column:]

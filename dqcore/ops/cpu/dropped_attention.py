@@ -60,12 +60,13 @@ class DroppedAttention:
         """Write the gradient of the queries ``(n, H, d)``; return those of keys and values ``(m, Hkv, d)`` float32."""
         grad_k, grad_v = torch.zeros_like(self.keys), torch.zeros_like(self.values)
         share = 256 / self.setting.keep
-        for rows, keys in self._blocks():
+        for block in self._blocks():
+            rows, keys = block
             query, given = self._grouped(self.queries[rows]), self._grouped(grad[rows]).mul(share)
-            weights = self._scores(_Block(rows, keys))
+            weights = self._scores(block)
             weights.sub_(lse[:, rows].clamp_min(LOWEST).reshape(len(weights), -1, 1)).exp_()
             kept = weights.clone()
-            self._drop(kept, _Block(rows, keys))
+            self._drop(kept, block)
             grad_v[:, keys].baddbmm_(kept.transpose(1, 2), given)
             delta = (given * self._grouped(out[rows])).sum(2, keepdim=True).div_(share)
             by_score = torch.bmm(given, self.values[:, keys].transpose(1, 2))
@@ -90,14 +91,13 @@ class DroppedAttention:
         """``(Hkv, H / Hkv * rows, keys)``; -inf where a key is not seen."""
         query = self._grouped(self.queries[block.rows]) * self.setting.scale
         scores = torch.bmm(query, self.keys[:, block.keys].transpose(1, 2))
-        places = torch.arange(block.rows.start, block.rows.stop) + self.keys.shape[1] - len(self.queries)
-        keys = torch.arange(block.keys.start, block.keys.stop)
+        rows, keys = (torch.arange(part.start, part.stop, device=scores.device) for part in block)
+        places = rows + (self.keys.shape[1] - len(self.queries))
         seen = seen_from(places, keys, self.each.prefix, self.setting.left, self.setting.right)
         partly = (~seen.all(0)).nonzero()
         if len(partly) > 0:
             some = slice(int(partly[0]), int(partly[-1]) + 1)
-            rows = scores.view(len(scores), -1, *seen.shape)
-            rows[..., some].masked_fill_(~seen[:, some], -torch.inf)
+            scores.view(len(scores), -1, *seen.shape)[..., some].masked_fill_(~seen[:, some], -torch.inf)
         return scores
 
     def _drop(self, weights: Tensor, block: _Block) -> None:
