@@ -114,8 +114,8 @@ class CodebookLayer(nn.Module):
 
     @property
     def started(self) -> bool:
-        """Whether it has codes: one that starts from data has none before its first training batch."""
-        return self._ready or bool(self.initialised)
+        """Whether it has codes: from its first training batch, or written into the codebook, as by another layer."""
+        return self._ready or bool(self.initialised) or bool(self.codebook.codes.any())
 
     @property
     def usage(self) -> float:
@@ -139,7 +139,7 @@ class CodebookLayer(nn.Module):
 
     def _check_started(self) -> None:
         if not self._ready and not torch.compiler.is_compiling():
-            self._ready = bool(self.initialised)
+            self._ready = self.started
         if not self._ready:
             raise InputError(
                 "codebook: it starts from the first training batch, and there was none; train, call "
@@ -158,7 +158,9 @@ class CodebookLayer(nn.Module):
     ) -> None:
         """Start the codebook from these features unless it has started."""
         compiling = torch.compiler.is_compiling()
-        if not force and not compiling and bool(self.initialised):
+        if not force and not compiling and self.started:
+            if not self.initialised:
+                self.initialised.fill_(1)
             self._ready = True
             return
         if not (learn or force):
