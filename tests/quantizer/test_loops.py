@@ -502,14 +502,15 @@ def test_a_projection_of_nothing():
 @pytest.mark.parametrize("learning", [EMA(), Gradient()], ids=str)
 def test_a_shared_codebook_starts_once(learning):
     """The second quantizer's first batch had started it anew; so had the first one after codes that were written."""
-    one, other = (DynamicQuantizer(4, 8, learning=learning, restart=None) for _ in range(2))
+    options = {"initialisation": KMeans(), "learning": learning, "restart": None}
+    one, other = (DynamicQuantizer(4, 8, **options) for _ in range(2))
     other.codebook = one.codebook
     one(torch.randn(2, 4, 8, 8))
     assert other.eval()(torch.randn(2, 4, 4, 4)).map.isfinite().all()
     other.train()(torch.randn(2, 4, 8, 8) + 100)
     assert one.codes.mean() < 50 and other.initialised == 1
 
-    written = DynamicQuantizer(4, 8, learning=learning, restart=None)
+    written = DynamicQuantizer(4, 8, **options)
     codes = torch.randn(8, 4)
     with torch.no_grad():
         written.codebook.weight[:8] = codes
