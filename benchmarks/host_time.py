@@ -33,13 +33,12 @@ SIZES = {"cpu": (1, 256, 2, 4), "meta": (32, 256, 16, 1024)}
 #: Functions whose time is told apart, those that call none of the others: what they do, module and name.
 PARTS = {
     "input arranged and checked": [("dqcore.quantizer", "arrange")],
-    "arguments of ops checked": [
-        ("dqcore.ops.dynamic_lookup", "_check_granularities"),
-        ("dqcore.ops.codebook_update", "_check"),
+    "arguments of the step checked": [
+        ("dqcore.ops.lookup_step", "check_granularities"),
+        ("dqcore.codebook.fused", "knows_restart"),
+        ("dqcore.codebook.fused", "can_step"),
     ],
-    "launcher of the lookup": [("dqcore.kernels.dynamic_lookup", "dynamic_lookup_fwd")],
-    "launcher of the loss": [("dqcore.kernels.lookup_loss", "lookup_loss_fwd")],
-    "launcher of the codebook's update": [("dqcore.kernels.codebook_update", "codebook_update_fwd")],
+    "launcher of lookup, loss and update": [("dqcore.kernels.lookup_step", "lookup_step_fwd")],
     "launcher of the lookup, backward": [("dqcore.kernels.dynamic_lookup_backward", "dynamic_lookup_bwd")],
 }
 BACKWARD = "backward pass beside its launcher"

@@ -147,6 +147,13 @@ def _enlarged(colours: Any, grains: Any, num_granularities: int) -> Any:
     return pixels.round().astype(np.uint8)
 
 
+def means(values: Sequence[float], count: int) -> list[float]:
+    """The means of at most ``count`` runs of neighbours, which are about equally long."""
+    length = max(1, -(-len(values) // count))
+    runs = [values[start : start + length] for start in range(0, len(values), length)]
+    return [sum(run) / len(run) for run in runs]
+
+
 def bars(values: Sequence[float], names: Sequence[str] = ()) -> str:
     """A small bar chart as SVG; a name shows where the pointer rests on a bar."""
     step, height = max(2, min(24, 480 // max(1, len(values)))), 60

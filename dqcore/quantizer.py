@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dqcore import backends
-from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
+from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform, fused
+from dqcore.codebook.checks import check_settings, check_sizes
 from dqcore.codebook.layer import CodebookLayer
+from dqcore.codebook.learning import pull
 from dqcore.codebook.recompute import substitute
-from dqcore.codebook.strategies import check_settings
-from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.layouts import layout_of
@@ -23,6 +22,7 @@ from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.quantized import Quantized
 from dqcore.nn.vectors import finite_vectors, marked_vectors, project
 from dqcore.ops import Lookup
+from dqcore.ops.lookup_step import LookupStep
 from dqcore.ops.registry import in_backward, is_traced
 
 __all__ = ["DynamicQuantizer", "Quantized"]
@@ -79,13 +79,9 @@ class DynamicQuantizer(CodebookLayer):
         nonfinite: Literal["raise", "mask"] | None = None,
         eval_loss: bool = True,
     ) -> None:
-        sizes = {"dim": dim, "codebook_size": codebook_size, "num_granularities": num_granularities}
-        for name, value in {**sizes, "codebook_dim": codebook_dim}.items():
-            if value is not None and (not isinstance(value, Integral) or value < 1):
-                raise InputError(f"{name}: expected at least 1 and whole, got {value}")
-        if nonfinite not in (None, "raise", "mask"):
-            raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
-        check_settings(commitment, learning, initialisation, restart, metric, estimator)
+        check_sizes(dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
+        check_sizes(codebook_dim=codebook_dim)
+        check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last, self.portable = commitment, channel_last, False
@@ -134,6 +130,8 @@ class DynamicQuantizer(CodebookLayer):
         given = arrange(features, grain, mask, lengths, self)
         maps, hole, dtype = self._vectors(given)
         codes, learn, again = self._codes_for(maps, given, hole, learn)
+        if learn and not again and hole is None and (step := self._step(maps, given)) is not None:
+            return Quantized(*given.restore(step.quantized, step.codes), *step[2:])
         lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=self._plain_ops)
         losses = self._losses(lookup, codes)
         if lookup.statistics is not None and not again:
@@ -179,8 +177,7 @@ class DynamicQuantizer(CodebookLayer):
         grid = layout.to_grid(codes).long()
         vectors = F.embedding(grid.clamp_min(0), self.metric(self.codebook.rows, 1)).to(self._dtype)
         quantized = project(self.project_out, vectors.permute(0, 3, 1, 2).contiguous())
-        quantized = quantized.masked_fill(grid[:, None] < 0, 0)
-        return layout.restore(quantized, codes.shape[1:-1])
+        return layout.restore(quantized.masked_fill(grid[:, None] < 0, 0), codes.shape[1:-1])
 
     def initialise(self, features: Tensor | Sequence[Tensor], grain: Tensor | None = None) -> None:
         """Start a data-dependent codebook from these features, as the first forward pass in training does."""
@@ -228,13 +225,18 @@ class DynamicQuantizer(CodebookLayer):
             self._agree()
         if not self._ready:
             self._initialise(maps, given.selected, hole, learn=learn)
-        learn = learn and not self.frozen
-        codes = self.codebook.codes
+        learn, codes = learn and not self.frozen, self.codebook.codes
         if self.training:
             self._first_passes.keep(maps, codes, learn)
         if codes.requires_grad and self.restart is not None:
             codes = codes.clone()  # a restart writes to the codes before the backward pass
         return self.metric(codes, 1), learn, False
+
+    def _step(self, maps: list[Tensor], given: Arranged) -> LookupStep | None:
+        """All of a pass by one call, where it is a lookup, its loss and an update, with nothing between them."""
+        if given.mask is not None or self.portable or not (self._plain and self._alone):
+            return None
+        return fused.step(self.codebook, self.restart, maps, given.grain, self.commitment)
 
     def _losses(self, lookup: Lookup, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its commitment part and its codebook part."""
@@ -243,8 +245,6 @@ class DynamicQuantizer(CodebookLayer):
             return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
         loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self._plain_ops)
         if codes.requires_grad and lookup.statistics is not None:
-            numbers = (lookup.codes >= 0).sum().clamp_min(1) * dim
-            pull = self.codebook.loss(codes, *lookup.statistics) / numbers
-            rest = rest + (pull - pull.detach())  # the bracket is 0: the value stays
+            rest = rest + pull(self.codebook, codes, lookup)
             loss = commitment + rest
         return loss, commitment, rest

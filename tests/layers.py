@@ -77,6 +77,7 @@ ROOMS = {
     "ops/codebook_update": "op: what an EMA codebook learns from a batch",
     "ops/draw_vectors": "op: vectors drawn from a batch that comes in parts",
     "ops/lookup_loss": "op: the loss of a lookup",
+    "ops/lookup_step": "three ops as one call: a training step of a quantizer, where nobody has to see them by name",
     "ops/cross_entropy": "op: what predicting each token costs",
     "ops/patch_entropy": "op: entropy of each patch's grey values",
     "ops/pack_codes": "op: code map and grain map to code sequence",

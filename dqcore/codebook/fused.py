@@ -1,6 +1,11 @@
-"""An update of a codebook by the op ``codebook_update``, one launch; ``learning`` does the same in many."""
+"""An update of a codebook by the op ``codebook_update``, one launch; ``learning`` does the same in many.
+
+With the lookup before it, it may be one call: ``step``.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -11,8 +16,30 @@ from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
 from dqcore.codebook.strategies import RandomRestart
 from dqcore.distributed import num_processes
 from dqcore.ops import CodeSums, Lookup, codebook_update
+from dqcore.ops.lookup_step import LookupStep, can_step, lookup_step
 
-__all__ = ["has_op", "knows_restart", "move", "update", "update_by"]
+__all__ = ["has_op", "knows_restart", "move", "step", "update", "update_by"]
+
+
+def step(
+    codebook: Codebook, restart: object, maps: list[Tensor], grain: Tensor, commitment: float
+) -> LookupStep | None:
+    """Look up in a codebook and learn from what is found, by one call; None where several ops do it.
+
+    Whatever is not as it should be is left to those, which say so.
+    """
+    if type(codebook) is not EMACodebook or codebook.weight.requires_grad or num_processes() > 1:
+        return None
+    weight, sizes, idle, sums = state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
+    size, dim = codebook.size, maps[-1].shape[1]
+    known = weight.shape == (size + 1, dim) and sums.shape == (size, dim) and sizes.shape == idle.shape == (size,)
+    if not known or maps[-1].dtype is torch.float64 or idle.dtype is not torch.int64 or not idle.is_contiguous():
+        return None
+    if not (0 <= codebook.decay <= 1 and 0 <= codebook.eps < math.inf):
+        return None
+    if not knows_restart(codebook, restart, sums) or not can_step(maps, state):
+        return None
+    return lookup_step(maps, grain, state, commitment, (codebook.decay, codebook.eps, _threshold(restart)))
 
 
 def has_op(codebook: Codebook, restart: object, maps: list[Tensor], lookup: Lookup) -> bool:
@@ -73,9 +100,12 @@ def update(
     keys: Tensor | None = None,
 ) -> None:
     """Learn from a lookup, and revive unused codes by its vectors; for what :func:`has_op` takes."""
-    assert restart is None or isinstance(restart, RandomRestart)
-    threshold = None if restart is None else restart.threshold
     weight, sizes, *sums = _floats(codebook)
     state = (weight, sizes, codebook.idle, sums[0] if sums else None)
     eps = codebook.eps if isinstance(codebook, EMACodebook) else 0.0
-    codebook_update(state, lookup, maps, grain, decay=codebook.decay, eps=eps, threshold=threshold, keys=keys)
+    codebook_update(state, lookup, maps, grain, decay=codebook.decay, eps=eps, threshold=_threshold(restart), keys=keys)
+
+
+def _threshold(restart: object) -> float | None:
+    assert restart is None or isinstance(restart, RandomRestart)
+    return None if restart is None else restart.threshold

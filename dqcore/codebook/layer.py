@@ -15,7 +15,7 @@ from dqcore.codebook.learning import Batch, Initialisation, Restart, first_codes
 from dqcore.codebook.modules import Codebook
 from dqcore.codebook.recompute import FirstPasses
 from dqcore.distributed import from_first_process, num_processes
-from dqcore.drawing import as_html, bars, readable
+from dqcore.drawing import as_html, bars, means, readable
 from dqcore.errors import InputError
 from dqcore.metrics.coding import perplexity
 from dqcore.ops import Lookup
@@ -132,8 +132,7 @@ class CodebookLayer(nn.Module):
         frequency = readable(self.codebook.cluster_size)
         if frequency is None:
             return None
-        groups = _groups(sorted(frequency.tolist(), reverse=True), 64)
-        chart = bars([sum(part) / len(part) for part in groups])
+        chart = bars(means(sorted(frequency.tolist(), reverse=True), 64))
         about = f"{100 * self.usage:.0f} % of the codes chosen in the last {USAGE_WINDOW} training batches"
         return as_html(repr(self), extra=f"{chart}<br>{about}; bars: how often, the most frequent codes first")
 
@@ -191,12 +190,17 @@ class CodebookLayer(nn.Module):
         self.initialised.fill_(1)
         self._ready = True
 
+    @property
+    def _alone(self) -> bool:
+        """Whether the codebook learns from this batch alone."""
+        return self._pending is None and not self._accumulating and self.codebook.every == 1
+
     @torch.no_grad()
     def _learn(self, maps: list[Tensor], grain: Tensor, lookup: Lookup) -> None:
         """Take in the batch."""
         assert lookup.statistics is not None
-        pending, alone = self._pending, not self._accumulating and self.codebook.every == 1
-        if pending is None and alone and fused.has_op(self.codebook, self.restart, maps, lookup):
+        pending = self._pending
+        if self._alone and fused.has_op(self.codebook, self.restart, maps, lookup):
             fused.update(self.codebook, self.restart, maps, grain, lookup)
             return
         source: Looked | None = None
@@ -240,9 +244,3 @@ class CodebookLayer(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         # A module registers every parameter that is assigned to it; codes are copied.
         super().__setattr__(name, value.detach() if name == "codes" and isinstance(value, Tensor) else value)
-
-
-def _groups(values: list[float], count: int) -> list[list[float]]:
-    """At most ``count`` runs of neighbours, about equally long."""
-    length = -(-len(values) // count)
-    return [values[start : start + length] for start in range(0, len(values), length)]

@@ -18,8 +18,9 @@ from dqcore.distributed import (
     process_rank,
     sum_over_processes,
 )
+from dqcore.ops import Lookup
 
-__all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "place_in_batch", "reduce_statistics"]
+__all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "place_in_batch", "pull", "reduce_statistics"]
 
 #: Vectors that k-means looks at for each code, and numbers in all of them together, at most.
 SAMPLE, SAMPLE_NUMBERS = 64, 2**26
@@ -121,6 +122,14 @@ def first_codes(
     if number == 0 or not bool(drawn.valid.any()):
         return None
     return from_first_process(initialisation(drawn.vectors, size, dim, drawn.valid).float())
+
+
+def pull(codebook: Codebook, codes: Tensor, lookup: Lookup) -> Tensor:
+    """A term of value 0 whose gradient draws ``codes`` to the vectors that chose them: the mean over their numbers."""
+    assert lookup.statistics is not None
+    numbers = (lookup.codes >= 0).sum().clamp_min(1) * codebook.dim
+    term = codebook.loss(codes, *lookup.statistics) / numbers
+    return term - term.detach()
 
 
 def reduce_statistics(counts: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,10 +54,10 @@ class Codebook(nn.Module):
     def codes(self) -> Tensor:
         """The codes alone, ``(K, D)``."""
         rows = self.rows
-        if len(rows) != self.size + 1:  # a larger weight put in its place would be searched in part, in silence
+        if rows.shape[0] != self.size + 1:  # a larger weight put in its place would be searched in part, in silence
             raise InputError(
                 f"codebook.weight: expected {self.size + 1} rows, {self.size} codes and the padding row, got "
-                f"{len(rows)}; for another number of codes make a new layer and set its codes"
+                f"{rows.shape[0]}; for another number of codes make a new layer and set its codes"
             )
         return rows[: self.size]
 

@@ -16,7 +16,7 @@ from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 from dqcore.ops.reference.codebook_update import revive
 
-__all__ = ["EMA", "PAPER", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform", "check_settings"]
+__all__ = ["EMA", "PAPER", "Gradient", "KMeans", "Learning", "RandomRestart", "Uniform"]
 
 
 class Learning(Protocol):
@@ -199,30 +199,6 @@ class RandomRestart:
             if len(codes) == 0 and len(first.unique()) == len(first):
                 return valid
         return distinct(torch.cat([codes, candidates]), torch.cat([used, valid]))[len(codes) :]
-
-
-#: A quantizer's strategies in the order of its arguments, and what each is.
-_EXPECTED = {
-    "learning": "EMA(..) or Gradient(..)",
-    "initialisation": "Uniform() or KMeans(..)",
-    "restart": "RandomRestart(..) or None",
-    "metric": "Euclidean() or Cosine()",
-    "estimator": "StraightThrough() or Rotation()",
-}
-
-
-def check_settings(commitment: float, *strategies: object) -> None:
-    """Raise unless a quantizer's weight is no less than 0, and its strategies are objects, not words, flags or classes.
-
-    Args:
-        commitment: The weight.
-        *strategies: Learning, initialisation, restart, metric, estimator: any objects that are called as ours are.
-    """
-    at_least(0, commitment=commitment)
-    for (name, expected), value in zip(_EXPECTED.items(), strategies, strict=True):
-        known = hasattr(value, "build") if name == "learning" else callable(value)
-        if isinstance(value, type) or not (known or (name == "restart" and value is None)):
-            raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
 #: The paper's settings of a quantizer, as arguments of its constructor.

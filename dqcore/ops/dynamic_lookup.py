@@ -72,7 +72,7 @@ def lookup_of_checked(
     maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool
 ) -> Lookup:
     """The same for arguments of which all is known but the number of maps and the values of the grain map."""
-    _check_granularities(maps, grain)
+    check_granularities(maps, grain)
     return _look_up(maps, grain, codebook, mask, with_sums)
 
 
@@ -89,7 +89,7 @@ def _look_up(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tens
     return Lookup(codes, quantized, error, CodeSums(counts, sums) if with_sums else None)
 
 
-def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
+def check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
     if len(maps) > MAX_GRANULARITIES:
         raise InputError(f"maps: expected at most {MAX_GRANULARITIES} feature maps, one a granularity, got {len(maps)}")
     check_grain(grain, len(maps))
@@ -99,7 +99,7 @@ def _check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
 def _check(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None) -> None:
     if not isinstance(maps, (list, tuple)) or not maps:
         raise TypeError("maps: expected a non-empty list of feature maps, coarse to fine")
-    _check_granularities(maps, grain)
+    check_granularities(maps, grain)
     (batch, height, width), device = grain.shape, grain.device
     for g, values in enumerate(maps):
         check_tensor(f"maps[{g}]", values, dim=4)
@@ -166,23 +166,36 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.num_codes, ctx.codebook_dtype = codebook.shape[0], codebook.dtype
 
 
-def _backward(
-    ctx: Any, _: None, grad_quantized: Tensor | None, grad_error: Tensor | None, *__: None
-) -> tuple[list[Tensor | None], None, Tensor | None, None]:
-    *maps, grain, quantized, codes = ctx.saved_tensors
+def gradients_of_maps(
+    maps: list[Tensor],
+    grain: Tensor,
+    codes: Tensor,
+    quantized: Tensor,
+    grad_quantized: Tensor | None,
+    grad_error: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradient of each map from those of ``quantized`` and ``error``, either of which may be None."""
     if grad_quantized is None and grad_error is None:
-        return [None] * len(maps), None, None, None
+        return [None] * len(maps)
     quantized = quantized.detach()  # the codes' vectors are constants here, whatever the result passes on
     twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the op itself has no gradient
     eager = not is_traced()
     backward: Any = _backward_op.below_autograd if eager else torch.ops.dqcore.dynamic_lookup_backward
     if twice:
         backward = dynamic_lookup_backward_reference
-    grads: list[Tensor | None] = backward(list(maps), grain, codes, quantized, grad_quantized, grad_error)
+    grads: list[Tensor | None] = backward(maps, grain, codes, quantized, grad_quantized, grad_error)
+    return grads
+
+
+def _backward(
+    ctx: Any, _: None, grad_quantized: Tensor | None, grad_error: Tensor | None, *__: None
+) -> tuple[list[Tensor | None], None, Tensor | None, None]:
+    *maps, grain, quantized, codes = ctx.saved_tensors
+    grads = gradients_of_maps(maps, grain, codes, quantized, grad_quantized, grad_error)
     grad_codebook = None
     if ctx.needs_input_grad[2] and grad_error is not None:
         weight = 2 * grad_error / cells_per_code(grain, len(maps)).clamp_min(1)
-        pull = (quantized - merge_maps(maps, grain)).to(weight.dtype) * weight[:, None]
+        pull = (quantized.detach() - merge_maps(maps, grain)).to(weight.dtype) * weight[:, None]
         vectors = pull.permute(0, 2, 3, 1).flatten(0, 2)
         _, sums = torch.ops.dqcore.code_sums(vectors, codes.flatten(), ctx.num_codes)
         grad_codebook = sums.to(ctx.codebook_dtype)

@@ -78,12 +78,19 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.shape = inputs[0].shape
 
 
-def _backward(ctx: Any, loss: Tensor | None, commitment: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    (slope,) = ctx.saved_tensors
+def gradient_of_error(
+    slope: Tensor, shape: torch.Size, loss: Tensor | None, commitment: Tensor | None
+) -> Tensor | None:
+    """That of the error, one number for all cells, from those of ``loss`` and ``commitment``."""
     if loss is not None and commitment is not None:
         loss = loss + commitment
     grad = commitment if loss is None else loss
-    return (None if grad is None else (grad * slope).expand(ctx.shape)), None, None, None
+    return None if grad is None else (grad * slope).expand(shape)
+
+
+def _backward(ctx: Any, loss: Tensor | None, commitment: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    (slope,) = ctx.saved_tensors
+    return gradient_of_error(slope, ctx.shape, loss, commitment), None, None, None
 
 
 class _EagerLoss(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqcore import backends
 
-__all__ = ["Implementation", "Op", "in_backward", "is_traced", "register"]
+__all__ = ["Implementation", "Op", "in_backward", "is_plain", "is_traced", "register"]
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
@@ -131,6 +131,11 @@ def in_backward() -> bool:
     Never while compiling, where nobody can tell.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def is_plain(tensors: Iterable[Tensor]) -> bool:
+    """Whether these are PyTorch's own, their memory holds their values, and nobody is told of every op."""
+    return _kind_of(tensors).plain and not _watched()
 
 
 class _Kind(NamedTuple):

@@ -23,6 +23,7 @@ from dqcore.kernels import (
     dynamic_lookup,
     dynamic_lookup_backward,
     lookup_loss,
+    lookup_step,
     nearest_code,
     replay,
 )
@@ -151,6 +152,21 @@ def test_update_of_a_codebook(threshold):
     function(state, *rest)
     assert last_of(function, [*problems, (other, *rest)]) is None
     assert all(map(torch.equal, state, other)) and len(noted()) == 1
+
+
+def test_a_training_step():
+    """Lookup, loss and update are noted as one call."""
+    function, problems = lookup_step.lookup_step_fwd, []
+    for _ in range(3):
+        maps, grain, _ = problem()
+        state = (torch.randn(21, 18), torch.rand(20), torch.randint(0, 5, (20,)), torch.randn(20, 18))
+        problems.append((maps, grain, state, 0.25, (0.8, 1e-5, 0.9)))
+    maps, grain, state, *rest = problems.pop()
+    other = tuple(values.clone() for values in state)
+    expected = function(maps, grain, other, *rest)
+    equal(last_of(function, [*problems, (maps, grain, state, *rest)]), expected)
+    assert all(map(torch.equal, state, other))
+    assert [len(call.steps) for call in noted()] == [13]
 
 
 def test_vectors_drawn_from_a_part():

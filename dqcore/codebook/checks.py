@@ -1,0 +1,42 @@
+"""Checks of what a quantizer is built from."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from dqcore.errors import InputError, at_least
+
+__all__ = ["check_settings", "check_sizes"]
+
+#: A quantizer's strategies in the order of its arguments, and what each is.
+_EXPECTED = {
+    "learning": "EMA(..) or Gradient(..)",
+    "initialisation": "Uniform() or KMeans(..)",
+    "restart": "RandomRestart(..) or None",
+    "metric": "Euclidean() or Cosine()",
+    "estimator": "StraightThrough() or Rotation()",
+}
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Raise unless each size, given by its name, is None or a whole number from 1 up."""
+    for name, value in sizes.items():
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise InputError(f"{name}: expected at least 1 and whole, got {value}")
+
+
+def check_settings(nonfinite: object, commitment: float, *strategies: object) -> None:
+    """Raise unless a quantizer's weight is no less than 0, and its strategies are objects, not words, flags or classes.
+
+    Args:
+        nonfinite: What a vector that is not finite does, a word or None.
+        commitment: The weight.
+        *strategies: Learning, initialisation, restart, metric, estimator: any objects that are called as ours are.
+    """
+    if nonfinite not in (None, "raise", "mask"):
+        raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
+    at_least(0, commitment=commitment)
+    for (name, expected), value in zip(_EXPECTED.items(), strategies, strict=True):
+        known = hasattr(value, "build") if name == "learning" else callable(value)
+        if isinstance(value, type) or not (known or (name == "restart" and value is None)):
+            raise InputError(f"{name}: expected {expected}, got {value!r}")
