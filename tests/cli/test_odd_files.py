@@ -50,3 +50,13 @@ def test_no_stream_stands_where_a_folder_of_photos_goes(run, checkpoint, picture
 def test_a_picture_is_a_png_or_lies_in_a_folder(fails, checkpoint, stream, tmp_path):
     line = fails("decode", stream, "--checkpoint", checkpoint, "--out", tmp_path / "a.jpg")
     assert "a.jpg" in line and "expected a folder or a .png file" in line and not (tmp_path / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("line", [".", "..", "/"])
+@pytest.mark.parametrize("words", ["encode --format dqc", "encode --format shards", "reconstruct"])
+def test_a_folder_in_a_list_is_a_broken_file(run, checkpoint, pictures, tmp_path, words, line):
+    photos = tmp_path / "photos.txt"
+    photos.write_text(f"pictures/0.png\n{line}\n")
+    verb, *options = words.split()
+    code, _, err = run(verb, photos, *options, "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert code == 2 and "1 of 2 could not be read and were passed over" in err and "Traceback" not in err
