@@ -227,5 +227,5 @@ def test_the_number_of_a_class_has_a_limit():
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, "64", True])
 def test_a_size_is_a_number_of_pixels(size):
-    with pytest.raises(ValueError, match="^size: expected a whole number of pixels, at least 1, got"):
+    with pytest.raises(ValueError, match=r"^size: expected a whole number of pixels, at least 1, got"):
         Images(sample_folder("heldout"), preprocessing="ffhq", size=size)
