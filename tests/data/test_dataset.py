@@ -86,7 +86,7 @@ def test_what_the_paper_does_with_each_data_set():
     assert preprocess(None, 256, training=True) == WholeImage()
     with pytest.raises(ValueError, match="preprocessing: expected one of imagenet, ffhq, celebahq, lsun, got 'coco'"):
         preprocess("coco", 256, training=True)
-    with pytest.raises(ValueError, match="size: expected at least 1"):
+    with pytest.raises(ValueError, match="size: expected a whole number of pixels"):
         preprocess("ffhq", 0, training=True)
     assert crop_of("center", 64, 96, flip=True) == CenterCrop(64, 96)
 
