@@ -170,16 +170,14 @@ def write_samples(
     Raises:
         InputError: Too low a number, too few names, or a file of such a name is there and dqcore did not make it.
     """
-    at_least(1, count=count, batch_size=batch_size)
+    mine = _part(count, batch_size, world)
     at_least(count, names=None if names is None else len(names))
     sampling = replace(sampling or Sampling(), **settings)
-    paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
-    grid = out / "grid.png"
+    paths, grid = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)], out / "grid.png"
     if world.is_main:
         check_targets([*paths, grid])
     removed = _remove_earlier(out, {*paths, grid}) if world.is_main else 0
     world.barrier()
-    mine = _part(count, batch_size, world)
     seconds, start = 0.0, time.perf_counter()
     shown, how = list[Tensor](), {"sampling": sampling, "seed": seed, "slots": slots}
     for number, images in _drawn(prior, tokenizer, mine, batch_size, labels, progress, how):
@@ -196,6 +194,7 @@ def write_samples(
 
 def _part(count: int, batch_size: int, world: World) -> range:
     """The samples of this process: whole batches, so that the images do not depend on the number of processes."""
+    at_least(1, count=count, batch_size=batch_size)
     batches = -(-count // batch_size)
     first, stop = (batches * rank // world.size * batch_size for rank in (world.rank, world.rank + 1))
     return range(first, min(stop, count))
