@@ -14,7 +14,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from dqcore.cli.stopping import Stoppable, stoppable
-from dqcore.data.images import tensor_to_image
+from dqcore.data.images import SUFFIXES, tensor_to_image
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.distributed.sharing import Turns
 from dqcore.errors import InputError
@@ -60,6 +60,8 @@ def decode(
     world = join_world(device, timeout)
     codec = load_codec(checkpoint or weights_folder(TOKENIZER), str(world.device))
     alone = out.suffix.lower() == ".png"
+    if out.suffix.lower() in SUFFIXES - {".png"} and not out.is_dir():
+        raise InputError(f"out: expected a folder or a .png file, got {out}")
     if alone and (len(codes) != 1 or not codes[0].is_file()):
         raise InputError(f"out: {out} is one picture, expected one {SUFFIX} file; name a folder")
     with contextlib.nullcontext() if alone or not world.is_main else sole_owner(out, "writing pictures"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from dqcore.cli.broken import end_with_broken, name_broken
 from dqcore.cli.stopping import stoppable
 from dqcore.data.archives import split_member
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
+from dqcore.data.listing import image_name, name_below
 from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
@@ -116,7 +116,7 @@ def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
         member = split_member(path)
         home = path.parent if member is None else member[0].parent
         base = next((source for source in sources if source.is_dir() and _below(path, source)), home)
-        targets[path] = out / Path(os.path.relpath(path, base)).with_suffix(".png")
+        targets[path] = out / Path(name_below(image_name(path, base))).with_suffix(".png")
     if made:
         print(f"left out: {counted(made, 'image')} in {out}, where results go", file=sys.stderr)
     if not targets:

@@ -22,6 +22,10 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", 
 UNREAD = (".avif", ".heic", ".heif", ".jp2", ".jxl")
 #: The file by which a folder is known as an LMDB database.
 DATABASE = "data.mdb"
+#: Offset and size of a file of a tar that cannot be read.
+_NOWHERE = (0, -1)
+#: Bytes of the end of a zip file, with the longest comment.
+_MOST_END = 22 + 0xFFFF
 #: An image in an archive may take this part of the memory before it is decoded.
 _SHARE = 1 / 40
 
@@ -81,8 +85,9 @@ class Tar:
             with tarfile.open(path, "r:") as tar:
                 links = {}
                 for member in tar:
-                    if member.isreg():
-                        self._places[_normal(path, member.name)] = (member.offset_data, member.size)
+                    if member.isreg():  # of a sparse file, the holes are left out, so that it has no place to read from
+                        place = _NOWHERE if member.issparse() else (member.offset_data, member.size)
+                        self._places[_normal(path, member.name)] = place
                     elif member.islnk() or member.issym():
                         base = "" if member.islnk() else posixpath.dirname(member.name)
                         links[_normal(path, member.name)] = posixpath.normpath(posixpath.join(base, member.linkname))
@@ -95,7 +100,7 @@ class Tar:
         """Where what a link leads to lies; of one that leads nowhere, whose image is broken, less than nothing."""
         for _ in range(40):  # as many as a file system follows
             target = links.get(target, target)
-        return self._places.get(target, (0, -1))
+        return self._places.get(target, _NOWHERE)
 
     def names(self) -> list[str]:
         """Names of the images, sorted."""
@@ -107,7 +112,7 @@ class Tar:
             raise FileNotFoundError(f"no {name} in {self._path}")
         start, size = self._places[name]
         if size < 0:
-            raise FileNotFoundError(f"{name} in {self._path} is a link to nothing in it")
+            raise FileNotFoundError(f"{name} in {self._path} is a link to nothing in it, or a sparse file")
         _check_size(size)
         descriptor = os.open(self._path, os.O_RDONLY)
         try:
@@ -159,12 +164,16 @@ class Zip(_OfProcess):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._infos = {_normal(path, info.filename): info for info in self.handle().infolist() if not info.is_dir()}
+        infos = self.handle().infolist()
+        _check_count(path, len(infos))
+        self._infos = {_normal(path, info.filename): info for info in infos if info.filename and not info.is_dir()}
 
     def _new(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self._path)
-        except zipfile.BadZipFile as error:
+        except OSError:
+            raise
+        except Exception as error:  # of a damaged directory, also those of decoding names, and of lists that are short
             raise InputError(f"{self._path}: damaged, expected a zip file ({error})") from error
 
     def names(self) -> list[str]:
@@ -181,6 +190,17 @@ class Zip(_OfProcess):
             return self.handle().read(info)
         except Exception as error:  # zlib's errors, encryption, unknown compression
             raise InputError(f"its archive is damaged ({error})") from error
+
+
+def _check_count(path: Path, found: int) -> None:
+    """Refuse a zip file with fewer files than it counts: ``zipfile`` reads over those that a damaged length hides."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_END))
+        end = file.read()
+    place = end.rfind(b"PK\5\6") + 10
+    counted = int.from_bytes(end[place : place + 2], "little")
+    if counted != 0xFFFF and (found - counted) % 0x10000:  # a larger number is 0xFFFF, or its lower 16 bits
+        raise InputError(f"{path}: damaged, it counts {counted} files and {found} are found")
 
 
 class Lmdb(_OfProcess):

@@ -41,8 +41,8 @@ class BrokenImageError(InputError):
 def read_image(path: str | Path, *, least_side: int | None = None) -> Image:
     """Read an image as 8-bit RGB, upright.
 
-    EXIF rotation is applied, transparent pixels are laid over white, 16-bit grey keeps its upper 8 bits, and of an
-    animation the first frame is read. BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, whatever a file is called.
+    EXIF rotation is applied, transparent pixels are laid over white, grey of 12 and 16 bits keeps its upper 8, and of
+    an animation the first frame is read. BMP, GIF, JPEG, PNG, PPM, TIFF and WebP are read, whatever a file is called.
     Pillow's limit on decompression bombs stays on, and the pixels may take a fortieth of the memory;
     :func:`dqcore.data.reading.allow_pixels` or the environment variable ``DQCORE_MAX_PIXELS`` name another limit.
 

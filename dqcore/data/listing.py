@@ -88,8 +88,11 @@ def image_name(path: Path, root: Path) -> str:
 
 
 def name_below(name: str) -> str:
-    """A name without the way up to it: a list may name images anywhere, and what is made of them stays in a folder."""
-    return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//"))
+    """A name without the way up to it: a list may name images anywhere, and what is made of them stays in a folder.
+
+    It is never empty, also if a list names the folder that it lies in, as no image is called.
+    """
+    return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//")) or "_"
 
 
 def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -79,7 +80,7 @@ class Making:
         if self.size is None:
             data = read_stored(path)
             return [(name if _bare(name) != name else f"{name}.{_format(data)}", data)]
-        crop, rng = self._crop(self.size), random.Random(f"{self.seed}/{name}")
+        crop, rng = self._crop(self.size), random.Random(os.fsencode(f"{self.seed}/{name}"))  # names may be no UTF-8
         prepared = crop.prepare(resize_short_side(image, self.size) if self.crop == "none" else image)
         ending = {"jpeg": "jpg"}.get(self.encoding, self.encoding)
         numbers = [f"-{number:03d}" for number in range(self.crops)] if self.crops > 1 else [""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal
 
 from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomCropAtMost, RandomResizedCrop, WholeImage
@@ -45,12 +46,12 @@ def preprocess(name: str | None, size: int, *, training: bool) -> Crop:
         training: Random crops, where the paper has them; else the middle square.
 
     Raises:
-        InputError: There is no such data set, or a size below 1.
+        InputError: There is no such data set, or a size that is none.
     """
     if name is None:
         return WholeImage()
     if name not in CROPS:
         raise InputError(f"preprocessing: expected one of {', '.join(CROPS)}, got {name!r}")
-    if size < 1:
-        raise InputError(f"size: expected at least 1 pixel, got {size}")
+    if isinstance(size, bool) or not isinstance(size, int | Integral) or size < 1:
+        raise InputError(f"size: expected a whole number of pixels, at least 1, got {size!r}")
     return crop_of(CROPS[name], size) if training else CenterCrop(size, size)

@@ -28,6 +28,8 @@ _SHARE = 1 / 40
 SPARE = 2
 #: By which Pillow multiplies the values of grey PNG files of 1, 2 and 4 bits.
 _GREY = {"1": 255, "L;2": 85, "L;4": 17}
+#: A tag of TIFF files.
+_PHOTOMETRIC = 262
 #: The environment variable that replaces that limit: a number of pixels.
 LIMIT_VARIABLE = "DQCORE_MAX_PIXELS"
 
@@ -87,8 +89,9 @@ def open_rgb(path: str | Path, least_side: int | None = None) -> Image:
         if least_side is not None:
             _shrink(image, SPARE * least_side)
         _scale_key(image)
+        grey = _tiff_grey(image)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), image.format or "")
+        return _to_rgb(ImageOps.exif_transpose(image), image.format or "", grey)
 
 
 def format_of(file: IO[bytes]) -> str:
@@ -104,6 +107,14 @@ def _scale_key(image: Image) -> None:
     key, tiles = image.info.get("transparency"), getattr(image, "tile", [])
     if image.format == "PNG" and isinstance(key, int) and tiles:
         image.info["transparency"] = key * _GREY.get(str(tiles[0][3]), 1)
+
+
+def _tiff_grey(image: Image) -> tuple[int, bool]:
+    """Bits of a grey TIFF's values, and whether 0 is white, where Pillow does not see to it: above 8 bits."""
+    tiles = getattr(image, "tile", [])
+    if image.format != "TIFF" or not tiles or tiles[0][3][0] not in ("I;12", "I;16"):
+        return 16, False
+    return int(tiles[0][3][0][2:]), image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
 
 
 def _shrink(image: Image, least_side: int) -> None:
@@ -127,7 +138,7 @@ def _pillow_limit(*, off: bool) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _to_rgb(image: Image, kind: str) -> Image:
+def _to_rgb(image: Image, kind: str, grey: tuple[int, bool] = (16, False)) -> Image:
     from PIL import Image as pil
 
     if image.mode == "F":
@@ -135,7 +146,7 @@ def _to_rgb(image: Image, kind: str) -> Image:
     if image.mode == "I" and kind == "TIFF":
         raise InputError("32-bit pixels have no fixed range")
     if image.mode.startswith("I"):
-        return _from_16_bits(image).convert("RGB")
+        return _from_16_bits(image, *grey).convert("RGB")
     key = image.info.get("transparency")
     if isinstance(key, tuple) and max(key) > 255:
         raise InputError("16-bit colour with a transparent one: Pillow reads 8 bits alone")
@@ -146,12 +157,14 @@ def _to_rgb(image: Image, kind: str) -> Image:
     return image.convert("RGB")
 
 
-def _from_16_bits(image: Image) -> Image:
-    """The upper 8 bits; pixels of the transparent value are white."""
+def _from_16_bits(image: Image, bits: int, negative: bool) -> Image:
+    """The upper 8 of so many bits; pixels of the transparent value are white."""
     from PIL import Image as pil
 
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
-    grey = (values >> 8).astype(np.uint8)
+    values = np.asarray(image).astype(np.int64).clip(0, (1 << bits) - 1)
+    grey = (values >> bits - 8).astype(np.uint8)
+    if negative:
+        grey = 255 - grey
     if isinstance(key := image.info.get("transparency"), int):
         grey[values == key] = 255
     return pil.fromarray(grey)

@@ -33,6 +33,8 @@ def is_ours(path: Path, kind: str | None = None) -> bool:
     """Whether a file is a picture that :func:`write_picture` made; with ``kind``, as that."""
     from PIL import Image
 
+    if not path.is_file():  # a pipe would block
+        return False
     with contextlib.suppress(Exception), Image.open(path) as image:  # a decoder may raise anything
         return image.info.get("Software") == MARK and kind in (None, image.info.get("Description"))
     return False

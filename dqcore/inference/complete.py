@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["Completion", "complete", "kept_part"]
+
+_RECTANGLE = re.compile(r"\s*-?\d{1,18}\s*(,\s*-?\d{1,18}\s*){3}")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,10 @@ def kept_part(keep: str, size: tuple[int, int]) -> Image:
 
     width, height = size
     halves = {"upper": (0, 0, width, height // 2), "left": (0, 0, width // 2, height)}
-    parts = keep.split(",")
     if keep in halves:
         box = halves[keep]
-    elif len(parts) == 4 and all(part.strip().lstrip("-").isdecimal() for part in parts):
-        x, y, w, h = map(int, parts)
+    elif _RECTANGLE.fullmatch(keep):
+        x, y, w, h = map(int, keep.split(","))
         box = (x, y, x + w, y + h)
         if w < 1 or h < 1 or x < 0 or y < 0 or box[2] > width or box[3] > height:
             raise InputError(f"keep: expected a rectangle x,y,w,h within {width}x{height} pixels, got {keep}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def list_codes(source: Path, codec: Codec) -> Iterator[Item]:
             taken.add(name)
             yield Item(name, Decoded(codes, grain, tuple(entry["size"])))
         return
-    files = sorted(source.rglob(f"*{SUFFIX}"))
+    files = _streams_in(source)
     if not files:
         raise InputError(f"{source}: expected {SUFFIX} files, or the shards that dqcore encode writes")
     for path in files:
@@ -67,7 +68,12 @@ def count_items(source: Path) -> int:
     if source.is_file():
         return 1
     index = _shard_index(source)
-    return len(index["images"]) if index else len(list(source.rglob(f"*{SUFFIX}")))
+    return len(index["images"]) if index else len(_streams_in(source))
+
+
+def _streams_in(folder: Path) -> list[Path]:
+    """What is called like a stream, at any depth; a folder may have such a name too."""
+    return sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.is_dir())
 
 
 def _shard_index(folder: Path) -> dict[str, Any]:
@@ -85,6 +91,8 @@ def decode_item(codec: Codec, item: Item, *, preview: bool = False) -> Tensor:
     decoded = item.source
     if isinstance(decoded, Path):
         try:
+            if not stat.S_ISREG(decoded.stat().st_mode):  # a pipe would block
+                raise InputError(f"{decoded}: cannot be read (it is no regular file)")
             data = decoded.read_bytes()
         except OSError as error:
             raise InputError(f"{decoded}: cannot be read ({error.strerror})") from error

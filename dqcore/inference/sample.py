@@ -15,6 +15,7 @@ from torch import Tensor
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
 from dqcore.distributed import ALONE, World
+from dqcore.errors import at_least
 from dqcore.files.pictures import check_targets, is_ours, write_picture
 from dqcore.inference.decode import decode_open
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_identified, load_saved, model_folder
@@ -84,8 +85,8 @@ def _tokenizer_beside(folder: Path, prior: Any) -> Path:
 @torch.no_grad()
 def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16) -> Tensor:
     """Images ``(B, 3, H, W)`` of a sequence that covers all regions, ``batch_size`` of them decoded at once."""
-    codes, grain = unpack_codes(sequence)
-    parts = zip(codes.split(batch_size), grain.split(batch_size), strict=True)
+    at_least(1, batch_size=batch_size)
+    parts = zip(*(maps.split(batch_size) for maps in unpack_codes(sequence)), strict=True)
     return torch.cat([tokenizer.decode(some, where) for some, where in parts])
 
 
@@ -167,16 +168,16 @@ def write_samples(
         **settings: Fields of ``sampling`` to set otherwise, such as ``guidance=2.0``.
 
     Raises:
-        InputError: A file of such a name is there already, and dqcore did not make it.
+        InputError: Too low a number, too few names, or a file of such a name is there and dqcore did not make it.
     """
+    mine = _part(count, batch_size, world)
+    at_least(count, names=None if names is None else len(names))
     sampling = replace(sampling or Sampling(), **settings)
-    paths = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)]
-    grid = out / "grid.png"
+    paths, grid = [out / f"{_prefix(names, index)}{index:05d}.png" for index in range(count)], out / "grid.png"
     if world.is_main:
         check_targets([*paths, grid])
     removed = _remove_earlier(out, {*paths, grid}) if world.is_main else 0
     world.barrier()
-    mine = _part(count, batch_size, world)
     seconds, start = 0.0, time.perf_counter()
     shown, how = list[Tensor](), {"sampling": sampling, "seed": seed, "slots": slots}
     for number, images in _drawn(prior, tokenizer, mine, batch_size, labels, progress, how):
@@ -193,6 +194,7 @@ def write_samples(
 
 def _part(count: int, batch_size: int, world: World) -> range:
     """The samples of this process: whole batches, so that the images do not depend on the number of processes."""
+    at_least(1, count=count, batch_size=batch_size)
     batches = -(-count // batch_size)
     first, stop = (batches * rank // world.size * batch_size for rank in (world.rank, world.rank + 1))
     return range(first, min(stop, count))
@@ -236,8 +238,7 @@ def _remove_earlier(out: Path, fresh: set[Path]) -> int:
     All go before the first new one comes: if this call is killed, no two sets are mixed. A picture that somebody gave
     another name stays.
     """
-    named = [path for path in out.glob("*.png") if _NAME.fullmatch(path.name)]
-    earlier = [path for path in named if is_ours(path, "sample")]
+    earlier = [path for path in out.glob("*.png") if _NAME.fullmatch(path.name) and is_ours(path, "sample")]
     for path in earlier:
         path.unlink()
     return len({*earlier} - fresh)

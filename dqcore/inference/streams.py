@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -106,6 +106,7 @@ class StreamFolder:
         listed = {entry["file"] for entry in self.index["images"]}
         self.index["images"] = [entry for entry in self.index["images"] if self._is_whole(entry)]
         self._files = {entry["file"] for entry in self.index["images"]}
+        self._folders: set[str] = set()
         self._begun = listed - self._files | set(self.index.get("begun", ()))  # ours, but lost or perhaps cut off
         self._next_flush = 0
         if not (folder / INDEX).is_file():
@@ -116,6 +117,10 @@ class StreamFolder:
         path = self.folder / entry["file"]
         return path.is_file() and path.stat().st_size == entry["bytes"]
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Note which photos will come: no stream may stand where a folder of theirs goes."""
+        self._folders |= {str(folder) for name in names for folder in PurePosixPath(name).parents}
+
     def place(self, name: str) -> str:
         """The file for a photo's stream: named after the photo, longer where that is another one's or not ours."""
         names = (str(PurePosixPath(name).with_suffix(SUFFIX)), name + SUFFIX)
@@ -125,7 +130,8 @@ class StreamFolder:
         return file
 
     def _is_free(self, file: str) -> bool:
-        return file not in self._files and (file in self._begun or not (self.folder / file).exists())
+        taken = file in self._files or file in self._folders
+        return not taken and (file in self._begun or not (self.folder / file).exists())
 
     def begin(self, files: Sequence[str]) -> None:
         """Note which files will be written, so that a run that goes on after a kill knows them as its own."""
@@ -228,6 +234,7 @@ def encode_photos(
 def _tasks(folder: StreamFolder, paths: Sequence[tuple[str, Path]]) -> list[_Task]:
     """The photos that the index lacks; files are named before any is written, so that no process names two alike."""
     known = {entry["name"] for entry in folder.index["images"]}
+    folder.expect(name for name, _ in paths)
     placed = [(name, path, folder.place(name)) for name, path in paths if name not in known]
     return [_Task(name, path, file, folder.folder / file) for name, path, file in placed]
 

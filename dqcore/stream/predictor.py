@@ -21,7 +21,8 @@ class Predictor:
 
     A number weighs its frequency in the tables plus how often it was in this photo, times a factor for the class of the
     left neighbour and one for that of the upper neighbour. To that a sixteenth of the tables' own frequencies is added.
-    So no number takes less than about a tenth of a bit, and a small file cannot hold a huge photo.
+    So no number takes less than about a tenth of a bit, and a small file cannot hold a huge photo, unless the tables
+    themselves have one number nearly always; :attr:`least_bits` is exact.
 
     Args:
         table: Frequencies ``(n,)`` of a :class:`dqcore.stream.CodeTables`.

@@ -58,14 +58,17 @@ def write_stream(codes: Tensor, grain: Tensor, size: Sequence[int], tables: Code
 
     Raises:
         InputError: The arguments do not fit each other.
-        TypeError: ``tables`` are none, or a list.
+        TypeError: ``tables`` are none, or a list; or a map is no tensor.
     """
     if not isinstance(tables, CodeTables):
         hint = ": of load_code_tables(..) take the first" if isinstance(tables, Sequence) else ""
         raise TypeError(f"tables: expected CodeTables, got {type(tables).__name__}{hint}")
+    if len(size) != 2 or any(int(side) != side for side in size):
+        raise InputError(f"size: expected height and width in whole pixels, got {size}")
     size = (int(size[0]), int(size[1]))
     if not re.fullmatch("[0-9a-f]{16,}", identity):
         raise InputError(f"identity: expected a fingerprint of at least 16 hexadecimal digits, got {identity!r}")
+    codes, grain = _integers("codes", codes), _integers("grain", grain)
     _check_maps(codes, grain, tables)
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(f"size: expected a photo of at most {MAX_PIXELS} pixels, got {size}")
@@ -170,13 +173,22 @@ def _check_bits(needed: float, data: bytes, name: str) -> None:
         raise InputError(f"{name}: damaged, {len(data)} bytes cannot hold its codes")
 
 
+def _integers(name: str, value: Tensor) -> Tensor:
+    """A tensor of whole numbers of any kind as int64, on the CPU."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.dtype.is_floating_point or value.dtype.is_complex:
+        raise InputError(f"{name}: expected integers, got {value.dtype}")
+    return value.detach().cpu().long()
+
+
 def _check_maps(codes: Tensor, grain: Tensor, tables: CodeTables) -> None:
     scale = 1 << (tables.num_granularities - 1)
     if grain.dim() != 2 or grain.numel() == 0 or codes.shape != (grain.shape[0] * scale, grain.shape[1] * scale):
         expected = f"a code map ({scale} h, {scale} w) of a grain map (h, w)"
         raise InputError(f"codes: expected {expected}, got {tuple(codes.shape)} and {tuple(grain.shape)}")
     for name, value, limit in (("codes", codes, tables.codebook_size), ("grain", grain, tables.num_granularities)):
-        if value.is_floating_point() or int(value.min()) < 0 or int(value.max()) >= limit:
+        if int(value.min()) < 0 or int(value.max()) >= limit:
             raise InputError(f"{name}: expected integers in [0, {limit})")
 
 

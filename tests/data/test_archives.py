@@ -1,8 +1,11 @@
+import contextlib
+import io
 import logging
 import os
 import pickle
 import sys
 import tarfile
+import zipfile
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from dqcore.data.crops import RandomCrop
 from dqcore.data.dataset import Images
 from dqcore.data.images import BrokenImageError, list_images, read_image
 from dqcore.data.shards import file_digest
+from dqcore.errors import InputError
 
 KINDS = ("photos", "photos.tar", "photos.zip", "photos_lmdb")
 ARCHIVES = KINDS[1:]
@@ -207,3 +211,38 @@ def test_training_takes_the_same_crops_from_an_archive(make, image, kind):
         sampler = StepSampler(len(crops), 2, seed=3, start=1, stop=5)
         batches.append([batch.images for batch in batch_loader(crops, sampler, workers=0, pin=False)])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_a_zip_file_that_is_damaged_anywhere_is_refused_or_has_all_its_files(make, image):
+    """A name may have changed; but a file is lost, or another error raised, nowhere."""
+    path = make("a.zip", {f"{index}.png": image(index) for index in range(3)})
+    whole = path.read_bytes()
+    for place in range(whole.index(b"PK\1\2"), len(whole)):
+        for changed in (whole[place] ^ 1, whole[place] ^ 0x80):
+            path.write_bytes(whole[:place] + bytes([changed]) + whole[place + 1 :])
+            with contextlib.suppress(InputError):
+                assert len(open_archive(path).names()) == 3 or ord(" ") < whole[place] < 0x7F
+
+
+def test_a_zip_file_with_more_files_than_its_count_can_say(make, image):
+    path = make("a.zip", {f"{index}.png": image(index) for index in range(3)})
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"of no count PK"
+    assert len(list_images(path)) == 3
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\3\0\3\0", b"\xff\xff\xff\xff"))
+    assert len(list_images(path)) == 3
+
+
+def test_a_sparse_file_of_a_tar_is_broken(make, image, tmp_path):
+    """Without its holes, the files after it would be read as its end."""
+    path = make("a.tar", {"1.png": image(1), "2.png": image(2)})
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, sparse in (("1.png", {"GNU.sparse.map": "0,4", "GNU.sparse.size": "900"}), ("2.png", {})):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(image(2)), sparse
+            tar.addfile(member, io.BytesIO(image(2)))
+    broken, whole = list_images(path)
+    assert red(whole) == 20
+    with pytest.raises(BrokenImageError, match=r"1\.png.* sparse"):
+        read_image(broken)

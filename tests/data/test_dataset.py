@@ -11,6 +11,7 @@ from dqcore.data import Images
 from dqcore.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, WholeImage
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
 from dqcore.data.labels import image_labels, labels_of
+from dqcore.data.photos import sample_folder
 from dqcore.data.preprocessing import crop_of, preprocess
 from dqcore.data.splits import listed_split
 
@@ -85,7 +86,7 @@ def test_what_the_paper_does_with_each_data_set():
     assert preprocess(None, 256, training=True) == WholeImage()
     with pytest.raises(ValueError, match="preprocessing: expected one of imagenet, ffhq, celebahq, lsun, got 'coco'"):
         preprocess("coco", 256, training=True)
-    with pytest.raises(ValueError, match="size: expected at least 1"):
+    with pytest.raises(ValueError, match="size: expected a whole number of pixels"):
         preprocess("ffhq", 0, training=True)
     assert crop_of("center", 64, 96, flip=True) == CenterCrop(64, 96)
 
@@ -222,3 +223,9 @@ def test_the_number_of_a_class_has_a_limit():
     for text in ("²", "-1", "1" * 10):
         with pytest.raises(ValueError, match=r"classes: expected the number of a class beside b\.jpg"):
             labels_of(["0", text], ["a.jpg", "b.jpg"], True)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, "64", True])
+def test_a_size_is_a_number_of_pixels(size):
+    with pytest.raises(ValueError, match=r"^size: expected a whole number of pixels, at least 1, got"):
+        Images(sample_folder("heldout"), preprocessing="ffhq", size=size)

@@ -23,6 +23,7 @@ def test_what_is_written_is_read(tables_of, photo, identity, codebook_size, num_
     decoded = read_stream(data, tables, identity)
     assert torch.equal(decoded.codes, codes) and torch.equal(decoded.grain, grain) and decoded.size == (79, 97)
     assert data == write_stream(codes.int(), grain.byte(), (79, 97), tables, identity)
+    assert data == write_stream(codes.to(torch.uint16), grain.to(torch.uint64), torch.Size((79, 97)), tables, identity)
 
 
 def test_bytes_are_told_from_paths_and_tables_from_their_list(tables_of, photo, identity, tmp_path):
@@ -37,6 +38,9 @@ def test_bytes_are_told_from_paths_and_tables_from_their_list(tables_of, photo, 
             read_stream(wrong, tables, identity)
     with pytest.raises(TypeError, match=r"data: expected the bytes of a stream, got NoneType$"):
         read_stream(None, tables, identity)
+    for maps, name in (((codes.numpy(), grain), "codes"), ((codes, grain.tolist()), "grain")):
+        with pytest.raises(TypeError, match=rf"^{name}: expected a tensor, got"):
+            write_stream(*maps, (79, 97), tables, identity)
     with pytest.raises(TypeError, match=r"tables: expected CodeTables, got list: .* take the first"):
         write_stream(codes, grain, (79, 97), [tables], identity)
 
@@ -126,6 +130,9 @@ def test_what_does_not_fit_is_not_written(tables_of, photo, identity):
         ((codes.double(), grain, (64, 80)), "codes: expected integers"),
         ((codes, grain + 1, (64, 80)), r"grain: expected integers in \[0, 2\)"),
         ((codes, grain, (64, 81)), "size: expected height and width"),
+        ((codes, grain, (64.5, 80)), "size: expected height and width in whole pixels"),
+        ((codes, grain, (64, 80, 3)), "size: expected height and width in whole pixels"),
+        ((codes.to(torch.complex64), grain, (64, 80)), "codes: expected integers"),
         ((torch.arange(80).view(8, 10) % 50, grain * 0, (64, 80)), "fill its whole block"),
     ):
         with pytest.raises(InputError, match=match):

@@ -25,29 +25,32 @@ __all__ = [
 ]
 
 
-def check_sequence(sequence: CodeSequence, config: Any, device: torch.device | None = None) -> None:
+def check_sequence(
+    sequence: CodeSequence, config: Any, device: torch.device | None = None, argument: str = "sequence"
+) -> None:
     """Raise unless a prior with this config can read ``sequence``; the codes' range is checked on the CPU only.
 
     Args:
         sequence: What the user gave.
         config: The prior's config.
         device: The prior's device, which the sequence must have too; None where it is moved.
+        argument: What it is called in messages.
     """
     if not isinstance(sequence, CodeSequence):
         hint = ": pass dqcore.pack_codes(codes, grain)"
-        raise TypeError(f"sequence: expected a CodeSequence, got {type(sequence).__name__}{hint}")
+        raise TypeError(f"{argument}: expected a CodeSequence, got {type(sequence).__name__}{hint}")
     if device is not None and sequence.device != device:
-        raise InputError(f"sequence: expected device {device}, as the model, got {sequence.device}: sequence.to(..)")
+        raise InputError(f"{argument}: expected device {device}, as the model, got {sequence.device}: sequence.to(..)")
     if len(sequence) == 0:
-        raise InputError("sequence: expected at least one image")
+        raise InputError(f"{argument}: expected at least one image")
     for name in ("region_grid", "num_granularities"):
         expected, got = getattr(config, name), getattr(sequence, name)
         if got != expected:
-            raise InputError(f"sequence: expected {name} {expected}, as the model's config, got {got}")
+            raise InputError(f"{argument}: expected {name} {expected}, as the model's config, got {got}")
     if sequence.device.type == "cpu" and not torch.compiler.is_compiling() and len(sequence.codes):
         low, high = (int(value) for value in sequence.codes.aminmax())
         if low < 0 or high >= config.codebook_size:
-            raise InputError(f"sequence: expected codes in [0, {config.codebook_size}), got [{low}, {high}]")
+            raise InputError(f"{argument}: expected codes in [0, {config.codebook_size}), got [{low}, {high}]")
 
 
 def class_labels(
@@ -74,14 +77,16 @@ def class_labels(
             raise InputError(f"labels: expected one in [0, {num_classes}) for each image, got None")
         return torch.full((batch_size,), NULL, device=device)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels: expected an integer tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels: expected an integer tensor, got {got}")
     if labels.shape != (batch_size,):
         raise InputError(f"labels: expected shape ({batch_size},), got {tuple(labels.shape)}")
+    labels = labels.long()  # unsigned integers of more than 8 bits have no least and largest
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = int(labels.min()), int(labels.max())
         if low < -1 or high >= num_classes:
             raise InputError(f"labels: expected values in [-1, {num_classes}), got [{low}, {high}]")
-    labels = labels.to(device, torch.int64)
+    labels = labels.to(device)
     return torch.where(labels < 0, NULL, labels)
 
 
@@ -98,15 +103,27 @@ def labels_to_sample(
     Raises:
         InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
     """
-    if not isinstance(batch_size, Integral) or batch_size < 1:
+    if not _is_whole(batch_size) or batch_size < 1:
         raise InputError(f"batch_size: expected at least 1 and whole, got {batch_size}")
     if sampling.copies > 1 and not config.label_dropout:
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
-    if isinstance(labels, Integral) and not isinstance(labels, bool):
-        labels = torch.full((batch_size,), int(labels))
+    each = _for_each(labels, batch_size, config.num_classes)
     if sampling.copies > 1 and labels is None:
         raise InputError(f"guidance: expected 1 without labels to move towards, got {sampling.guidance}")
-    return class_labels(labels, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
+    return class_labels(each, batch_size, config.num_classes, device, may_be_none=config.label_dropout > 0)
+
+
+def _for_each(labels: Any, batch_size: int, num_classes: int) -> Any:
+    """Labels as they are, but one number as that of each sample."""
+    if not _is_whole(labels):
+        return labels
+    if num_classes and not -1 <= labels < num_classes:
+        raise InputError(f"labels: expected values in [-1, {num_classes}), got {labels}")
+    return torch.full((batch_size,), int(labels) if num_classes else 0)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_places(seed: int, first: int) -> None:
@@ -123,14 +140,14 @@ def slots_to_use(slots: int | None, batch_size: int) -> int:
     Raises:
         InputError: None at all.
     """
-    if slots is not None and (not isinstance(slots, Integral) or slots < 1):
+    if slots is not None and (not _is_whole(slots) or slots < 1):
         raise InputError(f"slots: expected at least 1 and whole, got {slots}")
     return min(batch_size, 128 if slots is None else slots)
 
 
 def check_given(given: CodeSequence, batch_size: int, config: Any) -> None:
     """Raise unless ``given`` holds ``batch_size`` images that a prior with this config can complete."""
-    check_sequence(given, config)
+    check_sequence(given, config, argument="given")
     if len(given) != batch_size:
         raise InputError(f"given: expected {batch_size} images, got {len(given)}")
 

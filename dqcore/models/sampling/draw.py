@@ -14,6 +14,9 @@ from dqcore.ops.draw import draw
 
 __all__ = ["Draw", "check_draw", "uniforms"]
 
+#: No row of logits is longer; the ops take no integer of more than 64 bits.
+_ALL = (1 << 31) - 1
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -36,7 +39,7 @@ class Draw:
     @property
     def settings(self) -> tuple[float, int | None, float]:
         """Temperature, ``top_k`` and ``top_p``: the last arguments of the ops that draw."""
-        return self.temperature, self.top_k, self.top_p
+        return self.temperature, None if self.top_k is None else min(int(self.top_k), _ALL), self.top_p
 
     def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """``min {j : sum_{i <= j} p_i > u sum_i p_i}``, with probabilities rounded down to multiples of ``2**-38``.
