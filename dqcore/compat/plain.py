@@ -17,7 +17,8 @@ __all__ = ["plain_is_wanted", "plain_lookup", "plain_nearest"]
 
 def plain_is_wanted() -> bool:
     """Whether a transform of functorch runs, or a program is written."""
-    return torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting() or bool(torch.jit.is_tracing())
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting() or traced
 
 
 def plain_nearest(x: Tensor, codebook: Tensor) -> Tensor:

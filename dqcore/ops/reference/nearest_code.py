@@ -30,7 +30,7 @@ def nearest_code_reference(x: Tensor, codebook: Tensor, precision: str) -> Tenso
     if x.dim() == 4:
         codes = nearest_code_reference(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), codebook, precision)
         return codes.view(x.shape[0], *x.shape[2:])
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return _in_a_graph(x, codebook)
     wide = torch.float64 in (x.dtype, codebook.dtype) and x.shape[1] > 0
     codes_of_blocks = [torch.zeros(0, dtype=torch.int64, device=x.device)]
@@ -83,7 +83,7 @@ def _finite(distances: Tensor) -> Tensor:
 
 
 def _accurate(smallest: Tensor) -> bool:
-    """Whether surely no overflow or underflow changed these distances. False where the host would wait, or must not ask."""
+    """Whether surely no overflow or underflow changed these distances. False where the host would wait."""
     if torch._C._are_functorch_transforms_active():
         return False
     return smallest.device.type == "cpu" and bool(((smallest > SMALLEST) & (smallest < torch.inf)).all())
