@@ -101,6 +101,7 @@ ROOMS = {
     "nn": "layers",
     "estimators": "how a gradient passes the lookup, how vectors are compared",
     "codebook": "how a codebook starts, learns and revives; a layer with one",
+    "compat/plain": "when these compute with PyTorch's own operations",
     "compat/lookup": "what the quantizers of other libraries share",
     "compat/remap": "codes numbered anew",
     "compat/entropy": "entropy loss, in blocks",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dqcore.compat.plain import plain_is_wanted
 from dqcore.ops.autocast import without_autocast
 
 __all__ = ["entropy_loss"]
@@ -32,7 +33,17 @@ def entropy_loss(x: Tensor, codebook: Tensor, *, temperature: float = 0.01, eps:
     Gradient: to both.
     Cost: the assignment is computed twice, a block at a time; nothing of size ``(N, K)`` is kept.
     """
+    if plain_is_wanted():
+        return _plain_entropy(x, codebook, temperature, eps)
     return _Entropy.apply(x, codebook, temperature, eps)
+
+
+def _plain_entropy(x: Tensor, codebook: Tensor, temperature: float, eps: float) -> Tensor:
+    """The definition, with the matrix of all distances."""
+    logits = torch.cat([logits for _, logits in _logits(x, codebook, temperature)])
+    share = logits.softmax(1)
+    mean = share.mean(0)
+    return (mean * (mean + eps).log()).sum() - (share * logits.log_softmax(1)).sum(1).mean()
 
 
 class _Entropy(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dqcore.backends import exact_float32_matmul
+from dqcore.compat.plain import plain_is_wanted, plain_lookup, plain_nearest
 from dqcore.errors import InputError
 from dqcore.ops.autocast import without_autocast
 from dqcore.ops.code_sums import code_sums
@@ -45,6 +46,8 @@ def lookup(z: Tensor, codebook: Tensor, *, losses: bool = True) -> Found:
         codebook: ``(K, D)``.
         losses: Whether the two losses are needed; without them both are 0.
     """
+    if plain_is_wanted():
+        return Found(*plain_lookup(z, codebook))
     return Found(*_Lookup.apply(z, codebook, losses))
 
 
@@ -104,6 +107,8 @@ def _sums(x: Tensor, codes: Tensor, num_codes: int) -> Tensor:
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """The exact nearest codes ``(N,)`` of ``x (N, D)``, as :func:`dqcore.ops.nearest_code`; quick for a few vectors."""
+    if plain_is_wanted():
+        return plain_nearest(x, codebook)
     x, codebook = x.detach(), codebook.detach()
     few = len(x) * len(codebook) <= FEW_DISTANCES and codebook.numel() <= FEW_ELEMENTS and len(codebook) > 1
     if few and x.device.type == codebook.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -166,8 +171,12 @@ def check_map(name: str, x: Tensor, dim: int) -> None:
 
 def one_hot(codes: Tensor, num_codes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The codes as rows of a one-hot matrix ``(N, K)``, and their perplexity ``exp(H(p))``."""
-    rows = torch.zeros(len(codes), num_codes, dtype=dtype, device=codes.device).scatter_(1, codes[:, None], 1)
-    share = counts_of(codes, num_codes).to(dtype) / len(codes)
+    if plain_is_wanted():
+        rows = (codes[:, None] == torch.arange(num_codes, device=codes.device)).to(dtype)
+        share = rows.mean(0)
+    else:
+        rows = torch.zeros(len(codes), num_codes, dtype=dtype, device=codes.device).scatter_(1, codes[:, None], 1)
+        share = counts_of(codes, num_codes).to(dtype) / len(codes)
     return rows, torch.exp(-torch.sum(share * torch.log(share + 1e-10)))
 
 

@@ -34,6 +34,9 @@ _KNOWN: dict[str, Convert] = {
     "vector_quantize_pytorch.vector_quantize_pytorch.VectorQuantize": rebuild_vector_quantize,
 }
 
+#: What ``torch.compile`` returns for a module; it keeps the compiled function of the very module it was given.
+_COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
+
 #: Containers that look for a quantizer by its class, and would pass a replaced one by.
 _BY_CLASS = ("vector_quantize_pytorch.utils.Sequential",)
 
@@ -75,8 +78,8 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
 
     Raises:
         InputError: If a quantizer has an option that ours does not do, or an attribute that ours does not know, or
-            hooks (put them on the new module instead); if ``model`` is itself a quantizer, or is no module; or if the
-            module around one would look for its own class.
+            hooks (put them on the new module instead), or was compiled by itself; if ``model`` is itself a quantizer,
+            or is no module; or if the module around one would look for its own class.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a module, got {type(model).__name__}")
@@ -88,6 +91,8 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
         if not name:
             raise InputError(f"model: is itself a {path_of(module)}; put it into a module, such as nn.ModuleList")
         _refuse_by_class(model, name)
+        if path_of(model.get_submodule(name.rpartition(".")[0])) == _COMPILED:
+            raise InputError(f"{name}: it is compiled, and the old one would still run; compile after replacing")
         if id(module) not in built:
             built[id(module)] = module, _successor(name, module)
         _, places[name] = built[id(module)]

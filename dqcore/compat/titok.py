@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from dqcore.compat.lookup import check_map, counts_of, lookup, nearest
 from dqcore.distributed import rows_of_all_processes
 from dqcore.errors import InputError
+from dqcore.ops.autocast import without_autocast
 
 __all__ = ["VectorQuantizer"]
 
@@ -92,8 +93,9 @@ class VectorQuantizer(nn.Module):
         keep = torch.exp(-(self.embed_prob * self.codebook_size * 10) / (1 - self.decay) - 1e-3)[:, None]
         self.embedding.weight.data = self.embedding.weight.data * (1 - keep) + closest * keep
 
+    @without_autocast
     def get_codebook_entry(self, indices: Tensor) -> Tensor:
-        """The vectors of codes ``(N,)``, or weighted means of all codes for weights ``(N, K)``."""
+        """The vectors of codes ``(N,)``, or weighted means of all codes for weights ``(N, K)``; autocast or not."""
         if indices.dim() == 1:
             vectors = self.embedding(indices)
         elif indices.dim() == 2:

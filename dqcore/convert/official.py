@@ -15,10 +15,21 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["Rule", "load_official", "missing_keys_named", "official_names", "state_under", "translate_state"]
+__all__ = [
+    "Rule",
+    "check_config",
+    "load_official",
+    "missing_keys_named",
+    "official_names",
+    "state_under",
+    "translate_state",
+]
 
 #: Where a checkpoint keeps its tensors; the first that is there is read.
 _PLACES = ("state_dict", "ema", "model")
+#: What DistributedDataParallel and ``torch.compile`` put before the names of all of a model's tensors.
+_WRAPPERS = ("module.", "_orig_mod.")
+_EXPECTED = {"size": "a whole number from 1 up", "sizes": "a list of whole numbers from 1 up", "mapping": "a mapping"}
 #: A regular expression on a name, and its replacement as for ``re.sub``.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -108,7 +119,15 @@ def _state(content: Any) -> dict[str, Any]:
     state = next((whole[name] for name in _PLACES if isinstance(whole.get(name), Mapping)), content)
     if not isinstance(state, Mapping) or not all(_is_named(*item) for item in state.items()):
         raise InputError("state_dict: expected names and tensors, or a checkpoint with a state_dict")
-    return dict(state)
+    return _unwrapped(dict(state))
+
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """The names without what wrappers of the whole model put before them."""
+    for wrapper in _WRAPPERS:
+        if state and all(name.startswith(wrapper) for name in state):
+            return _unwrapped({name.removeprefix(wrapper): tensor for name, tensor in state.items()})
+    return state
 
 
 def _is_named(name: Any, tensor: Any) -> bool:
@@ -122,6 +141,28 @@ def missing_keys_named() -> Iterator[None]:
         yield
     except KeyError as error:
         raise InputError(f"config: {error.args[0]} is missing") from error
+
+
+def check_config(config: Any, kinds: Mapping[str, str]) -> None:
+    """Raise unless a configuration is a mapping whose values are of the right kind; keys may be missing.
+
+    Args:
+        config: The configuration.
+        kinds: Names of keys to ``"size"``, a whole number from 1 up; ``"sizes"``, a list of such; or ``"mapping"``.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f"config: expected a mapping of settings, got {type(config).__name__}")
+    for name, kind in kinds.items():
+        if name in config and not _is_a(kind, config[name]):
+            raise InputError(f"config: {name}: expected {_EXPECTED[kind]}, got {config[name]!r}")
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    if kind == "sizes":
+        return isinstance(value, Sequence) and all(_is_a("size", item) for item in value)
+    if kind == "mapping":
+        return isinstance(value, Mapping)
+    return type(value) is int and value >= 1
 
 
 def official_names(name: str, rules: Sequence[Rule]) -> tuple[str, ...]:
@@ -158,7 +199,10 @@ def translate_state(
     _check_names(expected={part for parts in names.values() for part in parts}, found=set(state))
     ours = {}
     for name, parts in names.items():
-        tensor = torch.cat([state[part] for part in parts]) if len(parts) > 1 else state[parts[0]]
+        try:
+            tensor = torch.cat([state[part] for part in parts]) if len(parts) > 1 else state[parts[0]]
+        except RuntimeError as error:
+            raise InputError(f"state_dict: {', '.join(parts)} do not fit together ({error})") from error
         tensor, wanted = reshape(name, tensor), own[name]
         if tensor.shape != wanted.shape:
             raise InputError(

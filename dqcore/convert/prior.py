@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dqcore.convert.official import Rule, missing_keys_named, state_under, translate_state
+from dqcore.convert.official import Rule, check_config, missing_keys_named, state_under, translate_state
 from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
 
 __all__ = ["dqtransformer_from_official"]
@@ -28,6 +28,7 @@ _RULES: list[Rule] = [
     (r"^step_embedding$", "pos_emb"),
     (r"^position_embedding\.weight$", "content_coarse_pos_emb.weight|content_fine_pos_emb.weight"),
 ]
+_SIZES = ("codebook_size", "position_layers", "content_layers", "heads", "dim")
 _MASK = re.compile(r"^(position|content)_transformer\.\d+\.attn\.mask$")
 
 
@@ -43,6 +44,7 @@ def dqtransformer_from_official(state_dict: Mapping[str, Any], config: Mapping[s
     Raises:
         ValueError: The configuration is incomplete, or weights are missing, left over or of the wrong shape.
     """
+    check_config(config, dict.fromkeys(_SIZES, "size"))
     state = state_under(state_dict, "transformer.")
     state = {name: tensor for name, tensor in state.items() if not _MASK.match(name)}
     with missing_keys_named():
@@ -54,6 +56,7 @@ def dqtransformer_from_official(state_dict: Mapping[str, Any], config: Mapping[s
 
 def _config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> DQTransformerConfig:
     side = config["coarse_hw"]
+    check_config(config, {"coarse_hw": "sizes" if isinstance(side, (list, tuple)) else "size"})
     return DQTransformerConfig(
         codebook_size=config["codebook_size"],
         region_grid=(side, side) if isinstance(side, int) else tuple(side),

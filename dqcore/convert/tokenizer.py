@@ -11,7 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dqcore.convert.official import Rule, missing_keys_named, official_names, state_under, translate_state
+from dqcore.convert.official import (
+    Rule,
+    check_config,
+    missing_keys_named,
+    official_names,
+    state_under,
+    translate_state,
+)
 from dqcore.errors import InputError
 from dqcore.models.tokenizers.dqvae import DQVAE, DQVAEConfig
 from dqcore.nn.position import Position
@@ -60,6 +67,12 @@ _RULES: list[Rule] = [
     (r"\.shortcut\.", ".nin_shortcut."),
     (r"\.proj\.", ".proj_out."),
 ]
+#: What the values of a configuration are.
+_SETTINGS = {
+    **dict.fromkeys(("ch", "z_channels", "num_res_blocks", "resolution", "codebook_size"), "size"),
+    **dict.fromkeys(("ch_mult", "decoder_ch_mult", "encoder_attn_resolutions", "decoder_attn_resolutions"), "sizes"),
+    "router": "mapping",
+}
 #: Tensors of ours that their state does not have.
 _OURS = ("router.thresholds", "quantizer.initialised", "quantizer.codebook.idle")
 
@@ -76,6 +89,7 @@ def dqvae_from_official(state_dict: Mapping[str, Any], config: Mapping[str, Any]
         ValueError: The configuration is incomplete or unknown, or weights are missing, left over or of the wrong shape.
         FileNotFoundError: An entropy router's thresholds file does not exist.
     """
+    check_config(config, _SETTINGS)
     state = state_under(state_dict, "first_stage_model.")
     state = {name: tensor for name, tensor in state.items() if not _DROPPED.search(name)}
     with missing_keys_named():
@@ -120,6 +134,8 @@ def dqvae_to_official(model: DQVAE) -> dict[str, Tensor]:
 
 def _config(config: Mapping[str, Any], state: Mapping[str, Any]) -> DQVAEConfig:
     encoder, decoder = tuple(config["ch_mult"]), tuple(config["decoder_ch_mult"])
+    if not encoder or not decoder:
+        raise InputError("config: ch_mult and decoder_ch_mult: expected at least one number each")
     coarsest = 2 ** (len(encoder) - 1)
     number = _look_up("kind", _KINDS, config["kind"])
     strides = tuple(coarsest >> g for g in range(number))
@@ -161,6 +177,9 @@ def _attention(num_levels: int, resolution: int, resolutions: Any) -> tuple[int,
 def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The router's part of our configuration, for this number of granularities."""
     target, params = config["router"]["target"], config["router"].get("params", {})
+    check_config(config["router"], {"params": "mapping"})
+    if not isinstance(target, str):
+        raise InputError(f"config: router: expected the path of a class as its target, got {target!r}")
     kind = target.rpartition(".")[2]
     ratio = {2: (0.5,), 3: (0.3, 0.3)}[number]
     if kind.endswith("FeatureRouter"):
@@ -207,7 +226,7 @@ def _first(names: tuple[str, ...], *places: Mapping[str, Any]) -> Any:
 
 
 def _look_up(name: str, table: Mapping[str, Any], value: str) -> Any:
-    if value not in table:
+    if not isinstance(value, str) or value not in table:
         raise InputError(f"config: {name} {value!r} is unknown, expected one of {', '.join(table)}")
     return table[value]
 

@@ -15,11 +15,16 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.files.sealed import seal_of
 from dqcore.files.tensors import metadata_of
-from dqcore.models.checks import check_types
+from dqcore.models.checks import check_finite, check_shapes, check_types
 
-__all__ = ["check_saved", "config_from_dict", "fields_of", "read_config", "same_as_saved", "stored", "unknown"]
+__all__ = ["check_saved", "config_from_dict", "fields_of", "read_config", "same_as_saved", "state_to_save", "unknown"]
 
 Config = TypeVar("Config")
+
+#: What weights may be saved in.
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: In the names of the weights of a part that ``torch.compile`` returned.
+_COMPILED = "_orig_mod."
 
 
 def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str) -> Config:
@@ -37,13 +42,35 @@ def config_from_dict(config: type[Config], fields: Mapping[str, Any], where: str
         raise InputError(f"{where}: {error}") from error
 
 
-def stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def state_to_save(model: Any, dtype: torch.dtype | None, where: str) -> dict[str, Tensor]:
+    """The weights of a model, by the names that a model of its config has.
+
+    Args:
+        model: Parts of it may be what :func:`torch.compile` returned; their weights get the names from before that.
+        dtype: What floating-point weights become; None: as they are.
+        where: What an error's message begins with.
+
+    Raises:
+        InputError: ``dtype`` is none, a weight cannot be written, or a model of the config has other weights.
+    """
+    if dtype not in (None, *_DTYPES):
+        raise InputError(f"dtype: expected a floating-point one of 16 bits up, such as torch.float16, got {dtype!r}")
+    state = {name.replace(_COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        as_built = type(model)(model.config)
+    check_shapes(as_built, {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
+    state = {name: _stored(name, tensor, dtype, where) for name, tensor in state.items()}
+    check_finite(state, where)
+    return state
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None, where: str) -> Tensor:
     """A tensor as it is written, in another dtype if that holds its finite values."""
+    if tensor.is_meta:
+        raise InputError(f"{where}: {name} is on the meta device, without values")
     tensor = tensor.detach().cpu().contiguous()
     if dtype is None or not tensor.is_floating_point():
         return tensor
-    if not dtype.is_floating_point:
-        raise InputError(f"dtype: expected a floating-point one, such as torch.float16, got {dtype}")
     if not (tensor.to(dtype).isfinite() | ~tensor.isfinite()).all():
         raise InputError(f"dtype: {name} has values beyond the range of {dtype}")
     return tensor.to(dtype)

@@ -8,12 +8,13 @@ belongs to a model beside its weights.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from dqcore.errors import DqcoreError
 
-__all__ = ["CARD", "COMPANIONS", "CONFIG", "HUB", "WEIGHTS", "download", "upload"]
+__all__ = ["CARD", "COMPANIONS", "CONFIG", "HUB", "WEIGHTS", "copy_saved", "download", "upload"]
 
 #: What a repository is named by, before its owner and name.
 HUB = "hf:"
@@ -116,6 +117,14 @@ def upload(
             raise
         raise DqcoreError(f"repo_id: {repository} was not pushed, {reason}") from error
     return str(commit)
+
+
+def copy_saved(source: Path, folder: Path) -> None:
+    """Copy a saved model, and what belongs to it."""
+    for pattern in (CONFIG, WEIGHTS, CARD, *COMPANIONS):
+        for file in filter(Path.is_file, source.glob(pattern)):
+            (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file.relative_to(source))
 
 
 def _reason(error: Exception, revision: str | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +17,16 @@ from dqcore.files.sealed import seal_of
 from dqcore.files.tensors import load_tensors, save_tensors, tensor_shapes
 from dqcore.models.card import write_card
 from dqcore.models.checks import build, check_finite, check_shapes
-from dqcore.models.folder import check_saved, config_from_dict, fields_of, read_config, same_as_saved, stored, unknown
-from dqcore.models.hub import CARD, COMPANIONS, CONFIG, WEIGHTS, download, upload
+from dqcore.models.folder import (
+    check_saved,
+    config_from_dict,
+    fields_of,
+    read_config,
+    same_as_saved,
+    state_to_save,
+    unknown,
+)
+from dqcore.models.hub import CONFIG, WEIGHTS, copy_saved, download, upload
 from dqcore.models.summary import html_of, line_of, table_of
 from dqcore.models.weights import weights_folder
 
@@ -121,12 +128,12 @@ class Pretrained(nn.Module):
             The address of the commit if it was uploaded, else None.
 
         Raises:
-            InputError: A weight is not finite, or beyond the range of ``dtype``, which must be a floating-point one.
+            InputError: A weight is not finite, or beyond the range of ``dtype``, which must be a floating-point one; or
+                weights were added or renamed, as by adapters, so that :meth:`from_pretrained` could not read them.
             DqcoreError: The Hub cannot be reached, or refuses.
         """
         folder = Path(path)
-        state = {name: stored(name, tensor, dtype) for name, tensor in self.state_dict().items()}
-        check_finite(state, f"{folder}: not saved")
+        state = state_to_save(self, dtype, f"{folder}: not saved")
         config = {"model": type(self).__name__, **fields_of(self.config)}
         save_tensors(folder / WEIGHTS, state, {"config": seal_of(config)})
         write_json(folder / CONFIG, config)
@@ -179,7 +186,7 @@ class Pretrained(nn.Module):
             folder, source = Path(temporary) / "model", self._folder
             about = {"repo_id": repo_id, **(model_card_kwargs or {})}
             if source is not None and same_as_saved(self, source / CONFIG, source / WEIGHTS):
-                _copy_saved(source, folder)
+                copy_saved(source, folder)
                 write_card(self, folder, about, renew=bool(model_card_kwargs))
             else:
                 self.save_pretrained(folder, dtype, model_card_kwargs=about)
@@ -239,11 +246,3 @@ class Pretrained(nn.Module):
         model.load_state_dict(state)
         model._folder = folder.resolve()
         return model.eval()
-
-
-def _copy_saved(source: Path, folder: Path) -> None:
-    """Copy a saved model, and what belongs to it."""
-    for pattern in (CONFIG, WEIGHTS, CARD, *COMPANIONS):
-        for file in filter(Path.is_file, source.glob(pattern)):
-            (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / file.relative_to(source))

@@ -261,3 +261,13 @@ def test_vector_quantize_pytorch():
             torch.testing.assert_close(model(x)[0], expected[0])
     with pytest.raises(InputError, match=r"0: .*affine_param"):
         dqcore.replace_quantizers(nn.Sequential(theirs(8, 16, affine_param=True)))
+
+
+def test_a_compiled_quantizer_is_refused_and_a_compiled_model_is_not():
+    old = foreign(diffusers.VectorQuantizer, 16, 4, 0.25)
+    for model in (Model(torch.compile(old, backend="eager")), torch.compile(old, backend="eager")):
+        with pytest.raises(InputError, match="_orig_mod: it is compiled, and the old one would still run"):
+            dqcore.replace_quantizers(model)
+    model = torch.compile(Model(old), backend="eager")
+    assert list(dqcore.replace_quantizers(model)) == ["_orig_mod.quantize"]
+    assert type(model.quantize) is diffusers.VectorQuantizer

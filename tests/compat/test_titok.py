@@ -44,6 +44,13 @@ def test_computes_in_float32_whatever_comes():
     assert quantized.dtype == result["quantizer_loss"].dtype == torch.float32
 
 
+def test_autocast_changes_no_vector_of_a_weighted_mean():
+    quantizer, weights = ours.VectorQuantizer(8, 4, use_l2_norm=True), torch.rand(3, 8)
+    expected = quantizer.get_codebook_entry(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(quantizer.get_codebook_entry(weights), expected)
+
+
 def test_wrong_shapes_are_refused():
     quantizer = ours.VectorQuantizer(8, 4)
     with pytest.raises(InputError, match="z: expected"):

@@ -243,6 +243,15 @@ def test_kmeans_says_when_there_are_too_few_vectors():
         ("directional_reparam", {"directional_reparam": True}),
         ("vq_bridge", {"vq_bridge": torch.nn.Identity(), "learnable_codebook": False, "ema_update": False}),
         ("accept_image_fmap", {"accept_image_fmap": True, "accept_3d_fmap": True}),
+        (
+            "orthogonal_reg_active_codes_only",
+            {
+                "orthogonal_reg_active_codes_only": True,
+                "orthogonal_reg_weight": 1.0,
+                "heads": 2,
+                "separate_codebook_per_head": True,
+            },
+        ),
         ("kmeans_iters", {"kmeans_init": True, "kmeans_iters": 0}),
         ("codebook_size", {"codebook_size": 0}),
     ],

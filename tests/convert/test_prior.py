@@ -111,6 +111,10 @@ def test_attention_masks_are_dropped(state):
         (lambda s, c: (s, {k: v for k, v in c.items() if k != "dim"}), "config: dim is missing"),
         (lambda s, c: ({k: v for k, v in s.items() if k != "seg_emb.weight"}, c), "lacks seg_emb.weight"),
         (lambda s, c: ({**s, "odd.weight": torch.ones(1)}, c), "has no place for odd.weight"),
+        (lambda s, c: (s, None), "config: expected a mapping of settings, got NoneType"),
+        (lambda s, c: (s, c | {"coarse_hw": None}), "config: coarse_hw: expected a whole number from 1 up, got None"),
+        (lambda s, c: (s, c | {"heads": "4"}), "config: heads: expected a whole number from 1 up, got '4'"),
+        (lambda s, c: ({**s, "content_coarse_pos_emb.weight": torch.ones(())}, c), "emb.weight do not fit together"),
         (lambda s, c: (s, c | {"codebook_size": 51}), "content_embedding.weight would have shape"),
     ],
 )

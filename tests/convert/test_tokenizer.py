@@ -92,7 +92,9 @@ def test_whole_checkpoints(dual):
     lightning = {"epoch": 3, "state_dict": {**state, **extra}}
     second = {f"first_stage_model.{name}": tensor for name, tensor in state.items()}
     stage2 = {"state_dict": {**second, "transformer.pos_emb": torch.zeros(1), "quant_conv.weight": torch.zeros(1)}}
-    for checkpoint in (lightning, stage2):
+    wrapped = [{f"{before}{name}": tensor for name, tensor in state.items()} for before in ("module.", "_orig_mod.")]
+    both = {"model": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}}
+    for checkpoint in (lightning, stage2, *wrapped, both):
         converted = convert.dqvae_from_official(checkpoint, config).state_dict()
         assert all(torch.equal(converted[name], expected[name]) for name in expected)
 
@@ -129,6 +131,27 @@ def test_incomplete_configuration(dual):
     config = {name: value for name, value in dual[1].items() if name != "ch_mult"}
     with pytest.raises(ValueError, match="config: ch_mult is missing"):
         convert.dqvae_from_official(dual[0], config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("router", "entropy", "router: expected a mapping, got 'entropy'"),
+        ("router", {"target": 3}, "router: expected the path of a class as its target, got 3"),
+        ("router", {"target": "FeatureRouter", "params": [1]}, "params: expected a mapping, got"),
+        ("ch_mult", None, "ch_mult: expected a list of whole numbers from 1 up, got None"),
+        ("ch_mult", [], "ch_mult and decoder_ch_mult: expected at least one number each"),
+        ("decoder_attn_resolutions", 16, "decoder_attn_resolutions: expected a list"),
+        ("resolution", "32", "resolution: expected a whole number from 1 up, got '32'"),
+        ("kind", [], r"kind \[\] is unknown"),
+        ("position_type", {}, "position_type {} is unknown"),
+    ],
+)
+def test_settings_of_another_kind_are_named(dual, name, value, expected):
+    with pytest.raises(ValueError, match=f"config: {expected}"):
+        convert.dqvae_from_official(dual[0], {**dual[1], name: value})
+    with pytest.raises(ValueError, match="config: expected a mapping of settings, got NoneType"):
+        convert.dqvae_from_official(dual[0], None)
 
 
 def test_thresholds(released, tmp_path):

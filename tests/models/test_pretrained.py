@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from dqcore import DQVAE, VQGAN
 from dqcore.files.tensors import save_tensors
@@ -202,11 +204,37 @@ def test_what_half_precision_cannot_hold_is_refused(saved, tmp_path):
     model.quant_conv.bias.data[0] = 1e5
     with pytest.raises(ValueError, match=r"dtype: quant_conv.bias has values beyond the range"):
         model.save_pretrained(tmp_path / "half", torch.float16)
-    with pytest.raises(
-        ValueError, match=r"dtype: expected a floating-point one, such as torch.float16, got torch.int8"
-    ):
-        model.save_pretrained(tmp_path / "half", torch.int8)
+    for dtype in (torch.int8, torch.float8_e4m3fn, "float16"):
+        with pytest.raises(ValueError, match=r"dtype: expected a floating-point one of 16 bits up, such as torch.f"):
+            model.save_pretrained(tmp_path / "half", dtype)
     assert not (tmp_path / "half").exists()
+
+
+def test_parts_that_were_compiled_are_saved_by_their_own_names(saved, tmp_path):
+    model, path = saved
+    model.encoder, model.decoder = (torch.compile(part, backend="eager") for part in (model.encoder, model.decoder))
+    random = torch.random.get_rng_state()
+    model.save_pretrained(tmp_path / "compiled")
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert (tmp_path / "compiled" / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: weight_norm(m.quant_conv), "no place for quant_conv.parametrizations.weight.original0"),
+        (lambda m: m.add_module("adapter", nn.Linear(2, 2)), "no place for adapter.bias"),
+        (lambda m: m.add_module("again", m.encoder), "no place for again."),
+        (lambda m: setattr(m, "quant_conv", nn.Identity()), "the weights lack quant_conv.bias"),
+        (lambda m: m.to("meta"), "is on the meta device, without values"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(saved, tmp_path, change, message):
+    model, _ = saved
+    change(model)
+    with pytest.raises(ValueError, match=rf"new: not saved: .*{message}"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_pretrained_takes_no_changes_and_only_presets_with_weights():

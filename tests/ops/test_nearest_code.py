@@ -151,3 +151,18 @@ def test_memory_beside_the_result_is_bounded(case):
     command = [sys.executable, "-c", MEASURE, *map(str, case)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_reference_in_a_graph(dtype):
+    """As a program of ``torch.export`` holds it: near ties, codes that are there twice, values that are not finite."""
+    codebook = torch.randn(50, 8).repeat(3, 1)[torch.randperm(150)].to(dtype)
+    x = torch.cat([codebook[:40] + 1e-3, torch.randn(200, 8).to(dtype) * 30, torch.zeros(2, 8).to(dtype)])
+    codebook[3, 0], codebook[4], x[-1, 0], x[-2] = torch.inf, torch.nan, torch.nan, -torch.inf
+
+    class Reference(torch.nn.Module):
+        def forward(self, x, codebook):
+            return nearest_code_reference(x, codebook, "exact")
+
+    program = torch.export.export(Reference(), (x, codebook)).module()
+    assert torch.equal(program(x, codebook), nearest_code_reference(x, codebook, "exact"))

@@ -15,6 +15,7 @@ REFUSED = {
     "affine_param_batch_decay": 0.99,
     "affine_param_codebook_decay": 0.9,
 }
+_APART = "cannot be used with separate_codebook_per_head, whose codebooks have active codes each"
 
 
 def resolve(given: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def _check_pairs(options: dict[str, Any]) -> None:
         raise InputError(f"{passed[1]}: cannot be used with {passed[0]}; set {passed[1]}=False")
     learned = options["learnable_codebook"]
     bridge = options["vq_bridge"] is not None
+    apart = options["separate_codebook_per_head"] and options["heads"] > 1
     refused = [
         ("use_cosine_sim", learned, "cannot be used with learnable_codebook"),
         ("straight_through", learned, "cannot be used with learnable_codebook"),
@@ -66,6 +68,7 @@ def _check_pairs(options: dict[str, Any]) -> None:
         ("directional_reparam", options["threshold_ema_dead_code"] == 0, "needs threshold_ema_dead_code above 0"),
         ("sync_update_v", not learned, "needs learnable_codebook=True"),
         ("accept_image_fmap", options["accept_3d_fmap"], "cannot be used with accept_3d_fmap"),
+        ("orthogonal_reg_active_codes_only", apart and options["orthogonal_reg_weight"] > 0, _APART),
     ]
     for name, clash, message in refused:
         if options[name] and clash:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.compat.plain import plain_is_wanted
 from dqcore.compat.vector_quantize_pytorch.search import unit
 
 __all__ = ["pass_and_commit", "pass_direction", "unit_vectors"]
@@ -30,6 +31,8 @@ def pass_and_commit(x: Tensor, code: Tensor, rotate: bool, commit: bool) -> tupl
             lengths (arXiv:2410.06424, section 4.2); else it passes unchanged.
         commit: Whether the second result is wanted, else it is None.
     """
+    if plain_is_wanted():
+        return _plain_pass(x, code.detach(), rotate), F.mse_loss(x, code.detach()) if commit else None
     passed: tuple[Tensor, Tensor | None] = _Pass.apply(x, code.detach(), rotate, commit)
     return passed
 
@@ -44,7 +47,7 @@ def pass_direction(x: Tensor, code: Tensor, variance: float) -> Tensor:
 
 def unit_vectors(x: Tensor) -> Tensor:
     """:func:`unit` of ``(..., N, d)``, with a gradient that reads big ``x`` once."""
-    vectors: Tensor = _Unit.apply(x)
+    vectors: Tensor = unit(x) if plain_is_wanted() else _Unit.apply(x)
     return vectors
 
 
@@ -125,14 +128,27 @@ def _rotated(x: Tensor, code: Tensor) -> Tensor:
     """``x`` turned and scaled onto its code, which is ``code`` itself but for very short ``x``."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     short = length < SHORT
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(short.any()):
+    known = x.device.type == "cpu" and not torch.compiler.is_compiling() and not plain_is_wanted()
+    if known and not bool(short.any()):
         return code
+    return torch.where(short, _turned(x, x, code), code)
+
+
+def _turned(x: Tensor, own: Tensor, code: Tensor) -> Tensor:
+    """``x`` turned and scaled as ``own`` must be to reach its code; linear in ``x``."""
+    length = torch.linalg.vector_norm(own, dim=-1, keepdim=True).clamp_min(SHORT)
     size = torch.linalg.vector_norm(code, dim=-1, keepdim=True)
-    length = length.clamp_min(SHORT)
-    here, there = x / length, code / size.clamp_min(SHORT)
+    here, there = own / length, code / size.clamp_min(SHORT)
     middle = unit(here + there)
     turned = x - 2 * (x * middle).sum(-1, keepdim=True) * middle + 2 * (x * here).sum(-1, keepdim=True) * there
-    return torch.where(short, turned * (size / length), code)
+    return turned * (size / length)
+
+
+def _plain_pass(x: Tensor, code: Tensor, rotate: bool) -> Tensor:
+    """``code`` with its gradient to ``x``, without a function of our own."""
+    own = x.detach()
+    passed = _turned(x, own, code) if rotate else x
+    return (_rotated(own, code) if rotate else code) + (passed - passed.detach())
 
 
 def _rotated_back(grad: Tensor, x: Tensor, code: Tensor) -> Tensor:

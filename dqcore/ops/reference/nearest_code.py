@@ -17,6 +17,7 @@ __all__ = ["nearest_code_reference", "squared_distance"]
 
 BLOCK = 2**20  # elements of a temporary tensor
 SMALLEST = 2.0**-900  # a distance above this has lost nothing that counts to underflow
+FINALISTS = 4  # codes of each vector that a graph compares by their differences
 SHIFT = 1000  # the largest exponent of a power of two that differences are multiplied by
 
 
@@ -24,11 +25,13 @@ def nearest_code_reference(x: Tensor, codebook: Tensor, precision: str) -> Tenso
     """Every distance in float64, for a block of vectors at a time; ``precision`` changes nothing here.
 
     A distance is finite only if vector and code are. So a code with a NaN or an infinity is never chosen, and a vector
-    with one gets code -1.
+    with one gets code -1. Compiled, exported or traced it is another computation, see :func:`_in_a_graph`.
     """
     if x.dim() == 4:
         codes = nearest_code_reference(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), codebook, precision)
         return codes.view(x.shape[0], *x.shape[2:])
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return _in_a_graph(x, codebook)
     wide = torch.float64 in (x.dtype, codebook.dtype) and x.shape[1] > 0
     codes_of_blocks = [torch.zeros(0, dtype=torch.int64, device=x.device)]
     for vectors in x.split(max(1, BLOCK // codebook.shape[0])):
@@ -42,6 +45,20 @@ def nearest_code_reference(x: Tensor, codebook: Tensor, precision: str) -> Tenso
     return torch.cat(codes_of_blocks)
 
 
+def _in_a_graph(x: Tensor, codebook: Tensor) -> Tensor:
+    """The same in a few operations whatever N and K, which a graph without loops can hold: 36000 were too many.
+
+    A float64 product finds the nearest codes up to its rounding, and the differences of those decide. Holds ``(N, K)``.
+    """
+    wide = codebook.double()
+    scores = wide.square().sum(1) - 2 * (x.double() @ wide.T)
+    finalists = scores.topk(min(FINALISTS, len(codebook)), dim=1, largest=False).indices
+    distances = _finite(squared_distance(x[:, None], codebook[finalists]))
+    smallest = distances.amin(1)
+    codes = finalists.masked_fill(distances > smallest[:, None], len(codebook)).amin(1)
+    return codes.masked_fill(smallest == torch.inf, -1)
+
+
 def squared_distance(x: Tensor, codes: Tensor) -> Tensor:
     """``||x - codes||^2`` over the last dimension in float64.
 
@@ -52,7 +69,7 @@ def squared_distance(x: Tensor, codes: Tensor) -> Tensor:
 
 def _sum_of_squares(difference: Tensor) -> Tensor:
     square = difference.square()
-    width = 1 << max(0, square.shape[-1] - 1).bit_length()
+    width = 1 << max(0, int(square.shape[-1]) - 1).bit_length()  # a number, though traced
     square = torch.nn.functional.pad(square, (0, width - square.shape[-1]))
     while width > 1:
         width //= 2
@@ -66,7 +83,9 @@ def _finite(distances: Tensor) -> Tensor:
 
 
 def _accurate(smallest: Tensor) -> bool:
-    """Whether surely no overflow or underflow changed these distances. False on a GPU, where the host would wait."""
+    """Whether surely no overflow or underflow changed these distances. False where the host would wait."""
+    if torch._C._are_functorch_transforms_active():
+        return False
     return smallest.device.type == "cpu" and bool(((smallest > SMALLEST) & (smallest < torch.inf)).all())
 
 
