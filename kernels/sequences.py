@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, cdiv, multiplicand
+from dqcore.kernels.common import bound, cdiv
 from dqcore.kernels.launch import launch
 
 
@@ -114,35 +114,6 @@ def load_base(lse, rows, count):
     """Base-2 logarithm of the sum of each row's weights; inf where a row has none, so that its weights become 0."""
     value = tl.load(lse + rows, mask=rows < count, other=float("-inf"))  # (BLOCK_M,)
     return tl.where(value == float("-inf"), float("inf"), value * 1.4426950408889634)
-
-
-@triton.jit
-def products(
-    a, first_a, block_a, b, first_b, block_b,
-    KIND: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """Dot products ``(BLOCK_A, BLOCK_B)`` of rows of two matrices, from ``first_a`` and ``first_b`` on.
-
-    ``block_a`` and ``block_b`` are these rows as they were loaded. If CHUNK is below their width, a float32 product of
-    whole rows would not fit the registers, and CHUNK channels at a time are loaded again instead.
-    """
-    if block_a.shape[1] == CHUNK:
-        return tl.dot(block_a, tl.trans(block_b), input_precision=KIND.PRECISION)  # (BLOCK_A, BLOCK_B)
-    else:
-        start_a, stride_a, count_a = a
-        start_b, stride_b, count_b = b
-        total = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
-        d = tl.arange(0, CHUNK)
-        rows_a, rows_b = first_a + tl.arange(0, BLOCK_A), first_b + tl.arange(0, BLOCK_B)
-        for c in range(0, KIND.D, CHUNK):
-            inside = (c + d < KIND.D)[None, :]
-            from_a = start_a + rows_a[:, None].to(tl.int64) * stride_a + (c + d)[None, :]
-            from_b = start_b + rows_b[:, None].to(tl.int64) * stride_b + (c + d)[None, :]
-            part_a = tl.load(from_a, mask=(rows_a < count_a)[:, None] & inside, other=0.0)  # (BLOCK_A, CHUNK)
-            part_b = tl.load(from_b, mask=(rows_b < count_b)[:, None] & inside, other=0.0)  # (BLOCK_B, CHUNK)
-            part_a, part_b = multiplicand(part_a), multiplicand(part_b)
-            total = tl.dot(part_a, tl.trans(part_b), total, input_precision=KIND.PRECISION)  # (BLOCK_A, BLOCK_B)
-        return total
 
 
 @triton.jit

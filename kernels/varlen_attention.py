@@ -19,6 +19,7 @@ from dqcore.kernels import tuned
 from dqcore.kernels.common import bound, multiplicand, next_power_of_2, on_device
 from dqcore.kernels.dropout_mask import keep_tile
 from dqcore.kernels.launch import launch
+from dqcore.kernels.products import product, products
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -27,7 +28,6 @@ from dqcore.kernels.sequences import (
     load_rows,
     matrix,
     prefix_of,
-    products,
     store_rows,
     visible,
 )
@@ -47,11 +47,12 @@ def padded(dim: int) -> int:
 
 
 def candidate(
-    block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int, maxnreg: int = 0
+    block_m: int, block_n: int, chunk: int, num_warps: int, num_stages: int, maxnreg: int = 0, split: int = 0
 ) -> dict[str, int]:
     """A tile of BLOCK_M queries and BLOCK_N keys, the channels that one product of them takes, and launch options.
 
     ``maxnreg`` is the most registers of a thread, so that one more block fits a multiprocessor; 0 leaves them to ptxas.
+    ``split`` is 1 where six products of bfloat16 parts stand for three of TF32 (:mod:`dqcore.kernels.products`).
     """
     return {
         "BLOCK_M": block_m,
@@ -60,6 +61,7 @@ def candidate(
         "num_warps": num_warps,
         "num_stages": num_stages,
         "maxnreg": maxnreg,
+        "split": split,
     }
 
 
@@ -74,6 +76,9 @@ CANDIDATES = [
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (64, 32, 16, 4), (64, 32, 16, 8),
         (64, 32, 32, 8), (64, 64, 32, 8),
+    )),
+    *(candidate(m, n, 256, warps, stages, 0, 1) for m, n, warps, stages in (
+        (128, 32, 8, 2), (128, 32, 8, 1), (128, 64, 8, 1), (64, 32, 4, 2), (64, 32, 4, 1),
     )),
 ]  # fmt: skip
 
@@ -103,7 +108,7 @@ def _attend(
         weight = tl.where(kept, weight, 0.0)
     value = multiplicand(load_rows(v, n * BLOCK_N, BLOCK_N, KIND.D, KIND.BLOCK_D))  # (BLOCK_N, BLOCK_D)
     mixed = mixed * shrink[:, None]
-    mixed = tl.dot(weight.to(value.dtype), value, mixed, input_precision=KIND.PRECISION)  # (BLOCK_M, BLOCK_D)
+    mixed = product(weight.to(value.dtype), value, mixed, KIND)  # (BLOCK_M, BLOCK_D)
     return larger, total, mixed
 
 
@@ -161,7 +166,7 @@ def varlen_attention_fwd(q: Tensor, k: Tensor, v: Tensor, setting: Setting) -> t
         launch(_varlen_attention_fwd_kernel, (size, heads))(
             *(packed(q), (packed(k), packed(v)), packed(out), lse, *setting.tensors, blocks),
             *(setting.batch, rows, setting.left, setting.right, setting.scale * LOG2E),
-            KIND=kind(q, k, setting),
+            KIND=kind(q, k, setting, options.pop("split", 0)),
             **options,
         )
     return out, lse
@@ -191,13 +196,14 @@ class Kind(NamedTuple):
     LEFT: bool  # whether there is a left window
     RIGHT: bool  # whether there is a right one
     KEEP: int  # of 256 weights, how many dropout keeps
-    PRECISION: str  # of float32 products
+    PRECISION: str  # of float32 products, see :mod:`dqcore.kernels.products`
     D: int  # channels of a head
     BLOCK_D: int  # the same, padded
 
 
-def kind(q: Tensor, k: Tensor, setting: Setting) -> Kind:
-    """The kind of forward and backward kernels for these tensors."""
+def kind(q: Tensor, k: Tensor, setting: Setting, split: int) -> Kind:
+    """The kind of forward and backward kernels for these tensors, and for a tile that is ``split`` or not."""
+    precision = "bf16x6" if split else setting.precision
     left, right = setting.left >= 0, setting.right >= 0
     group, dim = q.shape[1] // k.shape[1], q.shape[2]
-    return Kind(group, left, right, setting.keep, setting.precision, dim, padded(dim))
+    return Kind(group, left, right, setting.keep, precision, dim, padded(dim))

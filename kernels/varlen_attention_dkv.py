@@ -15,6 +15,7 @@ from torch import Tensor
 from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile_transposed
 from dqcore.kernels.launch import launch
+from dqcore.kernels.products import product, products
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -22,7 +23,6 @@ from dqcore.kernels.sequences import (
     load_rows,
     matrix,
     prefix_of,
-    products,
     query_tiles,
     store_rows,
     visible,
@@ -40,6 +40,9 @@ CANDIDATES = [
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (16, 32, 32, 8), (16, 64, 16, 8), (16, 64, 32, 8), (16, 64, 16, 16), (32, 64, 16, 16),
         (32, 64, 32, 8), (32, 64, 64, 8),
+    )),
+    *(candidate(m, n, 256, warps, stages, 0, 1) for m, n, warps, stages in (
+        (32, 128, 8, 2), (32, 128, 8, 1), (32, 64, 4, 1), (16, 64, 4, 1),
     )),
 ]  # fmt: skip
 
@@ -74,10 +77,10 @@ def _dkv_tile(
         survives = keep_tile_transposed(seed, head, row + rows, first, KIND.KEEP, BLOCK_M, BLOCK_N)
         kept = tl.where(survives, weight, 0.0)
         grad_weight = tl.where(survives, grad_weight, 0.0)
-    grad_v = tl.dot(kept.to(query.dtype), grad_out, grad_v, input_precision=KIND.PRECISION)  # (BLOCK_N, BLOCK_D)
+    grad_v = product(kept.to(query.dtype), grad_out, grad_v, KIND)  # (BLOCK_N, BLOCK_D)
     pull = tl.load(delta + rows, mask=rows < queries, other=0.0)  # (BLOCK_M,)
     grad_score = (weight * (grad_weight - pull[None, :])).to(query.dtype)
-    return tl.dot(grad_score, query, grad_k, input_precision=KIND.PRECISION), grad_v  # (BLOCK_N, BLOCK_D), the same
+    return product(grad_score, query, grad_k, KIND), grad_v  # (BLOCK_N, BLOCK_D), the same
 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=SMALL)
@@ -139,6 +142,6 @@ def varlen_attention_dkv(
             *(packed(q), (packed(k), packed(v)), packed(grad), (packed(by_key), packed(by_value)), (sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
-            KIND=kind(q, k, setting),
+            KIND=kind(q, k, setting, options.pop("split", 0)),
             **options,
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from dqcore.kernels.common import bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile
 from dqcore.kernels.launch import launch
+from dqcore.kernels.products import product, products
 from dqcore.kernels.sequences import (
     block_list,
     extent,
@@ -25,7 +26,6 @@ from dqcore.kernels.sequences import (
     load_rows,
     matrix,
     prefix_of,
-    products,
     store_rows,
     visible,
 )
@@ -42,6 +42,9 @@ CANDIDATES = [
     *(candidate(m, n, chunk, warps, 1) for m, n, chunk, warps in (
         (32, 32, 16, 4), (32, 32, 16, 8), (32, 32, 32, 8), (32, 64, 16, 4), (32, 64, 16, 8),
         (64, 32, 16, 4), (64, 32, 16, 8), (64, 32, 32, 8),
+    )),
+    *(candidate(m, n, 256, warps, stages, 0, 1) for m, n, warps, stages in (
+        (128, 32, 8, 2), (128, 32, 8, 1), (64, 32, 4, 2), (64, 32, 4, 1),
     )),
 ]  # fmt: skip
 
@@ -71,7 +74,7 @@ def _dq_tile(
         kept = keep_tile(seed, head, row + rows, n * BLOCK_N, KIND.KEEP, BLOCK_M, BLOCK_N)
         grad_weight = tl.where(kept, grad_weight, 0.0)
     grad_score = weight * (grad_weight - pull[:, None])
-    return tl.dot(grad_score.to(key.dtype), key, total, input_precision=KIND.PRECISION)  # (BLOCK_M, BLOCK_D)
+    return product(grad_score.to(key.dtype), key, total, KIND)  # (BLOCK_M, BLOCK_D)
 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=SMALL)
@@ -133,7 +136,7 @@ def varlen_attention_dq(
             *(packed(q), (packed(k), packed(v)), packed(out), packed(grad), packed(grad_q), (lse, sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
-            KIND=kind(q, k, setting),
+            KIND=kind(q, k, setting, options.pop("split", 0)),
             **options,
         )
     return sums
