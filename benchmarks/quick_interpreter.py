@@ -18,18 +18,18 @@ def _replace_once(replace_all: Any) -> Any:
     """Without looking through all of ``tl`` at each call of a device function.
 
     A launch replaces the builtins of ``tl`` and puts them back; each device function that the kernel calls replaces
-    those that are left, which are none. All of a module or class are replaced at once, so one of them tells.
+    those that are left, which are none. All of a module or class are replaced in order, so the last of them tells.
     """
     from triton.language.core import is_builtin
 
-    one_of: dict[Any, str] = {}
+    last_of: dict[Any, str] = {}
 
     def replace(package: Any, *rest: Any) -> None:
-        if package not in one_of:
+        if package not in last_of:
             names = [name for name, member in inspect.getmembers(package) if is_builtin(member)]
             if names:
-                one_of[package] = names[0]
-        elif not is_builtin(getattr(package, one_of[package])):
+                last_of[package] = names[-1]
+        elif not is_builtin(getattr(package, last_of[package])):
             return
         replace_all(package, *rest)
 
