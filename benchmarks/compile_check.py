@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from compile_known import Known, again, watch
 from compile_measure import LIMITS, configuration, measure
 from machine import needs_triton, store
 
@@ -89,8 +90,10 @@ def compiling(arch: int, seen: Callable[[Any, str, dict[str, Any], Any], None]) 
     triton.runtime.jit.JITFunction.__getitem__ = compile_only
 
 
-def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
-    """Compile every ``parts``-th case for one target; a row for each kernel and configuration."""
+def check(
+    arch: int, part: int = 0, parts: int = 1, known: dict[str, dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Compile every ``parts``-th case for one target, but not what ``known`` has; a row for each configuration."""
     import compile_attention
     import compile_lookup
     import compile_sampling
@@ -101,13 +104,18 @@ def check(arch: int, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
     def seen(kernel: Any, config: str, given: dict[str, Any], compiled: Any) -> None:
         found.setdefault((kernel.__name__, config), (kernel, given, compiled))
 
+    known = {} if known is None else known
+    watch(known)
     compiling(arch, seen)
     everything = (compile_lookup, compile_attention, compile_sampling, compile_transformer)
     for case in [case for module in everything for case in module.cases(arch)][part::parts]:
         case()
-    numbers = measure(list(found.values()))
-    names = [{"kernel": name, "arch": arch, "config": config} for name, config in found]
-    return [name | row for name, row in zip(names, numbers, strict=True)]
+    numbers = iter(measure([one for one in found.values() if not isinstance(one[2], Known)]))
+    rows = []
+    for (name, config), (_, _, compiled) in found.items():
+        row = {"kernel": name, "arch": arch, "config": config, "made_from": compiled.made_from}
+        rows.append(row | (known[row["made_from"]] if isinstance(compiled, Known) else next(numbers)) | row)
+    return rows
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
@@ -143,8 +151,14 @@ def moved(rows: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[str]
     return sorted(lines)
 
 
-def collect(archs: list[int]) -> list[dict[str, Any]]:
-    """The rows of these targets, compiled by one process a core.
+def unchanged(stored: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By digest the stored rows that need not be compiled as long as nothing that they were made from changed."""
+    anew = [row.get("made_from") for row in again(stored)]
+    return {row["made_from"]: row for row in stored if row.get("made_from") not in [*anew, None]}
+
+
+def collect(archs: list[int], known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of these targets, compiled by one process a core where they are not ``known``.
 
     A cache of Triton is used if TRITON_CACHE_DIR names one, so that a second run takes less time.
     """
@@ -153,7 +167,7 @@ def collect(archs: list[int]) -> list[dict[str, Any]]:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as cache, concurrent.futures.ProcessPoolExecutor(cores, context) as pool:
         os.environ.setdefault("TRITON_CACHE_DIR", cache)  # shared, so that what two parts launch is compiled once
-        work = [pool.submit(check, arch, part, PARTS) for arch in archs for part in range(PARTS)]
+        work = [pool.submit(check, arch, part, PARTS, known) for arch in archs for part in range(PARTS)]
         rows = [row for done in work for row in done.result()]
     unique = {(row["kernel"], row["arch"], row["config"]): row for row in rows}
     return [unique[key] for key in sorted(unique)]
@@ -177,6 +191,11 @@ def main() -> int:
         action="store_true",
         help=f"if nothing is wrong, note this Triton in results/{STORED.name}",
     )
+    parser.add_argument(
+        "--changed",
+        action="store_true",
+        help=f"compile what changed since results/{STORED.name} was written with this Triton, and a row of each kernel",
+    )
     parser.add_argument("--arch", type=int, nargs="+", choices=LIMITS, default=list(LIMITS))
     args = parser.parse_args()
     if (args.note or args.update) and set(args.arch) != set(LIMITS):
@@ -184,8 +203,9 @@ def main() -> int:
     needs_triton()
     import triton
 
-    rows = collect(args.arch)
     stored = json.loads(STORED.read_text())
+    known = unchanged(stored["rows"]) if args.changed and stored["triton"] == triton.__version__ else {}
+    rows = collect(args.arch, known)
     if args.update:
         stored |= {"triton": triton.__version__, "rows": rows}
         store(STORED, stored)

@@ -76,8 +76,10 @@ def sums(dtype: str, device: str) -> Any:
 
 def watch() -> list[list[tuple]]:
     """From here on every load and store of an interpreted kernel is noted, a list for each launch."""
+    import quick_interpreter
     import triton.runtime.interpreter as interpreter
 
+    quick_interpreter.quicken()
     launches: list[list[tuple]] = []
     builder, run = interpreter.InterpreterBuilder, interpreter.GridExecutor.__call__
     load, store = builder.create_masked_load, builder.create_masked_store

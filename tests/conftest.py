@@ -18,6 +18,11 @@ if not torch.cuda.is_available():
 import dqcore
 from dqcore import backends
 
+if backends.has_triton() and backends.interpreting():
+    import quick_interpreter
+
+    quick_interpreter.quicken()  # half of the time of most tests that interpret a kernel
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests interrupt themselves
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
