@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dqcore.backends import exporting
 from dqcore.ops.reference.nearest_code import nearest_code_reference
 
 __all__ = ["plain_is_wanted", "plain_lookup", "plain_nearest"]
@@ -18,7 +19,7 @@ __all__ = ["plain_is_wanted", "plain_lookup", "plain_nearest"]
 def plain_is_wanted() -> bool:
     """Whether a transform of functorch runs, or a program is written."""
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting() or traced
+    return torch._C._are_functorch_transforms_active() or exporting() or traced
 
 
 def plain_nearest(x: Tensor, codebook: Tensor) -> Tensor:
