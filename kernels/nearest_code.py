@@ -204,12 +204,16 @@ def rows_at_once(most: int, prepared: Codes) -> int:
 
 
 def stretches(most: int, prepared: Codes) -> tuple[int, int]:
-    """Number of stretches that the codes are split into, and their length: few vectors need many to fill the GPU."""
+    """Number of stretches that the codes are split into, and their length: few vectors need many to fill the GPU.
+
+    How many vectors there are the GPU alone knows. Two programs of the scan run at once on a multiprocessor; if there
+    are a few more than that, all wait for these, the less the shorter a program is.
+    """
     size, width = prepared.values.shape
     config = tuned.config("nearest_code", width=width)
     blocks = size // config["BLOCK_K"]
     rows = cdiv(most, config["BLOCK_N"])
-    wanted = max(cdiv(blocks, STRETCH // config["BLOCK_K"]), cdiv(2 * processors(), rows))
+    wanted = max(cdiv(blocks, STRETCH // config["BLOCK_K"]), cdiv(4 * processors(), rows))
     span = cdiv(blocks, min(wanted, blocks, MOST_STRETCHES)) * config["BLOCK_K"]
     return cdiv(size, span), span
 
