@@ -20,6 +20,9 @@ from dqcore.ops.lookup_step import LookupStep, can_step, lookup_step
 
 __all__ = ["has_op", "knows_restart", "move", "step", "update", "update_by"]
 
+#: Dtypes of vectors that the op ``codebook_update`` takes.
+LEARNT = (torch.float16, torch.bfloat16, torch.float32)
+
 
 def step(
     codebook: Codebook, restart: object, maps: list[Tensor], grain: Tensor, commitment: float
@@ -33,11 +36,11 @@ def step(
     weight, sizes, idle, sums = state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
     size, dim = codebook.size, maps[-1].shape[1]
     known = weight.shape == (size + 1, dim) and sums.shape == (size, dim) and sizes.shape == idle.shape == (size,)
-    if not known or maps[-1].dtype is torch.float64 or idle.dtype is not torch.int64 or not idle.is_contiguous():
+    if not known or maps[-1].dtype not in LEARNT or idle.dtype is not torch.int64 or not idle.is_contiguous():
         return None
     if not (0 <= codebook.decay <= 1 and 0 <= codebook.eps < math.inf):
         return None
-    if not knows_restart(codebook, restart, sums) or not can_step(maps, state):
+    if not knows_restart(codebook, restart, sums) or not can_step(maps, grain, state):
         return None
     return lookup_step(maps, grain, state, commitment, (codebook.decay, codebook.eps, _threshold(restart)))
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dqcore.ops.dynamic_lookup import check_granularities, gradients_of_maps
 from dqcore.ops.lookup_loss import gradient_of_error
@@ -32,14 +33,19 @@ class LookupStep(NamedTuple):
     codebook: Tensor  # the mean squared error, without a gradient
 
 
-def can_step(maps: Sequence[Tensor], state: State) -> bool:
-    """Whether one call may stand for three: nobody watches ops or makes a graph, and kernels take such tensors."""
+def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:
+    """Whether one call may stand for three: nobody watches ops or makes a graph, and kernels take such tensors.
+
+    Nor may PyTorch refuse its gradient, which it does when the codes have moved: the lookup alone moves none.
+    """
     if is_traced() or not torch.is_grad_enabled() or maps[-1].numel() == 0:
+        return False
+    if forward_ad._current_level >= 0 or any([values.is_inference() for values in (*maps, grain)]):
         return False
     from dqcore.kernels.codes import fits
 
     weight = state[0]
-    return is_plain((*maps, *state)) and fits(weight.shape[0] - 1, weight.shape[1])
+    return is_plain((*maps, grain, *state)) and fits(weight.shape[0] - 1, weight.shape[1])
 
 
 def lookup_step(

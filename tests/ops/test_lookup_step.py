@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -169,6 +170,7 @@ def test_what_needs_more_than_the_three_ops_does_not_take_it(steps):
     layer(codebook_dim=4)(maps, grain)
     layer().double()([values.double() for values in maps], grain)
     layer()([values.as_subclass(Marked) for values in maps], grain)
+    layer()(maps, grain.as_subclass(Marked))
     with torch.no_grad():
         layer()(maps, grain)
     with (quantizer := layer()).accumulate():
@@ -188,3 +190,19 @@ def test_a_state_that_does_not_fit_is_an_error():
     quantizer.codebook.decay = 2
     with pytest.raises(InputError, match="decay: expected a number in"):
         quantizer(maps, grain)
+
+
+def test_what_is_refused_moves_no_code():
+    """Eight bits a number, and tensors that PyTorch keeps for no gradient."""
+    (maps, grain), quantizer = problem(), layer()
+    before = [values.clone() for values in quantizer.codebook.buffers()]
+    with pytest.raises(TypeError, match="expected float16, bfloat16, float32"):
+        quantizer([values.detach().to(torch.float8_e5m2) for values in maps], grain)
+    with torch.inference_mode():
+        apart = grain.clone(), maps[0].clone()
+    for given in ((maps, apart[0]), ([apart[1], maps[1]], grain)):
+        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
+            quantizer(*given)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError):
+        quantizer([forward_ad.make_dual(values, torch.ones_like(values)) for values in maps], grain)
+    assert all(map(torch.equal, quantizer.codebook.buffers(), before))
