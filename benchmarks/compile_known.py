@@ -21,11 +21,15 @@ def digest(src: Any, backend: Any, options: Any) -> str:
     """Of all that decides a row: kernel and helpers, types, constants, options, target, Triton, ptxas, and `READERS`.
 
     The same words as in the key of Triton's own cache, but for the build of its wheel, which differs between Pythons.
+    Of global constants it has those that a kernel reads by name and that are ``tl.constexpr(..)``; no kernel of ours
+    may have others (``tests/kernels/test_constants.py``).
     """
     import triton
+    from triton.compiler.compiler import get_cache_invalidating_env_vars
 
     readers = [Path(__file__).with_name(name).read_text() for name in READERS]
-    words = (triton.__version__, src.hash(), backend.hash(), options.hash(), *readers)
+    asked = [f"{name}={value}" for name, value in sorted(get_cache_invalidating_env_vars().items())]
+    words = (triton.__version__, src.hash(), backend.hash(), options.hash(), *asked, *readers)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
