@@ -79,7 +79,8 @@ def varlen_attention(
         dropout_seed: ``(2,)`` int64 on the same device, of :func:`dqcore.ops.dropout_mask`; by default drawn anew.
         precision: How a GPU multiplies float32 numbers: ``"tf32x3"``, as three TF32 products or, where that is faster,
             six of bfloat16 parts, which lose less, within the tolerance of float32; ``"ieee"``, in full, without
-            tensor cores, which takes twice as long; ``"tf32"``, as one, with relative errors up to 1e-3.
+            tensor cores, which takes twice as long; ``"tf32"``, as one, with relative errors up to 1e-3. By six an
+            infinity, or a number beyond 3.39e38, acts as a NaN, and of numbers below 1e-30 the last digits may be lost.
 
     Returns:
         ``(T, H, d)`` in ``q``'s dtype; with ``return_lse`` also ``(H, T)`` float32, natural logarithm. A query that

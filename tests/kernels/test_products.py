@@ -60,3 +60,20 @@ def test_a_product_loses_what_float32_does(precision):
     _product_kernel[(1,)](a, b, out, Kind(precision))
     exact = a.double() @ b.double()
     assert ((out - exact).abs() / exact).max() < 2.0**-21
+
+
+def test_the_range_of_parts():
+    """What ``varlen_attention`` says of very large and very small numbers."""
+    ends = torch.linspace(1, 1.5, 16, device=DEVICE)
+    x, parts = torch.cat([2.2e38 * ends, -2.2e38 * ends, 1e-30 * ends, -1e-30 * ends]), torch.empty(3, 64)
+    parts = parts.to(DEVICE)
+    _split_kernel[(1,)](x, parts)
+    assert torch.equal(parts.double().sum(0), x.double())
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_an_infinity_acts_as_a_nan(value):
+    a, b = torch.rand(32, 64, device=DEVICE), torch.rand(64, 16, device=DEVICE)
+    out, a[5, 7] = torch.empty(32, 16, device=DEVICE), value
+    _product_kernel[(1,)](a, b, out, Kind("bf16x6"))
+    assert out[5].isnan().all() and out.isnan().sum() == 16
