@@ -33,6 +33,8 @@ def step(
     """
     if type(codebook) is not EMACodebook or codebook.weight.requires_grad or num_processes() > 1:
         return None
+    if not knows_restart(codebook, restart, codebook.embed_sum):
+        return None
     weight, sizes, idle, sums = state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
     size, dim = codebook.size, maps[-1].shape[1]
     known = weight.shape == (size + 1, dim) and sums.shape == (size, dim) and sizes.shape == idle.shape == (size,)
@@ -40,7 +42,7 @@ def step(
         return None
     if not (0 <= codebook.decay <= 1 and 0 <= codebook.eps < math.inf):
         return None
-    if not knows_restart(codebook, restart, sums) or not can_step(maps, grain, state):
+    if not can_step(maps, grain, state):
         return None
     return lookup_step(maps, grain, state, commitment, (codebook.decay, codebook.eps, _threshold(restart)))
 
