@@ -150,12 +150,19 @@ def _decode_attention(when: When, device: str, tiny: bool) -> Problem:
     q = torch.randn(batch, new, heads, dim, dtype=dtype, device=device)
     k, v = torch.randn(2, batch, new, heads // group, dim, dtype=dtype, device=device)
     caches = torch.randn(2, batch, capacity, heads // group, dim, dtype=dtype, device=device)
+    scales: tuple[torch.Tensor, ...] = ()
+    if when.get("bits") == 8:
+        caches = torch.randint(-127, 128, caches.shape, dtype=torch.int8, device=device)
+        scales = torch.rand(2, batch, heads // group, capacity, device=device).mT.unbind()
+    elif when.get("bits") == 16:
+        caches = caches.to(torch.bfloat16)
     lengths = torch.full((batch,), 20 if tiny else 500, dtype=torch.int32, device=device)
     active = torch.ones(batch, dtype=torch.bool, device=device)
-    rest = (lengths, active, dim**-0.5, "ieee")
+    rest = (lengths, active, dim**-0.5, "ieee", *scales)
+    exact = caches.double() if caches.dtype == dtype else caches
     return Problem(
         lambda: (decode_attention_fwd(q, k, v, *caches, *rest),),
-        lambda: (decode_attention_reference(q.double(), k.double(), v.double(), *caches.double(), *rest),),
+        lambda: (decode_attention_reference(q.double(), k.double(), v.double(), *exact, *rest),),
         _tolerance(q),
     )
 
@@ -184,6 +191,7 @@ STEMS = {
     ),
     "decode_attention": Stem(
         "decode_attention", "_decode_attention_fwd_kernel", _decode_attention,
-        [_HALF | {"dim": 128, "rows": 16}], {}, _HEADS | {"rows": [1, 16, 17, 64, 1024]},
+        [_HALF | {"rows": 16}, _HALF | {"rows": 16, "bits": 8}, _HALF | {"dim": 128, "rows": 16}],
+        {}, _HEADS | {"rows": [1, 16, 17, 64, 1024], "bits": [8, 16, 32]},
     ),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dqcore.kernels.common import bound, widen
+from dqcore.kernels.common import IN_INTERPRETER, bound, widen
 from dqcore.kernels.sequences import load_rows, store_rows
 
 #: Rows whose largest magnitude is below this are kept as zeros: ``127 / largest`` would leave float32. 2 ** -120.
@@ -61,6 +61,19 @@ def load_cached(rows, first, DTYPE: tl.constexpr, BLOCK: tl.constexpr, D: tl.con
         start, stride, count = scales
         row = first + tl.arange(0, BLOCK)
         return block, tl.load(start + row.to(tl.int64) * stride, mask=row < count, other=0.0)  # (BLOCK,)
+
+
+@triton.jit
+def as_loaded(block):
+    """Integers, four to a register.
+
+    Without this the compiler reads a factor of ``tl.dot`` from shared memory in the order in which tensor cores take
+    it, which for values of 8 bits is byte by byte.
+    """
+    if IN_INTERPRETER or block.dtype != tl.int8:
+        return block
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [block], dtype=tl.int8, is_pure=False, pack=4)
 
 
 @triton.jit

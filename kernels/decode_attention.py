@@ -14,13 +14,15 @@ Reference: ``dqcore.ops.decode_attention``.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dqcore.kernels import tuned
-from dqcore.kernels.cached_rows import append_rows, load_cached, rows_of
+from dqcore.kernels.cached_rows import append_rows, as_loaded, load_cached, rows_of
 from dqcore.kernels.common import bound, cdiv, multiplicand, next_power_of_2, on_device
 from dqcore.kernels.launch import launch
 
@@ -29,14 +31,14 @@ PROGRAMS = 264  # enough to fill the largest GPUs, two to a multiprocessor
 MAX_SPLITS = 16
 NEW_ROWS = 16  # the tile of new rows that are kept in another dtype than they come in: to convert padding takes time
 
+_TILES = list(itertools.product((1, 16, 32, 64), (32, 64, 128), (2, 4, 8), (2, 3), (0,)))
+_LOW = list(itertools.product((1, 16), (32, 64), (1, 2, 4), (2,), (64, 80, 128)))
 #: What ``benchmarks/tune.py`` tries. BLOCK_M queries of a slot that share a key head are one tile: 1 for a single
-#: float32 query, which needs no matrix product, and at least 16 for tensor cores.
+#: float32 query, which needs no matrix product, and at least 16 for tensor cores. ``maxnreg`` is the most registers of
+#: a thread, so that more blocks fit a multiprocessor at once; 0 leaves them to ptxas.
 CANDIDATES = [
-    {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": warps, "num_stages": stages}
-    for block_m in (1, 16, 32, 64)
-    for block_n in (32, 64, 128)
-    for warps in (2, 4, 8)
-    for stages in (2, 3)
+    dict(zip(("BLOCK_M", "BLOCK_N", "num_warps", "num_stages", "maxnreg"), values, strict=True))
+    for values in (*_TILES, *_LOW)
 ]
 
 
@@ -55,6 +57,13 @@ def _rests(active, slot):
 
 
 @triton.jit
+def _cells(x, slot, new, head, d):
+    """Where ``x (B, n, H, D)`` has the channels ``d`` of new tokens and heads, ``(BLOCK_M, BLOCK_D)``."""
+    start, stride_slot, stride_new, stride_head = x
+    return start + (slot * stride_slot + new.to(tl.int64) * stride_new + head * stride_head)[:, None] + d[None, :]
+
+
+@triton.jit
 def _attend(
     state, query, k, v, first, last, scale,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
@@ -62,7 +71,7 @@ def _attend(
 ):  # fmt: skip
     """Maximum, sum and weighted sum of values after the tile of keys from ``first`` on, kept as ``DTYPE``.
 
-    Query ``i`` sees keys up to ``last[i]``; both see no further than the rows ``k`` and ``v``.
+    Query ``i`` sees keys up to ``last[i]``, if there is a ``last``; all see no further than the rows ``k`` and ``v``.
     """
     largest, total, mixed = state
     keys, _ = k
@@ -76,14 +85,17 @@ def _attend(
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION)  # (BLOCK_M, BLOCK_N)
     if tl.int8 == DTYPE:
         score *= key_scale[None, :]
-    score = tl.where((columns < count)[None, :] & (columns[None, :] <= last[:, None]), score, float("-inf"))
+    seen = (columns < count)[None, :]
+    if last is not None:
+        seen &= columns[None, :] <= last[:, None]
+    score = tl.where(seen, score, float("-inf"))
     larger = tl.maximum(largest, tl.max(score, 1) * scale)
     base = tl.where(larger == float("-inf"), 0.0, larger)
     weight = tl.exp2(score * scale - base[:, None])
     shrink = tl.exp2(largest - base)
     total = total * shrink + tl.sum(weight, 1)
     value, value_scale = load_cached(v, first, DTYPE, BLOCK_N, D, BLOCK_D)  # (BLOCK_N, BLOCK_D)
-    value = multiplicand(value).to(query.dtype)
+    value = multiplicand(as_loaded(value)).to(query.dtype)
     if tl.int8 == DTYPE:
         weight *= value_scale[None, :]
     mixed = mixed * shrink[:, None]
@@ -116,12 +128,10 @@ def _decode_attention_fwd_kernel(
     new, head = row // GROUP, key_head * GROUP + row % GROUP
     d = tl.arange(0, BLOCK_D)
     where = (row < N * GROUP)[:, None] & (d < D)[None, :]
-    out_start, stride_ob, stride_on, stride_oh = out
-    place = slot * stride_ob + new.to(tl.int64) * stride_on + head * stride_oh
     if _rests(active, slot):
         if split == 0:
-            nothing = tl.zeros([BLOCK_M, BLOCK_D], out_start.dtype.element_ty)
-            tl.store(out_start + place[:, None] + d[None, :], nothing, mask=where)  # (BLOCK_M, BLOCK_D)
+            nothing = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+            tl.store(_cells(out, slot, new, head, d), nothing, mask=where)  # (BLOCK_M, BLOCK_D)
         return
     length = tl.load(lengths + slot)
     used = tl.minimum(tl.maximum(length, 0), capacity)
@@ -135,10 +145,7 @@ def _decode_attention_fwd_kernel(
         append_rows(k_cache, k_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
         append_rows(v_cache, v_new, used, room, DTYPE, BLOCK_NEW, D, BLOCK_D)
 
-    start, stride_qb, stride_qn, stride_qh = q
-    start += slot * stride_qb
-    from_q = start + (new.to(tl.int64) * stride_qn + head * stride_qh)[:, None] + d[None, :]
-    query = multiplicand(tl.load(from_q, mask=where, other=0.0))  # (BLOCK_M, BLOCK_D)
+    query = multiplicand(tl.load(_cells(q, slot, new, head, d), mask=where, other=0.0))  # (BLOCK_M, BLOCK_D)
     if BLOCK_M == 1:
         query = query.to(tl.float32)
     state = (
@@ -148,7 +155,7 @@ def _decode_attention_fwd_kernel(
     )
     for first in range(bound(begin), bound(end), BLOCK_N):
         state = _attend(
-            state, query, k_cache, v_cache, first, row * 0 + capacity, scale,
+            state, query, k_cache, v_cache, first, None, scale,
             DTYPE, PRECISION, D, BLOCK_D, BLOCK_M, BLOCK_N,
         )  # fmt: skip
     if split == SPLITS - 1:
@@ -159,8 +166,7 @@ def _decode_attention_fwd_kernel(
     _, total, mixed = state
     if SPLITS == 1:
         mixed = mixed * tl.where(total == 0.0, 0.0, 1.0 / total)[:, None]
-        result = mixed.to(out_start.dtype.element_ty)
-        tl.store(out_start + place[:, None] + d[None, :], result, mask=where)  # (BLOCK_M, BLOCK_D)
+        tl.store(_cells(out, slot, new, head, d), mixed, mask=where)  # (BLOCK_M, BLOCK_D)
     else:
         index = ((slot * tl.num_programs(1) + key_head) * (N * GROUP) + row) * SPLITS + split
         _store_share(shares, index, d, state, row < N * GROUP, where, D)
@@ -209,8 +215,9 @@ def decode_attention_fwd(
         return out
     key_heads, group = k_cache.shape[2], heads // k_cache.shape[2]
     with on_device(q):
-        dtype = "float32" if q.dtype == torch.float32 else "half"
-        config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=new * group)
+        dtype, bits = "float32" if q.dtype == torch.float32 else "half", 8 * k_cache.element_size()
+        config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=new * group, bits=bits)
+        config["maxnreg"] = config["maxnreg"] or None  # 0 leaves registers to ptxas
     blocks = cdiv(new * group, config["BLOCK_M"])
     number = splits(batch * key_heads * blocks, k_cache.shape[1])
     rows = batch * heads * new * number if number > 1 else 0
@@ -219,16 +226,13 @@ def decode_attention_fwd(
     shape = {"GROUP": group, "SPLITS": number, "D": dim, "BLOCK_D": max(16, next_power_of_2(dim))}
     pairs = ((k_new, None), (v_new, None), (k_cache, k_scales), (v_cache, v_scales))
     tensors = ((_strided(x), _strided(x if scales is None else scales)) for x, scales in pairs)
-    wide = dtype == "float32" and dim > 128
-    if k_cache.dtype != q.dtype or wide:  # or ptxas fits one more block in by keeping a number on the stack
-        config["maxnreg"] = 168 if dtype == "half" and dim <= 64 else 255
     with on_device(q):
         launch(_decode_attention_fwd_kernel, (batch, key_heads, blocks * number))(
             *(_strided(q), *tensors, _strided(out)),
             *(shares, cache_lengths, active, new, k_cache.shape[1], scale * LOG2E),
             **shape,
             PRECISION=precision,
-            BLOCK_NEW=config["BLOCK_N"] if k_cache.dtype == q.dtype else NEW_ROWS,
+            BLOCK_NEW=config["BLOCK_N"] if new > NEW_ROWS and k_cache.dtype == q.dtype else NEW_ROWS,
             enable_fp_fusion=True,
             **config,
         )

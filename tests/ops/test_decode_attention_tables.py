@@ -23,8 +23,9 @@ DEVICE, BACKEND = ("cpu", "interpreter") if backends.interpreting() else ("cuda"
 @pytest.mark.parametrize("arch", [75, 80, 86, 89, 90, 100, 103, 120])
 def test_every_size_has_a_row(monkeypatch, arch):
     monkeypatch.setattr(common, "architecture", lambda: arch)
-    for dtype, dim, rows in itertools.product(("half", "float32"), (1, 64, 65, 128, 129, 256), (1, 2, 16, 17, 300)):
-        config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=rows)
+    sizes = ("half", "float32"), (1, 64, 65, 128, 129, 256), (1, 2, 16, 17, 300), (8, 16, 32)
+    for dtype, dim, rows, bits in itertools.product(*sizes):
+        config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=rows, bits=bits)
         assert config.keys() == decode.CANDIDATES[0].keys()
         assert config["BLOCK_M"] >= 16 or rows == 1
 
@@ -36,6 +37,6 @@ def test_tiles_change_only_rounding():
     with dqcore.backend("reference"):
         expected = decode_attention(q, k, v, *cache, lengths)
     for block_m, block_n in {(each["BLOCK_M"], each["BLOCK_N"]) for each in decode.CANDIDATES}:
-        config = {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": 4, "num_stages": 1}
+        config = {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": 4, "num_stages": 1, "maxnreg": 0}
         with dqcore.backend(BACKEND), tuned.force("decode_attention", config):
             assert_close(decode_attention(q, k, v, *cache, lengths), expected)
