@@ -58,7 +58,7 @@ def reconstruct(
         strip: Write input, grain map and reconstruction side by side instead.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
-        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
+        max_pixels: Most pixels of an image; by default as many as fill a fortieth of the memory, at most 178 million.
         device: auto, cpu, cuda or cuda:N.
     """
     checkpoint = checkpoint or weights_folder(TOKENIZER)
