@@ -128,7 +128,7 @@ class Tape(nn.Module):
         index = _index_of(entries.grains[codes], entries.positions[codes], region_grid)
         lookup = torch.empty_like(codes).index_copy_(0, index, codes)
         tables = {**entries._asdict(), "specials": specials, "status": status, "rules": rules, "lookup": lookup}
-        tables["starts"] = entries.starts.long()  # PyTorch takes no averages of bool
+        tables["starts"] = entries.starts.long()  # AveragedModel cannot average bool
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 

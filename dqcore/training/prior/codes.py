@@ -136,7 +136,7 @@ def _made(
     label_of = dict(zip(name_of, labels, strict=True))
     codes = CachedCodes.of_maps(
         maps,
-        [],  # known when it is known which files can be read
+        [],  # labels: set below, when it is known which files could be read
         num_granularities=encoded.tokenizer.config.num_granularities,
         codebook_size=encoded.tokenizer.config.codebook_size,
         tokenizer=identity,
@@ -189,10 +189,10 @@ class _Encoder:
             InputError: No file can be read.
         """
         count = len(self.paths)
-        runs = [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
+        batches = [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
         views: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self.views)]
         lines = CountLines("encoding images", count)
-        for found in share_work(world, runs, self._encode):
+        for found in share_work(world, batches, self._encode):
             self.good += found.good
             self.broken += found.broken
             if world.is_main:
@@ -205,12 +205,12 @@ class _Encoder:
             yield from ((codes.long(), grain.long()) for codes, grain in some)
 
     @torch.no_grad()
-    def _encode(self, run: range) -> _Encoded:
+    def _encode(self, batch: range) -> _Encoded:
         """All views of some images, each of which is read once."""
         broken: list[str] = []
-        paths = [self.paths[index] for index in run]
+        paths = [self.paths[index] for index in batch]
         images = dict(readable_images(paths, lambda _, reason: broken.append(reason)))
-        good = [index for index in run if self.paths[index] in images]
+        good = [index for index in batch if self.paths[index] in images]
         if not good:
             return _Encoded([], broken, [])
         crops = [[image_to_uint8(self.central.prepare(image)) for image in images.values()]]

@@ -134,7 +134,7 @@ def _check_folder(options: PriorTraining) -> None:
 
 
 def _run(loop: Loop, record: RunRecord, out: Path, progress: Callable[[Row], object] | None) -> list[Row]:
-    """Run the loop; in the end the folder says how many steps a run by the clock had."""
+    """Run the loop. After a timed run the folder gets its number of steps."""
     try:
         return loop.run(progress)
     finally:

@@ -150,8 +150,8 @@ class PriorStage:
     def _validation_batches(self) -> Iterator[tuple[CodeSequence, Tensor | None, int]]:
         """This process's part of the held-out images, in batches of about ``token_budget`` codes.
 
-        With each the number of images that count. The processes of a sharded run have equally many batches; in one
-        too many none counts.
+        With each comes the number of its images that count. All processes of a sharded run need the same number of
+        batches; a process with fewer repeats an image that does not count.
         """
         mean = max(1, int(self.codes.lengths.double().mean()))
         mine = self.held_out[self.world.rank :: self.world.size]
