@@ -1,4 +1,4 @@
-"""What tyro complains of, in a line as our own errors have it."""
+"""The error messages of tyro in one line, worded like our own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
 def in_plain_words(text: str) -> str:
-    """The message in tyro's box; for a value of the wrong kind, or an argument that is missing, in other words."""
+    """The message in tyro's box, reworded if a value has the wrong kind or an argument is missing."""
     complaint = _first_paragraph(text)
     if found := re.search(r"parsing (\S+): no type matching (\S+) could be instantiated from \['(.*?)'\]", complaint):
         kind = next((words for name, words in _KINDS.items() if name in found[2]), found[2])

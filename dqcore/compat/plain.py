@@ -1,7 +1,7 @@
 """When the quantizers of this room compute with PyTorch's own operations alone.
 
-Transforms of functorch (``torch.func``, ``torch.vmap``) know no op of ours. And what ``torch.export``, ONNX or
-``torch.jit.trace`` write is to run where dqcore is not, and at other sizes, as it does with the original classes.
+Transforms of functorch (``torch.func``, ``torch.vmap``) do not know our ops. And a program that ``torch.export``, ONNX
+or ``torch.jit.trace`` writes must run without dqcore and at other sizes, as it does with the original classes.
 """
 
 from __future__ import annotations
