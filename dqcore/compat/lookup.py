@@ -181,7 +181,7 @@ def one_hot(codes: Tensor, num_codes: int, dtype: torch.dtype) -> tuple[Tensor, 
 
 
 def counts_of(codes: Tensor, num_codes: int) -> Tensor:
-    """How often each code occurs, ``(K,)`` int64; unlike ``torch.bincount`` it lets no host wait for a GPU."""
+    """How often each code occurs, ``(K,)`` int64; unlike ``torch.bincount`` this makes no host wait for a GPU."""
     return torch.zeros(num_codes, dtype=codes.dtype, device=codes.device).scatter_add_(0, codes, torch.ones_like(codes))
 
 

@@ -17,7 +17,7 @@ __all__ = ["plain_is_wanted", "plain_lookup", "plain_nearest"]
 
 
 def plain_is_wanted() -> bool:
-    """Whether a transform of functorch runs, or a program is written."""
+    """Whether a transform of functorch runs, or a program is exported."""
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return torch._C._are_functorch_transforms_active() or exporting() or traced
 

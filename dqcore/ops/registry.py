@@ -118,7 +118,7 @@ def register(
 
 
 def is_traced() -> bool:
-    """Whether a graph is made, or a transform of functorch runs: nobody can be asked for a value.
+    """Whether a graph is being made or a transform of functorch runs, so that no value can be read.
 
     Ops then go through PyTorch's dispatcher, see :meth:`Op.below_autograd`.
     """
@@ -128,7 +128,7 @@ def is_traced() -> bool:
 def in_backward() -> bool:
     """Whether this code runs inside a backward pass, where activation checkpointing computes a forward pass again.
 
-    Never while compiling, where nobody can tell.
+    False while compiling, where it cannot be known.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 

@@ -96,7 +96,7 @@ def forget() -> None:
 
 
 def _drop_oldest() -> None:
-    """Down to what may be kept."""
+    """Drop the oldest codebooks until the others may be kept."""
     sizes = {key: 0 if known.search is None else known.search.codebook.numel() for key, known in _known.items()}
     for key in list(_known)[:-1]:
         if len(sizes) <= MOST and sum(sizes.values()) <= CODES:
