@@ -200,21 +200,21 @@ class CodebookLayer(nn.Module):
     def _learn(self, maps: list[Tensor], grain: Tensor, lookup: Lookup) -> None:
         """Update the codebook by a batch, or keep its statistics for an update by several."""
         assert lookup.statistics is not None
-        pending = self._pending
         if self._learns_at_once and fused.can_update(self.codebook, self.restart, maps, lookup):
             fused.update(self.codebook, self.restart, maps, grain, lookup)
             return
+        earlier = self._pending
         source: Looked | None = None
         cells: Tensor | int = 0
         if self.restart is not None:
             looked = Looked(maps, grain, lookup.codes, lookup.error)
-            source, cells = place_in_batch(looked, 0 if pending is None else pending.cells)
+            source, cells = place_in_batch(looked, 0 if earlier is None else earlier.cells)
         batch = Batch(*lookup.statistics, source, cells)
-        update = not self._accumulating and batch.number + (pending.number if pending else 0) >= self.codebook.every
-        if pending is not None or not update:
-            batch = batch.after(pending, self.codebook)
-        self._pending = None if update else batch
-        if update:
+        is_due = not self._accumulating and batch.number + (earlier.number if earlier else 0) >= self.codebook.every
+        if earlier is not None or not is_due:
+            batch = batch.after(earlier, self.codebook)
+        self._pending = None if is_due else batch
+        if is_due:
             learn(self.codebook, batch, self.restart)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -86,13 +86,13 @@ class TransformerBlock(nn.Module):
 
     def step(self, x: Tensor, branch: Tensor | None, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Parts:
         """:meth:`forward` for one token of each slot, ``(S, dim)``, over its cache; without dropout."""
-        x, normed = _joined(self.norm1, x, branch)
-        x, normed = _joined(self.norm2, x, self.attention.step(normed, cache, lengths, active=active))
+        x, normed = _add_and_norm(self.norm1, x, branch)
+        x, normed = _add_and_norm(self.norm2, x, self.attention.step(normed, cache, lengths, active=active))
         return x, self.mlp(normed)
 
     def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None) -> SumAndResult:
         """``x`` with what dropout leaves of the branch, and the same normalized."""
-        return _joined(norm, x, branch, self.dropout if self.training else 0.0, seed)
+        return _add_and_norm(norm, x, branch, self.dropout if self.training else 0.0, seed)
 
 
 class Transformer(nn.Module):
@@ -187,7 +187,7 @@ class Head(nn.Sequential):
 
     def join(self, x: Tensor, branch: Tensor | None, dropout_p: float) -> SumAndResult:
         """The sum of both parts of a transformer's result, with dropout of the second; and its logits."""
-        total, normed = _joined(self[0], x, branch, dropout_p)
+        total, normed = _add_and_norm(self[0], x, branch, dropout_p)
         return total, self[1](normed)
 
 
@@ -196,7 +196,7 @@ def _sum(x: Tensor, branch: Tensor | None, dropout_p: float) -> Tensor:
     return x if branch is None else x + functional.dropout(branch, dropout_p, dropout_p > 0)
 
 
-def _joined(
+def _add_and_norm(
     norm: Any, x: Tensor, branch: Tensor | None, dropout_p: float = 0.0, seed: Tensor | None = None
 ) -> SumAndResult:
     """``x`` with what dropout leaves of the branch, and the same normalized by this ``LayerNorm``."""

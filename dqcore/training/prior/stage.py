@@ -18,7 +18,7 @@ from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.files import write_json
 from dqcore.training.log import Row
-from dqcore.training.prior.codes import kept_tokenizer
+from dqcore.training.prior.codes import tokenizer_folder
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.pictures import draw
 from dqcore.training.prior.processes import whole_model
@@ -94,7 +94,7 @@ class PriorStage:
 
         No other random number changes.
         """
-        tokenizer = kept_tokenizer(self.options)
+        tokenizer = tokenizer_folder(self.options)
         if self.step.sharded or not tokenizer.is_dir():
             return None
         with self.world.fork_rng():

@@ -17,7 +17,7 @@ from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.shards import ShardWriter
 from dqcore.distributed import World
 from dqcore.inference.sample import load_pair
-from dqcore.training.prior.codes import keep_tokenizer, training_codes
+from dqcore.training.prior.codes import copy_tokenizer, training_codes
 from dqcore.training.prior.run import PriorTraining, train_prior
 from dqcore.training.state import read_state
 
@@ -97,7 +97,7 @@ def test_codes_are_made_again_when_a_broken_file_can_be_read(folder, tmp_path):
     (images / "bright" / "03.png").write_bytes(b"no image")
     world = World(0, 1, torch.device("cpu"))
     asked = options(folder, tmp_path, data=images).resolved()
-    keep_tokenizer(asked)
+    copy_tokenizer(asked)
     assert len(training_codes(asked, world)) == 23
     shutil.copy(folder / "images" / "bright" / "03.png", images / "bright" / "03.png")
     assert len(training_codes(replace(asked, resume=True), world)) == 23  # what the run was started with
@@ -115,7 +115,7 @@ def test_codes_of_a_shard_with_labels(folder, tmp_path):
     asked = PriorTraining.small(tmp_path / "shard.tar", folder / "tokenizer", tmp_path / "run", image_size=32)
     asked = replace(asked, classes=True, device="cpu", preprocessing="lsun").resolved()
     assert asked.views == 1 and asked.resize is None
-    keep_tokenizer(asked)
+    copy_tokenizer(asked)
     codes = training_codes(asked, World(0, 1, torch.device("cpu")))
     assert codes.labels.tolist() == [7 - number % 2 for number in range(len(names))]
     assert codes.names == tuple(f"shard.tar::{path.name}" for path in names) and len(codes.classes) == 8
