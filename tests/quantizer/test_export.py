@@ -92,7 +92,7 @@ def test_a_traced_portable_quantizer():
     assert torch.equal(traced(X + 1)[1], quantizer(X + 1).codes) and "dqcore::" not in str(traced.inlined_graph)
 
 
-def test_torch_only_agree():
+def test_plain_ops_agree():
     quantizer = trained()
     other = copy.deepcopy(quantizer)
     other.portable = True
