@@ -142,7 +142,10 @@ def split_images(
 
 
 def _members(archive: Path) -> list[Path]:
-    return [member_path(archive, name) for name in open_archive(archive).names()]
+    opened = open_archive(archive)
+    for line in opened.passed_over():
+        log.warning("%s: %s", archive, line)
+    return [member_path(archive, name) for name in opened.names()]
 
 
 def _of_folder(source: Path) -> list[Path]:
