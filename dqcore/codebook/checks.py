@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
-from dqcore.errors import InputError, at_least
+from dqcore.errors import InputError, at_least, whole_at_least
 
 __all__ = ["check_settings", "check_sizes"]
 
@@ -20,9 +18,7 @@ _EXPECTED = {
 
 def check_sizes(**sizes: int | None) -> None:
     """Raise unless each size, given by its name, is None or a whole number from 1 up."""
-    for name, value in sizes.items():
-        if value is not None and (not isinstance(value, Integral) or value < 1):
-            raise InputError(f"{name}: expected at least 1 and whole, got {value}")
+    whole_at_least(1, **sizes)
 
 
 def check_settings(nonfinite: object, commitment: float, *strategies: object) -> None:

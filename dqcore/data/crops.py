@@ -13,6 +13,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from dqcore.errors import InputError, whole_at_least
+
 
 class Crop(Protocol):
     """A way to cut a square of a fixed size from any image."""
@@ -41,6 +43,9 @@ class RandomCrop:
     size: int
     resize: int
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        whole_at_least(1, size=self.size, resize=self.resize)
 
     @property
     def least_side(self) -> int | None:
@@ -81,6 +86,11 @@ class RandomResizedCrop:
     size: int
     scale: tuple[float, float] = (0.75, 1.0)
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        whole_at_least(1, size=self.size)
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"scale: expected two shares in (0, 1], the smaller one first, got {self.scale}")
 
     @property
     def least_side(self) -> int | None:
@@ -125,6 +135,9 @@ class CenterCrop:
 
     size: int
     resize: int
+
+    def __post_init__(self) -> None:
+        whole_at_least(1, size=self.size, resize=self.resize)
 
     @property
     def least_side(self) -> int | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dqcore.data.containers import SUFFIXES
 from dqcore.data.listing import list_images, split_images
 from dqcore.data.reading import open_rgb
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,9 @@ def read_image(path: str | Path, *, least_side: int | None = None) -> Image:
     Raises:
         BrokenImageError: the file is missing, no regular file, damaged, too large, or holds floating-point or 32-bit
             pixels.
+        InputError: ``least_side`` is below 1.
     """
+    whole_at_least(1, least_side=least_side)
     try:
         return open_rgb(path, least_side)
     except Exception as error:  # a decoder may raise anything on a damaged file
@@ -109,7 +111,8 @@ def image_to_tensor(image: Image) -> Tensor:
 
 
 def pad_to_stride(images: Tensor, stride: int) -> Tensor:
-    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``."""
+    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``, at least 1."""
+    whole_at_least(1, stride=stride)
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from dqcore.data.archives import is_archive, is_archive_name, member_path, open_archive
 from dqcore.data.containers import SUFFIXES, UNREAD, is_image_name
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 from dqcore.progress import counted
 
 __all__ = [
@@ -97,6 +97,7 @@ def name_below(name: str) -> str:
 
 def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
     """A random choice of so many paths, in their order; all of them if there are no more, or for None."""
+    whole_at_least(0, most=most)
     if most is None or most >= len(paths):
         return list(paths)
     return [paths[index] for index in sorted(random.Random(seed).sample(range(len(paths)), most))]
@@ -104,6 +105,7 @@ def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
 
 def spread(paths: Sequence[T], most: int) -> tuple[T, ...]:
     """At most so many paths, or other things in order, evenly spread over all."""
+    whole_at_least(0, most=most)
     number = min(most, len(paths))
     return tuple(paths[index * len(paths) // number] for index in range(number))
 
@@ -130,6 +132,7 @@ def split_images(
     """
     if not 0 <= share < 1:
         raise InputError(f"share: expected a number in [0, 1), got {share}")
+    whole_at_least(0, at_least=at_least)
     count = max(at_least, round(share * len(paths))) if share else 0
     if count >= len(paths):
         raise InputError(f"share: holding out {count} of {len(paths)} images leaves none to train on")

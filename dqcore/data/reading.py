@@ -13,7 +13,7 @@ import numpy as np
 
 from dqcore.backends import main_memory
 from dqcore.data.stored import open_stored
-from dqcore.errors import InputError, at_least
+from dqcore.errors import InputError, whole_at_least
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,9 +41,9 @@ def allow_pixels(number: int | None) -> Iterator[None]:
     """While this is open, images of up to this many pixels are read; None leaves the limit as it is.
 
     Raises:
-        InputError: ``number`` is below 1.
+        InputError: ``number`` is below 1, or not whole.
     """
-    at_least(1, max_pixels=number)
+    whole_at_least(1, max_pixels=number)
     token = _named.set(_named.get() if number is None else number)
     try:
         yield
