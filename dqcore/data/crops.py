@@ -13,7 +13,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from dqcore.errors import InputError, whole_at_least
+from dqcore.data.reading import check_made, check_sides
+from dqcore.errors import InputError
 
 
 class Crop(Protocol):
@@ -45,7 +46,7 @@ class RandomCrop:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        whole_at_least(1, size=self.size, resize=self.resize)
+        check_sides(size=self.size, resize=self.resize)
 
     @property
     def least_side(self) -> int | None:
@@ -88,7 +89,7 @@ class RandomResizedCrop:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        whole_at_least(1, size=self.size)
+        check_sides(size=self.size)
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"scale: expected two shares in (0, 1], the smaller one first, got {self.scale}")
 
@@ -137,7 +138,7 @@ class CenterCrop:
     resize: int
 
     def __post_init__(self) -> None:
-        whole_at_least(1, size=self.size, resize=self.resize)
+        check_sides(size=self.size, resize=self.resize)
 
     @property
     def least_side(self) -> int | None:
@@ -156,11 +157,16 @@ class CenterCrop:
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Resize so that the shorter side is ``size`` pixels; the aspect ratio stays, the longer side is rounded down."""
+    """Resize so that the shorter side is ``size`` pixels; the aspect ratio stays, the longer side is rounded down.
+
+    Raises:
+        InputError: The image is so narrow that its longer side would make it larger than one that is read.
+    """
     short = min(image.size)
     if short == size:
         return image
     width, height = (max(size, side * size // short) for side in image.size)
+    check_made(width, height, f"resized to {size} on its shorter side, its ")
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 

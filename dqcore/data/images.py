@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SUFFIXES",
     "BrokenImageError",
+    "broken_as",
     "image_to_tensor",
     "image_to_uint8",
     "list_images",
@@ -61,6 +63,17 @@ def read_image(path: str | Path, *, least_side: int | None = None) -> Image:
         return open_rgb(path, least_side)
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise BrokenImageError(f"{path}: {str(error) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def broken_as(path: str | Path) -> Iterator[None]:
+    """While this is open, what an image is refused for becomes a :class:`BrokenImageError` that names the file."""
+    try:
+        yield
+    except BrokenImageError:
+        raise
+    except InputError as error:
+        raise BrokenImageError(f"{path}: {error}") from error
 
 
 def readable_images(
