@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from dqcore.progress import counted
 
 __all__ = [
     "choose",
+    "files_for",
     "image_name",
     "is_collection",
     "list_images",
@@ -93,6 +95,18 @@ def name_below(name: str) -> str:
     It is never empty, also if a list names the folder that it lies in, as no image is called.
     """
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//")) or "_"
+
+
+def files_for(name: str, ending: str) -> Iterator[str]:
+    """What a file made of an image may be called, the first that is free: ``a.dqc``, ``a.jpg.dqc``, ``a.jpg-2.dqc``..
+
+    Args:
+        name: The image's name, such as ``a.jpg``.
+        ending: That of the file, such as ``.dqc``.
+    """
+    yield str(PurePosixPath(name).with_suffix(ending))
+    yield name + ending
+    yield from (f"{name}-{number}{ending}" for number in itertools.count(2))
 
 
 def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
