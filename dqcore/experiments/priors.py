@@ -69,7 +69,7 @@ def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
 
 
 def reference(photos: Sequence[Path], samples: int, seed: int) -> list[Path]:
-    """The photos that so many images are compared with: a random choice by the seed, of as many, and at least two.
+    """The photos that drawn images are compared with: as many, at least two, a random choice by the seed.
 
     The first ones by name would be those of few folders, which may be of one kind.
     """
