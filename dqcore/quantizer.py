@@ -81,7 +81,7 @@ class DynamicQuantizer(CodebookLayer):
     ) -> None:
         check_sizes(dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
         check_sizes(codebook_dim=codebook_dim)
-        check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
+        commitment = check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last, self.portable = commitment, channel_last, False

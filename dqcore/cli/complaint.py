@@ -21,6 +21,10 @@ def in_plain_words(text: str) -> str:
         return f"{found[1]}: expected a whole number, got {found[2]}"
     if found := re.search(r"parsing (\S+): could not convert string to float: (.*)", complaint):
         return f"{found[1]}: expected a number, got {found[2]}"
+    if found := re.search(r"invalid choice '(.*)' for argument '([^']+)'\. Expected one of \W(.*)\W\.", complaint):
+        # tyro keeps them in a set, whose order is another in each process; a long name may be broken at its hyphen
+        choices = sorted(choice.replace("- ", "-") for choice in re.findall(r"'([^']*)'", found[3]))
+        return f"{found[2].split()[-1]}: expected one of {', '.join(choices)}, got {found[1]!r}"
     if found := re.match(r"Missing from dqcore (.+?): (?:-\w \S+, )?(\S+)", complaint):
         return f"{found[2]}: it is missing, dqcore {found[1]} needs it"
     return complaint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dqcore.data.images import BrokenImageError, image_to_tensor, pad_to_stride, read_image
+from dqcore.data.listing import files_for
 from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
@@ -123,9 +123,7 @@ class StreamFolder:
 
     def place(self, name: str) -> str:
         """The file for the stream of ``a.png``: the first free one of ``a.dqc``, ``a.png.dqc``, ``a.png-2.dqc``, ..."""
-        names = (str(PurePosixPath(name).with_suffix(SUFFIX)), name + SUFFIX)
-        numbered = (f"{name}-{number}{SUFFIX}" for number in itertools.count(2))
-        file = next(file for file in itertools.chain(names, numbered) if self._is_free(file))
+        file = next(file for file in files_for(name, SUFFIX) if self._is_free(file))
         self._files.add(file)
         return file
 
