@@ -33,9 +33,9 @@ class Bookkeeping:
         """Read a token, draw a position and its code; the walk goes on, and after the last entry it rests."""
         walk = self.walk
         x = add_rows(None, self.tables, [walk.contents, walk.rows, self.lengths, walk.grains])
-        walk.go(self.logits[0], Draw(), 1.0)
+        walk.take_entry(self.logits[0], Draw(), 1.0)
         states = add_rows(self.states, self.tables[1:2], [walk.rows])
-        walk.fill(self.logits[1, :, :CODES], Draw(top_k=300), 1.0, self.lengths, self.active)
+        walk.take_content(self.logits[1, :, :CODES], Draw(top_k=300), 1.0, self.lengths, self.active)
         return x, states
 
 

@@ -35,7 +35,7 @@ PARTS = {
     "input arranged and checked": [("dqcore.quantizer", "arrange")],
     "arguments of the step checked": [
         ("dqcore.ops.lookup_step", "check_granularities"),
-        ("dqcore.codebook.fused", "knows_restart"),
+        ("dqcore.codebook.fused", "can_update_by"),
         ("dqcore.codebook.fused", "can_step"),
     ],
     "launcher of lookup, loss and update": [("dqcore.kernels.lookup_step", "lookup_step_fwd")],

@@ -22,9 +22,12 @@ import sys as _sys
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-#: Whether this is the command line. A typo or ``--help`` is answered without PyTorch; a verb imports what it needs.
-_named = ("-m", "dqcore") in zip(_sys.orig_argv, _sys.orig_argv[1:], strict=False) or _sys.argv[0].endswith("/dqcore")
-_lazy = _named and "_lazy" not in globals()  # there already: a name was asked for, and everything is imported after all
+#: Whether Python was started as ``dqcore`` or ``python -m dqcore``. The public names are then imported only when one is
+#: asked for, so that ``--help`` and a mistyped verb are answered without loading PyTorch.
+_as_module = ("-m", "dqcore") in zip(_sys.orig_argv, _sys.orig_argv[1:], strict=False)
+_is_command_line = _as_module or _sys.argv[0].endswith("/dqcore")
+#: ``__getattr__`` imports the names by running this file a second time, and then ``_lazy`` exists already.
+_lazy = _is_command_line and "_lazy" not in globals()
 
 if _TYPE_CHECKING or not _lazy:
     from dqcore import convert, ops
@@ -67,7 +70,7 @@ __all__ = [
 if not _TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Import everything after all, where a program that is called like the command line asks for a public name."""
+        """Import the public names when the first of them is asked for."""
         if not _lazy or name not in __all__:
             raise AttributeError(f"module 'dqcore' has no attribute {name!r}")
         _importlib.reload(_sys.modules[__name__])

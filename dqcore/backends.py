@@ -231,7 +231,7 @@ def this_machine(device: torch.device) -> Machine:
 
 @functools.cache
 def main_memory() -> int:
-    """Bytes of this machine's main memory; 4 GiB where nobody says."""
+    """Bytes of this machine's main memory; 4 GiB where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

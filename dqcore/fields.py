@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dqcore.errors import InputError
 
-__all__ = ["check_fields"]
+__all__ = ["as_float", "check_fields"]
 
 
 def check_fields(options: Any) -> None:
@@ -37,6 +37,19 @@ def check_fields(options: Any) -> None:
             raise InputError(f"{field.name}: expected {error}, got {given!r}") from None
         if value is not given:
             object.__setattr__(options, field.name, value)
+
+
+def as_float(**number: Any) -> float:
+    """The one number given, by its name, as Python's: the launcher of a kernel knows no other kind.
+
+    Raises:
+        InputError: It is none, such as a tensor.
+    """
+    ((name, value),) = number.items()
+    try:
+        return float(_number(value))
+    except _Unfit as error:
+        raise InputError(f"{name}: expected {error}, got {value!r}") from None
 
 
 class _Unfit(Exception):

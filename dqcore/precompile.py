@@ -16,7 +16,7 @@ __all__ = ["warmup"]
 
 #: How often a step runs on a side stream before a capture; PyTorch recommends three times.
 RUNS = 3
-#: How PyTorch's complaint begins that the graph of a result is used up.
+#: How PyTorch's error begins when the graph of a result was used before.
 USED_UP = "Trying to backward through the graph a second time"
 
 
@@ -61,7 +61,7 @@ def warmup(step: Callable[..., object], *args: object, **kwargs: object) -> None
                     for _ in range(RUNS):
                         _run(step, args, kwargs, reached.tensors)
                         reached.restore()
-            finally:  # of a step that raised, too, kernels may still write to what is put back
+            finally:  # after an error too, kernels may still be writing to what is put back
                 torch.cuda.current_stream().wait_stream(side)
                 torch.cuda.synchronize()
 

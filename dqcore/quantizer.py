@@ -50,9 +50,9 @@ class DynamicQuantizer(CodebookLayer):
         estimator: ``StraightThrough()`` or ``Rotation()``.
         codebook_dim: Dimension of the codes, if other than ``dim``; one 1x1 projection leads to it, one back.
         channel_last: A single input has its channels last: ``(B, N, dim)`` or ``(B, H, W, dim)``.
-        nonfinite: What a vector with a NaN or an infinity does. ``"raise"``: an ``InputError``, which the host waits
-            for. ``"mask"``: its code is -1, its quantized vector and its gradient are 0, and it counts nowhere. None:
-            raise on a CPU, mask on a GPU. A compiled or exported graph masks, whatever is chosen.
+        nonfinite: What happens to a vector with a NaN or an infinity. ``"raise"``: an ``InputError``; a GPU's host then
+            waits for each batch. ``"mask"``: code -1, quantized vector and gradient 0, no share in loss and codebook.
+            None: raise on a CPU, mask on a GPU. A compiled or exported graph always masks.
         eval_loss: False makes the loss 0 in evaluation.
 
     Under autocast and after ``.half()`` or ``.to(bfloat16)``, distances, codebook and its updates stay in float32. In
@@ -81,7 +81,7 @@ class DynamicQuantizer(CodebookLayer):
     ) -> None:
         check_sizes(dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
         check_sizes(codebook_dim=codebook_dim)
-        check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
+        commitment = check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
         self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
         self.commitment, self.channel_last, self.portable = commitment, channel_last, False
@@ -89,9 +89,9 @@ class DynamicQuantizer(CodebookLayer):
         self._projected = codebook_dim is not None and codebook_dim != dim
         self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if self._projected else nn.Identity()
         self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if self._projected else nn.Identity()
-        #: Nothing comes between vectors and lookup, which then leaves out by itself those that are not finite.
+        #: Neither metric nor estimator does anything to vectors and gradients; and, further, there is no projection.
         self._direct = type(metric) is Euclidean and type(estimator) is StraightThrough
-        self._plain = self._direct and not self._projected
+        self._only_looks_up = self._direct and not self._projected
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
@@ -126,24 +126,25 @@ class DynamicQuantizer(CodebookLayer):
         Raises:
             InputError: Shapes that do not fit, a grain or length out of range, vectors that are not finite,
                 a codebook that waits for its first training batch, or one that is to learn within ``torch.func``.
+            TypeError: An argument is no tensor, or has the wrong dtype.
         """
         given = arrange(features, grain, mask, lengths, self)
-        maps, hole, dtype = self._vectors(given)
-        codes, learn, again = self._codes_for(maps, given, hole, learn)
-        if learn and not again and hole is None and (step := self._step(maps, given)) is not None:
-            return Quantized(*given.restore(step.quantized, step.codes), *step[2:])
-        lookup = look_up(maps, given, codes.detach(), hole, with_sums=learn, portable=self._plain_ops)
+        maps, bad_cells, dtype = self._vectors(given)
+        codes, learn, is_repeat = self._codes_for(maps, given, bad_cells, learn)
+        if learn and not is_repeat and bad_cells is None and (step := self._whole_step(maps, given)) is not None:
+            return Quantized(*given.restore(step.quantized, step.codes), step.loss, step.commitment, step.codebook)
+        lookup = look_up(maps, given, codes.detach(), bad_cells, with_sums=learn, portable=self._torch_only)
         losses = self._losses(lookup, codes)
-        if lookup.statistics is not None and not again:
+        if lookup.statistics is not None and not is_repeat:
             self._learn(maps, given.grain, lookup)
-        if self._plain and hole is None:
+        if self._only_looks_up and bad_cells is None:
             return Quantized(*given.restore(lookup.quantized, lookup.codes), *losses)
         quantized = project(self.project_out, self.estimator(maps, given.selected, lookup).to(dtype))
-        if hole is not None or (self._projected and (given.mask is not None or self._leaves_out(given))):
+        if bad_cells is not None or (self._projected and (given.mask is not None or self._lookup_skips_bad(given))):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
         return Quantized(*given.restore(quantized, lookup.codes), *losses)
 
-    if TYPE_CHECKING:  # a module's own gives Any
+    if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
         def __call__(  # noqa: D102
             self,
@@ -158,15 +159,13 @@ class DynamicQuantizer(CodebookLayer):
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors of a code map: what ``forward`` returned as ``map`` for its ``codes``.
 
-        They are equal value for value; where a projection leads back from ``codebook_dim``, up to its rounding.
-
         Args:
             codes: ``(B, *grid)`` of any integer dtype, values in ``[-1, K]``. -1, as ``forward`` returns it where a
                 region is masked, gets vector 0; K marks a hole in a partial code map, which gets the padding row.
 
         Returns:
             ``(B, dim, *grid)``, with ``channel_last`` ``(B, *grid, dim)``; in the dtype that ``.to(dtype)`` gave the
-            layer, which is float32 at first.
+            layer, which is float32 at first. Equal to ``map`` value for value; up to rounding with a projection.
 
         Raises:
             InputError: Another dtype, or on the CPU a value out of range; or the codebook waits for its first batch.
@@ -183,8 +182,8 @@ class DynamicQuantizer(CodebookLayer):
         """Start a data-dependent codebook from these features, as the first forward pass in training does."""
         with torch.no_grad():
             given = arrange(features, grain, None, None, self)
-            maps, hole, _ = self._vectors(given)
-            self._initialise(maps, given.selected, hole, force=True)
+            maps, bad_cells, _ = self._vectors(given)
+            self._initialise(maps, given.selected, bad_cells, force=True)
 
     def extra_repr(self) -> str:
         """The sizes and strategies."""
@@ -192,31 +191,31 @@ class DynamicQuantizer(CodebookLayer):
         return f"{sizes}, metric={self.metric}, estimator={self.estimator}, restart={self.restart}"
 
     @property
-    def _plain_ops(self) -> bool:
-        """Whether to call no op of ours: none of functorch's transforms knows them."""
+    def _torch_only(self) -> bool:
+        """Whether to compute with PyTorch's own operations: ``torch.func`` transforms do not know our ops."""
         return self.portable or torch._C._are_functorch_transforms_active()
 
-    def _reports(self, given: Arranged) -> bool:
-        """Whether a vector that is not finite raises."""
+    def _raises_if_bad(self, given: Arranged) -> bool:
+        """Whether a bad vector, one with a NaN or an infinity, is an error."""
         default = "raise" if given.maps[-1].device.type == "cpu" else "mask"
         return (self.nonfinite or default) == "raise" and not is_traced()
 
-    def _leaves_out(self, given: Arranged) -> bool:
-        """Whether vectors that are not finite go to the lookup, which leaves them out."""
-        quiet = self._direct and self._ready and not self.portable and not self._reports(given)
-        return quiet and (self._plain or (backends.route(given.maps[-1].device) == "gpu" and not is_traced()))
+    def _lookup_skips_bad(self, given: Arranged) -> bool:
+        """Whether the lookup itself gives bad vectors code -1, so that they need not be found before."""
+        quiet = self._direct and self._ready and not self.portable and not self._raises_if_bad(given)
+        return quiet and (self._only_looks_up or (backends.route(given.maps[-1].device) == "gpu" and not is_traced()))
 
     def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
-        """The maps as they are looked up, the cells without a finite vector or None, and the projections' dtype."""
-        if self._leaves_out(given):
-            maps = list(given.maps) if self._plain else marked_vectors(given.maps, self.project_in)
+        """The maps to look up; their cells ``(B, H, W)`` with bad vectors, or None; the dtype of the projected maps."""
+        if self._lookup_skips_bad(given):
+            maps = list(given.maps) if self._only_looks_up else marked_vectors(given.maps, self.project_in)
             return maps, None, maps[-1].dtype
-        return finite_vectors(given.maps, given.selected, self.project_in, self.metric, self._reports(given))
+        return finite_vectors(given.maps, given.selected, self.project_in, self.metric, self._raises_if_bad(given))
 
     def _codes_for(
-        self, maps: list[Tensor], given: Arranged, hole: Tensor | None, learn: bool
+        self, maps: list[Tensor], given: Arranged, bad_cells: Tensor | None, learn: bool
     ) -> tuple[Tensor, bool, bool]:
-        """The codes to look up in, scaled as the metric wants; whether to learn; whether this repeats a pass."""
+        """The codes to look up in, started if need be; whether to learn; whether a checkpoint repeats a pass."""
         learn = self._may_learn(learn)
         if in_backward() and (past := self._first_passes.find(maps)) is not None:
             codes = substitute(self.codebook.codes, past.codes)
@@ -224,7 +223,7 @@ class DynamicQuantizer(CodebookLayer):
         if self._apart and learn:
             self._agree()
         if not self._ready:
-            self._initialise(maps, given.selected, hole, learn=learn)
+            self._initialise(maps, given.selected, bad_cells, learn=learn)
         learn, codes = learn and not self.frozen, self.codebook.codes
         if self.training:
             self._first_passes.keep(maps, codes, learn)
@@ -232,9 +231,9 @@ class DynamicQuantizer(CodebookLayer):
             codes = codes.clone()  # a restart writes to the codes before the backward pass
         return self.metric(codes, 1), learn, False
 
-    def _step(self, maps: list[Tensor], given: Arranged) -> LookupStep | None:
-        """All of a pass by one call, where it is a lookup, its loss and an update, with nothing between them."""
-        if given.mask is not None or self.portable or not (self._plain and self._alone):
+    def _whole_step(self, maps: list[Tensor], given: Arranged) -> LookupStep | None:
+        """Lookup, loss and update by one call, which costs the host less; None where something comes between them."""
+        if given.mask is not None or self.portable or not (self._only_looks_up and self._learns_at_once):
             return None
         return fused.step(self.codebook, self.restart, maps, given.grain, self.commitment)
 
@@ -243,7 +242,7 @@ class DynamicQuantizer(CodebookLayer):
         error, dim = lookup.error, self.codebook.dim
         if not (self.training or self.eval_loss):
             return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
-        loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self._plain_ops)
+        loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self._torch_only)
         if codes.requires_grad and lookup.statistics is not None:
             rest = rest + pull(self.codebook, codes, lookup)
             loss = commitment + rest

@@ -1,6 +1,20 @@
-"""A small input of a quantizer, and the state of one."""
+"""A small input of a quantizer, the state of one, and kinds of quantizers."""
 
 import torch
+
+from dqcore.codebook import Gradient, KMeans, RandomRestart
+from dqcore.estimators import Cosine, Rotation
+
+#: Arguments of quantizers that go different ways, by name.
+WAYS = {
+    "plain": {},
+    "projected": {"codebook_dim": 3},
+    "cosine": {"metric": Cosine()},
+    "projected-cosine": {"metric": Cosine(), "codebook_dim": 3},
+    "rotation": {"estimator": Rotation()},
+    "gradient": {"learning": Gradient(), "restart": RandomRestart()},
+    "kmeans": {"initialisation": KMeans(2), "restart": RandomRestart()},
+}
 
 
 def inputs(levels=2, batch=2, dim=8, height=3, width=4, grad=True):

@@ -1,7 +1,9 @@
 """How codebooks start, learn and restart, as their quantizer trains them."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from quantizer_inputs import buffers, inputs, unchanged
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 
 from dqcore import DynamicQuantizer
 from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
+from dqcore.errors import InputError
 from dqcore.ops.layout import merge_maps
 from dqcore.testing import assert_close
 
@@ -150,6 +153,37 @@ def test_numbers_of_strategies_that_are_none():
         KMeans(-1)
 
 
+def _numbers(value):
+    """Each number of a quantizer's strategies, as they keep it."""
+    made = DynamicQuantizer(4, 8, learning=EMA(decay=value, eps=value), commitment=value)
+    kept = [made.commitment, made.codebook.decay, made.codebook.eps, Gradient(value).decay]
+    return [*kept, RandomRestart(value).threshold]
+
+
+@pytest.mark.parametrize("value", (np.float32(0.5), np.float64(0.5), np.int64(1), np.float16(1), 1))
+def test_numbers_of_strategies_are_floats(value):
+    """Triton takes no scalar of NumPy, and compiles anew for a whole number."""
+    assert [(type(kept), kept) for kept in _numbers(value)] == [(float, value)] * 5
+    assert type(EMA(every=np.int64(2)).every) is type(KMeans(np.int32(2)).iterations) is int
+
+
+@pytest.mark.parametrize("value", (torch.tensor(0.5), np.array(0.5), "0.5", True, None, 1j))
+def test_what_is_no_number_of_a_strategy(value):
+    for name, call in {
+        "commitment": lambda: DynamicQuantizer(4, 8, commitment=value),
+        "decay": lambda: EMA(decay=value),
+        "eps": lambda: EMA(eps=value),
+        "threshold": lambda: RandomRestart(value),
+    }.items():
+        with pytest.raises(InputError, match=f"^{name}: expected a number, got {re.escape(repr(value))}"):
+            call()
+    with pytest.raises(InputError, match=r"^decay: expected a number, got"):
+        Gradient(value)
+    for name, call in {"every": lambda: EMA(every=value), "iterations": lambda: KMeans(value)}.items():
+        with pytest.raises(InputError, match=f"^{name}: expected a whole number, got"):
+            call()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -159,6 +193,7 @@ def test_numbers_of_strategies_that_are_none():
         ({"initialisation": None}, "initialisation: expected"),
         ({"estimator": 1}, "estimator: expected"),
         ({"commitment": -1.0}, "commitment: expected at least 0, got -1.0"),
+        ({"commitment": float("inf")}, "commitment: expected at least 0, got inf"),
         ({"commitment": float("nan")}, "commitment: expected at least 0, got nan"),
     ],
 )

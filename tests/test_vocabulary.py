@@ -28,6 +28,8 @@ RETIRED = [
     (r"\bnum_slots\b", "num_places", ["dqcore/models/priors/*"], []),
     (r"\bstep_?\s?scores?\b", "refinement scores", ["dqcore/*"], []),
     (r"\b(index map|token map|code grid|grain grid)\b", "code map, grain map", ["*"], []),
+    (r"\bholes?\b", "bad cell, bad vector; a hole is code K in a partial code map",
+     ["dqcore/nn/*", "dqcore/ops/*", "dqcore/codebook/l*", "dqcore/codebook/draw.py"], []),
     (r"\bstage[- ][12]\b", "first stage, second stage; tokenizer, prior", ["*"], []),
     # names
     (r"\bperceptual_weights\b", "vgg_weights", ["dqcore/*", "README.md", "docs/*", "examples/*", "benchmarks/*"],
@@ -42,6 +44,7 @@ RETIRED = [
     # riddles
     (r"\bthe so many\b|first so many|so many (epochs|steps|images)", "how many, by number or name", ["*"], []),
     (r"\bits luck\b|companions mandatory|by the so many|mistaken resumption", "a plain sentence", ["*"], []),
+    (r"unless nowhere|unless none is|nobody waits for their|own gives Any", "a plain sentence", ["*"], []),
     (r"\bof the user's\b", "of the user", ["*"], []),
 ]  # fmt: skip
 

@@ -15,13 +15,13 @@ __all__ = ["end_with_broken", "name_broken"]
 
 
 def name_broken(reasons: Sequence[str], word: str = "broken") -> None:
-    """Say on stderr why each file was passed over; of several processes the first one does."""
+    """Say on stderr why each file was passed over, in the first of several processes."""
     for reason in reasons if process_rank() == 0 else ():
         print(f"{word}: {reason}", file=sys.stderr)
 
 
 def end_with_broken(argument: str, reasons: Sequence[str], total: int) -> None:
-    """The last act of a verb, in the first of several processes: an error if there were broken files.
+    """End a verb: raise if there were broken files, in the first of several processes.
 
     Args:
         argument: What the user named the files by.

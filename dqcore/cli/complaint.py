@@ -1,4 +1,4 @@
-"""What tyro complains of, in a line as our own errors have it."""
+"""The error messages of tyro in one line, worded like our own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
 def in_plain_words(text: str) -> str:
-    """The message in tyro's box; for a value of the wrong kind, or an argument that is missing, in other words."""
+    """The message in tyro's box, reworded if a value has the wrong kind or an argument is missing."""
     complaint = _first_paragraph(text)
     if found := re.search(r"parsing (\S+): no type matching (\S+) could be instantiated from \['(.*?)'\]", complaint):
         kind = next((words for name, words in _KINDS.items() if name in found[2]), found[2])
@@ -21,6 +21,10 @@ def in_plain_words(text: str) -> str:
         return f"{found[1]}: expected a whole number, got {found[2]}"
     if found := re.search(r"parsing (\S+): could not convert string to float: (.*)", complaint):
         return f"{found[1]}: expected a number, got {found[2]}"
+    if found := re.search(r"invalid choice '(.*)' for argument '([^']+)'\. Expected one of \W(.*)\W\.", complaint):
+        # tyro keeps them in a set, whose order is another in each process; a long name may be broken at its hyphen
+        choices = sorted(choice.replace("- ", "-") for choice in re.findall(r"'([^']*)'", found[3]))
+        return f"{found[2].split()[-1]}: expected one of {', '.join(choices)}, got {found[1]!r}"
     if found := re.match(r"Missing from dqcore (.+?): (?:-\w \S+, )?(\S+)", complaint):
         return f"{found[2]}: it is missing, dqcore {found[1]} needs it"
     return complaint

@@ -34,7 +34,7 @@ def script(shell: str) -> str:
 
 
 def _words(option: Option) -> list[str]:
-    """The words that the shell offers for an option: not its old names, and the way back only of what is on."""
+    """The words that the shell offers for an option: all but its old names."""
     old = {*option.old, *(f"--no-{name[2:]}" for name in option.old)}
     return [word for word in option.typed if word not in old]
 

@@ -60,7 +60,7 @@ def data_make(
         classes: With --packing tar: write the number of an image's class beside it (.cls), by its folder's name.
         shard_size: Images in a shard.
         seed: Decides the random crops.
-        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
+        max_pixels: Most pixels of an image; by default as many as fill a fortieth of the memory, at most 178 million.
         workers: Processes that read and write.
     """
     making = Making(size, crop, resize, crops, encoding, quality, seed)
@@ -96,7 +96,7 @@ def _make(images: MadeImages, writer: DataWriter, before: int, workers: int) -> 
                 bar.update(task, completed=number)
                 check(number, total)
     finally:
-        writer.flush()  # whatever ends this, what was made is kept
+        writer.flush()  # also after an error: what was made is kept
 
 
 def _print_result(writer: DataWriter, before: int, out: Path, crops: int) -> None:

@@ -44,7 +44,7 @@ def data_stats(
         patch_size: Height and width of a region in pixels, the tokenizer's coarsest stride.
         limit: Read a random choice of this many images.
         seed: Decides that choice.
-        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
+        max_pixels: Most pixels of an image; by default as many as fill a fortieth of the memory, at most 178 million.
         workers: Processes that read images.
         json: Also write the numbers to this file.
     """

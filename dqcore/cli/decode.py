@@ -96,7 +96,7 @@ class _Job:
 
 
 def _decode(job: _Job, world: World, check: Stoppable) -> None:
-    """Decode what has its turn in this process; what came of it is told by the first one."""
+    """Decode this process's share of the items; the first process prints the result of all."""
     turns, targets, total = Turns(world), set[Path](), job.total
     mine, done = turns.take(), 0
     failures: dict[int, str] = {}
@@ -145,10 +145,10 @@ def _check_target(target: Path, out: Path, taken: bool) -> None:
 
 
 def _write(image: Tensor, target: Path, overwrite: bool) -> None:
-    """Write a picture, unless that very picture is there, as one of a run that was stopped.
+    """Write a picture. A file with the same bytes is left as it is: a run that was stopped has written it.
 
     Raises:
-        InputError: Another one is there.
+        InputError: Another file is there.
     """
     data = io.BytesIO()
     tensor_to_image(image).save(data, format="PNG")

@@ -22,7 +22,7 @@ from typing import Any
 
 from dqcore.cli.given import naming
 from dqcore.cli.options import SHORT, Option, function_of, options_of
-from dqcore.cli.output import lasting
+from dqcore.cli.output import unfailing_output
 from dqcore.cli.signals import endable, ending_at_once
 from dqcore.cli.verbs import VERBS
 from dqcore.errors import DqcoreError, InputError
@@ -40,9 +40,9 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for a bug, 2 for a mistake of the user, 130 for an interruption, 143 for a termination.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if args is None:  # a program of its own
+    if args is None:  # called as the program, not by another one
         warnings.showwarning = lambda message, *_, **__: print(f"dqcore: warning: {message}", file=sys.stderr)
-    with lasting() as lost:
+    with unfailing_output() as lost:
         code = _outcome(words)
         if not code and (reason := lost()):
             _tell(f"error: all was done, but not all that it printed could be written ({reason})")
@@ -77,19 +77,19 @@ def _outcome(words: list[str]) -> int:
 
 
 def _tell(message: str) -> None:
-    """Print why the program ends; of several processes the first to end does."""
+    """Print why the program ends. Of several processes only the first to end prints."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         from dqcore.distributed.failing import first_to_fail
 
         if not first_to_fail():
             return
-    with contextlib.suppress(OSError, ValueError):  # of one file for both, this is the last line
+    with contextlib.suppress(OSError, ValueError):  # so that the message comes last where both go to one file
         sys.stdout.flush()
     print(f"dqcore: {message}", file=sys.stderr, flush=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory could not be had: Python's, or by PyTorch's words that of the machine or of a GPU."""
+    """Whether memory ran out: a ``MemoryError`` of Python, or PyTorch's ``RuntimeError`` for machine or GPU."""
     refused = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
     return isinstance(error, MemoryError) or bool(refused)
 
@@ -175,7 +175,7 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
 
 
 def _check_words(verb: str, words: Sequence[str]) -> None:
-    """Refuse what would be read as something else, or for ever: an empty path, a number beyond 64 bits, a pipe."""
+    """Refuse values that would be misread or never end: an empty text, a number beyond 64 bits, a pipe."""
     for name, value in _values(options_of(verb), words):
         if not value:
             raise InputError(f"{name}: expected something, got an empty text")
@@ -186,18 +186,18 @@ def _check_words(verb: str, words: Sequence[str]) -> None:
 
 
 def _values(options: Sequence[Option], words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The values among the words, each with the name of what it is for; words that name nothing are values too."""
+    """Each value among the words, with the name of the option or of the positional argument that it belongs to."""
     named = {word: option for option in options for word in option.typed}
-    free = next((option for option in options if option.positional), None)
-    now = free
+    positional = next((option for option in options if option.positional), None)
+    current = positional
     for word in words:
         flag, equals, value = word.partition("=")
         if flag in named:
-            now = free if named[flag].switch else named[flag]
+            current = positional if named[flag].switch else named[flag]
             if not equals:
                 continue
-        yield now.name if now else "argument", value if flag in named else word
-        now = now if now and now.many else free
+        yield current.name if current else "argument", value if flag in named else word
+        current = current if current and current.many else positional
 
 
 def _is_no_file(word: str) -> bool:

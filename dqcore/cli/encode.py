@@ -78,7 +78,7 @@ def encode(
         overwrite: Let the .dqc file of one photo replace another stream. Other files are never replaced.
         shard_size: Images in a shard.
         batch_size: Images of one size that go through the model together, at most; for shards.
-        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
+        max_pixels: Most pixels of an image; by default as many as fill a fortieth of the memory, at most 178 million.
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
@@ -102,7 +102,7 @@ def encode(
 
 
 def _format(asked: str, photos: Sequence[Path], alone: bool, of_streams: bool) -> str:
-    """What to write, where that was left open; ``of_streams``: there is a target that only streams can meet."""
+    """``dqc`` or ``shards``, chosen if it was left open; ``of_streams``: some target is for streams alone."""
     kind = "shards" if not alone and any(map(is_collection, photos)) else "dqc"
     kind = kind if asked == "auto" else asked
     if kind == "shards" and of_streams:
@@ -163,7 +163,7 @@ def _streams(job: _Job, budget: Budget) -> None:
 
 
 def _check_sizes(shard_size: int, batch_size: int) -> None:
-    """A file of tensors has a header that describes each, which may not grow without end."""
+    """Raise unless the sizes are in range. The header of a shard describes each image, so a shard has a limit."""
     at_least(1, shard_size=shard_size, batch_size=batch_size)
     if shard_size > 100_000:
         raise InputError(f"shard_size: expected at most 100,000, got {shard_size}")

@@ -1,4 +1,4 @@
-"""Which options were named on the command line, for a verb that treats those otherwise than its defaults."""
+"""Which options were named on the command line, for a verb that must tell them from defaults."""
 
 from __future__ import annotations
 

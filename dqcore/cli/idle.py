@@ -1,4 +1,4 @@
-"""Options of ``dqcore encode`` that were named and changed nothing: said, so that nobody waits for their effect."""
+"""Notes on options of ``dqcore encode`` that were named but changed nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOR_SHARDS = ("shard_size", "batch_size")
 
 
 def say_idle(kind: str, *, alone: bool = False, nothing_left: bool = False) -> None:
-    """Name such options on stderr.
+    """Print a note on stderr for each option that was named but changed nothing.
 
     Args:
         kind: What is written: ``"dqc"`` or ``"shards"``.

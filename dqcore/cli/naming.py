@@ -1,4 +1,4 @@
-"""What the photos that a verb gets are called, and what they hold."""
+"""Names for the photos that a verb is given: in its output, its messages and its index."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["name_photos"]
 
 
 def name_photos(photos: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Names for the index, and files: relative to their folder; below the folder's name if there are several.
+    """Each photo's name and file. A name is relative to the photo's source; with several sources it begins with that.
 
-    No name leads out of a folder, whatever a list names: streams and pictures are called after them.
+    No name leads out of a folder, even if a list's path does, since streams and pictures are named after it.
 
     Raises:
         FileNotFoundError: There is nothing of that name.

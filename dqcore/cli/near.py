@@ -1,4 +1,4 @@
-"""What a user may have meant who typed an option that the verb does not have, or one option twice."""
+"""Options that a verb does not have or that are given twice: the error names what the user may have meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs print: where nobody takes it any more, their work goes on."""
+"""Printing that never fails: when stdout cannot be written any more, a verb goes on with its work."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-__all__ = ["lasting"]
+__all__ = ["unfailing_output"]
 
 _ERRORS = "dqcore.printed"
 
 
-class _Lasting(io.FileIO):
-    """The file of a stream; once it takes no more, what else is printed is dropped."""
+class _UnfailingFile(io.FileIO):
+    """The file of a stream; after the first failed write, whatever is printed is dropped."""
 
     lost: OSError | None = None
 
@@ -30,13 +30,14 @@ class _Lasting(io.FileIO):
 
 
 @contextlib.contextmanager
-def lasting() -> Iterator[Callable[[], str]]:
-    """While this is open, printing raises nothing: whoever stops reading, on a full disk, in any encoding.
+def unfailing_output() -> Iterator[Callable[[], str]]:
+    """While this is open, printing raises nothing: not if the reader has gone, the disk is full, or a character fails.
 
     A character that the encoding lacks is printed as its number; the bytes of file names stay as they are.
 
     Yields:
-        Says why stdout took no more; empty where it took all, or its reader, such as ``head``, has enough.
+        A function that says why stdout could not be written; empty if it could, or if its reader, such as ``head``,
+        closed it.
     """
     codecs.register_error(_ERRORS, _escaped)
     before = sys.stdout, sys.stderr
@@ -60,17 +61,17 @@ def lasting() -> Iterator[Callable[[], str]]:
                 stream.flush()
 
 
-def _file_of(stream: TextIO) -> _Lasting | None:
+def _file_of(stream: TextIO) -> _UnfailingFile | None:
     """The file that a stream writes to, opened once more; None of a closed one, one in memory, or a program's own."""
     if not isinstance(stream, io.TextIOWrapper):
         return None
     with contextlib.suppress(OSError):  # in memory
         stream.flush()
-        return _Lasting(stream.fileno(), "w", closefd=False)
+        return _UnfailingFile(stream.fileno(), "w", closefd=False)
     return None
 
 
-def _stream(file: _Lasting | None, like: TextIO) -> TextIO:
+def _stream(file: _UnfailingFile | None, like: TextIO) -> TextIO:
     """A stream to a file; without one the stream that is there."""
     if isinstance(like, io.TextIOWrapper) and file is not None:
         at_once = like.line_buffering or like.write_through

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
@@ -13,7 +13,7 @@ from dqcore.cli.broken import end_with_broken, name_broken
 from dqcore.cli.stopping import stoppable
 from dqcore.data.archives import split_member
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, tensor_to_image
-from dqcore.data.listing import image_name, name_below
+from dqcore.data.listing import files_for, image_name, name_below
 from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
@@ -54,11 +54,12 @@ def reconstruct(
     Args:
         images: Image files, folders that are searched recursively, .txt lists of paths, archives (.tar, .zip, LMDB).
         checkpoint: Folder of a saved tokenizer or of a training run; by default the weights that come with dqcore.
-        out: Folder for the pictures; those of a folder keep their place in it.
+        out: Folder for the pictures; those of a folder keep their place in it. Of a.jpg and a.png
+            the second is written to a.png.png.
         strip: Write input, grain map and reconstruction side by side instead.
         ratio: Share of fine regions in every image, in [0, 1]; by default the router decides.
         num_codes: Codes of every image; instead of ratio.
-        max_pixels: Largest image that is read; by default a fortieth of the memory in pixels, at most 178 million.
+        max_pixels: Most pixels of an image; by default as many as fill a fortieth of the memory, at most 178 million.
         device: auto, cpu, cuda or cuda:N.
     """
     checkpoint = checkpoint or weights_folder(TOKENIZER)
@@ -106,8 +107,12 @@ def _strip(result: Reconstruction, config: Any) -> Image:
 
 
 def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Each image's file, and the PNG file that it goes to: below a folder that was named, at the same place."""
-    targets: dict[Path, Path] = {}
+    """Each image's file, and the PNG file that it goes to: below a folder that was named, at the same place.
+
+    Raises:
+        InputError: There is no image, or two have one name.
+    """
+    named: dict[str, Path] = {}
     made = 0
     for path in list_photos(sources):
         if _below(path, out) and any(source.is_dir() and not _below(source, out) for source in sources):
@@ -116,12 +121,25 @@ def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
         member = split_member(path)
         home = path.parent if member is None else member[0].parent
         base = next((source for source in sources if source.is_dir() and _below(path, source)), home)
-        targets[path] = out / Path(name_below(image_name(path, base))).with_suffix(".png")
+        name = name_below(image_name(path, base))
+        if name in named:
+            raise InputError(f"images: {named[name]} and {path} would both be called {name}")
+        named[name] = path
     if made:
         print(f"left out: {counted(made, 'image')} in {out}, where results go", file=sys.stderr)
-    if not targets:
+    if not named:
         raise InputError(f"images: there is none outside of {out}, where results go")
-    return targets
+    return {named[name]: out / file for name, file in _free_files(named).items()}
+
+
+def _free_files(names: Iterable[str]) -> dict[str, str]:
+    """A PNG file for each image, called as ``encode`` and ``decode`` do: ``a.png``, and beside it ``a.jpg.png``."""
+    taken = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    files: dict[str, str] = {}
+    for name in names:
+        files[name] = next(file for file in files_for(name, ".png") if file not in taken)
+        taken.add(files[name])
+    return files
 
 
 def _below(path: Path, folder: Path) -> bool:

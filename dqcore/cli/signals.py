@@ -20,7 +20,7 @@ class _TerminatedError(KeyboardInterrupt):
 def endable() -> Iterator[None]:
     """Let SIGTERM end a verb as Ctrl-C does: temporary files are removed, what is open is closed.
 
-    Libraries make other errors of an interruption, or go on after it; what the signal asked for is done all the same.
+    Libraries may turn the interruption into another error or swallow it; it is raised again at the end.
     """
     noted: list[KeyboardInterrupt] = []
 
@@ -50,7 +50,7 @@ def endable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """While this is open, signals end the program itself: amid an import they could become any error, or none."""
+    """While this is open, signals end the program at once: an exception within an import may be lost or changed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

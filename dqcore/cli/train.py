@@ -73,7 +73,7 @@ def _resumable(kind: str, out: Path) -> Iterator[None]:
     except StoppedError as stop:
         stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {shlex.quote(str(stop.folder))} goes on",)
         raise
-    except KeyboardInterrupt as stop:  # before the first step, or for the second time
+    except KeyboardInterrupt as stop:  # before the first step, or the second signal
         stop.args = (f"{stop.args[0] if stop.args else 'interrupted'}; {_kept(kind, out)}",)
         raise
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
-from dqcore.errors import InputError, at_least
+from dqcore.errors import InputError, whole_at_least
+from dqcore.fields import as_float
 
 __all__ = ["check_settings", "check_sizes"]
 
@@ -20,23 +19,27 @@ _EXPECTED = {
 
 def check_sizes(**sizes: int | None) -> None:
     """Raise unless each size, given by its name, is None or a whole number from 1 up."""
-    for name, value in sizes.items():
-        if value is not None and (not isinstance(value, Integral) or value < 1):
-            raise InputError(f"{name}: expected at least 1 and whole, got {value}")
+    whole_at_least(1, **sizes)
 
 
-def check_settings(nonfinite: object, commitment: float, *strategies: object) -> None:
+def check_settings(nonfinite: object, commitment: float, *strategies: object) -> float:
     """Raise unless a quantizer's weight is no less than 0, and its strategies are objects, not words, flags or classes.
 
     Args:
         nonfinite: What a vector that is not finite does, a word or None.
         commitment: The weight.
         *strategies: Learning, initialisation, restart, metric, estimator: any objects that are called as ours are.
+
+    Returns:
+        The weight as a float.
     """
     if nonfinite not in (None, "raise", "mask"):
         raise InputError(f"nonfinite: expected raise, mask or None, got {nonfinite!r}")
-    at_least(0, commitment=commitment)
+    commitment = as_float(commitment=commitment)
+    if not 0 <= commitment < float("inf"):
+        raise InputError(f"commitment: expected at least 0, got {commitment}")
     for (name, expected), value in zip(_EXPECTED.items(), strategies, strict=True):
         known = hasattr(value, "build") if name == "learning" else callable(value)
         if isinstance(value, type) or not (known or (name == "restart" and value is None)):
             raise InputError(f"{name}: expected {expected}, got {value!r}")
+    return commitment

@@ -1,6 +1,7 @@
-"""An update of a codebook by the op ``codebook_update``, one launch; ``learning`` does the same in many.
+"""Codebook updates by the op ``codebook_update``: one launch on a GPU, where ``learning`` needs many.
 
-With the lookup before it, it may be one call: ``step``.
+:func:`step` does the lookup, the loss and the update in one call. Each of :func:`move`, :func:`update` and
+:func:`update_by` has a ``can_..`` that says whether the op knows the codebook and is faster.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dqcore.distributed import num_processes
 from dqcore.ops import CodeSums, Lookup, codebook_update
 from dqcore.ops.lookup_step import LookupStep, can_step, lookup_step
 
-__all__ = ["has_op", "knows_restart", "move", "step", "update", "update_by"]
+__all__ = ["can_update", "can_update_by", "move", "step", "update", "update_by"]
 
 #: Dtypes of vectors that the op ``codebook_update`` takes.
 LEARNT = (torch.float16, torch.bfloat16, torch.float32)
@@ -27,13 +28,13 @@ LEARNT = (torch.float16, torch.bfloat16, torch.float32)
 def step(
     codebook: Codebook, restart: object, maps: list[Tensor], grain: Tensor, commitment: float
 ) -> LookupStep | None:
-    """Look up in a codebook and learn from what is found, by one call; None where several ops do it.
+    """Look up in a codebook and learn from what is found, by one call; None where separate ops have to do it.
 
-    Whatever is not as it should be is left to those, which say so.
+    None also where the codebook's state has an unexpected shape or dtype: the separate ops then raise the error for it.
     """
     if type(codebook) is not EMACodebook or codebook.weight.requires_grad or num_processes() > 1:
         return None
-    if not knows_restart(codebook, restart, codebook.embed_sum):
+    if not can_update_by(codebook, restart, codebook.embed_sum):
         return None
     weight, sizes, idle, sums = state = (codebook.weight, codebook.cluster_size, codebook.idle, codebook.embed_sum)
     size, dim = codebook.size, maps[-1].shape[1]
@@ -47,19 +48,19 @@ def step(
     return lookup_step(maps, grain, state, commitment, (codebook.decay, codebook.eps, _threshold(restart)))
 
 
-def has_op(codebook: Codebook, restart: object, maps: list[Tensor], lookup: Lookup) -> bool:
-    """Whether the op knows this codebook and its restart, has all of the batch, and is faster."""
+def can_update(codebook: Codebook, restart: object, maps: list[Tensor], lookup: Lookup) -> bool:
+    """Whether :func:`update` can be called, for a lookup with sums, by one process and not in float64."""
     if lookup.statistics is None or num_processes() > 1 or maps[-1].dtype is torch.float64:
         return False
-    return knows_restart(codebook, restart, lookup.statistics.sums)
+    return can_update_by(codebook, restart, lookup.statistics.sums)
 
 
-def knows_restart(codebook: Codebook, restart: object, sums: Tensor) -> bool:
-    """Whether the op knows this codebook and its restart, and is faster."""
-    return (restart is None or type(restart) is RandomRestart) and _knows(codebook, sums)
+def can_update_by(codebook: Codebook, restart: object, sums: Tensor) -> bool:
+    """Whether :func:`update_by` can be called."""
+    return (restart is None or type(restart) is RandomRestart) and _can_move(codebook, sums)
 
 
-def _knows(codebook: Codebook, sums: Tensor) -> bool:
+def _can_move(codebook: Codebook, sums: Tensor) -> bool:
     """Whether the op can move this codebook by such sums, on a device where that is faster."""
     kind, weight = type(codebook), codebook.weight
     if kind is GradientCodebook:  # an optimiser's parameter is not written to within a graph, nor where it is sharded
@@ -82,7 +83,7 @@ def _floats(codebook: Codebook) -> list[Tensor]:
 
 def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
     """Learn from statistics alone, of all parts of a batch and all processes; by the op where it knows the codebook."""
-    if not _knows(codebook, sums):
+    if not _can_move(codebook, sums):
         codebook.update(counts, sums)
         return
     none = torch.empty(0, dtype=torch.int64, device=sums.device)  # nothing is revived, so no vectors are needed
@@ -90,10 +91,11 @@ def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
 
 
 def update_by(codebook: Codebook, restart: object, statistics: tuple[Tensor, Tensor], drawn: Drawn) -> None:
-    """Learn from counts and sums, and revive unused codes by vectors that were drawn; see :func:`knows_restart`."""
+    """Learn from counts and sums, and revive unused codes by vectors that were drawn before."""
     vectors, keys = drawn.vectors[:, :, None, None], drawn.key[:, None, None]
     lookup = Lookup(keys, vectors, drawn.distance[:, None, None], CodeSums(*statistics))
-    update(codebook, restart, [vectors], keys, lookup, keys)  # of one granularity, or of none where there is no vector
+    # The keys stand for grain map and codes too: of these only the sign is read, and fillers have key -1.
+    update(codebook, restart, [vectors], keys, lookup, keys)
 
 
 def update(
@@ -104,7 +106,7 @@ def update(
     lookup: Lookup,
     keys: Tensor | None = None,
 ) -> None:
-    """Learn from a lookup, and revive unused codes by its vectors; for what :func:`has_op` takes."""
+    """Learn from a lookup, and revive unused codes by its vectors."""
     weight, sizes, *sums = _floats(codebook)
     state = (weight, sizes, codebook.idle, sums[0] if sums else None)
     eps = codebook.eps if isinstance(codebook, EMACodebook) else 0.0

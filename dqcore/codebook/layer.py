@@ -37,7 +37,7 @@ class CodebookLayer(nn.Module):
         restart: How its unused codes are revived; None for not at all.
 
     Attributes:
-        initialised: Scalar uint8 buffer, 1 once the codebook has started; PyTorch takes no averages of bool.
+        initialised: Scalar uint8 buffer, 1 once the codebook has started; ``AveragedModel`` cannot average bool.
         frozen: Whether :meth:`freeze` stopped the learning.
     """
 
@@ -50,7 +50,7 @@ class CodebookLayer(nn.Module):
         self.register_buffer("initialised", torch.tensor(0, dtype=torch.uint8))
         self._ready, self._dtype = False, torch.get_default_dtype()
         self._first_passes = FirstPasses()
-        self._apart = False  # whether processes may have drawn other codes each
+        self._apart = False  # whether each process may have drawn codes of its own
         self._accumulating = 0  # how many ``accumulate`` are open
         self._pending: Batch | None = None  # batches that wait for an update
         self.reset_parameters()
@@ -78,7 +78,7 @@ class CodebookLayer(nn.Module):
 
         ``with quantizer.accumulate():`` around the forward and backward passes of the parts of a batch gives the
         codebook of the whole batch. An exception forgets what was gathered. :class:`EMA(every=n) <dqcore.codebook.EMA>`
-        does the same for loops that one cannot put into a context.
+        does the same for training loops that cannot be wrapped in a context.
         """
         self._accumulating += 1
         try:
@@ -96,8 +96,8 @@ class CodebookLayer(nn.Module):
     def codes(self) -> Tensor:
         """The codes ``(K, D)``. Setting them restarts their statistics, as if one vector had chosen each.
 
-        ``quantizer.codes = values`` is the way to change them: what is written into them in place an EMA codebook
-        forgets at its next update, which sets them from averages that know nothing of it.
+        Change them by ``quantizer.codes = values``. An EMA codebook loses what is written into them in place: its next
+        update computes the codes from its moving averages.
         """
         return self.codebook.codes
 
@@ -146,16 +146,16 @@ class CodebookLayer(nn.Module):
             )
 
     def _may_learn(self, learn: bool) -> bool:
-        """Whether a pass learns. None can within a transform, of whose tensors nothing may be kept."""
+        """Whether a pass learns. Within a ``torch.func`` transform none can: its tensors must not be kept after it."""
         learn = learn and self.training
         if learn and not self.frozen and torch._C._are_functorch_transforms_active():
             raise InputError("learn: no codebook learns within torch.func transforms; call eval(), or pass learn=False")
         return learn
 
     def _initialise(
-        self, maps: list[Tensor], grain: Tensor, hole: Tensor | None, learn: bool = False, force: bool = False
+        self, maps: list[Tensor], grain: Tensor, bad_cells: Tensor | None, learn: bool = False, force: bool = False
     ) -> None:
-        """Start the codebook from these features unless it has started."""
+        """Start the codebook from these features unless it has started; ``force`` starts it again."""
         compiling = torch.compiler.is_compiling()
         if not force and not compiling and self.started:
             if not self.initialised:
@@ -167,7 +167,7 @@ class CodebookLayer(nn.Module):
         if maps[-1].numel() == 0 and num_processes() == 1:
             return
         with torch.no_grad():
-            codes = first_codes(self.initialisation, maps, grain, hole, self.codebook.size)
+            codes = first_codes(self.initialisation, maps, grain, bad_cells, self.codebook.size)
             if codes is not None and compiling and not force:  # a loaded codebook may have started already
                 codes = torch.where(self.initialised.bool(), self.codebook.codes, codes)
             if codes is not None:
@@ -183,7 +183,8 @@ class CodebookLayer(nn.Module):
 
     @torch.no_grad()
     def _start(self, codes: Tensor) -> None:
-        self._pending = None  # what was gathered is of other codes
+        """Set the codes, and begin their statistics anew."""
+        self._pending = None  # what was gathered belongs to the old codes
         weight = self.codebook.weight
         everything = torch.ones(self.codebook.size, dtype=torch.bool, device=weight.device)
         self.codebook.replace(codes.detach().to(weight.device, weight.dtype), everything)
@@ -191,29 +192,29 @@ class CodebookLayer(nn.Module):
         self._ready = True
 
     @property
-    def _alone(self) -> bool:
-        """Whether the codebook learns from this batch alone."""
+    def _learns_at_once(self) -> bool:
+        """Whether each batch makes an update of its own, rather than several batches one together."""
         return self._pending is None and not self._accumulating and self.codebook.every == 1
 
     @torch.no_grad()
     def _learn(self, maps: list[Tensor], grain: Tensor, lookup: Lookup) -> None:
-        """Take in the batch."""
+        """Update the codebook by a batch, or keep its statistics for an update by several."""
         assert lookup.statistics is not None
-        pending = self._pending
-        if self._alone and fused.has_op(self.codebook, self.restart, maps, lookup):
+        if self._learns_at_once and fused.can_update(self.codebook, self.restart, maps, lookup):
             fused.update(self.codebook, self.restart, maps, grain, lookup)
             return
+        earlier = self._pending
         source: Looked | None = None
         cells: Tensor | int = 0
         if self.restart is not None:
             looked = Looked(maps, grain, lookup.codes, lookup.error)
-            source, cells = place_in_batch(looked, 0 if pending is None else pending.cells)
+            source, cells = place_in_batch(looked, 0 if earlier is None else earlier.cells)
         batch = Batch(*lookup.statistics, source, cells)
-        update = not self._accumulating and batch.number + (pending.number if pending else 0) >= self.codebook.every
-        if pending is not None or not update:
-            batch = batch.after(pending, self.codebook)
-        self._pending = None if update else batch
-        if update:
+        is_due = not self._accumulating and batch.number + (earlier.number if earlier else 0) >= self.codebook.every
+        if earlier is not None or not is_due:
+            batch = batch.after(earlier, self.codebook)
+        self._pending = None if is_due else batch
+        if is_due:
             learn(self.codebook, batch, self.restart)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -22,7 +22,7 @@ from dqcore.ops import Lookup
 
 __all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "place_in_batch", "pull", "reduce_statistics"]
 
-#: Vectors that k-means looks at for each code, and numbers in all of them together, at most.
+#: K-means looks at this many vectors for each code, at most, and at vectors of this many numbers together.
 SAMPLE, SAMPLE_NUMBERS = 64, 2**26
 
 
@@ -81,12 +81,12 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
     if restart is None or batch.source is None:
         fused.move(codebook, *statistics)
         return
-    if fused.knows_restart(codebook, restart, statistics[1]):
+    if fused.can_update_by(codebook, restart, statistics[1]):
         source = batch.after(None, codebook).source
         assert isinstance(source, Drawn)
         fused.update_by(codebook, restart, statistics, source.of_all_processes(codebook.size))
         return
-    seed = seed_of(codebook.cluster_size)  # of the state that the parts of a batch were drawn with
+    seed = seed_of(codebook.cluster_size)  # before the update: the parts of a batch were drawn with this state
     codebook.update(*statistics)
     if host_knows(codebook.cluster_size) and not bool(restart.unused(codebook).any()):
         return
@@ -95,7 +95,15 @@ def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
 
 
 def place_in_batch(looked: Looked, before: Tensor | int) -> tuple[Looked, Tensor | int]:
-    """Note how many cells come before this part: ``before`` and those of earlier processes; and how many then."""
+    """Tell a part of a batch where in the batch it lies.
+
+    Args:
+        looked: The part of this process.
+        before: Cells of the finest grid in earlier parts, of all processes.
+
+    Returns:
+        The part with the number of cells before it, those of lower ranks included; and the cells up to its end.
+    """
     if num_processes() == 1:
         return looked._replace(before=before), before + looked.cells
     cells = from_all_processes(torch.full((1,), looked.cells, device=looked.grain.device))
@@ -103,15 +111,22 @@ def place_in_batch(looked: Looked, before: Tensor | int) -> tuple[Looked, Tensor
 
 
 def first_codes(
-    initialisation: Initialisation, maps: Sequence[Tensor], grain: Tensor, hole: Tensor | None, size: int
+    initialisation: Initialisation, maps: Sequence[Tensor], grain: Tensor, bad_cells: Tensor | None, size: int
 ) -> Tensor | None:
     """The codes ``(K, D)`` that a codebook starts with on every process, from the vectors of all processes.
 
+    Args:
+        initialisation: How it starts.
+        maps: Feature maps coarse to fine.
+        grain: ``(B, h, w)``, -1 for regions without vectors.
+        bad_cells: Cells ``(B, H, W)`` whose vector is not finite; None for none.
+        size: K.
+
     Returns:
-        The codes; None if no process has a vector. While compiling nobody can ask for that.
+        The codes; None if no process has a vector. A compiled graph cannot ask for that, and always returns codes.
     """
     dim = maps[0].shape[1]
-    codes = None if hole is None else -hole.long()
+    codes = None if bad_cells is None else -bad_cells.long()
     looked, cells = place_in_batch(Looked(maps, grain, codes), 0)
     number = max(size, min(SAMPLE * size, SAMPLE_NUMBERS // dim))
     if num_processes() > 1 and not torch.compiler.is_compiling():

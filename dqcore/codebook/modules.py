@@ -163,7 +163,8 @@ class EMACodebook(Codebook):
         """Load; codes that come without their averages, as those of ``Gradient()`` do, get averages that fit them."""
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         alone = prefix + "weight" in state_dict and prefix + "embed_sum" not in state_dict
-        if alone and not (self.weight.is_meta or self.embed_sum.is_meta):  # else the next update brought old codes back
+        if alone and not (self.weight.is_meta or self.embed_sum.is_meta):
+            # From other averages the next update would compute the old codes again.
             with torch.no_grad():
                 self.embed_sum.copy_(self.codes * smoothed(self.cluster_size, self.eps)[:, None])
 

@@ -2,8 +2,8 @@
 
 The second pass must see the state of the first one and must not change it once more. A pass is a second one if it runs
 inside a backward pass (:func:`dqcore.ops.registry.in_backward`). That holds for both of PyTorch's checkpoints and for
-those of other libraries, because each of them runs it from a node of the graph. Which first pass it repeats is told by
-its input, which is the same bit for bit but for kernels whose sums come in any order.
+those of other libraries, because each of them runs it from a node of the graph. Which first pass it repeats is
+recognised by its input. That is the same bit for bit, unless a kernel before it adds up in an order that varies.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dqcore.errors import InputError
 
 __all__ = ["FirstPass", "FirstPasses", "substitute"]
 
-#: First passes that are kept at most: those whose backward pass may be still to come, and are sure to come.
-KEPT, SURE = 16, 64
+#: The most first passes that are kept: of passes without a graph, which perhaps no backward pass follows, and with one.
+KEPT_WITHOUT_GRAPH, KEPT_WITH_GRAPH = 16, 64
 #: How far the marks of a pass and its repetition may lie apart, as a share of the mark.
 APART = 1e-3
 
@@ -81,7 +81,7 @@ class FirstPasses:
         if not _may_be_repeated():
             return
         passes = [known for known in self._passes if not known.repeated]
-        most = SURE if torch.is_grad_enabled() else KEPT  # without a graph it may be nobody's first pass
+        most = KEPT_WITH_GRAPH if torch.is_grad_enabled() else KEPT_WITHOUT_GRAPH
         self._forgotten = len(passes) >= most or (self._forgotten and bool(passes))
         last, codes = passes[-1] if passes else None, codes.detach()
         same = last is not None and last.version == codes._version and last.codes.shape == codes.shape
@@ -91,10 +91,10 @@ class FirstPasses:
         self._passes = [*passes[1 - most :], FirstPass(copy, codes._version, learn, _mark(maps))]
 
     def find(self, maps: Sequence[Tensor]) -> FirstPass | None:
-        """The pass that these features repeat; None if they are none's, so that this is a new one.
+        """The pass that these features repeat; None if there is none, so that this is a new one.
 
         Raises:
-            InputError: They are none's, and the pass may be one of so many that it is not kept any more.
+            InputError: No kept pass has these features, but it may be one that was dropped because there were too many.
 
         Among passes with equal features it is the latest that was not repeated yet, because a backward pass goes from
         the last to the first.

@@ -12,6 +12,7 @@ from torch import Tensor
 from dqcore.codebook.draw import directions, distinct
 from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook, host_knows
 from dqcore.errors import InputError, at_least
+from dqcore.fields import as_float, check_fields
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 from dqcore.ops.reference.codebook_update import revive
@@ -26,9 +27,16 @@ class Learning(Protocol):
         """An uninitialised codebook that learns this way."""
 
 
-def _check_decay(decay: float) -> None:
-    if not 0 <= decay <= 1:  # NaN is none of these
-        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
+def _set_floats(strategy: Any, *names: str) -> None:
+    """Make these numbers floats, whatever kind of number they are; raise :class:`InputError` where one is none."""
+    for name in names:
+        object.__setattr__(strategy, name, as_float(**{name: getattr(strategy, name)}))
+
+
+def _set_decay(strategy: Any) -> None:
+    _set_floats(strategy, "decay")
+    if not 0 <= strategy.decay <= 1:  # NaN is none of these
+        raise InputError(f"decay: expected a number in [0, 1], got {strategy.decay}")
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,10 @@ class EMA:
     every: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         at_least(1, every=self.every)
-        _check_decay(self.decay)
+        _set_decay(self)
+        _set_floats(self, "eps")
         if not 0 <= self.eps < float("inf"):
             raise InputError(f"eps: expected a number from 0 up, got {self.eps}")
 
@@ -69,7 +79,7 @@ class Gradient:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        _check_decay(self.decay)
+        _set_decay(self)
 
     def build(self, size: int, dim: int) -> Codebook:
         """A :class:`GradientCodebook`."""
@@ -103,6 +113,7 @@ class KMeans:
     needs_data = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         at_least(0, iterations=self.iterations)
 
     def __call__(self, vectors: Tensor | None, size: int, dim: int, valid: Tensor | None = None) -> Tensor:
@@ -162,6 +173,7 @@ class RandomRestart:
     threshold: float = 1 / 30
 
     def __post_init__(self) -> None:
+        _set_floats(self, "threshold")
         if not 0 <= self.threshold <= 1:  # NaN is none of these
             raise InputError(f"threshold: expected a share in [0, 1], got {self.threshold}")
 

@@ -23,9 +23,9 @@ from dqcore.ops.nearest_code import nearest_code
 
 __all__ = ["Found", "as_map", "check_map", "counts_of", "lookup", "nearest", "one_hot"]
 
-#: Up to so many distances, and so many elements of the codebook, one float64 product is faster than ``nearest_code``.
+#: Up to this many distances and elements of the codebook, one float64 product is faster than ``nearest_code``.
 FEW_DISTANCES, FEW_ELEMENTS = 2**16, 2**17
-#: A code so many times longer than the median may be left out of the search.
+#: A code this many times longer than the median may be left out of the search.
 LONG = 8
 
 
@@ -181,7 +181,7 @@ def one_hot(codes: Tensor, num_codes: int, dtype: torch.dtype) -> tuple[Tensor, 
 
 
 def counts_of(codes: Tensor, num_codes: int) -> Tensor:
-    """How often each code occurs, ``(K,)`` int64; unlike ``torch.bincount`` it lets no host wait for a GPU."""
+    """How often each code occurs, ``(K,)`` int64; unlike ``torch.bincount`` this makes no host wait for a GPU."""
     return torch.zeros(num_codes, dtype=codes.dtype, device=codes.device).scatter_add_(0, codes, torch.ones_like(codes))
 
 

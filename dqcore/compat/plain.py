@@ -1,7 +1,7 @@
 """When the quantizers of this room compute with PyTorch's own operations alone.
 
-Transforms of functorch (``torch.func``, ``torch.vmap``) know no op of ours. And what ``torch.export``, ONNX or
-``torch.jit.trace`` write is to run where dqcore is not, and at other sizes, as it does with the original classes.
+Transforms of functorch (``torch.func``, ``torch.vmap``) do not know our ops. And a program that ``torch.export``, ONNX
+or ``torch.jit.trace`` writes must run without dqcore and at other sizes, as it does with the original classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["plain_is_wanted", "plain_lookup", "plain_nearest"]
 
 
 def plain_is_wanted() -> bool:
-    """Whether a transform of functorch runs, or a program is written."""
+    """Whether a transform of functorch runs, or a program is exported."""
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return torch._C._are_functorch_transforms_active() or exporting() or traced
 

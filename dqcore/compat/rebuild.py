@@ -90,10 +90,10 @@ def rebuild_vector_quantize(theirs: nn.Module) -> nn.Module:
         "straight_through": drawn["straight_through"],
         "sync_codebook": book.use_ddp,
         "vq_bridge": book.vq_bridge,
-        # Made for the very parameters that the new module is given afterwards.
+        # The old optimiser holds the parameters that the new module is given afterwards.
         "in_place_codebook_optimizer": None if optimizer is None else lambda _: optimizer,
         "affine_param": book.affine_param,
-        # What a weight was when the instance was built decides what it has, and whether its codes are a parameter.
+        # What a weight was when the layer was built decides its losses and whether codes are a parameter; set below.
         "orthogonal_reg_weight": 1.0 if source.has_codebook_orthogonal_loss else 0.0,
         "codebook_diversity_loss_weight": 1.0 if source.has_codebook_diversity_loss else 0.0,
     }

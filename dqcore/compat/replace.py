@@ -37,7 +37,7 @@ _KNOWN: dict[str, Convert] = {
 #: What ``torch.compile`` returns for a module; it keeps the compiled function of the very module it was given.
 _COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
 
-#: Containers that look for a quantizer by its class, and would pass a replaced one by.
+#: Containers that look for a quantizer by its class, and would not find a replaced one.
 _BY_CLASS = ("vector_quantize_pytorch.utils.Sequential",)
 
 _HOOKS = (
@@ -83,7 +83,8 @@ def replace_quantizers(model: nn.Module) -> dict[str, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a module, got {type(model).__name__}")
-    built: dict[int, tuple[nn.Module, nn.Module]] = {}  # the old one, which so keeps its id, and ours
+    #: By id: the old module, kept so that no other gets its id, and ours.
+    built: dict[int, tuple[nn.Module, nn.Module]] = {}
     places: dict[str, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if path_of(module) not in _KNOWN or any(name.startswith(f"{other}.") for other in places):

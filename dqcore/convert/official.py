@@ -80,7 +80,7 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 
 class _Inert:
-    """Stands for an object of a kind that nobody trusts, such as a callback of Lightning, and does nothing."""
+    """Stands in for an object that must not be loaded, such as a callback of Lightning; it does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 

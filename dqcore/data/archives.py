@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dqcore.data.containers import DATABASE, Archive, Lmdb, Tar, Zip
+from dqcore.data.containers import Archive
+from dqcore.data.databases import DATABASE, Lmdb
+from dqcore.data.tars import Tar
+from dqcore.data.zips import Zip
 
 __all__ = ["MARK", "is_archive", "is_archive_name", "member_path", "open_archive", "split_member"]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dqcore.codes import CodeSequence
 from dqcore.data.labels import labels_of
+from dqcore.data.narrow import narrowed
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
 from dqcore.ops.pack_codes import pack_codes
@@ -60,7 +61,7 @@ class CachedCodes:
             about: The attributes from ``num_granularities`` on.
 
         Raises:
-            ValueError: There is no image, or two images have different grids.
+            InputError: There is no image, two images have different grids, or a code is not in the codebook.
         """
         parts: list[CodeSequence] = []
         for codes, grain in maps:
@@ -70,9 +71,9 @@ class CachedCodes:
             raise InputError(f"codes: expected images of one size, got regions {sorted(grids) or 'of no image'}")
         lengths = torch.cat([part.lengths for part in parts]).long()
         return cls(
-            torch.cat([part.codes for part in parts]).int(),
-            torch.cat([part.positions for part in parts]).int(),
-            torch.cat([part.grains for part in parts]).to(torch.uint8),
+            narrowed(torch.cat([part.codes for part in parts]), torch.int32, about["codebook_size"], name="codes"),
+            narrowed(torch.cat([part.positions for part in parts]), torch.int32, name="positions"),
+            narrowed(torch.cat([part.grains for part in parts]), torch.uint8, name="grains"),
             torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
             torch.tensor(labels, dtype=torch.int64),
             region_grid=grids.pop(),

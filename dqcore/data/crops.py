@@ -13,6 +13,9 @@ from typing import Protocol
 
 from PIL import Image
 
+from dqcore.data.reading import check_made, check_sides
+from dqcore.errors import InputError
+
 
 class Crop(Protocol):
     """A way to cut a square of a fixed size from any image."""
@@ -41,6 +44,9 @@ class RandomCrop:
     size: int
     resize: int
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        check_sides(size=self.size, resize=self.resize)
 
     @property
     def least_side(self) -> int | None:
@@ -81,6 +87,11 @@ class RandomResizedCrop:
     size: int
     scale: tuple[float, float] = (0.75, 1.0)
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        check_sides(size=self.size)
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(f"scale: expected two shares in (0, 1], the smaller one first, got {self.scale}")
 
     @property
     def least_side(self) -> int | None:
@@ -126,6 +137,9 @@ class CenterCrop:
     size: int
     resize: int
 
+    def __post_init__(self) -> None:
+        check_sides(size=self.size, resize=self.resize)
+
     @property
     def least_side(self) -> int | None:
         """The side that images are resized to."""
@@ -143,11 +157,16 @@ class CenterCrop:
 
 
 def resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    """Resize so that the shorter side is ``size`` pixels; the aspect ratio stays, the longer side is rounded down."""
+    """Resize so that the shorter side is ``size`` pixels; the aspect ratio stays, the longer side is rounded down.
+
+    Raises:
+        InputError: The image is so narrow that its longer side would make it larger than one that is read.
+    """
     short = min(image.size)
     if short == size:
         return image
     width, height = (max(size, side * size // short) for side in image.size)
+    check_made(width, height, f"resized to {size} on its shorter side, its ")
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 

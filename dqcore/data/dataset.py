@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dqcore.data.crops import Crop
-from dqcore.data.images import image_to_tensor, read_image
+from dqcore.data.images import broken_as, image_to_tensor, read_image
 from dqcore.data.labels import image_labels
 from dqcore.data.listing import image_name, list_images, source_root
 from dqcore.data.preprocessing import CROPS, Preprocessing, preprocess
@@ -114,6 +114,8 @@ def read_prepared(path: Path, crop: Crop, *, fast_jpeg: bool = False) -> Image.I
     """An image from which ``crop`` can cut.
 
     Raises:
-        BrokenImageError: The file cannot be read.
+        BrokenImageError: The file cannot be read, or is too narrow to be resized.
     """
-    return crop.prepare(read_image(path, least_side=crop.least_side if fast_jpeg else None))
+    image = read_image(path, least_side=crop.least_side if fast_jpeg else None)
+    with broken_as(path):
+        return crop.prepare(image)

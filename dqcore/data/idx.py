@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 
 __all__ = ["FASHION_CLASSES", "export_idx", "read_idx", "read_idx_pair"]
 
@@ -88,6 +88,7 @@ def export_idx(
     """
     from PIL import Image
 
+    whole_at_least(0, limit=limit)
     images, labels = read_idx_pair(folder, split)
     count = limit or len(images)
     for number, (image, label) in enumerate(zip(images[:count], labels[:count].tolist(), strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from torch import Tensor
 from dqcore.data.containers import SUFFIXES
 from dqcore.data.listing import list_images, split_images
 from dqcore.data.reading import open_rgb
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SUFFIXES",
     "BrokenImageError",
+    "broken_as",
     "image_to_tensor",
     "image_to_uint8",
     "list_images",
@@ -54,11 +56,24 @@ def read_image(path: str | Path, *, least_side: int | None = None) -> Image:
     Raises:
         BrokenImageError: the file is missing, no regular file, damaged, too large, or holds floating-point or 32-bit
             pixels.
+        InputError: ``least_side`` is below 1.
     """
+    whole_at_least(1, least_side=least_side)
     try:
         return open_rgb(path, least_side)
     except Exception as error:  # a decoder may raise anything on a damaged file
         raise BrokenImageError(f"{path}: {str(error) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def broken_as(path: str | Path) -> Iterator[None]:
+    """While this is open, what an image is refused for becomes a :class:`BrokenImageError` that names the file."""
+    try:
+        yield
+    except BrokenImageError:
+        raise
+    except InputError as error:
+        raise BrokenImageError(f"{path}: {error}") from error
 
 
 def readable_images(
@@ -109,7 +124,8 @@ def image_to_tensor(image: Image) -> Tensor:
 
 
 def pad_to_stride(images: Tensor, stride: int) -> Tensor:
-    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``."""
+    """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``, at least 1."""
+    whole_at_least(1, stride=stride)
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from dqcore.data.archives import is_archive, is_archive_name, member_path, open_archive
 from dqcore.data.containers import SUFFIXES, UNREAD, is_image_name
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 from dqcore.progress import counted
 
 __all__ = [
     "choose",
+    "files_for",
     "image_name",
     "is_collection",
     "list_images",
@@ -95,8 +97,21 @@ def name_below(name: str) -> str:
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//")) or "_"
 
 
+def files_for(name: str, ending: str) -> Iterator[str]:
+    """What a file made of an image may be called, the first that is free: ``a.dqc``, ``a.jpg.dqc``, ``a.jpg-2.dqc``..
+
+    Args:
+        name: The image's name, such as ``a.jpg``.
+        ending: That of the file, such as ``.dqc``.
+    """
+    yield str(PurePosixPath(name).with_suffix(ending))
+    yield name + ending
+    yield from (f"{name}-{number}{ending}" for number in itertools.count(2))
+
+
 def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
     """A random choice of so many paths, in their order; all of them if there are no more, or for None."""
+    whole_at_least(0, most=most)
     if most is None or most >= len(paths):
         return list(paths)
     return [paths[index] for index in sorted(random.Random(seed).sample(range(len(paths)), most))]
@@ -104,6 +119,7 @@ def choose(paths: Sequence[Path], most: int | None, seed: int) -> list[Path]:
 
 def spread(paths: Sequence[T], most: int) -> tuple[T, ...]:
     """At most so many paths, or other things in order, evenly spread over all."""
+    whole_at_least(0, most=most)
     number = min(most, len(paths))
     return tuple(paths[index * len(paths) // number] for index in range(number))
 
@@ -130,6 +146,7 @@ def split_images(
     """
     if not 0 <= share < 1:
         raise InputError(f"share: expected a number in [0, 1), got {share}")
+    whole_at_least(0, at_least=at_least)
     count = max(at_least, round(share * len(paths))) if share else 0
     if count >= len(paths):
         raise InputError(f"share: holding out {count} of {len(paths)} images leaves none to train on")
@@ -142,7 +159,10 @@ def split_images(
 
 
 def _members(archive: Path) -> list[Path]:
-    return [member_path(archive, name) for name in open_archive(archive).names()]
+    opened = open_archive(archive)
+    for line in opened.passed_over():
+        log.warning("%s: %s", archive, line)
+    return [member_path(archive, name) for name in opened.names()]
 
 
 def _of_folder(source: Path) -> list[Path]:

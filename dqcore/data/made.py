@@ -11,7 +11,7 @@ from typing import IO, Any, Literal
 
 from dqcore.data.making import Made
 from dqcore.data.shards import INDEX, forget_broken, open_index
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 from dqcore.files import write_atomically
 from dqcore.files.sealed import write_sealed
 
@@ -38,10 +38,11 @@ class DataWriter:
         shard_size: Images in a shard.
 
     Raises:
-        InputError: The folder holds a data set with another description, or other files.
+        InputError: The folder holds a data set with another description, or other files; or ``shard_size`` is below 1.
     """
 
     def __init__(self, folder: Path, description: dict[str, Any], packing: Packing, shard_size: int = 1000) -> None:
+        whole_at_least(1, shard_size=shard_size)
         self.folder, self.packing, self.shard_size = folder, packing, shard_size
         self.index = open_index(folder, {"packing": packing, **description}, "images")
         self._written = len(self.index["images"])

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from dqcore.data.archives import MARK
 from dqcore.data.containers import SUFFIXES
 from dqcore.data.crops import CenterCrop, Crop, RandomCropAtMost, WholeImage, resize_short_side
-from dqcore.data.images import BrokenImageError, read_image
+from dqcore.data.images import BrokenImageError, broken_as, read_image
 from dqcore.data.listing import name_below
-from dqcore.data.reading import allow_pixels, format_of, named_limit
+from dqcore.data.reading import allow_pixels, check_sides, format_of, named_limit
 from dqcore.data.shards import file_digest
 from dqcore.data.stored import read_stored
 from dqcore.errors import InputError, at_least
@@ -59,6 +59,7 @@ class Making:
                 if getattr(self, name) != plain[name]:
                     raise InputError(f"size: expected one with {name}, because images else stay as they are")
         at_least(1, size=self.size, crops=self.crops)
+        check_sides(size=self.size, resize=self.resize)
         if not 1 <= self.quality <= 100:
             raise InputError(f"quality: expected a number from 1 to 100, got {self.quality}")
         if self.size is not None and self.resize is not None and (self.resize < self.size or self.crop == "none"):
@@ -81,7 +82,8 @@ class Making:
             data = read_stored(path)
             return [(name if _bare(name) != name else f"{name}.{_format(data)}", data)]
         crop, rng = self._crop(self.size), random.Random(os.fsencode(f"{self.seed}/{name}"))  # names may be no UTF-8
-        prepared = crop.prepare(resize_short_side(image, self.size) if self.crop == "none" else image)
+        with broken_as(path):
+            prepared = crop.prepare(resize_short_side(image, self.size) if self.crop == "none" else image)
         ending = {"jpeg": "jpg"}.get(self.encoding, self.encoding)
         numbers = [f"-{number:03d}" for number in range(self.crops)] if self.crops > 1 else [""]
         return [(f"{name}{number}.{ending}", self._encoded(crop.cut(prepared, rng))) for number in numbers]

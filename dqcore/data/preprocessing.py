@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-from typing import Literal
+from typing import Literal, get_args
 
 from dqcore.data.crops import CenterCrop, Crop, RandomCrop, RandomCropAtMost, RandomResizedCrop, WholeImage
 from dqcore.errors import InputError
@@ -28,8 +27,13 @@ def crop_of(kind: CropKind, size: int, resize: int | None = None, *, flip: bool 
         size: Height and width of a crop in pixels.
         resize: Pixels of the shorter side before; by default ``size``.
         flip: Mirror half of the random crops.
+
+    Raises:
+        InputError: There is no such kind, or a size that is none.
     """
-    resize = resize or size
+    if kind not in get_args(CropKind):
+        raise InputError(f"crop: expected one of {', '.join(get_args(CropKind))}, got {kind!r}")
+    resize = size if resize is None else resize
     if kind == "random-resized":
         return RandomResizedCrop(size, flip=flip)
     if kind == "center":
@@ -52,6 +56,4 @@ def preprocess(name: str | None, size: int, *, training: bool) -> Crop:
         return WholeImage()
     if name not in CROPS:
         raise InputError(f"preprocessing: expected one of {', '.join(CROPS)}, got {name!r}")
-    if isinstance(size, bool) or not isinstance(size, int | Integral) or size < 1:
-        raise InputError(f"size: expected a whole number of pixels, at least 1, got {size!r}")
     return crop_of(CROPS[name], size) if training else CenterCrop(size, size)

@@ -13,12 +13,22 @@ import numpy as np
 
 from dqcore.backends import main_memory
 from dqcore.data.stored import open_stored
-from dqcore.errors import InputError, at_least
+from dqcore.errors import InputError, whole_at_least
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "LIMIT_VARIABLE", "allow_pixels", "format_of", "named_limit", "open_rgb", "pixel_limit"]
+__all__ = [
+    "FORMATS",
+    "LIMIT_VARIABLE",
+    "allow_pixels",
+    "check_made",
+    "check_sides",
+    "format_of",
+    "named_limit",
+    "open_rgb",
+    "pixel_limit",
+]
 
 #: Pillow's names of the formats that are read, whatever a file is called. Others, such as EPS, run other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -41,9 +51,9 @@ def allow_pixels(number: int | None) -> Iterator[None]:
     """While this is open, images of up to this many pixels are read; None leaves the limit as it is.
 
     Raises:
-        InputError: ``number`` is below 1.
+        InputError: ``number`` is below 1, or not whole.
     """
-    at_least(1, max_pixels=number)
+    whole_at_least(1, max_pixels=number)
     token = _named.set(_named.get() if number is None else number)
     try:
         yield
@@ -70,7 +80,32 @@ def pixel_limit() -> tuple[int, bool]:
         if not text.isdecimal() or int(text) < 1:
             raise InputError(f"{LIMIT_VARIABLE}: expected a number of pixels, got {text!r}")
         return int(text), True
-    return int(main_memory() * _SHARE / 3), False
+    return _usual_limit(), False
+
+
+def _usual_limit() -> int:
+    return int(main_memory() * _SHARE / 3)
+
+
+def check_made(width: int, height: int, name: str) -> None:
+    """Raise :class:`InputError`, which begins with ``name``, if an image to be made of another has too many pixels.
+
+    The limit is that of images that are read, but none that is below what the memory allows.
+    """
+    _check_pixels(width, height, max(pixel_limit()[0], _usual_limit()), name)
+
+
+def _check_pixels(width: int, height: int, limit: int, name: str = "") -> None:
+    if width * height > limit:
+        more = f"{width}x{height} pixels are more than the limit of {limit}"
+        raise InputError(f"{name}{more}; --max-pixels or {LIMIT_VARIABLE} sets it")
+
+
+def check_sides(**sides: int | None) -> None:
+    """Raise :class:`InputError` unless each side, given by its name, is None or that of a square that may be made."""
+    whole_at_least(1, **sides)
+    for name, side in sides.items():
+        check_made(side or 1, side or 1, f"{name}: ")
 
 
 def open_rgb(path: str | Path, least_side: int | None = None) -> Image:
@@ -83,9 +118,7 @@ def open_rgb(path: str | Path, least_side: int | None = None) -> Image:
             image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
             raise InputError("cannot identify image file") from None
-        if image.width * image.height > limit:
-            size = f"{image.width}x{image.height} pixels"
-            raise InputError(f"{size} are more than the limit of {limit}; --max-pixels or {LIMIT_VARIABLE} sets it")
+        _check_pixels(image.width, image.height, limit)
         if least_side is not None:
             _shrink(image, SPARE * least_side)
         _scale_key(image)

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dqcore.data.listing import name_below
+from dqcore.data.narrow import narrow_maps
 from dqcore.data.stored import read_stored
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.files.tensors import load_tensors, save_tensors
 
@@ -44,12 +44,13 @@ class ShardWriter:
         labels: What is written beside images, by name; images that an earlier run has encoded get theirs too.
 
     Raises:
-        ValueError: the folder holds codes with another description, or other files.
+        InputError: The folder holds codes with another description, or other files; or ``shard_size`` is below 1.
     """
 
     def __init__(
         self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000, labels: dict[str, str] | None = None
     ) -> None:
+        whole_at_least(1, shard_size=shard_size)
         self.folder, self.shard_size, self._labels = folder, shard_size, labels or {}
         self.index = open_index(folder, description)
         for entry in self.index["images"]:
@@ -76,14 +77,14 @@ class ShardWriter:
         Args:
             name: Its name in the index.
             size: Its ``(height, width)`` before padding.
-            codes: Code map ``(H, W)``.
+            codes: Code map ``(H, W)``, values from 0 to 2**31 - 1; others are an :class:`InputError`.
             grain: Grain map ``(h, w)``.
             digest: Its :func:`file_digest`, by which a later run knows it.
         """
+        codes, grain = narrow_maps(codes, grain)
         forget_broken(self.index, name)
         number = len(self.index["images"]) + len(self._entries)
-        self._tensors[f"{number}.codes"] = codes.to("cpu", torch.int32).contiguous()
-        self._tensors[f"{number}.grain"] = grain.to("cpu", torch.uint8).contiguous()
+        self._tensors |= {f"{number}.codes": codes, f"{number}.grain": grain}
         self._entries.append(
             {
                 "name": name,

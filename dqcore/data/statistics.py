@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 
 from dqcore.data.batches import item_loader
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
+from dqcore.data.images import BrokenImageError, broken_as, image_to_tensor, read_image
 from dqcore.data.reading import allow_pixels, format_of, named_limit
 from dqcore.data.stored import open_stored
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 from dqcore.ops.patch_entropy import patch_entropy
 
 __all__ = ["DataStatistics", "Spread", "measure_images"]
@@ -122,7 +122,8 @@ def measure_images(
     Raises:
         InputError: A number is out of range.
     """
-    if patch_size < 1 or size < patch_size or size % patch_size:
+    whole_at_least(1, size=size, patch_size=patch_size)
+    if size < patch_size or size % patch_size:
         raise InputError(f"patch_size: expected a divisor of size ({size}), got {patch_size}")
     measured = DataStatistics()
     entropies: list[Tensor] = []
@@ -154,12 +155,14 @@ class _Measured(Dataset[_Found]):
                 image = read_image(path)
                 with open_stored(path) as file:
                     format = format_of(file)
+                with broken_as(path):
+                    middle = self.crop.prepare(image) if index in self.chosen else None
         except BrokenImageError as error:
             return _Found((0, 0), "", torch.empty(0), None, str(error))
         stat = ImageStat.Stat(image)
         sums = torch.tensor([stat.count, stat.sum, stat.sum2], dtype=torch.float64)
         entropies = None
-        if index in self.chosen:
-            pixels = image_to_tensor(self.crop.prepare(image))
+        if middle is not None:
+            pixels = image_to_tensor(middle)
             entropies = patch_entropy(pixels[None], self.patch_size).flatten()
         return _Found(image.size, format, sums, entropies)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 
-__all__ = ["StepSampler"]
+__all__ = ["StepSampler", "check_rank"]
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -29,7 +29,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         parts: Batches that make up a step, one after the other; of each, every process has its part.
 
     Raises:
-        ValueError: the global batch is larger than the data set.
+        InputError: A number is not whole or out of range, or the global batch is larger than the data set.
     """
 
     def __init__(
@@ -44,6 +44,10 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         processes: int = 1,
         parts: int = 1,
     ) -> None:
+        whole_at_least(1, num_images=num_images, batch_size=batch_size, processes=processes, parts=parts)
+        whole_at_least(0, start=start, stop=stop)
+        whole_at_least(seed=seed)
+        check_rank(rank, processes)
         if batch_size * processes * parts > num_images:
             size = f"{parts} x {batch_size}" if parts > 1 else f"{batch_size}"
             size += f" on each of {processes} processes" if processes > 1 else ""
@@ -69,3 +73,10 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             batches = range(place * self.parts, (place + 1) * self.parts)
             starts = [(batch * self.processes + self.rank) * self.batch_size for batch in batches]
             yield [(epoch, index) for first in starts for index in order[first : first + self.batch_size].tolist()]
+
+
+def check_rank(rank: int, processes: int) -> None:
+    """Raise :class:`InputError` unless a process can have this number among so many."""
+    whole_at_least(0, rank=rank)
+    if rank >= processes:
+        raise InputError(f"rank: expected less than processes ({processes}), got {rank}")

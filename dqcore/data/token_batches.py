@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError
+from dqcore.data.steps import check_rank
+from dqcore.errors import InputError, whole_at_least
 
 __all__ = ["TokenBatches"]
 
@@ -25,18 +26,24 @@ class TokenBatches:
     between processes, the last ones of the epoch are not used.
 
     Args:
-        lengths: Tokens of each image, ``(N,)`` int64.
+        lengths: Tokens of each image, ``(N,)`` int64, at least 1.
         budget: Tokens in a batch of one process. An image that is longer is a batch of its own.
         seed: Seed of the order.
         rank: Number of this process.
         processes: How many processes there are. Of every ``processes`` batches in a row, each takes one.
 
     Raises:
-        ValueError: There are fewer batches than processes.
+        InputError: A number is not whole or out of range, or there are fewer batches than processes.
     """
 
     def __init__(self, lengths: Tensor, budget: int, *, seed: int, rank: int = 0, processes: int = 1) -> None:
-        self.lengths, self.budget, self.seed, self.rank, self.processes = lengths, budget, seed, rank, processes
+        whole_at_least(1, budget=budget, processes=processes)
+        whole_at_least(seed=seed)
+        check_rank(rank, processes)
+        if lengths.dim() != 1 or lengths.is_floating_point() or not len(lengths) or int(lengths.min()) < 1:
+            got = f"{lengths.dtype} {tuple(lengths.shape)}"
+            raise InputError(f"lengths: expected (N,) whole numbers from 1 up, at least one, got {got}")
+        self.lengths, self.budget, self.seed, self.rank, self.processes = lengths, int(budget), seed, rank, processes
         if self.steps(0) == 0:
             raise InputError(f"token_budget: {budget} tokens hold more than {processes} processes can share")
 

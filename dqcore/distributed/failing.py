@@ -35,7 +35,7 @@ def first_to_fail() -> bool:
     def ask() -> None:
         with contextlib.suppress(Exception):
             place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            # Where nobody holds a store, one would try again and again, and abort the process that ends meanwhile.
+            # If the store is gone, a client would retry for ever, and abort the process when that ends meanwhile.
             socket.create_connection(place, PATIENCE).close()
             store = dist.TCPStore(  # type: ignore[attr-defined]
                 *place,
@@ -45,7 +45,7 @@ def first_to_fail() -> bool:
             )
             answers.append(store.add(f"dqcore/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1))
 
-    asking = threading.Thread(target=ask, daemon=True)  # it would wait for ever if who holds the store was stopped
+    asking = threading.Thread(target=ask, daemon=True)  # no answer comes if the store's process was stopped
     asking.start()
     asking.join(PATIENCE)
     return not answers or answers[0] == 1

@@ -15,7 +15,7 @@ __all__ = ["Signals", "Turns", "share_work"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: Items that a process does between two exchanges of results: at their ends all wait for the slowest one's last item.
+#: Items of each process between two exchanges of results, at which all wait for the slowest one.
 PER_ROUND = 16
 #: Above every number of an item.
 END = 1 << 40
@@ -45,7 +45,7 @@ class Turns:
         self._key = f"dqcore/turns/{next(_names)}"
 
     def take(self) -> int:
-        """The next number; after :meth:`close` one above ``END``, in every process."""
+        """The next number; after :meth:`close` one of at least ``END``, in every process."""
         return next(self._alone) if self._store is None else self._store.add(self._key, 1) - 1
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ TARGET, TOLERANCE = 0.5, 0.02
 NAMES = {1: "feature-r0.5-lambda1", 10: "feature-r0.5", 100: "feature-r0.5-lambda100"}
 #: Their reconstruction FID on FFHQ after 50 epochs (supplement, table 1).
 PAPER = {1: "3.6288", 10: "3.5311", 100: "3.7932"}
-#: A share of fine regions has settled once it stays this near its target; by this share of the run is quickly.
+#: A share of fine regions has settled once it stays this near its target, and quickly if by this share of the run.
 NEAR, QUICKLY = 0.05, 0.25
 #: dB that weights may differ by and still be alike: the paper's distances differ by 7 %.
 ALIKE = 0.3

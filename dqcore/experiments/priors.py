@@ -1,11 +1,14 @@
 """Priors of variable-length codes: coarse to fine, raster-dynamic, global-local; and raster on a fixed-length twin.
 
-Of the paper: section 3.2 of the supplement.
+Of the paper: section 3.2 of the supplement. Frechet distances are from as many training photos as images are drawn: a
+random choice by the arm's seed, the same for all designs of that seed.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 from dqcore.codebook.modules import count_numbers
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, list_images, read_image
+from dqcore.data.listing import choose
 from dqcore.experiments.arms import Arm, dual, fixed, prior
 from dqcore.experiments.claims import Claim, judge, together
 from dqcore.experiments.measure import curve, metrics_of
@@ -29,7 +33,7 @@ from dqcore.ops.pack_codes import pack_codes
 from dqcore.training import PriorTraining
 from dqcore.training.prior.step import measure as measure_output
 
-__all__ = ["arms", "crops_of", "measure", "measure_prior", "summarise"]
+__all__ = ["arms", "crops_of", "measure", "measure_prior", "reference", "summarise"]
 
 TITLE = "Priors"
 OURS, RASTER = "dqtransformer", "raster"
@@ -59,9 +63,17 @@ def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
     features = efficientnet_lite0(setting.scale.device)
     found["frechet"] = None
     if features is not None:
-        real = crops_of(arm, setting, list_images(setting.photos.train)[: max(2, setting.scale.samples)])
+        real = crops_of(arm, setting, reference(list_images(setting.photos.train), setting.scale.samples, arm.seed))
         found["frechet"] = frechet_distance(features(images), features(real))
     return found
+
+
+def reference(photos: Sequence[Path], samples: int, seed: int) -> list[Path]:
+    """The photos that drawn images are compared with: as many, at least two, a random choice by the seed.
+
+    The first ones by name would be those of few folders, which may be of one kind.
+    """
+    return choose(photos, max(2, samples), seed)
 
 
 def measure_prior(arm: Arm, setting: Setting) -> tuple[dict[str, Any], Any, Any]:

@@ -21,7 +21,7 @@ __all__ = ["folder_lock", "remove_leftovers", "sole_owner", "write_atomically", 
 #: Seconds to wait for a lock: a process that was just killed may need a moment to end.
 PATIENCE = 2.0
 
-#: Seconds after its last change that a temporary file of another machine, or container, is taken for left behind.
+#: A temporary file of another machine or container counts as left behind if it has not changed for so many seconds.
 REST = 3600.0
 
 _numbers = itertools.count()
@@ -90,7 +90,7 @@ def remove_leftovers(folder: Path, target: str = "") -> None:
 
 
 def _remove_if_left(path: Path, machine: str, process: int) -> None:
-    """Remove a temporary file that nobody writes any more: no process here has its number, none anywhere its lock."""
+    """Remove a temporary file that is no longer written: its process does not run here, and nobody holds its lock."""
     here = machine == _machine()
     if here and _alive(process):
         return
@@ -107,7 +107,7 @@ def _remove_if_left(path: Path, machine: str, process: int) -> None:
 
 
 def _machine() -> str:
-    """Among which processes a number names one: the machine's, or a container's."""
+    """A hash of the machine, or the container, within which a process is known by its number."""
     with contextlib.suppress(OSError):
         return _hash(f"{os.uname().nodename}/{os.stat('/proc/self/ns/pid').st_ino}", 8)
     return _hash(os.uname().nodename, 8)
@@ -139,7 +139,7 @@ def sole_owner(folder: Path, doing: str = "writing") -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, doing: str = "writing") -> Iterator[bool]:
-    """The lock of :func:`sole_owner` alone: what lies in the folder is not looked at, which may be much.
+    """The lock of :func:`sole_owner` without its clean-up, which has to look through the whole folder.
 
     Yields:
         Whether the folder was not locked before by this thread of execution.
@@ -172,7 +172,7 @@ def _locked_descriptor(folder: Path, doing: str) -> int | None:
         descriptor = os.open(folder, os.O_RDONLY)
         about = os.fstat(descriptor)
         owned = (about.st_dev, about.st_ino) in _owned.get()
-        # Who had the lock before may have removed the folder, and then this is the lock of nothing.
+        # Whoever had the lock before may have removed the folder; then this locks a folder that is not there.
         if not owned and _locked(descriptor) and _is_still(folder, about):
             _descriptors.add(descriptor)
             return descriptor
@@ -213,7 +213,7 @@ def _alive(process: int) -> bool:
 
 
 def _forget_locks() -> None:
-    """A forked process, such as a loader, gives no lock away and holds none."""
+    """In a forked process, such as a loader: close the locks that it inherited. The parent keeps them."""
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)

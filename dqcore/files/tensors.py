@@ -132,7 +132,7 @@ def read_state(path: Path) -> dict[str, Any]:
 class _Sealed:
     """A file for ``torch.save``, which writes a zip archive: the archive gets the SHA-256 of itself as its comment.
 
-    An error of the file is raised by :meth:`finish`, because PyTorch makes another one of it.
+    If writing fails, :meth:`finish` raises the error: PyTorch would turn it into another one.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -153,7 +153,7 @@ class _Sealed:
         return len(view)
 
     def flush(self) -> None:
-        """Nothing is kept back but what :meth:`finish` writes."""
+        """Do nothing: the last bytes wait for :meth:`finish`, and all others are written."""
 
     def finish(self) -> None:
         """Write the end of the archive, and the seal.

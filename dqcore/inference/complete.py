@@ -141,6 +141,6 @@ def complete(
 
 
 def _where(image: Tensor, regions: Tensor) -> Tensor:
-    """An image ``(3, H, W)`` in the regions that ``regions``, ``(h, w)`` bool, names, light grey elsewhere."""
+    """An image ``(3, H, W)`` that is light grey outside of some ``regions``, ``(h, w)`` bool."""
     stride = image.shape[-1] // regions.shape[-1]
     return image.where(regions.repeat_interleave(stride, 0).repeat_interleave(stride, 1), OPEN)

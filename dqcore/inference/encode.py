@@ -107,7 +107,8 @@ def _encode(model: Any, piece: Named, ratio: float | None, num_codes: int | None
         encoding = encode(model, images.to(model.quantizer.codebook.weight.device), ratio, num_codes)
         codes, grains = encoding.codes.to("cpu", torch.int32), encoding.grain.to("cpu", torch.uint8)
         for name, size, code, grain in zip(names, sizes, codes, grains, strict=True):
-            found[name] = _Encoded(name, size, code.clone(), grain.clone())  # alone: a view is pickled whole
+            # Cloned, because pickling a view sends the whole batch.
+            found[name] = _Encoded(name, size, code.clone(), grain.clone())
     return [found[name] if name in found else _Encoded(name, broken=broken[name]) for name, _ in piece]
 
 
@@ -118,7 +119,7 @@ def _batches(
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
     images: list[Tensor] = []
-    for name, path in piece:  # by name: one file may have two, as with a folder and one in it
+    for name, path in piece:  # kept by name: a folder and a folder in it may name one file twice
         try:
             image = image_to_tensor(read_image(path))
         except BrokenImageError as error:

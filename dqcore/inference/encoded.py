@@ -40,7 +40,7 @@ def encode(
 def why_not(config: Any, height: int, width: int, *, num_codes: int | None = None, streams: bool = True) -> str:
     """Why a photo of this size cannot be encoded; empty if it can.
 
-    So one photo of many is known before its turn in a model; what is wrong for every photo, the model says.
+    This finds the one bad photo among many before the model runs. What is wrong for every photo, the model reports.
 
     Args:
         config: The tokenizer's.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dqcore.errors import DqcoreError, InputError, at_least
+from dqcore.errors import DqcoreError, InputError, whole_at_least
 from dqcore.files import sole_owner, write_atomically
 
 __all__ = ["Exported", "Format", "check_export", "export_tokenizer"]
@@ -88,7 +88,7 @@ def export_tokenizer(
             the model's router.
         DqcoreError: What was exported does not compute what the model does.
     """
-    at_least(1, height=height, width=width, batch_size=batch_size)
+    whole_at_least(1, height=height, width=width, batch_size=batch_size)
     check_export(out, format, plain_ops)
     _check_router(getattr(model, "router", None))
     model.eval()
@@ -130,7 +130,7 @@ def check_export(out: Path, format: str, plain_ops: bool) -> None:
 
 
 def _check_router(router: Any) -> None:
-    """A router without thresholds ranks the regions of each image instead, which a fixed program cannot do."""
+    """Refuse a router without thresholds: it ranks the regions of each image, which a fixed program cannot do."""
     thresholds = getattr(router, "thresholds", None)
     if thresholds is not None and bool(thresholds.isnan().any()):
         raise InputError("model: its router has no thresholds yet; train the model, or fit its router, first")
@@ -138,7 +138,7 @@ def _check_router(router: Any) -> None:
 
 @contextlib.contextmanager
 def _plain(model: Any, plain: bool) -> Iterator[None]:
-    """Within, the quantizer looks codes up with plain ops."""
+    """While this is open, the quantizer is ``portable``, if ``plain`` says so."""
     before, model.quantizer.portable = model.quantizer.portable, plain
     try:
         yield

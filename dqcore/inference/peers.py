@@ -1,4 +1,4 @@
-"""What everybody's codecs make of the same photos in the same bytes: JPEG and WebP, as Pillow writes them.
+"""The same photos as JPEG and WebP files of at most the same number of bytes, as Pillow writes them.
 
 A file's every byte counts, its header included. Where even the lowest quality takes more bytes than there are, the
 smallest file is taken, and counted as too large.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.archives import split_member
-from dqcore.data.images import BrokenImageError, image_to_tensor, read_image, readable_images
+from dqcore.data.images import BrokenImageError, broken_as, image_to_tensor, read_image, readable_images
 from dqcore.data.listing import is_collection, list_images
 from dqcore.distributed import ALONE, World
 from dqcore.errors import InputError
@@ -127,7 +127,8 @@ class PhotoBatches:
         self._report()
 
     def _read(self, path: Path):  # type: ignore[no-untyped-def]
-        image = self._protocol.prepare(read_image(path))
+        with broken_as(path):
+            image = self._protocol.prepare(read_image(path))
         if min(image.size) < LEAST_SIDE:
             raise BrokenImageError(f"{path}: {image.width}x{image.height} pixels are too few to measure")
         reason = "" if self._why_not is None else self._why_not(image.height, image.width)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
+from dqcore.data.reading import check_sides
 from dqcore.errors import InputError
 from dqcore.fields import check_fields
 from dqcore.metrics.distortion import round_to_8bit
@@ -56,6 +57,7 @@ class Protocol:
             raise InputError("resize: expected none without size, because photos then keep their native size")
         if self.size is not None and self.size < 16:
             raise InputError(f"size: expected at least 16 pixels, got {self.size}")
+        check_sides(size=self.size, resize=self.resize)
         if self.size is not None and self.resize is not None and self.resize < self.size:
             raise InputError(f"resize: expected at least size ({self.size}), got {self.resize}")
 

@@ -30,7 +30,7 @@ class StreamCost:
 
     Attributes:
         tables: The tables that codes are written with.
-        identity: In the place of the tokenizer's fingerprint; any one has the same length.
+        identity: Stands for the tokenizer's fingerprint; the length of the stream does not depend on it.
     """
 
     tables: CodeTables

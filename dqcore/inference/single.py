@@ -17,8 +17,8 @@ __all__ = ["write_alone"]
 def write_alone(path: Path, data: bytes, *, overwrite: bool = False) -> bool:
     """Write a stream to a file of its own.
 
-    Its folder is locked meanwhile, for moments, and so is every folder above that has an index: a command that fills
-    one has chosen names already, and two commands with one name must not both find it free.
+    Meanwhile its folder is locked, and so is every folder above that has an index. A command that fills such a folder
+    has chosen its files' names already, and two commands must not both find one name free.
 
     Args:
         path: The file.

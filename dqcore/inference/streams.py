@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dqcore.data.images import BrokenImageError, image_to_tensor, pad_to_stride, read_image
+from dqcore.data.listing import files_for
 from dqcore.data.shards import INDEX, forget_broken, open_index
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
@@ -122,10 +122,8 @@ class StreamFolder:
         self._folders |= {str(folder) for name in names for folder in PurePosixPath(name).parents}
 
     def place(self, name: str) -> str:
-        """The file for a photo's stream: named after the photo, longer where that is another one's or not ours."""
-        names = (str(PurePosixPath(name).with_suffix(SUFFIX)), name + SUFFIX)
-        numbered = (f"{name}-{number}{SUFFIX}" for number in itertools.count(2))
-        file = next(file for file in itertools.chain(names, numbered) if self._is_free(file))
+        """The file for the stream of ``a.png``: the first free one of ``a.dqc``, ``a.png.dqc``, ``a.png-2.dqc``, ..."""
+        file = next(file for file in files_for(name, SUFFIX) if self._is_free(file))
         self._files.add(file)
         return file
 
@@ -139,7 +137,7 @@ class StreamFolder:
         self.flush()
 
     def end(self) -> None:
-        """Write the index; what was begun, and of several processes perhaps written, but not listed stays noted."""
+        """Write the index. Files that were begun and exist but are not listed stay noted: they are of this run."""
         listed = {entry["file"] for entry in self.index["images"]}
         left = [file for file in self.index.pop("begun") if file not in listed and (self.folder / file).exists()]
         if left:
@@ -160,7 +158,7 @@ class StreamFolder:
         self.index["broken"].append({"name": name, "reason": reason, "sha256": digest})
 
     def flush(self) -> None:
-        """Write the index, next after as many more photos as keep the time for it a small share of the whole."""
+        """Write the index, and choose after how many photos to write it again: so many that it takes little time."""
         write_sealed(self.folder / INDEX, self.index)
         listed = len(self.index["images"])
         self._next_flush = listed + max(_LEAST, listed // 20)
@@ -246,5 +244,5 @@ def _encode_to_file(codec: Codec, task: _Task, budget: Budget) -> _Result:
         return _Result(task, broken=str(error))
     except InputError as error:
         return _Result(task, failed=f"{task.photo}: {error}")
-    write_stream_file(task.target, result.data, overwrite=True)  # only a killed run's can be there
+    write_stream_file(task.target, result.data, overwrite=True)  # a file that is there was left by a killed run
     return _Result(task, result)

@@ -16,7 +16,7 @@ from dqcore.errors import InputError
 
 __all__ = ["MAX_PSNR", "ms_ssim", "psnr", "round_to_8bit", "similarities", "ssim"]
 
-#: dB that an image counts with which came back unchanged, so that a mean over images stays finite.
+#: PSNR in dB of an image that came back unchanged; infinity would make the mean over images infinite.
 MAX_PSNR = 100.0
 #: Height and width from which on the fifth scale of MS-SSIM holds a window of 11 x 11.
 MS_SSIM_SIZE = 176

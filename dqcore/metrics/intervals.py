@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 __all__ = ["T_95", "Interval", "interval"]
 
-#: Quantiles of Student's t at 0.975 for 1 to 30 degrees of freedom; beyond, the last is used, a little too wide.
+#: Quantiles of Student's t at 0.975 for 1 to 30 degrees of freedom. For more, the last makes intervals a bit too wide.
 T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),

@@ -20,8 +20,8 @@ __all__ = ["KID_SUBSETS", "KID_SUBSET_SIZE", "SET_METRICS", "SetMetric", "check_
 
 SetMetric = Literal["fid", "kid", "is", "precision", "recall"]
 SET_METRICS: tuple[SetMetric, ...] = get_args(SetMetric)
-#: KID is the mean over this many random subsets, of at most this many images each; precision and recall look at so
-#: many neighbours; IS is the mean over so many parts. All are torch-fidelity's own.
+#: Random subsets whose mean is KID, the most images of each, neighbours for precision and recall, and parts whose mean
+#: is IS. All are torch-fidelity's own.
 KID_SUBSETS, KID_SUBSET_SIZE, NEIGHBOURS, IS_PARTS = 100, 1000, 3, 10
 
 _NAMES: dict[SetMetric, tuple[str, str]] = {

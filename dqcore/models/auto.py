@@ -117,7 +117,7 @@ def load_identified(path: Path, kinds: Mapping[str, Any]) -> tuple[Any, str]:
         before = _states(path)
         try:
             found = load_saved(path, kinds), fingerprint(path)
-        except InputError:  # of one training step's config and another's weights there is no model
+        except InputError:  # a config and weights of two different saves make no model
             if _states(path) == before:
                 raise
             continue

@@ -82,7 +82,7 @@ def fields_of(config: Any) -> dict[str, Any]:
 
 
 def unknown(kind: str, name: str, known: Any) -> str:
-    """That there is no such thing, and what comes near."""
+    """The message that there is no such name among those that are known, with the nearest one."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
     hint = f", did you mean {nearest[0]!r}?" if nearest else ""
     return f"there is no {kind} {name!r}{hint}"

@@ -128,7 +128,7 @@ class Tape(nn.Module):
         index = _index_of(entries.grains[codes], entries.positions[codes], region_grid)
         lookup = torch.empty_like(codes).index_copy_(0, index, codes)
         tables = {**entries._asdict(), "specials": specials, "status": status, "rules": rules, "lookup": lookup}
-        tables["starts"] = entries.starts.long()  # PyTorch takes no averages of bool
+        tables["starts"] = entries.starts.long()  # AveragedModel cannot average bool
         for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
 
@@ -150,9 +150,10 @@ class Tape(nn.Module):
         lengths = sequence.lengths.long()
         total = len(sequence.codes)
         batch = torch.arange(images, device=device)
-        owner = batch.repeat_interleave(lengths, output_size=total)  # the image of each code
+        image_of_code = batch.repeat_interleave(lengths, output_size=total)
+        # A token's key is its image times L plus its entry: in the order of the keys they lie image after image.
         special = (batch[:, None] * len(self) + self.specials).flatten()
-        keys, order = torch.cat([owner * len(self) + self.entries_of(sequence), special]).sort()
+        keys, order = torch.cat([image_of_code * len(self) + self.entries_of(sequence), special]).sort()
         codes = torch.cat([sequence.codes, self.contents[self.specials].repeat(images)])
         entries = keys % len(self)
         shift = self.starts[entries] * labels[keys // len(self)]
@@ -160,16 +161,14 @@ class Tape(nn.Module):
             images + 1, dtype=torch.int32, device=device
         )
         read = torch.arange(len(keys) - images, device=device)
-        owner = batch.repeat_interleave(
-            lengths + self.num_specials - 1, output_size=len(read)
-        )  # the image of each input
+        image_of_input = batch.repeat_interleave(lengths + self.num_specials - 1, output_size=len(read))
         return Tokens(
             codes[order] + shift,
             entries,
             self.rows[entries] + shift,
             self.columns[entries] + shift,
-            read + owner,
-            read - cu_seqlens[owner],
+            read + image_of_input,  # the last token of each image is not read
+            read - cu_seqlens[image_of_input],
             cu_seqlens,
         )
 

@@ -51,7 +51,7 @@ def target_shares(name: str, ratio: float | Sequence[float], num_granularities: 
     listed = ratio.tolist() if hasattr(ratio, "tolist") else ratio  # NumPy's and PyTorch's too
     try:
         each = listed if isinstance(listed, Sequence) else [listed]
-        shares = tuple(math.fsum([share]) for share in each)  # which takes no word, as float would
+        shares = tuple(math.fsum([share]) for share in each)  # fsum refuses a text, which float would read
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: expected a share, or a list of them, got {ratio!r}") from error
     if num_granularities is not None and len(shares) != num_granularities - 1:

@@ -47,8 +47,8 @@ class Arranged(NamedTuple):
         return self.layout.restore(quantized, self.rows), self.layout.restore(codes, self.rows)
 
 
-class Takes(Protocol):
-    """What a quantizer takes: the attributes of :class:`dqcore.DynamicQuantizer` that say so."""
+class QuantizerLike(Protocol):
+    """A quantizer, as the checks of its input see it."""
 
     dim: int
     num_granularities: int
@@ -62,7 +62,7 @@ def arrange(
     grain: Tensor | None,
     mask: Tensor | None,
     lengths: Tensor | None,
-    layer: Takes,
+    layer: QuantizerLike,
 ) -> Arranged:
     """Check the arguments of a quantizer, and bring them into one layout. See :class:`dqcore.DynamicQuantizer`."""
     dim, num_granularities, device = layer.dim, layer.num_granularities, layer.codebook.weight.device
@@ -94,7 +94,7 @@ def arrange(
     return Arranged(maps, grain, mask, layout, rows)
 
 
-def _check_features(features: Tensor, layout: Layout, layer: Takes) -> None:
+def _check_features(features: Tensor, layout: Layout, layer: QuantizerLike) -> None:
     """Raise unless one tensor is features of a layout that the quantizer takes."""
     shape, dim, num_granularities = tuple(features.shape), layer.dim, layer.num_granularities
     known = features.dim() == 4 or (num_granularities == 1 and features.dim() >= 2)
@@ -173,7 +173,7 @@ def _with_lengths(mask: Tensor | None, lengths: Tensor, line: Tensor, layout: La
     return (within if mask is None else within & mask)[:, None]
 
 
-def check_code_map(codes: Any, layer: Takes) -> None:
+def check_code_map(codes: Any, layer: QuantizerLike) -> None:
     """Raise unless a quantizer can embed these codes; the range is checked on the CPU only."""
     if not isinstance(codes, Tensor) or codes.dim() < 1 or codes.dtype not in INTEGERS:
         got = f"{tuple(codes.shape)} {codes.dtype}" if isinstance(codes, Tensor) else type(codes).__name__

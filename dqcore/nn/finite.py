@@ -11,7 +11,7 @@ from torch import Tensor
 from dqcore.errors import InputError
 from dqcore.ops.layout import cells_per_code, merge_maps
 
-__all__ = ["holes_of", "not_finite", "uncount", "without"]
+__all__ = ["bad_cells_of", "not_finite", "uncount", "without"]
 
 
 def not_finite(maps: Sequence[Tensor], ask: bool) -> list[Tensor] | None:
@@ -19,8 +19,8 @@ def not_finite(maps: Sequence[Tensor], ask: bool) -> list[Tensor] | None:
 
     Args:
         maps: The maps.
-        ask: Whether the host may wait for values. If so, None is returned where all sums are finite: then every number
-            is, and one pass over the maps has told.
+        ask: Whether the host may wait for values. If so, a map whose sum is finite needs no second look: its numbers
+            all are. None is returned where that holds for every map.
     """
     maps = [values.detach() for values in maps]
     if ask and all(math.isfinite(values.sum().item()) for values in maps):
@@ -33,7 +33,7 @@ def without(maps: Sequence[Tensor], bad: Sequence[Tensor]) -> list[Tensor]:
     return [values.masked_fill(where, 0) for values, where in zip(maps, bad, strict=True)]
 
 
-def holes_of(bad: Sequence[Tensor], grain: Tensor, report: bool) -> Tensor:
+def bad_cells_of(bad: Sequence[Tensor], grain: Tensor, report: bool) -> Tensor:
     """The cells ``(B, H, W)`` of the finest grid whose vector is not finite, bool.
 
     Args:
@@ -44,21 +44,29 @@ def holes_of(bad: Sequence[Tensor], grain: Tensor, report: bool) -> Tensor:
     Raises:
         InputError: how many, and where the first one is.
     """
-    holes = merge_maps([where.byte() for where in bad], grain)[:, 0] > 0
-    if report and bool(holes.any()):
+    bad_cells = merge_maps([where.byte() for where in bad], grain)[:, 0] > 0
+    if report and bool(bad_cells.any()):
         cells = cells_per_code(grain, len(bad))
-        number = round(float((holes / cells.clamp_min(1)).sum()))
+        number = round(float((bad_cells / cells.clamp_min(1)).sum()))
         total = round(float(((cells > 0) / cells.clamp_min(1)).sum()))
-        image, row, column = holes.nonzero()[0].tolist()
+        image, row, column = bad_cells.nonzero()[0].tolist()
         raise InputError(
             f"features: {number} of {total} vectors are not finite, the first in image {image} at row {row}, column "
             f"{column} (nonfinite='mask' leaves them out)"
         )
-    return holes
+    return bad_cells
 
 
-def uncount(counts: Tensor, codes: Tensor, holes: Tensor, grain: Tensor, num_granularities: int) -> Tensor:
-    """Counts ``(K,)`` of the codes, less the zero vectors that stood for those in ``holes (B, H, W)``."""
-    share = holes / cells_per_code(grain, num_granularities).clamp_min(1)
+def uncount(counts: Tensor, codes: Tensor, bad_cells: Tensor, grain: Tensor, num_granularities: int) -> Tensor:
+    """Counts ``(K,)`` of the codes, less the zero vectors that were looked up in place of those in bad cells.
+
+    Args:
+        counts: How many vectors chose each code, zero vectors included, ``(K,)``.
+        codes: The codes of all cells ``(B, H, W)``.
+        bad_cells: Cells whose vector is not finite, ``(B, H, W)``.
+        grain: ``(B, h, w)``, -1 for regions that are not looked up.
+        num_granularities: G.
+    """
+    share = bad_cells / cells_per_code(grain, num_granularities).clamp_min(1)
     extra = torch.zeros_like(counts).index_add(0, codes.clamp_min(0).flatten(), share.flatten().to(counts.dtype))
     return counts - extra

@@ -2,7 +2,7 @@
 
 The straight-through gate of the paper's router feels only the granularity that was chosen. Here both are tried: on a
 sample of regions the decoder reconstructs the image with the other granularity as well, and a small network learns to
-foretell the difference in squared error for each code that it costs. The regions where it is largest are refined, so
+predict the difference in squared error for each code that it costs. The regions where it is largest are refined, so
 that the share of each granularity is met exactly in every batch and needs no weight to tune.
 """
 
@@ -24,7 +24,7 @@ from dqcore.ops.registry import in_backward
 
 __all__ = ["GainRouter"]
 
-#: One image in so many, and one of its regions in so many, is tried at another granularity in a training step.
+#: In a training step one image in four, and of its regions one in four, is tried at another granularity.
 IMAGES_TRIED, REGIONS_TRIED = 4, 4
 
 
@@ -41,8 +41,9 @@ class GainRouter(Router):
 
     Attributes:
         thresholds: Expected gain above which a region is refined, float32, ``(G - 1,)``; a moving average over training
-            batches. NaN before the first; then the target shares hold in each image by itself.
-        scale: Moving average of the size of measured gains; the network foretells gains in this unit.
+            batches. NaN before the first; then the target shares hold in each image by itself. An average of models
+            that takes buffers in too (``AveragedModel(use_buffers=True)``) keeps that NaN: begin it after a batch.
+        scale: Moving average of the size of measured gains; the network predicts gains in this unit.
     """
 
     thresholds: Tensor
@@ -78,7 +79,7 @@ class GainRouter(Router):
     def loss(
         self, routing: Routing, images: Tensor, reconstruction: Tensor, reconstruct: Callable[[slice, Tensor], Tensor]
     ) -> Tensor:
-        """Squared error of the gains foretold, on regions that are tried at a neighbouring granularity.
+        """Squared error of the predicted gains, on regions that are tried at a neighbouring granularity.
 
         Arguments: :meth:`Router.loss`.
 
@@ -99,13 +100,13 @@ class GainRouter(Router):
             before, after = (_error(images, x, stride) for x in (reconstruction, reconstruct(some, other)))
             lower = torch.minimum(grain, other)
             gain = torch.where(up, before - after, after - before) / (3 * 4.0**lower)
-            gain = gain.sign() * gain.abs().sqrt()  # few regions gain much: by the root, they do not rule the fit
+            gain = gain.sign() * gain.abs().sqrt()  # a few regions gain far more than all others; the root tempers them
             weight = tried.float() / tried.sum().clamp_min(1)
             if not in_backward():  # a pass that is computed again moves no average
                 self._follow_size((gain.abs() * weight).sum(), tried.any())
-        foretold = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
+        predicted = routing.gains[some].gather(1, lower.clamp_max(finest - 1)[:, None])[:, 0]
         scale = self.scale.nan_to_num(nan=1.0).clamp_min(1e-12)  # NaN while no region was tried
-        return ((foretold - gain / scale).square() * weight).sum()
+        return ((predicted - gain / scale).square() * weight).sum()
 
     def _follow_size(self, size: Tensor, tried: Tensor) -> None:
         """Move ``scale`` towards the mean of the processes that tried a region; where none did, it stays."""
@@ -140,17 +141,20 @@ class GainRouter(Router):
     def _follow(self, gains: Tensor) -> Tensor:
         """The thresholds of this batch, which all processes share; the stored ones move towards them."""
         now = self._thresholds_of(rows_of_all_processes(gains.movedim(1, -1).flatten(0, 2)).mT)
-        if in_backward():  # as in loss
+        if in_backward():  # a pass that is computed again moves no average
             return now
         self.thresholds.copy_(torch.where(self.thresholds.isnan(), now, self.thresholds.lerp(now, self.momentum)))
         return now
 
     def _thresholds_of(self, gains: Tensor) -> Tensor:
-        """Thresholds ``(G - 1,)`` that give the target shares of gains ``(G - 1, N)``: a region is refined in turn."""
+        """Thresholds ``(G - 1,)`` that give the target shares of gains ``(G - 1, N)``.
+
+        A region passes the threshold of g only if it has passed those before.
+        """
         refined, thresholds = torch.ones_like(gains[0], dtype=torch.bool), []
         for g, values in enumerate(gains):
             number = round(min(math.fsum(self.ratio[g:]), 1.0) * len(values))
-            thresholds.append(_with_above(values, refined, number))
+            thresholds.append(_threshold_of(values, refined, number))
             refined = refined & (values > thresholds[-1])
         return torch.stack(thresholds)
 
@@ -167,8 +171,8 @@ def _grain(gains: Tensor, thresholds: Tensor) -> Tensor:
     return (_above(gains.detach(), thresholds) > 0).sum(1)
 
 
-def _with_above(values: Tensor, among: Tensor, number: int) -> Tensor:
-    """A threshold with this many of the values that are among some above it; the host does not wait for their count."""
+def _threshold_of(values: Tensor, among: Tensor, number: int) -> Tensor:
+    """A threshold that ``number`` of the values marked in ``among`` exceed; the host does not wait for their count."""
     if not len(values):
         return values.new_zeros(())
     ordered = values.masked_fill(~among, -torch.inf).sort(descending=True).values

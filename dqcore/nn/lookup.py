@@ -16,7 +16,7 @@ __all__ = ["look_up", "loss_of"]
 
 
 def look_up(
-    maps: list[Tensor], given: Arranged, codes: Tensor, hole: Tensor | None, *, with_sums: bool, portable: bool
+    maps: list[Tensor], given: Arranged, codes: Tensor, bad_cells: Tensor | None, *, with_sums: bool, portable: bool
 ) -> Lookup:
     """The nearest codes of the vectors that ``given`` selects.
 
@@ -24,8 +24,8 @@ def look_up(
         maps: Maps coarse to fine, finite, scaled as the metric wants.
         given: Their grain map and mask.
         codes: ``(K, D)``, scaled likewise.
-        hole: Cells of the finest grid ``(B, H, W)`` whose vector was not finite, or None: they get code -1 and error
-            0, and are not counted.
+        bad_cells: Cells of the finest grid ``(B, H, W)`` whose vector was not finite, or None: they get code -1 and
+            error 0, and are not counted.
         with_sums: Whether the statistics of the codes are wanted.
         portable: Whether to call no op of ours.
     """
@@ -34,18 +34,18 @@ def look_up(
         lookup = Lookup(*found[:3], CodeSums(*found[3:]) if with_sums else None)
     else:
         lookup = lookup_of_checked(maps, given.grain, codes, given.mask, with_sums)
-    if hole is None:
+    if bad_cells is None:
         return lookup
     statistics = lookup.statistics
     if statistics is not None:
-        counts = uncount(statistics.counts, lookup.codes, hole, given.selected, len(maps))
+        counts = uncount(statistics.counts, lookup.codes, bad_cells, given.selected, len(maps))
         statistics = CodeSums(counts, statistics.sums)
-    error = lookup.error.masked_fill(hole, 0)
-    return Lookup(lookup.codes.masked_fill(hole, -1), lookup.quantized, error, statistics)
+    error = lookup.error.masked_fill(bad_cells, 0)
+    return Lookup(lookup.codes.masked_fill(bad_cells, -1), lookup.quantized, error, statistics)
 
 
 def loss_of(lookup: Lookup, dim: int, commitment: float, *, portable: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of a lookup in ``dim`` channels, its part of weight ``commitment``, and the rest without a gradient."""
+    """Loss, commitment part and codebook part of a lookup; see :func:`dqcore.ops.lookup_loss`."""
     if portable or lookup.error.numel() == 0:
         _, commitment_part, rest, _ = lookup_loss_reference(lookup.error, lookup.codes, dim, commitment)
         rest = rest.detach()

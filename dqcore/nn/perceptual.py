@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dqcore.errors import InputError
 from dqcore.ops.autocast import without_autocast
 
-#: Smallest height and width that VGG16's five scales leave a pixel of.
+#: Smallest height and width at which VGG16's fifth scale still has a pixel.
 MIN_SIZE = 16
 #: What torchvision calls its VGG16 weights in torch's hub cache.
 VGG16_FILE = "vgg16-397923af.pth"

@@ -18,8 +18,10 @@ from dqcore.ops.linear_gelu import linear_gelu
 
 __all__ = ["Cache", "Head", "Transformer", "TransformerBlock", "initialise"]
 
-#: Two parts of a sum, what has been added up so far and the branch that comes on top; or a sum, and what is made of it.
-Two = tuple[Tensor, Tensor]
+#: The residual sum so far and the branch that is still to be added to it.
+Parts = tuple[Tensor, Tensor]
+#: A residual sum, and what a normalization or a head makes of it.
+SumAndResult = tuple[Tensor, Tensor]
 
 
 class Cache(NamedTuple):
@@ -37,7 +39,7 @@ class Cache(NamedTuple):
 
 
 class MLP(nn.Sequential):
-    """Linear, exact GELU, linear: the first bias and the activation in one pass where that is the faster way."""
+    """Linear, exact GELU, linear; the first bias and the activation are one pass where that is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., dim)`` to the same."""
@@ -65,7 +67,7 @@ class TransformerBlock(nn.Module):
         self.mlp = MLP(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.dropout = dropout
 
-    def forward(self, x: Tensor, branch: Tensor | None, cu_seqlens: Tensor, seeds: Tensor | None = None) -> Two:
+    def forward(self, x: Tensor, branch: Tensor | None, cu_seqlens: Tensor, seeds: Tensor | None = None) -> Parts:
         """Packed sequences ``(N, dim)``.
 
         Args:
@@ -82,15 +84,15 @@ class TransformerBlock(nn.Module):
         x, normed = self._add(x, self.attention(normed, cu_seqlens, dropout_seed=within), self.norm2, after)
         return x, self.mlp(normed)
 
-    def step(self, x: Tensor, branch: Tensor | None, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Two:
-        """One token of each slot, ``(S, dim)``, in the same two parts; without dropout."""
-        x, normed = _joined(self.norm1, x, branch)
-        x, normed = _joined(self.norm2, x, self.attention.step(normed, cache, lengths, active=active))
+    def step(self, x: Tensor, branch: Tensor | None, cache: KeysAndValues, lengths: Tensor, active: Tensor) -> Parts:
+        """:meth:`forward` for one token of each slot, ``(S, dim)``, over its cache; without dropout."""
+        x, normed = _add_and_norm(self.norm1, x, branch)
+        x, normed = _add_and_norm(self.norm2, x, self.attention.step(normed, cache, lengths, active=active))
         return x, self.mlp(normed)
 
-    def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None) -> Two:
+    def _add(self, x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, seed: Tensor | None) -> SumAndResult:
         """``x`` with what dropout leaves of the branch, and the same normalized."""
-        return _joined(norm, x, branch, self.dropout if self.training else 0.0, seed)
+        return _add_and_norm(norm, x, branch, self.dropout if self.training else 0.0, seed)
 
 
 class Transformer(nn.Module):
@@ -122,9 +124,9 @@ class Transformer(nn.Module):
             ``(N, dim)``; the output of a token depends on that token and those before it in its sequence. With a head
             the same and its logits ``(N, num_classes)``.
         """
-        branch, kept = None, self.checkpointing and self.training and torch.is_grad_enabled()
+        branch, recompute = None, self.checkpointing and self.training and torch.is_grad_enabled()
         for block, seeds in zip(self.blocks, self._seeds(x), strict=True):
-            if kept:
+            if recompute:
                 x = checkpoint(self._whole, block, x, cu_seqlens, seeds, use_reentrant=False)
             else:
                 x, branch = block(x, branch, cu_seqlens, seeds)
@@ -162,13 +164,13 @@ class Transformer(nn.Module):
         return self.dropout if self.training else 0.0
 
     def _seeds(self, x: Tensor) -> Iterable[Tensor | None]:
-        """Those of every block's dropouts, drawn together; None on a CPU, which has a faster dropout of its own."""
+        """Seeds of each block's dropouts, drawn together; None without dropout and on a CPU, whose own is faster."""
         if not (self.training and self.dropout) or backends.route(x.device) == "cpu":
             return [None] * len(self.blocks)
         return draw_seed(x.device, len(self.blocks), 3).unbind()
 
     def _whole(self, block: nn.Module, x: Tensor, cu_seqlens: Tensor, seeds: Tensor | None) -> Tensor:
-        """A block in one piece, of which nothing but its input need be kept."""
+        """A block with both parts of its result added up, so that a checkpoint keeps its input alone."""
         x, branch = block(x, None, cu_seqlens, seeds)
         return _sum(x, branch, self._dropout_p)
 
@@ -183,9 +185,9 @@ class Head(nn.Sequential):
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__(nn.LayerNorm(dim), nn.Linear(dim, num_classes, bias=False))
 
-    def join(self, x: Tensor, branch: Tensor | None, dropout_p: float) -> Two:
+    def join(self, x: Tensor, branch: Tensor | None, dropout_p: float) -> SumAndResult:
         """The sum of both parts of a transformer's result, with dropout of the second; and its logits."""
-        total, normed = _joined(self[0], x, branch, dropout_p)
+        total, normed = _add_and_norm(self[0], x, branch, dropout_p)
         return total, self[1](normed)
 
 
@@ -194,7 +196,9 @@ def _sum(x: Tensor, branch: Tensor | None, dropout_p: float) -> Tensor:
     return x if branch is None else x + functional.dropout(branch, dropout_p, dropout_p > 0)
 
 
-def _joined(norm: Any, x: Tensor, branch: Tensor | None, dropout_p: float = 0.0, seed: Tensor | None = None) -> Two:
+def _add_and_norm(
+    norm: Any, x: Tensor, branch: Tensor | None, dropout_p: float = 0.0, seed: Tensor | None = None
+) -> SumAndResult:
     """``x`` with what dropout leaves of the branch, and the same normalized by this ``LayerNorm``."""
     if branch is None:
         return x, norm(x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqcore.nn.finite import holes_of, not_finite, without
+from dqcore.nn.finite import bad_cells_of, not_finite, without
 from dqcore.ops.registry import is_traced
 
 __all__ = ["finite_vectors", "marked_vectors", "project"]
@@ -19,12 +19,12 @@ def project(projection: Any, values: Tensor) -> Tensor:
     """A 1 x 1 convolution, or nothing, over a map ``(B, D, H, W)`` that may have no cells."""
     if values.numel() or not isinstance(projection, nn.Conv2d):
         return projection(values)
-    # A convolution takes no empty grid. What is returned must have a gradient even so: DDP waits for the weights'.
+    # A convolution refuses an empty grid. Its weights must still take part: DDP waits for their gradient.
     return F.linear(values.movedim(1, -1), projection.weight.flatten(1), projection.bias).movedim(-1, 1)
 
 
 def marked_vectors(maps: Sequence[Tensor], projection: nn.Module) -> list[Tensor]:
-    """The maps through a projection, NaN for vectors that are not finite, which a lookup leaves out.
+    """The projected maps, with NaN for vectors that are not finite: the lookup gives those code -1.
 
     The projection gets zeros in their place, so that its gradient stays finite. One pass over a map finds them.
     """
@@ -45,11 +45,11 @@ def finite_vectors(
         grain: ``(B, h, w)``, -1 for regions that are not looked up.
         projection: What leads to the codes' dimension, or nothing.
         metric: How vectors are scaled before they are compared.
-        report: Raise if a vector that is looked up is not finite. The host waits for that, as it does on a CPU anyway.
+        report: Raise if a vector that is looked up is not finite. On a GPU the host waits to know.
 
     Returns:
-        The maps; the cells ``(B, H, W)`` of vectors that are not finite, None if the host knows of none; the dtype of
-        what was projected.
+        The maps; the cells ``(B, H, W)`` of vectors that are not finite, None if the host knows that there are none;
+        the dtype of the projected maps.
     """
     ask = not is_traced() and (report or maps[-1].device.type == "cpu")
     bad = not_finite(maps, ask)
@@ -62,4 +62,4 @@ def finite_vectors(
     maps = [metric(values, 1) for values in maps]
     if bad is None:
         return maps, None, dtype
-    return without(maps, bad), holes_of(bad, grain, report), dtype
+    return without(maps, bad), bad_cells_of(bad, grain, report), dtype

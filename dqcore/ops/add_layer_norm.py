@@ -66,7 +66,7 @@ def add_layer_norm(
         check_seed("dropout_seed", dropout_seed, x=x)
     elif backends.route(x.device) == "cpu":
         total = x + (F.dropout(branch, dropout_p) if dropout_p else branch)
-        if not weight.dtype == bias.dtype == total.dtype:  # PyTorch's own takes these, or float32 beside half precision
+        if not weight.dtype == bias.dtype == total.dtype:  # or else PyTorch wants float32 weights
             weight, bias = (value.to(torch.promote_types(total.dtype, torch.float32)) for value in (weight, bias))
         return total, F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)
     seed = draw_seed(x.device) if dropout_seed is None and keep < 256 else dropout_seed
@@ -144,7 +144,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: Three) -> None:
     x, branch, weight, bias, seed, keep, _, _ = inputs
     total, _, statistics = output
     ctx.mark_non_differentiable(statistics)
-    ctx.set_materialize_grads(False)  # or a launch would fill that of the statistics with zeros
+    ctx.set_materialize_grads(False)  # else a launch would fill zeros for that of the statistics
     ctx.save_for_backward(total, statistics, weight, seed)
     ctx.rest, ctx.kinds = (keep, x.dtype, branch.dtype), (weight.dtype, bias.dtype)
 

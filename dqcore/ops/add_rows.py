@@ -23,7 +23,7 @@ def add_rows(x: Tensor | None, tables: list[Tensor], indices: list[Tensor]) -> T
     Args:
         x: ``(R, D)`` floating; None for nothing.
         tables: One or more tables ``(N, D)``.
-        indices: A row of each table, ``(R,)`` integers of any stride, 0 or more; beyond a table's last row it is that.
+        indices: For each table its rows, ``(R,)`` integers of any stride, 0 or more; larger ones read the last row.
 
     Returns:
         ``(R, D)``.

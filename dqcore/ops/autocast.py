@@ -38,9 +38,9 @@ def without_autocast(function: Function) -> Function:
 
 
 def casting_once(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which autocast, entered as often as one likes, casts each weight once; no weight may change within.
+    """A context in which autocast casts each weight once, however often it is entered; no weight may change within.
 
-    Autocast forgets its casts where its outermost context ends, and this one, which casts nothing, goes around them.
+    Autocast forgets its casts when its outermost context ends. This context casts nothing itself: it is that outermost.
     """
     return torch.autocast(device.type, enabled=False) if _knows_autocast(device.type) else contextlib.nullcontext()
 

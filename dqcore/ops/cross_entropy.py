@@ -77,7 +77,7 @@ def _triton_backward(grad: Tensor, logits: Tensor, targets: Tensor, lse: Tensor)
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # or a launch would fill that of the logarithms with zeros
+    ctx.set_materialize_grads(False)  # else a launch would fill zeros for that of the logarithms
     ctx.save_for_backward(*inputs, output[1])
 
 

@@ -40,8 +40,8 @@ def draw_vectors(
         error: Its errors ``(B, H, W)``, each divided by the cells that its code fills.
         seed: Scalar int64, the same for all parts of a batch.
         number: The most vectors to draw.
-        before: Cells of the finest grid in earlier parts of the batch, and on earlier processes.
-        earlier: More of these, scalar int64; None for none.
+        before: Cells of the finest grid that come before these in the batch, as far as the host knows their number.
+        earlier: The rest of that number where a device computed it, scalar int64; None for 0.
         pool: What the earlier parts gave: the three results. Empty at the first part.
 
     Returns:

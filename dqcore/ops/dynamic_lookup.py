@@ -71,7 +71,7 @@ def dynamic_lookup(
 def lookup_of_checked(
     maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tensor | None, with_sums: bool
 ) -> Lookup:
-    """The same for arguments of which all is known but the number of maps and the values of the grain map."""
+    """:func:`dynamic_lookup` where the caller has checked all but the number of maps and the grain map's values."""
     check_granularities(maps, grain)
     return _look_up(maps, grain, codebook, mask, with_sums)
 
@@ -90,6 +90,7 @@ def _look_up(maps: Sequence[Tensor], grain: Tensor, codebook: Tensor, mask: Tens
 
 
 def check_granularities(maps: Sequence[Tensor], grain: Tensor) -> None:
+    """Raise unless the kernels can pack so many granularities and cells, and the grain map names no others."""
     if len(maps) > MAX_GRANULARITIES:
         raise InputError(f"maps: expected at most {MAX_GRANULARITIES} feature maps, one a granularity, got {len(maps)}")
     check_grain(grain, len(maps))
@@ -178,10 +179,8 @@ def gradients_of_maps(
     if grad_quantized is None and grad_error is None:
         return [None] * len(maps)
     quantized = quantized.detach()  # the codes' vectors are constants here, whatever the result passes on
-    twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()  # the op itself has no gradient
-    eager = not is_traced()
-    backward: Any = _backward_op.below_autograd if eager else torch.ops.dqcore.dynamic_lookup_backward
-    if twice:
+    backward: Any = torch.ops.dqcore.dynamic_lookup_backward if is_traced() else _backward_op.below_autograd
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # for a second derivative, which the op has not
         backward = dynamic_lookup_backward_reference
     grads: list[Tensor | None] = backward(maps, grain, codes, quantized, grad_quantized, grad_error)
     return grads
@@ -203,7 +202,7 @@ def _backward(
 
 
 class _EagerLookup(torch.autograd.Function):
-    """The op with its gradient; what ``torch.library`` makes of these two takes twice the host's time."""
+    """The op with its gradient, in half of the host's time that ``torch.library``'s autograd takes."""
 
     @staticmethod
     def forward(ctx: Any, with_sums: bool, grain: Tensor, codebook: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
@@ -214,7 +213,7 @@ class _EagerLookup(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         grad_maps, _, grad_codebook, _ = _backward(ctx, *grads)
-        return None, None, grad_codebook, *grad_maps  # in _backward too the codebook is input number 2
+        return None, None, grad_codebook, *grad_maps  # _backward asks whether input 2 needs a gradient: the codebook
 
 
 _op = register(

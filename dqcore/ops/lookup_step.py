@@ -1,8 +1,8 @@
 """``lookup_step``: a training step of a quantizer's forward pass in one call.
 
-It is ``dynamic_lookup``, ``lookup_loss`` and ``codebook_update`` by the same kernels, so its results are theirs bit for
-bit. Eagerly on a GPU a quantizer waits for the host; one call is checked, dispatched and recorded in a graph once where
-three are three times. Nobody else calls it: wherever an op has to be seen by its name, the three are called.
+It runs the kernels of ``dynamic_lookup``, ``lookup_loss`` and ``codebook_update``, with the same results bit for bit.
+In eager mode a GPU waits for the host, and the host checks, dispatches and records one call instead of three. Only the
+quantizer calls it. Whatever looks for ops by name (compilers, profilers, dispatch modes) sees the three.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class LookupStep(NamedTuple):
 
 
 def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:
-    """Whether one call may stand for three: nobody watches ops or makes a graph, and kernels take such tensors.
+    """Whether one call may stand for three: nothing traces or watches ops, and the kernels take such tensors.
 
-    Nor may PyTorch refuse its gradient, which it does when the codes have moved: the lookup alone moves none.
+    Inference tensors and forward-mode AD are left to the three. PyTorch refuses to record their gradient, and would do
+    so here only after the codes were updated.
     """
     if is_traced() or not torch.is_grad_enabled() or maps[-1].numel() == 0:
         return False

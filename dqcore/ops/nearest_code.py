@@ -43,7 +43,7 @@ def nearest_code(x: Tensor, codebook: Tensor, *, precision: Precision = "exact")
 
     Gradient: none (integer output).
     Cost: about one matrix product; less than 64 MB beside input and output whatever N and K, no ``(N, K)`` matrix.
-    On a CPU a codebook of up to 2^21 elements that comes again as it was is copied and stays prepared (up to 40 MB).
+    On a CPU a codebook of up to 2^21 elements that comes again unchanged is copied and stays prepared (up to 40 MB).
     """
     check_tensor("x", x, dim=(2, 4))
     check_codebook(codebook, x.shape[1])

@@ -20,8 +20,8 @@ from dqcore.ops.registry import Implementation, register
 
 __all__ = ["patch_entropy"]
 
-MOST_BINS = 64  # of which 32 lanes' histograms fit shared memory
-MOST_SIDE = 64  # of a patch, or a lane adds up over 128 pixels in float32
+MOST_BINS = 64  # with more, the histograms of 32 lanes do not fit shared memory
+MOST_SIDE = 64  # of a patch; in a larger one a lane would add up more than 128 pixels in float32
 
 
 def patch_entropy(

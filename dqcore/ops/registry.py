@@ -16,11 +16,11 @@ __all__ = ["Implementation", "Op", "in_backward", "is_plain", "is_traced", "regi
 
 #: Ops are defined here rather than by ``torch.library.custom_op``, whose wrapper costs 30 us a call on a CPU.
 _LIBRARY = torch.library.Library("dqcore", "FRAGMENT")
-#: What runs an op, by its stem, below autograd and autocast: takes its arguments and what kind they are of.
+#: By stem: what runs an op below autograd and autocast. It takes the op's arguments and their :class:`_Kind`.
 implementations: dict[str, Callable[[tuple[Any, ...], Any], Any]] = {}
 
 
-#: Tensors without a dispatch of their own, and arguments that are no tensors.
+#: Types of tensors without a ``__torch_dispatch__`` of their own, and types of arguments that are no tensors.
 PLAIN, NUMBERS = {Tensor, torch.nn.Parameter}, {int, float, bool, str, type(None)}
 
 
@@ -44,10 +44,10 @@ class Op:
     name: str
 
     def below_autograd(self, *args: Any) -> Any:
-        """Call it where nobody asks for its gradient, as within an ``autograd.Function``: saves the host's time.
+        """Call it without recording a gradient, as within an ``autograd.Function``; this saves the host's time.
 
-        PyTorch's dispatcher is passed by too, unless somebody may wait there: a mode, a profiler, ``torch.jit.trace``,
-        a kind of tensor.
+        It also goes round PyTorch's dispatcher, unless something there has to see the call: a dispatch mode, a
+        profiler, ``torch.jit.trace``, a tensor subclass.
         """
         with torch._C._AutoDispatchBelowAutograd():
             kind = _kind_of(args)
@@ -118,7 +118,7 @@ def register(
 
 
 def is_traced() -> bool:
-    """Whether a graph is made, or a transform of functorch runs: nobody can be asked for a value.
+    """Whether a graph is being made or a transform of functorch runs, so that no value can be read.
 
     Ops then go through PyTorch's dispatcher, see :meth:`Op.below_autograd`.
     """
@@ -128,13 +128,13 @@ def is_traced() -> bool:
 def in_backward() -> bool:
     """Whether this code runs inside a backward pass, where activation checkpointing computes a forward pass again.
 
-    Never while compiling, where nobody can tell.
+    False while compiling, where it cannot be known.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def is_plain(tensors: Iterable[Tensor]) -> bool:
-    """Whether these are PyTorch's own, their memory holds their values, and nobody is told of every op."""
+    """Whether these are ordinary tensors (no subclass, not meta, no lazy negation), and nothing watches every op."""
     return _kind_of(tensors).plain and not _watched()
 
 
@@ -144,7 +144,7 @@ class _Kind(NamedTuple):
     Attributes:
         device: Of the first tensor among the arguments; None if there is none.
         double: Whether any tensor is float64.
-        plain: Whether all tensors are PyTorch's own, and their memory holds their values.
+        plain: Whether all tensors are ordinary: no subclass, not meta, no lazy negation.
     """
 
     device: Any
@@ -158,7 +158,10 @@ def run(stem: str, *args: Any) -> Any:
 
 
 def _watched() -> bool:
-    """Whether somebody is told of every op that is called; a default device, too, is a mode, and ends at an op."""
+    """Whether a mode or a profiler sees every op that is called.
+
+    ``torch.set_default_device`` is such a mode. Through the dispatcher it does not reach inside an op, as it should.
+    """
     core = torch._C
     modes = core._len_torch_dispatch_stack() or core._len_torch_function_stack()
     return bool(modes or core._autograd._profiler_enabled() or core._is_tracing())
@@ -177,7 +180,7 @@ def _kind_of(args: Iterable[Any]) -> _Kind:
 def _collect(args: Iterable[Any], tensors: list[Tensor]) -> None:
     for arg in args:
         kind = type(arg)
-        if kind is Tensor or (kind not in NUMBERS and isinstance(arg, Tensor)):  # which takes long for what is none
+        if kind is Tensor or (kind not in NUMBERS and isinstance(arg, Tensor)):  # isinstance is slow for other types
             tensors.append(arg)
         elif isinstance(arg, (list, tuple)):
             _collect(arg, tensors)

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-#: No sequence is so long, and kernels add rows to a window's side in 32 bits.
+#: Longer than any sequence: a window's side of so many keys is open. Kernels add rows to a side in 32 bits.
 FAR = 2**30
 
 
@@ -108,7 +108,7 @@ def _shortened(values: list[int]) -> str:
 
 
 def check_window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
-    """``(left, right)``, -1 for an open side, as one of FAR keys is; in causal attention ``right`` is 0."""
+    """``(left, right)``, -1 for a side that is open or has FAR keys or more; in causal attention ``right`` is 0."""
     if len(window_size) != 2 or min(window_size) < -1:
         raise InputError(f"window_size: expected (left, right), each at least -1, got {window_size}")
     left, right = (int(side) if side < FAR else -1 for side in window_size)

@@ -35,7 +35,7 @@ def take_content(
         lengths: Tokens that each row has read, ``(copies * S,)`` int32. **Written to**: 1 is added where ``active``.
         active: Rows that took part in this step, ``(copies * S,)`` bool. **Written to**: those that go on.
         logits: ``(copies * S, K)`` floating; the last stride is 1.
-        guidance: How far from the second copy's logits to the first's and beyond; without effect for one copy.
+        guidance: ``s`` in ``second + s (first - second)``, of the two copies' logits; without effect for one copy.
         temperature: As in :func:`dqcore.ops.draw.draw`, as are the next two.
         top_k: The same.
         top_p: The same.

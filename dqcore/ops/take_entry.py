@@ -40,7 +40,7 @@ def take_entry(
         columns: Which logit is each entry's, ``(L,)`` int64.
         rules: What taking an entry changes, ``(L, E, 2)`` int64: entries, and their statuses from then on.
         logits: ``(copies * S, C)`` floating; None where each slot takes the first entry that may come.
-        guidance: How far from the second copy's logits to the first's and beyond; without effect for one copy.
+        guidance: ``s`` in ``second + s (first - second)``, of the two copies' logits; without effect for one copy.
         temperature: As in :func:`dqcore.ops.draw.draw`, as are the next two.
         top_k: Of the entries that may come next, not of all logits.
         top_p: The same.

@@ -204,7 +204,7 @@ def _flat(run: Callable[..., Any], num_tensors: int) -> Callable[..., Any]:
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, *ctx.numbers = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # or a launch would fill that of the lse with zeros
+    ctx.set_materialize_grads(False)  # else a launch would fill zeros for the gradient of lse
     ctx.save_for_backward(q, k, v, *output, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed)
 
 

@@ -75,7 +75,7 @@ class Reader:
         self._coder = stream.queue.RangeDecoder(np.frombuffer(padded, dtype=">u4").astype(np.uint32))
 
     def code(self, predictor: Predictor, left: int, upper: int, number: int = 0) -> int:
-        """Read a number; the one that is given does not matter.
+        """Read a number; the argument ``number`` is ignored.
 
         Raises:
             InputError: The bytes are not what a writer has written.

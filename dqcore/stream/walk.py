@@ -15,9 +15,10 @@ Map = NDArray[np.int64]
 
 
 class Walk:
-    """Takes a coder over a grain map and a code map: both are read, or written over with what is read.
+    """Codes a grain map and a code map, number by number: with a writer it reads the maps, with a reader it fills them.
 
-    Neighbours count where they are known: those of coarser granularities, and those of the same that came before.
+    Each number is predicted from its left and its upper neighbour, where they are known: they have a coarser
+    granularity, or the same one and came before.
 
     Args:
         tables: What the maps are coded by.
@@ -27,7 +28,8 @@ class Walk:
 
     def __init__(self, tables: CodeTables, grain: Map, codes: Map) -> None:
         self._tables, self.grain, self.codes = tables, grain, codes
-        self._known = np.full((codes.shape[0] + 1, codes.shape[1] + 1), -1)  # classes; a row and a column beyond
+        #: Class of each code, -1 where it is not known yet. Row 0 and column 0 lie outside the map.
+        self._known = np.full((codes.shape[0] + 1, codes.shape[1] + 1), -1)
         self._classes = tables.classes.tolist()
 
     def take_grain(self, coder: Coder) -> None:

@@ -48,7 +48,7 @@ class Arguments:
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}  # old names of options, and what they are called now
-    #: Options that older runs lack, and what those did.
+    #: Options that the records of older runs lack, with the values that those runs had.
     ADDED: ClassVar[dict[str, Any]] = {"accumulate": 1, "timeout": TIMEOUT}
 
     out: Path

@@ -28,8 +28,8 @@ class WeightAverage(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the model's present weights.
 
-        PyTorch's own hands ``n`` to the weights' device, so that the host waits for a GPU there and back; here it stays
-        on the CPU.
+        PyTorch's own method copies ``n`` to the weights' device and back, for which the host waits. Here it stays on
+        the CPU.
         """
         updates = int(self.n_averaged)
         parameters = list(zip(self.module.parameters(), model.parameters(), strict=True))

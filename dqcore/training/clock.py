@@ -50,7 +50,7 @@ class Clock:
         if self.world.size == 1:
             return Moment(self.seconds, received)
         mine = [self.seconds * self.world.is_main, received == signal.SIGINT, received == signal.SIGTERM]
-        # On the CPU where processes talk there too: to hear of it from a GPU, the host would wait for the step's end.
+        # On the CPU if a CPU backend runs: a sum on the GPU would make the host wait for the end of the step.
         device = "cpu" if "gloo" in dist.get_backend_config() else self.world.device
         seconds, interrupts, terminations = self.world.sum(
             torch.tensor(mine, dtype=torch.float64, device=device)

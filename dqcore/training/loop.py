@@ -30,7 +30,7 @@ Batch = TypeVar("Batch")
 CHECKPOINT = "checkpoint.pt"
 #: Seconds after which a row of metrics is due, however few steps there were.
 ROW_SECONDS = 15.0
-#: More steps than any run takes: where a timed run would end.
+#: The last step of a timed run: more steps than any run takes, as the clock ends it.
 NO_END = 2**40
 
 
@@ -103,11 +103,12 @@ class Loop(Generic[Batch]):
         try:
             self._train(log, signals)
         except (StoppedError, NonFiniteLossError, NonFiniteWeightsError):
-            self._finish()
+            self._wait_for_checkpoint()
             raise
-        self._finish()
+        self._wait_for_checkpoint()
 
-    def _finish(self) -> None:
+    def _wait_for_checkpoint(self) -> None:
+        """Wait until a sharded checkpoint is written; others are written at once."""
         if self._shards is not None:
             self._shards.finish()
 
@@ -160,7 +161,7 @@ class Loop(Generic[Batch]):
             self._check_weights()
             self.stage.save_model(options.out / "kept" / f"{self.completed:07d}")
         if stopped:
-            self._save()  # first of all: who sent the signal may not wait
+            self._save()  # before the validation: whoever sent the signal may not wait for that
         if self.completed % self.validate_every == 0 or last:
             with self.stage.settled() if last else contextlib.nullcontext():
                 if (row := self.stage.validate()) is not None:
@@ -197,7 +198,7 @@ class Loop(Generic[Batch]):
             raise
 
     def _explain(self, error: NonFiniteLossError, batch: Batch) -> None:
-        """Keep the batch and the state, and let the error say which images may be to blame."""
+        """Write batch and state to a file, and add to the error which images may be to blame."""
         state = self._state()
         contents = self.stage.contents_of(batch)
         path = self.options.out / "nonfinite.pt"
@@ -230,7 +231,7 @@ class Loop(Generic[Batch]):
                 raise NonFiniteWeightsError(f"{found} after step {self.completed}; try a lower learning rate")
 
     def _state(self) -> Row:
-        seconds = self.clock.seconds if self.total is None else None  # of a run of steps, time is no part of the state
+        seconds = self.clock.seconds if self.total is None else None  # only a timed run depends on the time
         return capture(self.stage.step, self.world, self.completed, self.stage.broken, seconds)
 
     def _write(self, log: MetricsLog | None, row: Row) -> None:

@@ -31,7 +31,7 @@ Tensors = dict[str, dict[str, Any]]
 
 
 def is_sharded(value: Tensor) -> TypeGuard[Any]:
-    """Whether it is a DTensor; their module takes a second to import, which a run without them does not need."""
+    """Whether a tensor is a DTensor, known by a method of it: importing the class would take a second."""
     return hasattr(value, "full_tensor")
 
 
@@ -117,7 +117,7 @@ class ShardWriter:
 
     def _complete(self, written: Any, folder: Path, state: dict[str, Any]) -> None:
         try:
-            written.result()  # of the first process: when all have written
+            written.result()  # in the first process this waits until all have written
             if self.world.is_main:
                 write_state(self.path, {**state, FOLDER: folder.name, FILES: _digests(folder)})
                 for other in self.path.parent.glob(f"{self.path.stem}-*"):
@@ -157,7 +157,7 @@ def read_shards(path: Path, state: Mapping[str, Any], tensors: Tensors, world: W
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of an error's message; those before it are of torch's own processes."""
+    """The last line of an error's message; the lines before it are a report of torch's."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 

@@ -160,7 +160,7 @@ class Stage(Protocol[Batch]):
         ...
 
     def settled(self) -> AbstractContextManager[object]:
-        """While this is open, the model is what the end of training makes of it, so that the last numbers are its."""
+        """While this is open, the model is as the run will leave it: the last validation measures the final model."""
         ...
 
     def save_model(self, folder: Path) -> None:

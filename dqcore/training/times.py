@@ -1,4 +1,4 @@
-"""When the loop of a run did what, and how fast it goes."""
+"""When a run last wrote a row and a checkpoint, and how fast it goes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Times"]
 
 
 class Times:
-    """When something was done last, in seconds of the run, and the images trained on since the last row.
+    """Seconds of the run at its last row and its last checkpoint, and the speed since :meth:`restart`.
 
     Args:
         start: Seconds of the run at its (new) start.
@@ -31,7 +31,7 @@ class Times:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """While this is open, no time passes: what is done is no training."""
+        """What is done while this is open does not count as time of training."""
         start = time.perf_counter()
         yield
         self._start += time.perf_counter() - start

@@ -22,6 +22,16 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
+def photo(tmp_path):
+    """A photo of odd size: noise on the left, smooth on the right."""
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    pixels[:, 60:] = np.linspace(0, 255, 70).astype(np.uint8)[None, :, None]
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
 def pictures(tmp_path):
     """Folder of four noise images, one of another size, one in a folder of its own."""
     folder = tmp_path / "pictures"
@@ -54,3 +64,21 @@ def fails(run):
         return err
 
     return call
+
+
+def _expected(checkpoint, path, **options):
+    """The picture that the model itself gives."""
+    model = dqcore.DQVAE.from_pretrained(checkpoint)
+    pixels = torch.from_numpy(np.asarray(Image.open(path)).copy()).permute(2, 0, 1) / 127.5 - 1
+    height, width = pixels.shape[1:]
+    padded = torch.nn.functional.pad(pixels[None], (0, -width % 16, 0, -height % 16), mode="replicate")
+    with torch.no_grad():
+        encoding = model.encode(padded, **options)
+        result = model.decode(encoding.codes, encoding.grain)[0, :, :height, :width]
+    return result.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.fixture
+def expected():
+    """``expected(checkpoint, path, **options)``: the picture that the model itself gives."""
+    return _expected

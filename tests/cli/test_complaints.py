@@ -22,6 +22,14 @@ def test_values(fails, pictures, tmp_path, words, message):
     assert not (tmp_path / "a.dqc").exists()
 
 
+def test_choices_are_named_in_one_order(fails, pictures, tmp_path):
+    choices = "None, ffhq, imagenet, photos, released, small, small-adversarial"
+    message = fails("train", "tokenizer", "--data", pictures, "--recipe", "huge's")
+    assert f'--recipe: expected one of {choices}, got "huge\'s"' in message
+    told = "T\n\ninvalid choice 'x' for argument '-a, --abc'. Expected one of {'b-\n c', 'a'}."
+    assert in_plain_words(told) == "--abc: expected one of a, b-c, got 'x'"
+
+
 def test_what_is_missing(fails, pictures, tmp_path):
     assert "--out: it is missing, dqcore encode needs it" in fails("encode", pictures / "0.png")
     assert "holidy.jpg: no such file" in fails("reconstruct", tmp_path / "holidy.jpg")

@@ -70,11 +70,38 @@ def test_a_photo_too_large_for_a_stream_is_passed_over(run, checkpoint, pictures
     assert code == 2 and "images: 1 of 5 could not be read" in err and "PSNR" in out
 
 
+def test_photos_that_differ_in_their_ending_are_called_as_encode_and_decode_call_them(run, checkpoint, tmp_path):
+    photos, names = tmp_path / "photos", ("a.bmp", "a.jpg", "a.png", "d/a.jpg")
+    for number, name in enumerate(names):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(photos / name)
+    common = ("--checkpoint", checkpoint, "--out")
+    for _ in range(2):  # over its own pictures it writes again
+        assert run("reconstruct", photos, *common, tmp_path / "o")[0] == 0
+    assert run("encode", photos, "--format", "dqc", *common, tmp_path / "streams")[0] == 0
+    assert run("decode", tmp_path / "streams", *common, tmp_path / "back")[0] == 0
+    back = {path.relative_to(tmp_path / "back"): path for path in (tmp_path / "back").rglob("*.png") if path.is_file()}
+    assert len(back) == len(names) and {str(path) for path in back} >= {"a.png", "a.jpg.png", "a.png.png", "d/a.png"}
+    for name, path in back.items():
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(tmp_path / "o" / name))), name
+
+
+def test_a_picture_is_not_called_as_the_folder_of_another(run, checkpoint, tmp_path):
+    for name in ("b.png/c.png", "b.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name)
+    out = tmp_path / "o"
+    assert run("reconstruct", tmp_path / "photos", "--checkpoint", checkpoint, "--out", out)[0] == 0
+    assert (out / "b.png" / "c.png").is_file() and (out / "b.jpg.png").is_file()
+
+
 def test_reconstruct_refuses(fails, checkpoint, pictures, tmp_path):
     common = ("--checkpoint", checkpoint, "--out", tmp_path / "o")
     assert "would overwrite" in fails("reconstruct", pictures / "0.png", "--checkpoint", checkpoint, "--out", pictures)
-    Image.open(pictures / "0.png").save(pictures / "0.bmp")
-    assert "two of them" in fails("reconstruct", pictures / "0.png", pictures / "0.bmp", *common)
+    (pictures / "other").mkdir()
+    Image.open(pictures / "1.png").save(pictures / "other" / "0.png")
+    both = fails("reconstruct", pictures / "0.png", pictures / "other" / "0.png", *common)
+    assert "would both be called 0.png" in both
     assert "expected at least one" in fails("reconstruct", *common)
     assert "ratio" in fails("reconstruct", pictures / "0.png", *common, "--ratio", 1.5)
     assert "no cuda:77" in fails("reconstruct", pictures / "0.png", *common, "--device", "cuda:77")

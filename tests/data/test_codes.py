@@ -6,6 +6,7 @@ import torch
 import dqcore
 from dqcore.data.codes import CachedCodes, read_codes
 from dqcore.data.labels import folder_labels
+from dqcore.errors import InputError
 from dqcore.files.sealed import write_sealed
 
 
@@ -68,3 +69,10 @@ def test_labels_are_folders():
     assert folder_labels(["1.png"], False) == ([-1], ())
     with pytest.raises(ValueError, match=r"classes: expected a folder for each class, 1\.png lies in none"):
         folder_labels(["x/0.png", "1.png"], True)
+
+
+@pytest.mark.parametrize("code", (16, -1, 2**31, 2**32 + 3))
+def test_codes_that_are_not_in_the_codebook(code):
+    maps = [(torch.full((1, 4, 4), code), torch.zeros(1, 2, 2, dtype=torch.int64))]
+    with pytest.raises(InputError, match=r"^codes: expected values in \[0, 16\), got"):
+        CachedCodes.of_maps(maps, [-1], num_granularities=2, codebook_size=16)

@@ -7,13 +7,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dqcore.data import Images
-from dqcore.data.crops import CenterCrop, RandomCrop, RandomResizedCrop, WholeImage
+from dqcore.data import Images, reading
+from dqcore.data.crops import CenterCrop, RandomCrop, RandomCropAtMost, RandomResizedCrop, WholeImage
+from dqcore.data.dataset import read_prepared
 from dqcore.data.images import BrokenImageError, image_to_tensor, read_image
 from dqcore.data.labels import image_labels, labels_of
+from dqcore.data.making import Making
 from dqcore.data.photos import sample_folder
 from dqcore.data.preprocessing import crop_of, preprocess
 from dqcore.data.splits import listed_split
+from dqcore.data.statistics import measure_images
+from dqcore.errors import InputError
+from dqcore.inference.protocol import Protocol
 
 
 def test_an_ordinary_loop(make, image):
@@ -86,7 +91,7 @@ def test_what_the_paper_does_with_each_data_set():
     assert preprocess(None, 256, training=True) == WholeImage()
     with pytest.raises(ValueError, match="preprocessing: expected one of imagenet, ffhq, celebahq, lsun, got 'coco'"):
         preprocess("coco", 256, training=True)
-    with pytest.raises(ValueError, match="size: expected a whole number of pixels"):
+    with pytest.raises(ValueError, match="size: expected at least 1 and whole"):
         preprocess("ffhq", 0, training=True)
     assert crop_of("center", 64, 96, flip=True) == CenterCrop(64, 96)
 
@@ -227,5 +232,36 @@ def test_the_number_of_a_class_has_a_limit():
 
 @pytest.mark.parametrize("size", [0, -3, 2.5, "64", True])
 def test_a_size_is_a_number_of_pixels(size):
-    with pytest.raises(ValueError, match=r"^size: expected a whole number of pixels, at least 1, got"):
+    with pytest.raises(ValueError, match=r"^size: expected at least 1 and whole, got"):
         Images(sample_folder("heldout"), preprocessing="ffhq", size=size)
+
+
+@pytest.mark.parametrize("size", (10**7, 10**30))
+def test_a_size_of_more_pixels_than_are_read(size):
+    for named, call in (
+        ("size", lambda: Images(sample_folder("heldout"), preprocessing="lsun", size=size)),
+        ("size", lambda: Images(sample_folder("heldout"), preprocessing="ffhq", size=size)),
+        ("resize", lambda: crop_of("random", 64, size)),
+        ("size", lambda: Making(size=size)),
+        ("resize", lambda: Making(size=8, resize=size)),
+        ("size", lambda: Protocol(size=size)),
+    ):
+        with pytest.raises(InputError, match=rf"^{named}: {size}x{size} pixels are more than the limit of \d+; --max"):
+            call()
+
+
+def test_a_strip_is_not_resized_to_more_pixels_than_are_read(tmp_path, monkeypatch):
+    """Its shorter side as long as a crop's would make it thousands of times as large as the file that was read."""
+    monkeypatch.setattr(reading, "main_memory", lambda: 40 * 3 * 10_000)
+    Image.new("RGB", (2, 400)).save(tmp_path / "strip.png")
+    for crop in (CenterCrop(64, 64), RandomCrop(64, 64)):
+        with pytest.raises(BrokenImageError, match=r"strip\.png: resized to 64 .* 64x12800 pixels are more than the l"):
+            read_prepared(tmp_path / "strip.png", crop)
+    with pytest.raises(BrokenImageError, match=r"strip\.png: resized to 64 "):
+        Making(size=64).files(tmp_path / "strip.png", "strip")
+    assert "resized to 64" in measure_images([tmp_path / "strip.png"], size=64).broken[0]
+    assert RandomCropAtMost(2, 64).prepare(read_image(tmp_path / "strip.png")).size == (2, 400)
+    with reading.allow_pixels(100):  # of what is read
+        CenterCrop(64, 64)
+    with reading.allow_pixels(10**6):
+        assert read_prepared(tmp_path / "strip.png", CenterCrop(64, 64)).size == (64, 64)

@@ -122,3 +122,36 @@ def test_a_listed_file_that_is_gone_is_no_other_file(tmp_path):
     assert count_known(old, {"1.png": "def"}, tmp_path) == 1
     with pytest.raises(InputError, match=r"holds the codes of another 1.png"):
         count_known(read_index(tmp_path), {"1.png": "def"}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", (torch.int64, torch.float32, torch.bool))
+@pytest.mark.parametrize(
+    "name, place, value", (("codes", 0, 2**31), ("codes", 0, -1), ("grain", 1, -1), ("grain", 1, 8))
+)
+def test_numbers_that_a_shard_cannot_hold_are_refused(tmp_path, name, place, value, dtype):
+    """A cast would wrap them: other codes would be read than were written."""
+    writer = _write(tmp_path, range(1))
+    writer.skip("x.png", "no image")
+    maps = list(_maps(1))
+    maps[place][0, 0] = value
+    maps[place] = maps[place].to(dtype)
+    expected = "values in" if dtype == torch.int64 else "whole numbers, got"
+    with pytest.raises(InputError, match=f"^{name}: expected {expected}"):
+        writer.add("x.png", (30, 47), *maps)
+    writer.add("1.png", (30, 47), *_maps(1))
+    assert len(list(read_shards(tmp_path))) == 2 and len(writer.index["broken"]) == 1
+
+
+def test_the_largest_numbers_of_a_shard(tmp_path):
+    writer = _write(tmp_path, range(1))
+    codes, grain = torch.full((4, 6), 2**31 - 1), torch.full((2, 3), 7)
+    writer.add("1.png", (30, 47), codes, grain)
+    _, (_, *read) = read_shards(tmp_path)
+    assert torch.equal(read[0], codes) and torch.equal(read[1], grain)
+
+
+def test_a_shard_takes_the_maps_of_one_image(tmp_path):
+    codes, grain = _maps(0)
+    for name, maps in (("codes", (codes[None], grain)), ("grain", (codes, grain[None]))):
+        with pytest.raises(InputError, match=f"^{name}: expected the map of one image, got shape"):
+            _write(tmp_path, []).add("x.png", (30, 47), *maps)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -30,3 +32,15 @@ def test_a_long_image_is_a_batch_of_its_own():
 def test_fewer_batches_than_processes():
     with pytest.raises(ValueError, match="token_budget: 100 tokens hold more than 2 processes can share"):
         TokenBatches(torch.tensor([5, 5]), 100, seed=0, processes=2)
+
+
+def test_images_are_sorted_in_windows_and_batches_shuffled():
+    """So an image meets others in the next epoch, and short images do not come first."""
+    lengths = torch.arange(20, 420)
+    batches = TokenBatches(lengths, 700, seed=1)
+    steps = batches.steps(0)
+    first, second = ([frozenset(b.tolist()) for b in batches.run(s, s + steps)] for s in (0, steps))
+    assert len(set(first) & set(second)) < len(first) / 2
+    means = [float(lengths[list(images)].float().mean()) for images in first]
+    rises = sum(a < b for a, b in itertools.pairwise(means)) / (len(means) - 1)
+    assert 0.3 < rises < 0.7

@@ -1,10 +1,11 @@
 """Arms: one name and seed is one run, in whichever experiments; twins have the widths of what they stand beside."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from dqcore.experiments import EXPERIMENTS, SCALES
+from dqcore.experiments import EXPERIMENTS, SCALES, priors
 from dqcore.experiments.arms import dual, fixed, prior, triple, with_needs
 from dqcore.experiments.ratios import TRIPLES
 from dqcore.experiments.train import new_tokenizer
@@ -82,3 +83,12 @@ def test_a_seed_decides_the_weights():
     scale = SCALES["cpu"]
     first, again, other = (new_tokenizer(dual(scale, seed, "gain")).encoder.conv_in.weight for seed in (0, 0, 1))
     assert first.equal(again) and not first.equal(other)
+
+
+def test_the_photos_that_priors_are_compared_with_are_a_random_choice():
+    """Not the first by name; for each seed others, and the same for all designs."""
+    photos = [Path(f"{index:03d}.png") for index in range(100)]
+    some = priors.reference(photos, 10, 0)
+    assert len(set(some)) == 10 and some == sorted(some) == priors.reference(photos, 10, 0)
+    assert some != photos[:10] and priors.reference(photos, 10, 1) != some
+    assert len(priors.reference(photos, 1, 0)) == 2 and priors.reference(photos, 200, 0) == photos

@@ -69,7 +69,7 @@ def test_what_does_not_compute_the_same_is_not_kept(fixed, tmp_path, monkeypatch
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size: expected at least 1"),
-        ({"width": -1}, "width: expected at least 1, got -1"),
+        ({"width": -1}, "width: expected at least 1 and whole, got -1"),
         ({"format": "jit"}, "format: expected onnx or torch, got 'jit'"),
         ({"plain_ops": False, "format": "onnx"}, "plain_ops: ONNX has no other ops"),
         ({"height": 5, "format": "torch"}, "multiples of 2"),

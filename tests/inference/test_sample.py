@@ -92,8 +92,8 @@ def test_samples_of_an_earlier_call_go_first(saved_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"count": 0}, "count: expected at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"count": 0}, "count: expected at least 1 and whole, got 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1 and whole, got 0"),
         ({"names": ["cat"]}, "names: expected at least 2, got 1"),
     ],
 )
@@ -104,5 +104,5 @@ def test_numbers_of_samples_that_are_none(tmp_path, wrong, message):
 
 
 def test_images_are_decoded_at_least_one_at_a_time():
-    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1 and whole, got 0"):
         decode_sequence(None, small_prior().generate(1), batch_size=0)

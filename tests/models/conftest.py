@@ -1,9 +1,10 @@
-"""Small priors of every kind, and code sequences for them."""
+"""Small priors of every kind, code sequences for them, and a saved tokenizer."""
 
 import pytest
 import torch
 
 import dqcore
+from dqcore import DQVAE
 from dqcore.models.priors.dq_transformer import DQTransformer
 from dqcore.models.priors.global_local import GlobalLocal
 from dqcore.models.priors.raster import Raster, RasterDynamic
@@ -55,3 +56,12 @@ def spread():
 def sequence():
     """``sequence(batch, granularities)``: random codes of 3 x 4 regions."""
     return _sequence
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small tokenizer, and the folder that it is saved in."""
+    model = DQVAE.from_preset("dqvae-dual-entropy-tiny", commitment=0.5)
+    model.router.set_thresholds([1.5])
+    model.save_pretrained(tmp_path / "runs" / "model")
+    return model, tmp_path / "runs" / "model"

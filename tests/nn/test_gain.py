@@ -2,7 +2,7 @@ import pytest
 import torch
 from processes import launch
 
-from dqcore.nn.gain import GainRouter, _with_above
+from dqcore.nn.gain import GainRouter, _threshold_of
 from dqcore.training.average import WeightAverage
 
 
@@ -182,8 +182,8 @@ def test_it_learns_what_a_finer_region_gains(ratio):
     maps, images, spread = task(granularities)
     gains = router.eval()(images, maps).gains
     for g in range(granularities - 1):
-        foretold, true = gains[:, g].flatten(), spread.flatten()
-        ranks = [values.argsort().argsort().double() for values in (foretold, true)]
+        predicted, true = gains[:, g].flatten(), spread.flatten()
+        ranks = [values.argsort().argsort().double() for values in (predicted, true)]
         assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.9
 
 
@@ -209,7 +209,7 @@ def test_a_threshold_is_that_of_the_chosen_values_alone():
                 expected = float(ordered[0] if number == 0 else ordered[-1] - 1)
             else:
                 expected = float(ordered[number - 1] + ordered[number]) / 2
-            assert float(_with_above(values, among, number)) == expected
+            assert float(_threshold_of(values, among, number)) == expected
 
 
 TWO = """

@@ -46,6 +46,17 @@ def test_tensorboard_events(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5)]
 
 
+def test_tensorboard_events_after_the_step_it_resumes_at_are_dropped(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resume_at, steps in ((0, (1, 2, 3)), (1, (2,))):
+        with MetricsLog(tmp_path, resume_at=resume_at, length=LearningRate(1.0, 0, 9), tensorboard=True) as log:
+            for step in steps:
+                log.write({"step": step, "loss": float(step + resume_at)})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 1.0), (2, 3.0)]
+
+
 def test_pictures_and_status_while_it_runs(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

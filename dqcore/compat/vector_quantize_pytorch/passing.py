@@ -15,7 +15,7 @@ from dqcore.compat.vector_quantize_pytorch.search import unit
 
 __all__ = ["pass_and_commit", "pass_direction", "unit_vectors"]
 
-#: Vectors shorter than this are not rotated but only scaled, and not made unit vectors but divided by it.
+#: A vector shorter than this is only scaled, not rotated; and it is divided by this, not by its length.
 SHORT = 1e-6
 #: Elements of a part that is worked on at once on a CPU: 256 kB in float32.
 PART = 2**16

@@ -61,7 +61,7 @@ class Prior(Pretrained):
         """
         raise NotImplementedError
 
-    if TYPE_CHECKING:  # a module's own gives Any
+    if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
         def __call__(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput: ...  # noqa: D102
 
@@ -124,6 +124,7 @@ class Prior(Pretrained):
 
         Raises:
             InputError: An argument does not fit the model.
+            TypeError: ``given`` is no :class:`CodeSequence`, or labels are neither a number nor an integer tensor.
 
         Gradient: none. Dropout is off.
         Determinism: the same samples whatever else is in the batch, on one machine with one number of threads. On

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_at_least
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tape import BANNED, NULL, Tape
 
@@ -103,8 +103,7 @@ def labels_to_sample(
     Raises:
         InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
     """
-    if not _is_whole(batch_size) or batch_size < 1:
-        raise InputError(f"batch_size: expected at least 1 and whole, got {batch_size}")
+    whole_at_least(1, batch_size=batch_size)
     if sampling.copies > 1 and not config.label_dropout:
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
     each = _for_each(labels, batch_size, config.num_classes)
@@ -140,8 +139,7 @@ def slots_to_use(slots: int | None, batch_size: int) -> int:
     Raises:
         InputError: None at all.
     """
-    if slots is not None and (not _is_whole(slots) or slots < 1):
-        raise InputError(f"slots: expected at least 1 and whole, got {slots}")
+    whole_at_least(1, slots=slots)
     return min(batch_size, 128 if slots is None else slots)
 
 

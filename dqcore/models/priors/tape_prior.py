@@ -221,7 +221,8 @@ class TapePrior(Prior):
             return Plan(self.tape, copies[:, samples], numbers, codes, closed, stop_after)
 
         slots = slots_to_use(slots, batch_size)
-        slots = -(-slots // 4) * 4 if device.type == "cpu" else slots  # products of 4 rows and more agree in all bits
+        if device.type == "cpu":
+            slots = -(-slots // 4) * 4  # products of fewer than 4 rows round differently from larger ones
         with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
             steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens, sampling.cache)
             drawn = Sampler(self.tape, steps, slots, sampling, plan, batch_size).run(progress)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
+from dqcore.fields import check_fields
 from dqcore.kernels.tape import BITS
 from dqcore.ops.draw import draw
 
@@ -34,6 +35,7 @@ class Draw:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_draw(self.temperature, self.top_k, self.top_p)
 
     @property

@@ -93,19 +93,19 @@ class Sampler:
     def step(self) -> None:
         """One token of each slot: read it, draw the next position, then the code that stands there."""
         walk, steps, guidance = self.walk, self.steps, self.sampling.guidance
-        walk.go(steps.positions(walk.contents, walk.rows, walk.grains), self.draw_position, guidance)
-        walk.fill(steps.codes(walk.rows), self.draw_content, guidance, steps.lengths, steps.active)
+        walk.take_entry(steps.positions(walk.contents, walk.rows, walk.grains), self.draw_position, guidance)
+        walk.take_content(steps.codes(walk.rows), self.draw_content, guidance, steps.lengths, steps.active)
 
     def turn(self) -> None:
         """Store the samples that are complete, and begin others in their slots while there are any."""
         done = self._due()
         self.results.index_copy_(0, torch.where(done, self.samples, self.count), self.walk.taken.int())
-        held = done & (self.samples < self.count)
-        self.finished += held.sum()
-        self.useful += torch.where(held, self.walk.lengths(), 0).sum()
-        following = (self.begun + done.cumsum(0) - 1).clamp_max(self.count)
-        torch.where(done, following, self.samples, out=self.samples)
-        fresh = done & (following < self.count)
+        had_sample = done & (self.samples < self.count)
+        self.finished += had_sample.sum()
+        self.useful += torch.where(had_sample, self.walk.lengths(), 0).sum()
+        next_samples = (self.begun + done.cumsum(0) - 1).clamp_max(self.count)  # the n-th free slot gets the n-th
+        torch.where(done, next_samples, self.samples, out=self.samples)
+        fresh = done & (next_samples < self.count)
         self.begun += fresh.sum()
         self.walk.load(fresh, self.plan(self.samples.clamp_max(self.count - 1)))
         self.steps.restart(fresh.repeat(self.sampling.copies))

@@ -124,7 +124,7 @@ class Walk:
         """Write into ``out``, ``(copies * S,)`` bool, which slots have not reached the end of the tape."""
         torch.lt(self._here[:, :, 0, ENTRY], len(self.tape) - 1, out=out.view(self.copies, -1))
 
-    def go(self, logits: Tensor | None, draw: Draw, guidance: float) -> None:
+    def take_entry(self, logits: Tensor | None, draw: Draw, guidance: float) -> None:
         """Take the next entry of each slot.
 
         Args:
@@ -136,13 +136,13 @@ class Walk:
         columns, rules = self.tape.columns, self.tape.rules
         take_entry(self._here, self.status, self.tokens, columns, rules, logits, guidance, *draw.settings)
 
-    def fill(self, logits: Tensor, draw: Draw, guidance: float, lengths: Tensor, active: Tensor) -> None:
+    def take_content(self, logits: Tensor, draw: Draw, guidance: float, lengths: Tensor, active: Tensor) -> None:
         """Give the entries just taken their contents, codes that are drawn or what is known to stand there.
 
         Args:
             logits: Of the codes, ``(copies * S, K)``.
             draw: How codes are drawn.
-            guidance: As in :meth:`go`.
+            guidance: As in :meth:`take_entry`.
             lengths: How many tokens were read, ``(copies * S,)`` int32; those of this step are added.
             active: Which rows read one, ``(copies * S,)`` bool; those that will read another are written.
         """

@@ -170,6 +170,9 @@ class Tokenizer(Pretrained):
 
         Returns:
             Images, ``(B, 3, H * stride, W * stride)`` with the finest stride, about [-1, 1] but not clamped.
+
+        Raises:
+            InputError: Another shape, dtype or device, or on the CPU a code out of range.
         """
         scale = self.config.strides[0] // self.config.strides[-1]
         check_codes(codes, grain, scale, self.config.codebook_size, self.post_quant_conv.weight)

@@ -72,6 +72,7 @@ class DQVAE(Tokenizer):
 
         Raises:
             ValueError: Images of the wrong shape, both ``ratio`` and ``num_codes``, or one out of range.
+            TypeError: Images that are no floating-point tensor.
 
         In training mode the router is noisy and the codebook learns, as in ``forward``.
         """
@@ -79,7 +80,7 @@ class DQVAE(Tokenizer):
 
     @torch.no_grad()
     def scan(self, images: Tensor) -> tuple[list[Tensor], Routing]:
-        """What the networks say of images: feature maps as the quantizer takes them, and the router's choice."""
+        """The feature maps of images, as the quantizer takes them, and the router's choice."""
         self._check_images(images)
         maps: list[Tensor] = self.encoder(images)
         return [self.quant_conv(values) for values in maps], self.router(images, maps)
@@ -120,7 +121,7 @@ class DQVAE(Tokenizer):
             budget_loss = torch.zeros_like(commitment_loss) if routing.gate is None else self.budget(routing.gate)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
-    if TYPE_CHECKING:  # a module's own gives Any
+    if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
         def __call__(self, images: Tensor) -> TokenizerOutput: ...  # noqa: D102
 

@@ -111,7 +111,7 @@ class VQGAN(Tokenizer):
 
     @torch.no_grad()
     def scan(self, images: Tensor) -> tuple[list[Tensor], Routing]:
-        """What the encoder says of images: the feature map as the quantizer takes it, and a grain map of zeros."""
+        """The feature map of images, as the quantizer takes it, in a list; and a routing with a grain map of zeros."""
         self._check_images(images)
         maps = [self.quant_conv(values) for values in self.encoder(images)]
         grain = torch.zeros_like(maps[0][:, 0], dtype=torch.int64)
@@ -124,7 +124,7 @@ class VQGAN(Tokenizer):
         budget_loss = torch.zeros_like(commitment_loss)
         return TokenizerOutput(reconstruction, commitment_loss, budget_loss, encoding.codes, encoding.grain)
 
-    if TYPE_CHECKING:  # a module's own gives Any
+    if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
         def __call__(self, images: Tensor) -> TokenizerOutput: ...  # noqa: D102
 

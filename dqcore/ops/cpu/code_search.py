@@ -19,7 +19,7 @@ from dqcore.ops.cpu.split_codes import SplitCodes, split_codes, supported
 
 __all__ = ["CodeSearch", "code_search", "forget"]
 
-FEW = 64  # up to so many vectors preparing a codebook takes longer than searching it
+FEW = 64  # for this many vectors or fewer, preparing a codebook takes longer than searching it
 MOST = 64  # codebooks that are remembered
 
 
@@ -58,8 +58,8 @@ class CodeSearch:
 class _Known(NamedTuple):
     """A codebook that was searched."""
 
-    version: int  # of its tensor, which tells of most changes, though not of those through ``.data``
-    search: CodeSearch | None  # of a copy of it, if it came twice as it was
+    version: int  # of its tensor; it misses what is written through ``.data``
+    search: CodeSearch | None  # of a copy of it, from its second call on
 
 
 _known: dict[tuple, _Known] = {}
@@ -67,10 +67,10 @@ _lock = threading.Lock()
 
 
 def code_search(codebook: Tensor, precision: str) -> CodeSearch:
-    """A search of the codebook ``(K, D)``: the one that an earlier call prepared, if the codes are what they were.
+    """A search of the codebook ``(K, D)``: the one kept from an earlier call if its codes equal these, else a new one.
 
-    A codebook that comes a second time is copied and its search is kept, of all codebooks up to 2^21 elements. A kept
-    search is taken only where copy and codebook are equal, whatever PyTorch knows of changes.
+    A codebook that comes a second time unchanged is copied, and the search of the copy is kept, as long as all kept
+    codebooks together have at most 2^21 elements. The values are compared, since PyTorch's version misses some writes.
     """
     if codebook.numel() > CODES:
         return CodeSearch(codebook, precision)
@@ -96,7 +96,7 @@ def forget() -> None:
 
 
 def _drop_oldest() -> None:
-    """Down to what may be kept."""
+    """Drop the oldest codebooks until the others may be kept."""
     sizes = {key: 0 if known.search is None else known.search.codebook.numel() for key, known in _known.items()}
     for key in list(_known)[:-1]:
         if len(sizes) <= MOST and sum(sizes.values()) <= CODES:

@@ -45,11 +45,11 @@ def dynamic_lookup_cpu(
                 total += some
         where = (images, slice(lines.start * finest, lines.stop * finest))
         empty = index < 0
-        hole = bool(empty.any())
+        any_empty = bool(empty.any())
         for target, values in ((codes[where], found), (error[where], distance)):
-            target.copy_(_at(values, index, hole))
-        quantized[where[0], :, where[1]] = _at(nearest, index, hole).permute(0, 3, 1, 2)
-        if hole:
+            target.copy_(_at(values, index, any_empty))
+        quantized[where[0], :, where[1]] = _at(nearest, index, any_empty).permute(0, 3, 1, 2)
+        if any_empty:
             codes[where].masked_fill_(empty, -1)
     return codes, quantized, error, counts, sums
 
@@ -90,8 +90,8 @@ def _selected(maps: list[Tensor], grain: Tensor, images: slice, lines: slice) ->
     return torch.cat(vectors), index, torch.cat(cells)
 
 
-def _at(values: Tensor, index: Tensor, hole: bool) -> Tensor:
-    """``values[index]``, 0 where the index is -1, which happens only if there is a ``hole``."""
-    if not hole:
+def _at(values: Tensor, index: Tensor, any_empty: bool) -> Tensor:
+    """``values[index]``, 0 where the index is -1; ``any_empty`` says whether it is -1 anywhere."""
+    if not any_empty:
         return values[index]
     return torch.cat([values, values.new_zeros(1, *values.shape[1:])])[index]

@@ -91,14 +91,19 @@ class PreparedCodes:
         return x.to(self.dtype).mul(self.scale).sub_(self.mean)
 
     def centre(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The vectors ``x'``, the margin 2E of each, NaN for strange vectors, and which are strange, unless none is."""
+        """Centre vectors ``(n, D)``.
+
+        Returns:
+            ``x'``, ``(n, D)``; the margin 2E of each vector, ``(n,)``, NaN for strange ones; and which vectors are
+            strange, ``(n,)`` bool, or None if none is.
+        """
         centred = self._centred(vectors)
         norm = torch.linalg.vector_norm(centred, dim=1).mul_(1.0001)
         return centred, *_margin(norm, self.radius, vectors.shape[1], self.unit)
 
 
 class FewVectorsCodes:
-    """A codebook of one block as it is, in float64, for so few vectors that preparing it would take longest.
+    """A codebook of one block in float64, neither centred nor scaled, for a search by few vectors: it is made faster.
 
     Neither centre nor scale is needed: float64 holds the squares of float32's whole range, and its error bound is
     small beside any distance that is not a tie. It has what :class:`PreparedCodes` has; ``usable`` is False if a code
@@ -119,18 +124,21 @@ class FewVectorsCodes:
         self._block = Block(0, values, square)
 
     def block(self, first: int) -> Block:
-        """The codes, which the vectors bring a factor -2 for."""
+        """The codes without the factor -2: :meth:`centre` gives it to the vectors."""
         return self._block
 
     def centre(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The vectors times -2, the margin 2E of each, and which are strange, unless none is."""
+        """The vectors times -2; margins and strange vectors as :meth:`PreparedCodes.centre` returns them."""
         values = vectors.double()
         norm = torch.linalg.vector_norm(values, dim=1).mul_(1.0001)
         return values.mul_(-2), *_margin(norm, self.radius, vectors.shape[1], 2.0**-53)
 
 
 def _margin(norm: Tensor, radius: float, dim: int, unit: float) -> tuple[Tensor, Tensor | None]:
-    """2E of vectors of these norms, NaN where it is not finite, and where that is, unless nowhere."""
+    """Margins 2E for vectors of these norms, ``(n,)``; and which are not finite, or None if all are.
+
+    A margin that is not finite becomes NaN, so that no score lies within it.
+    """
     error = 1.01 * (dim + 8) * unit * (2 * norm + radius) * radius + 2.0**-47 * (norm + radius).square()
     margin = 2 * error
     if math.isfinite(margin.sum().item()):

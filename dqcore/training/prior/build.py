@@ -15,7 +15,7 @@ from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.models.auto import PRIORS, TOKENIZERS, kind_of_preset, load_saved
 from dqcore.training.average import WeightAverage
-from dqcore.training.prior.codes import kept_tokenizer
+from dqcore.training.prior.codes import tokenizer_folder
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.processes import shard
 from dqcore.training.prior.stage import PriorStage
@@ -66,7 +66,7 @@ def start(options: PriorTraining, model: Any) -> None:
         return
     if options.tokenizer is None:
         raise InputError("start: codes needs the tokenizer, whose codebook the embeddings are made of")
-    tokenizer: Any = load_saved(kept_tokenizer(options), TOKENIZERS)
+    tokenizer: Any = load_saved(tokenizer_folder(options), TOKENIZERS)
     start_from_codes(model, tokenizer.quantizer.codes, options.seed)
 
 

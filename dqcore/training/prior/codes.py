@@ -30,7 +30,7 @@ from dqcore.progress import CountLines, counted
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
 
-__all__ = ["keep_tokenizer", "kept_tokenizer", "training_codes"]
+__all__ = ["copy_tokenizer", "tokenizer_folder", "training_codes"]
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ _NEEDED = ("config.json", "model.safetensors")
 def training_codes(options: PriorTraining, world: World) -> CachedCodes:
     """The codes that the options ask for. Every process calls this, and makes its part of them if there are none.
 
-    The tokenizer is the one beside the prior, where :func:`keep_tokenizer` has put it.
+    The tokenizer is the one beside the prior, where :func:`copy_tokenizer` has put it.
 
     Raises:
         FileNotFoundError: A folder is missing.
         ValueError: Images differ in size, or codes were made by another tokenizer than the one given.
     """
-    tokenizer = None if options.tokenizer is None else kept_tokenizer(options)
+    tokenizer = None if options.tokenizer is None else tokenizer_folder(options)
     identity = "" if tokenizer is None else fingerprint(tokenizer)
     if options.codes is not None:
         codes = read_codes(options.codes, classes=options.classes)
@@ -58,23 +58,23 @@ def training_codes(options: PriorTraining, world: World) -> CachedCodes:
     paths = list_images(options.data)
     names = [image_name(path, source_root(options.data)) for path in paths]
     made_of = _made_of(options, names, identity, paths) if world.is_main else {}
-    found = _kept(options, made_of) if world.is_main else None
+    found = _current_cache(options, made_of) if world.is_main else None
     if world.of_first(found is None):
-        found = _made(options, world, tokenizer, identity, dict(zip(paths, names, strict=True)), made_of)
-    return _read(options) if found is None else found
+        found = _encode_images(options, world, tokenizer, identity, dict(zip(paths, names, strict=True)), made_of)
+    return _cached(options) if found is None else found
 
 
-def kept_tokenizer(options: PriorTraining) -> Path:
+def tokenizer_folder(options: PriorTraining) -> Path:
     """Where the copy of the tokenizer lies."""
     return options.out / "model" / "tokenizer"
 
 
-def keep_tokenizer(options: PriorTraining) -> None:
+def copy_tokenizer(options: PriorTraining) -> None:
     """Copy the tokenizer's files beside the prior, at the start of a run: it may be saved anew or deleted meanwhile.
 
     Their bytes stay the same, and so does its fingerprint. A resumed run goes on with the copy that it has.
     """
-    folder = kept_tokenizer(options)
+    folder = tokenizer_folder(options)
     if options.tokenizer is None or (options.resume and all((folder / name).is_file() for name in _NEEDED)):
         return
     for file in (*saved_files(options.tokenizer), *model_folder(options.tokenizer).glob("code_tables*.safetensors")):
@@ -94,11 +94,11 @@ def _made_of(options: PriorTraining, names: Sequence[str], identity: str, paths:
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
-def _read(options: PriorTraining) -> CachedCodes:
+def _cached(options: PriorTraining) -> CachedCodes:
     return CachedCodes.of_state(read_state(options.out / CACHE))
 
 
-def _kept(options: PriorTraining, made_of: dict[str, str]) -> CachedCodes | None:
+def _current_cache(options: PriorTraining, made_of: dict[str, str]) -> CachedCodes | None:
     """The codes in the run's folder, if they were made from the same images in the same way.
 
     A run that goes on keeps its codes. A new one makes them again if a file could not be read or has changed since.
@@ -113,7 +113,7 @@ def _kept(options: PriorTraining, made_of: dict[str, str]) -> CachedCodes | None
     return CachedCodes.of_state(state)
 
 
-def _made(
+def _encode_images(
     options: PriorTraining,
     world: World,
     tokenizer: Path,
@@ -136,7 +136,7 @@ def _made(
     label_of = dict(zip(name_of, labels, strict=True))
     codes = CachedCodes.of_maps(
         maps,
-        [],  # known when it is known which files can be read
+        [],  # labels: set below, when it is known which files could be read
         num_granularities=encoded.tokenizer.config.num_granularities,
         codebook_size=encoded.tokenizer.config.codebook_size,
         tokenizer=identity,
@@ -189,10 +189,10 @@ class _Encoder:
             InputError: No file can be read.
         """
         count = len(self.paths)
-        runs = [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
+        batches = [range(start, min(start + self.batch, count)) for start in range(0, count, self.batch)]
         views: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self.views)]
         lines = CountLines("encoding images", count)
-        for found in share_work(world, runs, self._encode):
+        for found in share_work(world, batches, self._encode):
             self.good += found.good
             self.broken += found.broken
             if world.is_main:
@@ -205,12 +205,12 @@ class _Encoder:
             yield from ((codes.long(), grain.long()) for codes, grain in some)
 
     @torch.no_grad()
-    def _encode(self, run: range) -> _Encoded:
+    def _encode(self, batch: range) -> _Encoded:
         """All views of some images, each of which is read once."""
         broken: list[str] = []
-        paths = [self.paths[index] for index in run]
+        paths = [self.paths[index] for index in batch]
         images = dict(readable_images(paths, lambda _, reason: broken.append(reason)))
-        good = [index for index in run if self.paths[index] in images]
+        good = [index for index in batch if self.paths[index] in images]
         if not good:
             return _Encoded([], broken, [])
         crops = [[image_to_uint8(self.central.prepare(image)) for image in images.values()]]

@@ -23,7 +23,7 @@ from dqcore.training.clock import Clock
 from dqcore.training.log import Row
 from dqcore.training.loop import CHECKPOINT, Loop
 from dqcore.training.prior.build import compile_blocks, new_prior, new_schedule, new_stage, start
-from dqcore.training.prior.codes import keep_tokenizer, training_codes
+from dqcore.training.prior.codes import copy_tokenizer, training_codes
 from dqcore.training.prior.options import FREE_ON_RESUME, PriorTraining
 from dqcore.training.prior.stage import PriorStage
 from dqcore.training.record import RunRecord, check_options, check_outside, check_unused
@@ -85,7 +85,7 @@ def train_prior(
     with world.fork_rng(), default_device_on_cpu(), alone:
         if world.is_main:
             _check_folder(options)
-            keep_tokenizer(options)
+            copy_tokenizer(options)
         world.barrier()
         codes = training_codes(options, world)
         torch.manual_seed(options.seed)
@@ -134,7 +134,7 @@ def _check_folder(options: PriorTraining) -> None:
 
 
 def _run(loop: Loop, record: RunRecord, out: Path, progress: Callable[[Row], object] | None) -> list[Row]:
-    """Run the loop; in the end the folder says how many steps a run by the clock had."""
+    """Run the loop. After a timed run the folder gets its number of steps."""
     try:
         return loop.run(progress)
     finally:

@@ -18,7 +18,7 @@ from dqcore.data.token_batches import TokenBatches
 from dqcore.distributed import World
 from dqcore.files import write_json
 from dqcore.training.log import Row
-from dqcore.training.prior.codes import kept_tokenizer
+from dqcore.training.prior.codes import tokenizer_folder
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.prior.pictures import draw
 from dqcore.training.prior.processes import whole_model
@@ -94,7 +94,7 @@ class PriorStage:
 
         No other random number changes.
         """
-        tokenizer = kept_tokenizer(self.options)
+        tokenizer = tokenizer_folder(self.options)
         if self.step.sharded or not tokenizer.is_dir():
             return None
         with self.world.fork_rng():
@@ -150,8 +150,8 @@ class PriorStage:
     def _validation_batches(self) -> Iterator[tuple[CodeSequence, Tensor | None, int]]:
         """This process's part of the held-out images, in batches of about ``token_budget`` codes.
 
-        With each the number of images that count. The processes of a sharded run have equally many batches; in one
-        too many none counts.
+        With each comes the number of its images that count. All processes of a sharded run need the same number of
+        batches; a process with fewer repeats an image that does not count.
         """
         mean = max(1, int(self.codes.lengths.double().mean()))
         mine = self.held_out[self.world.rank :: self.world.size]

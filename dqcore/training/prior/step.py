@@ -39,7 +39,7 @@ class PriorStep(TrainingStep):
         gradient_clip: Largest norm of the gradient, or None.
         autocast: Run the network in bfloat16.
         average: Moving average of the weights, updated after each step.
-        accumulate: Runs of images of a batch that go through the network one after the other, at most.
+        accumulate: The most parts of a batch that go through the network one after the other.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class PriorStep(TrainingStep):
             NonFiniteLossError: the loss or the gradient is infinite or NaN; no weight has changed.
         """
         self.model.train()
-        parts = self._runs(sequence, labels)
+        parts = self._split(sequence, labels)
         counts = self._counts(parts)
         self.optimizer.zero_grad()
         with casting_once(self.world.device):
             for _ in range(len(parts), self.accumulate if self.sharded else 0):
-                self._take_part(parts[0])
-            sums = torch.stack([self._part(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
+                self._run_for_nothing(parts[0])
+            sums = torch.stack([self._train_on(part, counts, last=part is parts[-1]) for part in parts]).sum(0)
         norm = whole(self._clip(self.parameters, self.limit))
         numbers = _numbers(self.world.sum(sums), self.num_granularities)
         numbers["gradient_norm"] = norm.double()
@@ -103,9 +103,9 @@ class PriorStep(TrainingStep):
             self.average.update_parameters(self.model)
         return row
 
-    def _runs(self, sequence: CodeSequence, labels: Tensor | None) -> list[Part]:
-        """The batch in at most ``accumulate`` runs of images."""
-        if self.accumulate == 1:  # to cut a sequence the host waits
+    def _split(self, sequence: CodeSequence, labels: Tensor | None) -> list[Part]:
+        """The batch in at most ``accumulate`` parts of whole images."""
+        if self.accumulate == 1:  # cutting a sequence would make the host wait
             return [(sequence, labels)]
         size = -(-len(sequence) // self.accumulate)
         cuts = [slice(start, start + size) for start in range(0, len(sequence), size)]
@@ -118,8 +118,8 @@ class PriorStep(TrainingStep):
         model: Any = self.model
         return self.world.sum(torch.stack([model.token_counts(sequence) for sequence, _ in parts]).sum(0))
 
-    def _part(self, part: Part, counts: Tensor | None, *, last: bool) -> Tensor:
-        """Add the gradient of a part to those before it, and average over processes after the last; its sums."""
+    def _train_on(self, part: Part, counts: Tensor | None, *, last: bool) -> Tensor:
+        """Add the gradient of a part; after the last part, average over processes. Returns :func:`_sums` of it."""
         model: Any = self.model
         with contextlib.nullcontext() if last else self.processes.accumulating():
             output = self._forward(self.processes.model, *part)
@@ -129,8 +129,8 @@ class PriorStep(TrainingStep):
             (self.world.size * (losses[0] + losses[1])).backward()  # the mean over processes is then their sum
         return _sums(output, losses, len(part[0]), self.num_granularities)
 
-    def _take_part(self, part: Part) -> None:
-        """Run the network where others have another part and this process has none; nothing comes of it."""
+    def _run_for_nothing(self, part: Part) -> None:
+        """Run a sharded network, which all processes must run equally often, without adding a gradient."""
         sequence, labels = part
         with self.processes.accumulating():
             output = self._forward(self.processes.model, sequence[:1], None if labels is None else labels[:1])
@@ -148,8 +148,8 @@ class PriorStep(TrainingStep):
 
         Args:
             model: The prior to measure, in training or averaged.
-            batches: This process's part of the images: their codes, their labels or None, and how many of them count:
-                all, or none in a batch that is there because others have one more.
+            batches: This process's part of the images: codes, labels or None, and how many count: all, or none in a
+                batch that is there only because other processes have one more.
 
         Returns:
             The numbers of :func:`measure`, ``val_`` before each name, of the images of all processes as of one batch:
@@ -166,7 +166,7 @@ class PriorStep(TrainingStep):
         return {f"val_{name}": value.item() for name, value in numbers.items()}
 
     def tensors(self) -> dict[str, dict[str, Any]]:
-        """Every tensor of the state, sharded or not: those of model, optimiser and average, to be read or written."""
+        """The tensors of model, optimiser and average, sharded or not, to be read or written in place."""
         for parameter in self.parameters:
             state = self.optimizer.state[parameter]
             if not state:  # as AdamW begins

@@ -20,7 +20,7 @@ from dqcore.distributed import World
 from dqcore.training.record import check_outside, held_out_before
 from dqcore.training.tokenizer.options import TokenizerTraining
 
-#: More images than these are read by workers: a run sees many of them once only.
+#: Up to this many images may stay in memory once they were read; of more, a run sees many only once.
 KEPT_IMAGES = 5000
 #: The longer side of a photograph, as a multiple of the shorter, with room to spare.
 LONG_SIDE = 2

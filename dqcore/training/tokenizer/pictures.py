@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import image_to_tensor, read_image, readable_images
+from dqcore.data.dataset import read_prepared
+from dqcore.data.images import image_to_tensor, readable_images
 from dqcore.drawing import granularity_colour
 
 __all__ = ["read_shown", "show"]
@@ -33,7 +34,7 @@ def read_shown(paths: Iterable[Path], size: int, resize: int) -> Tensor | None:
         ``(B, 3, size, size)`` in [-1, 1], at most 4; None where none can be read.
     """
     cut, found = CenterCrop(size, resize), list[Tensor]()
-    for _, image in readable_images(paths, lambda *_: None, read=lambda path: cut.prepare(read_image(path))):
+    for _, image in readable_images(paths, lambda *_: None, read=lambda path: read_prepared(path, cut)):
         found.append(image_to_tensor(image))
         if len(found) == PHOTOS:
             break

@@ -37,7 +37,7 @@ from dqcore.training.tokenizer.build import (
 from dqcore.training.tokenizer.images import TrainingImages, find_images
 from dqcore.training.tokenizer.options import FREE_ON_RESUME, TokenizerTraining
 from dqcore.training.tokenizer.stage import TokenizerStage
-from dqcore.training.tokenizer.tables import calibrate, settles, write_tables
+from dqcore.training.tokenizer.tables import calibrate, can_calibrate, write_tables
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def train_tokenizer(
 def _run(
     loop: Loop, record: RunRecord, out: Path, images: TrainingImages, progress: Callable[[Row], object] | None
 ) -> list[Row]:
-    """Run the loop; the folder says which images it saw, and in the end how many steps a run by the clock had."""
+    """Run the loop. The folder gets the list of training images, and after a timed run its number of steps."""
     if record.world.is_main:
         record_images(out, images.training.paths)
     try:
@@ -135,9 +135,9 @@ def _run(
 
 
 def _finish(stage: Any, record: RunRecord, rows: list[Row]) -> None:
-    """Settle what hangs on the final weights: a gain router's thresholds, the tables for streams, the model card."""
+    """Make what depends on the final weights: a gain router's thresholds, the tables for streams, the model card."""
     model = stage.step.model_to_use
-    images = stage.some_images if record.world.is_main or settles(model) else []
+    images = stage.some_images if record.world.is_main or can_calibrate(model) else []
     changed = calibrate(model, images)  # in every process, so that all go on with the same model
     folder = record.options.out / "model"
     if record.world.is_main:

@@ -24,7 +24,7 @@ from dqcore.training.tokenizer.images import TrainingImages
 from dqcore.training.tokenizer.options import TokenizerTraining
 from dqcore.training.tokenizer.pictures import read_shown, show
 from dqcore.training.tokenizer.step import TokenizerStep
-from dqcore.training.tokenizer.tables import calibrate, settles, some_images
+from dqcore.training.tokenizer.tables import calibrate, can_calibrate, some_images
 from dqcore.training.tokenizer.validation import validate
 
 __all__ = ["TokenizerStage"]
@@ -52,7 +52,7 @@ class TokenizerStage:
 
     @functools.cached_property
     def some_images(self) -> list[Tensor]:
-        """Training images for the last acts, see :func:`dqcore.training.tokenizer.tables.some_images`; read once."""
+        """:func:`dqcore.training.tokenizer.tables.some_images` of the training images; read once."""
         return some_images(self.step.model_to_use, self.images.training.paths)
 
     def batches(self, start: int, stop: int) -> Iterable[Batch]:
@@ -90,7 +90,7 @@ class TokenizerStage:
         return row
 
     def _readable(self) -> Iterator[Batch]:
-        """Held-out images, one by one, without those that stand in the place of a broken file: they have their own."""
+        """Held-out images, one by one. One that stands in for a broken file is left out: it has a turn of its own."""
         for batch in self.images.validation_batches():
             self.broken.update(batch.broken)
             if not batch.broken:
@@ -98,9 +98,9 @@ class TokenizerStage:
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
-        """While this is open, a gain router has the thresholds that it gets at the end; then those it learns with."""
+        """While this is open, a gain router has its final thresholds; afterwards those that it trains with."""
         model = self.step.model_to_use
-        if not settles(model):
+        if not can_calibrate(model):
             yield
             return
         before = copy.deepcopy(model.router.state_dict())

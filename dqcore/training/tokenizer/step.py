@@ -159,9 +159,9 @@ class TokenizerStep(TrainingStep):
         regularisers = terms["commitment_loss"] + terms["budget_loss"]
         total = image_loss.detach() + regularisers.detach()
         if adversarial:
-            loss, pull = self._adversarial_gradient(reconstruction)
-            weight = self._adversarial_weight(output, gradient, pull)
-            gradient = gradient + weight * pull
+            loss, adversarial_gradient = self._adversarial_gradient(reconstruction)
+            weight = self._adversarial_weight(output, gradient, adversarial_gradient)
+            gradient = gradient + weight * adversarial_gradient
             terms |= {"adversarial_loss": loss, "adversarial_weight": weight}
             total = total + weight * loss
         terms["loss"] = total
@@ -172,7 +172,7 @@ class TokenizerStep(TrainingStep):
         return terms, reconstruction.detach(), output.grain
 
     def _forward(self, images: Tensor) -> Output:
-        """The tokenizer's output for a batch; of one in parts with the losses of the whole."""
+        """The tokenizer's output for a batch, which may go through it in parts."""
         with self._autocast():
             if self.accumulate > 1:
                 return forward_in_parts(self.model, images, self.accumulate)

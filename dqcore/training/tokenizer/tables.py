@@ -1,4 +1,4 @@
-"""The last acts of a tokenizer's training: its router's thresholds, and its code tables for short ``.dqc`` files."""
+"""What a tokenizer gets when its training ends: its router's thresholds, and code tables for short ``.dqc`` files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dqcore.data.listing import spread
 from dqcore.models.tokenizers.base import Tokenizer
 from dqcore.stream import fit_tables, save_code_tables
 
-__all__ = ["calibrate", "settles", "some_images", "write_tables"]
+__all__ = ["calibrate", "can_calibrate", "some_images", "write_tables"]
 
 _SIDE = 512  # pixels of a photo that are counted, at most, in each direction
 _PHOTOS = {"cpu": 16, "cuda": 256}
 
 
-def settles(model: Any) -> bool:
+def can_calibrate(model: Any) -> bool:
     """Whether the model's router has thresholds to :func:`calibrate`."""
     return hasattr(getattr(model, "router", None), "settle")
 
@@ -45,7 +45,7 @@ def some_images(model: Any, paths: Sequence[Path]) -> list[Tensor]:
 def calibrate(model: Any, images: Sequence[Tensor]) -> bool:
     """Set a gain router's thresholds so that training images, at their own size, get the target shares on average.
 
-    In training they follow crops and weights that move.
+    During training the thresholds follow random crops, and weights that still change.
 
     Args:
         model: The trained model; put into evaluation mode.
@@ -54,7 +54,7 @@ def calibrate(model: Any, images: Sequence[Tensor]) -> bool:
     Returns:
         Whether there was anything to set, and an image to set it by.
     """
-    if not (settles(model) and images):
+    if not (can_calibrate(model) and images):
         return False
     model.eval()
     device = model.quantizer.codebook.weight.device

@@ -1,5 +1,6 @@
 """Draws from logits, and the random numbers that they use."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,3 +67,12 @@ def test_uniforms_never_change(seed):
 def test_draw_refuses(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Draw(**wrong)
+
+
+def test_settings_are_numbers_of_python():
+    """Triton takes no scalar of NumPy."""
+    settings = Draw(np.float32(0.5), np.int64(3), np.float64(0.5)).settings
+    assert settings == (0.5, 3, 0.5) and [type(value) for value in settings] == [float, int, float]
+    for name in ("temperature", "top_p"):
+        with pytest.raises(ValueError, match=f"^{name}: expected a number, got tensor"):
+            Draw(**{name: torch.tensor(0.5)})

@@ -1,35 +1,16 @@
-import copy
-import dataclasses
+"""DQ-VAE: its presets, shapes, values and gradients."""
+
 import itertools
 
 import pytest
 import torch
+from small_dqvae import TINY, build, detailed
 
-from dqcore import DQVAE, DQVAEConfig
+from dqcore import DQVAE
 from dqcore.codebook.modules import count_numbers
 from dqcore.models.tokenizers.dqvae import PRESETS
 
-TINY = ["dqvae-dual-tiny", "dqvae-dual-entropy-tiny", "dqvae-triple-tiny"]
 COUNTS = {"dqvae-dual": 48_098_437, "dqvae-dual-entropy": 47_833_731, "dqvae-triple": 74_010_502}
-
-
-def build(name, **overrides):
-    """A model whose codes spread over the whole codebook, as they do after training."""
-    model = DQVAE.from_preset(name, **overrides).eval()
-    with torch.no_grad():
-        features = model.quant_conv(model.encoder(detailed(2))[-1])
-        model.quantizer.codebook.weight.normal_().mul_(features.std()).add_(features.mean())
-    return model
-
-
-def detailed(batch, height=64, width=96):
-    """Images whose regions differ in how much they hold."""
-    amplitude = torch.rand(batch, 1, height // 8, width // 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    return amplitude * (2 * torch.rand(batch, 3, height, width) - 1)
-
-
-def num_codes(grain):
-    return (4**grain).flatten(1).sum(1).tolist()
 
 
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
@@ -112,73 +93,6 @@ def test_gradients_reach_every_parameter(name):
     assert idle == []
 
 
-def test_the_router_learns_from_the_reconstruction_and_from_the_budget():
-    model = DQVAE.from_preset("dqvae-dual-tiny", target_ratio=(0.99,))  # which no draw meets exactly
-    for loss in ("reconstruction", "budget_loss"):
-        model.zero_grad()
-        getattr(model(detailed(2)), loss).square().sum().backward()
-        assert all(parameter.grad.any() for parameter in model.router.gate.parameters())
-
-
-def test_the_gate_changes_no_value():
-    model = build("dqvae-dual-tiny")
-    images = detailed(2)
-    model.router.train()  # draws, and multiplies by the gate, but leaves the codebook as it is
-    model.training = True
-    torch.manual_seed(1)
-    noisy = model.encode(images)
-    model.training = False
-    torch.manual_seed(1)
-    assert torch.equal(noisy.codes, model.encode(images).codes)
-
-
-def test_budget_in_evaluation_is_that_of_the_grain_map():
-    model = build("dqvae-dual-tiny", target_ratio=(0.9,))
-    output = model(detailed(3))
-    fine = output.grain.float().mean()
-    torch.testing.assert_close(output.budget_loss, 10 * (fine - 0.9) ** 2)
-
-
-@pytest.mark.parametrize("name", ["dqvae-dual-tiny", "dqvae-dual-entropy-tiny"])
-@pytest.mark.parametrize("ratio", [0, 0.25, 0.5, 1.0])
-def test_ratio_is_exact_in_every_image(name, ratio):
-    model = build(name)
-    encoding = model.encode(detailed(3), ratio=ratio)
-    assert encoding.grain.flatten(1).sum(1).tolist() == [round(24 * ratio)] * 3
-    score = encoding.entropy if "entropy" in name else encoding.gate_logits.diff(dim=-1)[..., 0]
-    for image, grain in zip(score, encoding.grain, strict=True):
-        assert 0 < ratio < 1 or grain.unique().numel() == 1
-        assert ratio in (0, 1) or image[grain == 1].min() >= image[grain == 0].max()
-
-
-def test_ratio_of_three_granularities():
-    grain = build("dqvae-triple-tiny").encode(detailed(2, 128, 160), ratio=(0.5, 0.2)).grain
-    assert [torch.bincount(image.flatten()).tolist() for image in grain] == [[6, 10, 4]] * 2
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_num_codes_is_a_budget(name):
-    model = build(name)
-    images = detailed(4, 64, 64)
-    regions = (64 // model.config.strides[0]) ** 2
-    budgets = torch.tensor([regions, regions + 10, 3 * regions, 10**6])
-    counts = num_codes(model.encode(images, num_codes=budgets).grain)
-    assert counts == [regions, regions + 9, 3 * regions - 2 * regions % 3, 64]
-    assert num_codes(model.encode(images, num_codes=regions + 7).grain) == [regions + 6] * 4
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_asking_for_what_the_router_chose_changes_nothing(name):
-    model = build(name)
-    images = detailed(3)
-    if "entropy" in name:
-        model.router.fit(images)
-    natural = model.encode(images)
-    asked = model.encode(images, num_codes=torch.tensor(num_codes(natural.grain)))
-    assert torch.equal(asked.grain, natural.grain)
-    assert torch.equal(asked.codes, natural.codes)
-
-
 def test_holes_decode():
     model = build("dqvae-dual-tiny")
     codes = model.encode(detailed(1)).codes
@@ -196,15 +110,6 @@ def test_compiles_whole(router):
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert torch.equal(compiled(images).codes, model(images).codes)
-
-
-def test_only_in_training_does_a_gain_router_add_its_loss():
-    sizes = {"channels": 8, "latent_channels": 16, "dim": 16, "router_groups": 0}
-    model = build("dqvae-dual-tiny", router="gain", **sizes)
-    assert model(detailed(2)).budget_loss == 0
-    model.train()(detailed(2)).budget_loss.backward()
-    assert all(parameter.grad is not None for parameter in model.router.parameters())
-    assert all(parameter.grad is None for parameter in model.encoder.parameters())
 
 
 def test_trains_under_bfloat16_autocast():
@@ -229,108 +134,3 @@ def test_learns_an_image():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-
-
-def test_one_number_is_a_target_ratio_for_two_granularities():
-    assert DQVAEConfig(target_ratio=0.3).target_ratio == (0.3,)
-
-
-def test_random_router():
-    model = DQVAE(dataclasses.replace(PRESETS["dqvae-dual-tiny"], router="random")).eval()
-    encoding = model.encode(detailed(2))
-    assert encoding.grain.flatten(1).sum(1).tolist() == [12, 12]
-    assert encoding.gate_logits is encoding.entropy is None
-    assert num_codes(model.encode(detailed(2), num_codes=40).grain) == [39, 39]
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.zeros(1, 3, 40, 32), "images: expected height and width to be multiples of 16"),
-        (torch.zeros(3, 32, 32), "images: expected \\(B, 3, H, W\\)"),
-        (torch.zeros(1, 1, 32, 32), "images: expected \\(B, 3, H, W\\)"),
-        (torch.zeros(0, 3, 32, 32), "images: expected"),
-        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "images: expected a floating tensor"),
-        ("photo.png", "images: expected a floating tensor"),
-    ],
-)
-def test_invalid_images(images, message):
-    model = DQVAE.from_preset("dqvae-dual-tiny")
-    with pytest.raises((ValueError, TypeError), match=message):
-        model(images)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"ratio": 0.5, "num_codes": 10}, "either ratio or num_codes"),
-        ({"ratio": 1.5}, "ratio: expected shares"),
-        ({"ratio": (0.3, 0.3)}, "ratio: expected 1 shares"),
-        ({"num_codes": 3}, "num_codes: expected at least 4"),
-        ({"num_codes": 8.5}, "num_codes: expected an int"),
-        ({"num_codes": torch.tensor([8, 8, 8])}, "num_codes: expected an int"),
-    ],
-)
-def test_invalid_budgets(arguments, message):
-    model = DQVAE.from_preset("dqvae-dual-tiny")
-    with pytest.raises(ValueError, match=message):
-        model.encode(torch.zeros(2, 3, 32, 32), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("codes", "grain", "message"),
-    [
-        (torch.zeros(1, 4, 4), None, "codes: expected a \\(B, H, W\\) int64"),
-        (torch.zeros(1, 3, 4, dtype=torch.int64), None, "codes: expected height and width"),
-        (torch.full((1, 4, 4), 257), None, "codes: expected values in \\[0, 256\\]"),
-        (torch.full((1, 4, 4), -1), None, "codes: expected values"),
-        (torch.zeros(1, 4, 4, dtype=torch.int64), torch.zeros(1, 4, 4), "grain: expected shape \\(1, 2, 2\\)"),
-    ],
-)
-def test_invalid_codes(codes, grain, message):
-    with pytest.raises(ValueError, match=message):
-        DQVAE.from_preset("dqvae-dual-tiny").decode(codes, grain)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"strides": (16,)},
-        {"strides": (16, 4)},
-        {"strides": (12, 6)},
-        {"encoder_multipliers": (1, 1)},
-        {"decoder_multipliers": (1, 1, 2, 2, 4)},
-        {"groups": 48},
-        {"position": "sine"},
-        {"resolution": 100},
-        {"router": "learned"},
-        {"gate": "gelu"},
-        {"budget": "none"},
-        {"target_ratio": (0.5, 0.5)},
-        {"target_ratio": (1.2,)},
-        {"router_groups": 7},
-        {"temperature": 0.0},
-        {"temperature": float("nan")},
-        {"budget_weight": -1.0},
-        {"entropy_bins": (1.0, 0.0)},
-        {"entropy_bins": (0.0,)},
-        {"latent_channels": 0, "router_groups": 0},
-        {"resolution": 0},
-        {"codebook_size": 0},
-        {"initialisation": "zeros"},
-    ],
-    ids=str,
-)
-def test_invalid_config_names_the_field(overrides):
-    name = next(iter(overrides))
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        DQVAEConfig(**overrides)
-
-
-def test_what_a_gain_router_tries_teaches_the_codebook_nothing():
-    model, images = DQVAE.from_preset("dqvae-dual-tiny", router="gain").train(), torch.rand(4, 3, 32, 32)
-    other = copy.deepcopy(model)
-    model(images)
-    other.encode(images)
-    expected = other.quantizer.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in model.quantizer.state_dict().items())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dqcore.models.auto import PRIORS, kind_of_preset
-from dqcore.training.prior.start import SCALE, start_from_codes
+from dqcore.training.prior.start import SCALE, _turned, start_from_codes
 
 DESIGNS = ("dqtransformer", "raster-dynamic", "global-local", "raster")
 
@@ -42,3 +42,13 @@ def test_alike_codes_and_near_places_have_alike_embeddings(design):
     below, far = columns, 5 * columns + 7
     near = cosines(weight[[row_of[0], row_of[1], row_of[below], row_of[far]]])[0]
     assert near[1] > near[3] and near[2] > near[3]
+
+
+@pytest.mark.parametrize("size, dim", ((8, 32), (32, 32), (64, 16)))
+def test_turned_features_keep_their_scale_and_their_angles(size, dim):
+    features = torch.randn(4000, size)
+    turned = _turned(features, dim, torch.Generator().manual_seed(0))
+    assert turned.shape == (4000, dim)
+    assert float(turned.square().mean().sqrt()) == pytest.approx(SCALE, rel=0.02)
+    if size <= dim:
+        torch.testing.assert_close(cosines(turned[:50]), cosines(features[:50]), atol=1e-4, rtol=0)
