@@ -12,8 +12,8 @@ import pytest
     ("attack", "words", "counted"),
     [
         ("kill_runs.py", ("--kills", 2), "2 kills in"),
-        ("damage_files.py", ("--cases", 26), "26 damaged files"),
-        ("odd_words.py", ("--cases", 80), "80 of"),
+        ("damage_files.py", ("--cases", 13), "13 damaged files"),
+        ("odd_words.py", ("--cases", 40), "40 of"),
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
