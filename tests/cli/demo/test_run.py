@@ -84,7 +84,7 @@ def test_the_demo_learns(tmp_path, monkeypatch):
     tokenizer, whole = begun[1] - begun[0], time.process_time() - begun[0]
     found = result.evaluation
     assert found.psnr >= 22
-    assert abs(found.fine_ratio - result.target_ratio) <= 0.03
+    assert abs(found.fine_ratio - result.target_ratio) <= 0.05
     assert found.usage > 0.5
     assert found.rank_correlation >= 0.5
     rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
