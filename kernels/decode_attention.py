@@ -217,7 +217,6 @@ def decode_attention_fwd(
     with on_device(q):
         dtype, bits = "float32" if q.dtype == torch.float32 else "half", 8 * k_cache.element_size()
         config = tuned.config("decode_attention", dtype=dtype, dim=dim, rows=new * group, bits=bits)
-        config["maxnreg"] = config["maxnreg"] or None  # 0 leaves registers to ptxas
     blocks = cdiv(new * group, config["BLOCK_M"])
     number = splits(batch * key_heads * blocks, k_cache.shape[1])
     rows = batch * heads * new * number if number > 1 else 0
@@ -234,7 +233,7 @@ def decode_attention_fwd(
             PRECISION=precision,
             BLOCK_NEW=config["BLOCK_N"] if new > NEW_ROWS and k_cache.dtype == q.dtype else NEW_ROWS,
             enable_fp_fusion=True,
-            **config,
+            **config | {"maxnreg": config["maxnreg"] or None},
         )
         if number > 1:
             launch(_decode_attention_merge_kernel, (batch, key_heads, new * group))(
