@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError
 from dqcore.fields import as_float
 
-__all__ = ["check_settings", "check_sizes"]
+__all__ = ["check_settings"]
 
 #: A quantizer's strategies in the order of its arguments, and what each is.
 _EXPECTED = {
@@ -15,11 +15,6 @@ _EXPECTED = {
     "metric": "Euclidean() or Cosine()",
     "estimator": "StraightThrough() or Rotation()",
 }
-
-
-def check_sizes(**sizes: int | None) -> None:
-    """Raise unless each size, given by its name, is None or a whole number from 1 up."""
-    whole_at_least(1, **sizes)
 
 
 def check_settings(nonfinite: object, commitment: float, *strategies: object) -> float:

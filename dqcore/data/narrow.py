@@ -26,10 +26,11 @@ def narrowed(values: Tensor, dtype: torch.dtype, limit: int | None = None, *, na
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name}: expected whole numbers, got {values.dtype}")
     limit = torch.iinfo(dtype).max + 1 if limit is None else limit
+    values = values.cpu()  # here, so that a GPU is waited for once and not for each bound
     low, high = (int(value) for value in values.aminmax()) if values.numel() else (0, 0)
     if low < 0 or high >= limit:
         raise InputError(f"{name}: expected values in [0, {limit}), got [{low}, {high}]")
-    return values.to("cpu", dtype).contiguous()
+    return values.to(dtype).contiguous()
 
 
 def narrow_maps(codes: Tensor, grain: Tensor) -> tuple[Tensor, Tensor]:
