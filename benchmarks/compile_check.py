@@ -119,15 +119,17 @@ def check(
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
-    """One line for each kernel that spills, would not launch, does not use wgmma, or whose loop cannot be found."""
+    """One line for each kernel that spills, would not launch, does not use wgmma or waits for each, or has no loop."""
     lines = []
     for row in rows:
         kernel = row["kernel"]
+        single = row["wgmma_begun"] >= row["wgmma"] > row["products"]  # so ptxas says: "wgmma .. are serialized"
         slow = row["arch"] == 90 and row["half_products"] and row["wgmma"] < row["tensor_products"] + (not row["wgmma"])
         for bad, what in (
             (row["stack_bytes"] > 0, f"{row['stack_bytes']} bytes of stack"),
             (row["shared_bytes"] > LIMITS[row["arch"]], f"{row['shared_bytes']} bytes of shared memory"),
             (slow and kernel not in WITHOUT_WGMMA, "half-precision products without wgmma"),
+            (single, "each step of a product by wgmma waits for the one before"),
             (row["instructions_per_element"] is None and kernel not in WITHOUT_LOOP, "no loop found"),
         ):
             if bad:

@@ -60,7 +60,9 @@ def _measure(kernel: Any, given: dict[str, Any], compiled: Any, code: list[sass.
         "instructions_per_element": round(loop[0] / share, 3) if loop else None,
         "around_per_element": round(loop[1] / share, 3) if loop else None,
         "half_products": len(re.findall(r"tt\.dot .*: tensor<[0-9x]*xb?f16", compiled.asm["ttir"])),
+        "products": compiled.asm["ttir"].count("tt.dot "),
         "wgmma": sum(bool(sass.WARP_GROUP.search(line.text)) for line in code),
+        "wgmma_begun": sum("WARPGROUP.ARRIVE" in line.text for line in code),
         "tensor_products": sum(bool(sass.TENSOR.search(line.text)) for line in code),
     }
 

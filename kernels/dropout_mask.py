@@ -55,5 +55,5 @@ def keep_tile_transposed(seed, head, rows, column, KEEP: tl.constexpr, BLOCK_M: 
     words = tl.broadcast_to(tl.reshape(words, [WORDS, 1, 4, 1, BLOCK_M]), [WORDS, 2, 4, 2, BLOCK_M])
     words = tl.reshape(words, [BLOCK_N, BLOCK_M])
     key = tl.arange(0, BLOCK_N)[:, None]
-    byte = (words >> ((key // 8 % 2 * 2 + key % 2) * 8).to(tl.uint32)) & 255
-    return byte < KEEP
+    above = 24 - (key // 8 % 2 * 2 + key % 2) * 8  # what is below the byte then decides nothing
+    return words << above.to(tl.uint32) < KEEP << 24

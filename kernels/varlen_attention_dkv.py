@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import bound, multiplicand, on_device
+from dqcore.kernels.common import IN_INTERPRETER, architecture, bound, multiplicand, on_device
 from dqcore.kernels.dropout_mask import keep_tile_transposed
 from dqcore.kernels.launch import launch
 from dqcore.kernels.products import product, products
@@ -48,9 +48,18 @@ CANDIDATES = [
 
 
 @triton.jit
+def settled(total):
+    """A sum of products to which no tensor core is still adding: an operation that does nothing waits for it."""
+    if IN_INTERPRETER:
+        return total
+    else:
+        return tl.inline_asm_elementwise("", "=f,0", [total], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def _dkv_tile(
     totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout, masked,
-    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    KIND: tl.constexpr, SETTLE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``dk`` and ``dv`` after one more tile of queries; ``loaded`` is what the program has loaded of its keys."""
     grad_k, grad_v = totals
@@ -62,32 +71,39 @@ def _dkv_tile(
     score = products(
         k, first, key, q, m * BLOCK_M, query, KIND, BLOCK_N, BLOCK_M, CHUNK
     )  # (BLOCK_N, BLOCK_M)  # fmt: skip
+    grad_out = multiplicand(load_rows(grad, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
+    grad_weight = products(
+        v, first, value, grad, m * BLOCK_M, grad_out, KIND, BLOCK_N, BLOCK_M, CHUNK
+    )  # (BLOCK_N, BLOCK_M)  # fmt: skip
+    if KIND.KEEP < 256:
+        seed, head, row = dropout
+        survives = keep_tile_transposed(seed, head, row + rows, first, KIND.KEEP, BLOCK_M, BLOCK_N)
     if masked:
         seen = visible(rows[None, :], columns[:, None], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     largest = tl.load(base + rows, mask=rows < queries, other=float("inf"))  # (BLOCK_M,)
     weight = tl.exp2(score * scale - largest[None, :])
-    grad_out = multiplicand(load_rows(grad, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
-    grad_weight = products(
-        v, first, value, grad, m * BLOCK_M, grad_out, KIND, BLOCK_N, BLOCK_M, CHUNK
-    )  # (BLOCK_N, BLOCK_M)  # fmt: skip
+    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)  # (BLOCK_M,)
     kept = weight
     if KIND.KEEP < 256:
-        seed, head, row = dropout
-        survives = keep_tile_transposed(seed, head, row + rows, first, KIND.KEEP, BLOCK_M, BLOCK_N)
         kept = tl.where(survives, weight, 0.0)
-        grad_weight = tl.where(survives, grad_weight, 0.0)
+        grad_score = kept * grad_weight - weight * pull[None, :]
+    else:
+        grad_score = weight * (grad_weight - pull[None, :])
     grad_v = product(kept.to(query.dtype), grad_out, grad_v, KIND)  # (BLOCK_N, BLOCK_D)
-    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)  # (BLOCK_M,)
-    grad_score = (weight * (grad_weight - pull[None, :])).to(query.dtype)
-    return product(grad_score, query, grad_k, KIND), grad_v  # (BLOCK_N, BLOCK_D), the same
+    grad_score = grad_score.to(query.dtype)
+    grad_k = product(grad_score, query, grad_k, KIND)  # (BLOCK_N, BLOCK_D)
+    if SETTLE:
+        return settled(grad_k), settled(grad_v)
+    else:
+        return grad_k, grad_v
 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=SMALL)
 def _varlen_attention_dkv_kernel(
     q, kv, grad, grads, sums, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
     B, T, S, left, right, scales,
-    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    KIND: tl.constexpr, SETTLE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
     k, v = kv
@@ -118,7 +134,7 @@ def _varlen_attention_dkv_kernel(
         for m in range(bound(begin), bound(end)):
             totals = _dkv_tile(
                 totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout, m < whole,
-                KIND, CHUNK, BLOCK_M, BLOCK_N,
+                KIND, SETTLE, CHUNK, BLOCK_M, BLOCK_N,
             )  # fmt: skip
     by_key, by_value = totals
     by_key *= softmax_scale * (256.0 / KIND.KEEP)
@@ -143,5 +159,8 @@ def varlen_attention_dkv(
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting, options.pop("split", 0)),
+            # Hopper adds to a sum while the next tile is loaded. With dropout ptxas moves the sum between registers
+            # there, and so makes each step of every product wait for the one before, unless all are waited for once.
+            SETTLE=setting.keep < 256 and architecture() // 10 == 9,
             **options,
         )

@@ -81,8 +81,8 @@ def test_dropout_costs_little(counted):
 
 
 ROW = {"kernel": "k", "arch": 90, "config": "D=8", "stack_bytes": 0, "shared_bytes": 227 * 1024, "half_products": 1,
-       "wgmma": 4, "tensor_products": 4, "instructions": 900, "instructions_per_element": 10.0,
-       "around_per_element": 0.0}  # fmt: skip
+       "products": 2, "wgmma": 4, "wgmma_begun": 2, "tensor_products": 4, "instructions": 900,
+       "instructions_per_element": 10.0, "around_per_element": 0.0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ ROW = {"kernel": "k", "arch": 90, "config": "D=8", "stack_bytes": 0, "shared_byt
         ({"wgmma": 0}, "k on sm_90: half-precision products without wgmma (D=8)"),
         ({"wgmma": 0, "tensor_products": 0}, "k on sm_90: half-precision products without wgmma (D=8)"),
         ({"wgmma": 3}, "k on sm_90: half-precision products without wgmma (D=8)"),
+        ({"wgmma_begun": 4}, "k on sm_90: each step of a product by wgmma waits for the one before (D=8)"),
         ({"instructions_per_element": None}, "k on sm_90: no loop found (D=8)"),
     ],
 )
@@ -102,11 +103,12 @@ def test_failures_are_named(change, line):
 
 
 def test_failures_that_are_none():
-    float32 = {"half_products": 0, "wgmma": 0, "tensor_products": 0}
-    ampere = {"arch": 80, "wgmma": 0, "shared_bytes": 0}
+    float32 = {"half_products": 0, "wgmma": 0, "wgmma_begun": 0, "tensor_products": 0}
+    ampere = {"arch": 80, "wgmma": 0, "wgmma_begun": 0, "shared_bytes": 0}
+    of_one_step = {"products": 4, "wgmma_begun": 4}
     excused = [{"kernel": name, "wgmma": 0} for name in compile_check.WITHOUT_WGMMA]
     excused += [{"kernel": name, "instructions_per_element": None} for name in compile_check.WITHOUT_LOOP]
-    for change in (float32, ampere, *excused):
+    for change in (float32, ampere, of_one_step, *excused):
         assert compile_check.failures([ROW | change]) == []
 
 
