@@ -49,7 +49,11 @@ CANDIDATES = [
 
 @triton.jit
 def settled(total):
-    """A sum of products to which no tensor core is still adding: an operation that does nothing waits for it."""
+    """A sum of products to which no tensor core is still adding: an operation that does nothing waits for it.
+
+    Hopper goes on adding while the next tile is loaded. With dropout ptxas moves the sum between registers meanwhile,
+    and so makes each step of every product wait for the one before.
+    """
     if IN_INTERPRETER:
         return total
     else:
@@ -57,9 +61,27 @@ def settled(total):
 
 
 @triton.jit
+def _incoming(
+    value, v, grad, first, m, rows, dropout,
+    KIND: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A tile of the output's gradient, the gradient of the weights by it, and which weights survived dropout."""
+    grad_out = multiplicand(load_rows(grad, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
+    grad_weight = products(
+        v, first, value, grad, m * BLOCK_M, grad_out, KIND, BLOCK_N, BLOCK_M, CHUNK
+    )  # (BLOCK_N, BLOCK_M)  # fmt: skip
+    if KIND.KEEP < 256:
+        seed, head, row = dropout
+        survives = keep_tile_transposed(seed, head, row + rows, first, KIND.KEEP, BLOCK_M, BLOCK_N)
+    else:
+        survives = grad_weight == grad_weight  # unused
+    return grad_out, grad_weight, survives
+
+
+@triton.jit
 def _dkv_tile(
     totals, loaded, k, v, q, grad, sums, columns, first, m, window, scale, dropout, masked,
-    KIND: tl.constexpr, SETTLE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    KIND: tl.constexpr, HOPPER: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """``dk`` and ``dv`` after one more tile of queries; ``loaded`` is what the program has loaded of its keys."""
     grad_k, grad_v = totals
@@ -71,29 +93,32 @@ def _dkv_tile(
     score = products(
         k, first, key, q, m * BLOCK_M, query, KIND, BLOCK_N, BLOCK_M, CHUNK
     )  # (BLOCK_N, BLOCK_M)  # fmt: skip
-    grad_out = multiplicand(load_rows(grad, m * BLOCK_M, BLOCK_M, KIND.D, KIND.BLOCK_D))  # (BLOCK_M, BLOCK_D)
-    grad_weight = products(
-        v, first, value, grad, m * BLOCK_M, grad_out, KIND, BLOCK_N, BLOCK_M, CHUNK
-    )  # (BLOCK_N, BLOCK_M)  # fmt: skip
-    if KIND.KEEP < 256:
-        seed, head, row = dropout
-        survives = keep_tile_transposed(seed, head, row + rows, first, KIND.KEEP, BLOCK_M, BLOCK_N)
+    if HOPPER:
+        grad_out, grad_weight, survives = _incoming(
+            value, v, grad, first, m, rows, dropout, KIND, CHUNK, BLOCK_M, BLOCK_N
+        )
     if masked:
         seen = visible(rows[None, :], columns[:, None], window, KIND.LEFT, KIND.RIGHT)
         score = tl.where(seen, score, float("-inf"))
     largest = tl.load(base + rows, mask=rows < queries, other=float("inf"))  # (BLOCK_M,)
     weight = tl.exp2(score * scale - largest[None, :])
-    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)  # (BLOCK_M,)
+    if not HOPPER:
+        grad_out, grad_weight, survives = _incoming(
+            value, v, grad, first, m, rows, dropout, KIND, CHUNK, BLOCK_M, BLOCK_N
+        )
     kept = weight
     if KIND.KEEP < 256:
         kept = tl.where(survives, weight, 0.0)
+        if not HOPPER:  # where the other way below spills
+            grad_weight = tl.where(survives, grad_weight, 0.0)
+    grad_v = product(kept.to(query.dtype), grad_out, grad_v, KIND)  # (BLOCK_N, BLOCK_D)
+    pull = tl.load(delta + rows, mask=rows < queries, other=0.0)  # (BLOCK_M,)
+    if HOPPER and KIND.KEEP < 256:
         grad_score = kept * grad_weight - weight * pull[None, :]
     else:
         grad_score = weight * (grad_weight - pull[None, :])
-    grad_v = product(kept.to(query.dtype), grad_out, grad_v, KIND)  # (BLOCK_N, BLOCK_D)
-    grad_score = grad_score.to(query.dtype)
-    grad_k = product(grad_score, query, grad_k, KIND)  # (BLOCK_N, BLOCK_D)
-    if SETTLE:
+    grad_k = product(grad_score.to(query.dtype), query, grad_k, KIND)  # (BLOCK_N, BLOCK_D)
+    if HOPPER and KIND.KEEP < 256:
         return settled(grad_k), settled(grad_v)
     else:
         return grad_k, grad_v
@@ -103,7 +128,7 @@ def _dkv_tile(
 def _varlen_attention_dkv_kernel(
     q, kv, grad, grads, sums, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
     B, T, S, left, right, scales,
-    KIND: tl.constexpr, SETTLE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    KIND: tl.constexpr, HOPPER: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
     k, v = kv
@@ -134,7 +159,7 @@ def _varlen_attention_dkv_kernel(
         for m in range(bound(begin), bound(end)):
             totals = _dkv_tile(
                 totals, loaded, k, v, query, grad_out, own_sums, columns, first, m, window, scale, dropout, m < whole,
-                KIND, SETTLE, CHUNK, BLOCK_M, BLOCK_N,
+                KIND, HOPPER, CHUNK, BLOCK_M, BLOCK_N,
             )  # fmt: skip
     by_key, by_value = totals
     by_key *= softmax_scale * (256.0 / KIND.KEEP)
@@ -159,8 +184,6 @@ def varlen_attention_dkv(
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting, options.pop("split", 0)),
-            # Hopper adds to a sum while the next tile is loaded. With dropout ptxas moves the sum between registers
-            # there, and so makes each step of every product wait for the one before, unless all are waited for once.
-            SETTLE=setting.keep < 256 and architecture() // 10 == 9,
+            HOPPER=architecture() // 10 == 9,
             **options,
         )
