@@ -5,8 +5,10 @@
 - ``modules``: what holds the codes and their statistics
 - ``draw``: vectors drawn at random, to start from or to revive codes with
 - ``learning``: what happens at each training batch, on every process; ``fused``: the same in one launch
+- ``gathering``: batches that wait for an update by several of them
 - ``recompute``: passes that activation checkpointing computes again
-- ``layer``: a layer with a codebook, the base of the quantizer
+- ``holder``, ``layer``, ``lookup_layer``: the quantizer's base classes, each above the one before: a layer that holds a
+  codebook; that starts it and lets it learn; that looks vectors up in it
 """
 
 from dqcore.codebook.learning import reduce_statistics

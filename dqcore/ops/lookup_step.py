@@ -24,13 +24,13 @@ State = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class LookupStep(NamedTuple):
-    """What :func:`lookup_step` returns. Maps are on the finest grid."""
+    """What a step gives, by :func:`lookup_step` or by the ops that it stands for. Maps are on the finest grid."""
 
     quantized: Tensor  # (B, D, H, W), dtype and memory format of the finest map
     codes: Tensor  # (B, H, W) int64
     loss: Tensor  # the sum of the two
     commitment: Tensor  # beta times the mean squared error
-    codebook: Tensor  # the mean squared error, without a gradient
+    codebook: Tensor  # the mean squared error; of lookup_step without a gradient
 
 
 def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:

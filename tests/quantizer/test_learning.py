@@ -123,4 +123,4 @@ def test_parts_wait_for_no_other_codes():
         other = copy.deepcopy(quantizer)
     for _ in range(2):
         other(x)
-    assert not torch.equal(other.codes, codes) and other._accumulating == 0
+    assert not torch.equal(other.codes, codes) and other._gathering.open == 0
