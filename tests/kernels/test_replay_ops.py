@@ -132,4 +132,4 @@ def test_loss(monkeypatch, cells):
     monkeypatch.setattr(lookup_loss, "PARTS", 4)
     problems = [(torch.rand(1, 1, cells), torch.randint(-1, 5, (1, 1, cells)), 8, 0.25) for _ in range(3)]
     equal(last_of(lookup_loss.lookup_loss_fwd, problems), lookup_loss.lookup_loss_fwd(*problems[-1]))
-    assert len(noted()) == 1 and len(noted()[0].steps) == 1 + (cells > 100)
+    assert len(noted()) == 1 and len(noted()[0].launches) == 1 + (cells > 100)
