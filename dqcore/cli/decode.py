@@ -21,7 +21,7 @@ from dqcore.errors import InputError
 from dqcore.files import folder_lock, sole_owner, write_atomically
 from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.decode import Item, count_items, decode_item, list_codes
-from dqcore.inference.streams import SUFFIX
+from dqcore.inference.stream_file import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import counted, progress_bar
 

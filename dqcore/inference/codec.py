@@ -1,4 +1,7 @@
-"""A saved tokenizer together with what its streams need: its tables, and the name it goes by."""
+"""A saved tokenizer that writes and reads ``.dqc`` streams: together with their tables, and the name it goes by.
+
+:mod:`dqcore.stream` knows the format and no model; :mod:`dqcore.inference.encode_streams` and ``decode`` use both.
+"""
 
 from __future__ import annotations
 

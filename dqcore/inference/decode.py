@@ -15,7 +15,7 @@ from dqcore.data.listing import name_below
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
 from dqcore.inference.codec import Codec
-from dqcore.inference.streams import SUFFIX
+from dqcore.inference.stream_file import SUFFIX
 from dqcore.models.auto import check_identity
 from dqcore.stream import Decoded
 

@@ -15,7 +15,7 @@ from dqcore.data.provenance import provenance, say_provenance
 from dqcore.distributed import World, join_world
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison, CurvePoint
-from dqcore.inference.encoded import why_not
+from dqcore.inference.encode_batch import why_not
 from dqcore.inference.load import hash_files, load_named_tokenizer, load_tokenizer
 from dqcore.inference.measure import Evaluation, Measured, evaluate_tokenizer
 from dqcore.inference.peers import CODECS, PeerNumbers

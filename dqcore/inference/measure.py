@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dqcore.data.images import pad_to_stride
 from dqcore.distributed import ALONE, World
-from dqcore.inference.encoded import EncodedImages, encode
+from dqcore.inference.encode_batch import EncodedImages, encode
 from dqcore.inference.protocol import NATIVE, decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.totals import Totals

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import pad_to_stride
-from dqcore.inference.encoded import encode
+from dqcore.inference.encode_batch import encode
 from dqcore.inference.protocol import decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.metrics.coding import bits_per_pixel, codes_per_image

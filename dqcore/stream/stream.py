@@ -21,7 +21,7 @@ from dqcore.errors import InputError
 from dqcore.stream.coder import Reader, Writer
 from dqcore.stream.header import CHECKSUM, Header, bytes_of, read_header, stride_of
 from dqcore.stream.tables import CodeTables
-from dqcore.stream.walk import Walk, code_predictor, grain_predictor
+from dqcore.stream.walk import MapWalk, code_predictor, grain_predictor
 
 __all__ = ["MAX_PIXELS", "Decoded", "read_stream", "write_stream"]
 
@@ -73,7 +73,7 @@ def write_stream(codes: Tensor, grain: Tensor, size: Sequence[int], tables: Code
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(f"size: expected a photo of at most {MAX_PIXELS} pixels, got {size}")
     stride = stride_of(size, (grain.shape[0], grain.shape[1]))
-    walk = Walk(tables, _copy(grain), _copy(codes))
+    walk = MapWalk(tables, _copy(grain), _copy(codes))
     coarse, finer = Writer(), Writer()
     walk.take_grain(coarse)
     walk.take_codes(coarse, 0)
@@ -132,7 +132,7 @@ def _decode(header: Header, tables: CodeTables, coarse: bytes, finer: bytes | No
     needed = grain_predictor(tables).least_bits + (code_predictor(tables, 0).least_bits if shift == 0 else 0)
     _check_bits(rows * columns * needed, coarse, name)
     codes = np.full((rows << shift, columns << shift), tables.codebook_size, dtype=np.int64)
-    walk, reader = Walk(tables, np.zeros((rows, columns), dtype=np.int64), codes), Reader(coarse, name)
+    walk, reader = MapWalk(tables, np.zeros((rows, columns), dtype=np.int64), codes), Reader(coarse, name)
     walk.take_grain(reader)
     walk.take_codes(reader, 0)
     if finer is not None:

@@ -9,12 +9,12 @@ from dqcore.stream.coder import Coder
 from dqcore.stream.predictor import Predictor
 from dqcore.stream.tables import CodeTables
 
-__all__ = ["Walk", "code_predictor", "grain_predictor"]
+__all__ = ["MapWalk", "code_predictor", "grain_predictor"]
 
 Map = NDArray[np.int64]
 
 
-class Walk:
+class MapWalk:
     """Codes a grain map and a code map, number by number: with a writer it reads the maps, with a reader it fills them.
 
     Each number is predicted from its left and its upper neighbour, where they are known: they have a coarser

@@ -8,9 +8,9 @@ from PIL import Image
 import dqcore
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.photos import sample_photos
-from dqcore.inference import compare, encoded
+from dqcore.inference import compare, encode_batch
 from dqcore.inference.compare import Comparison
-from dqcore.inference.encoded import EncodedImages, encode, why_not
+from dqcore.inference.encode_batch import EncodedImages, encode, why_not
 from dqcore.inference.measure import evaluate_tokenizer
 from dqcore.inference.peers import CODECS, Decibels, PeerTotals, ladders
 from dqcore.inference.rate import StreamCost
@@ -116,5 +116,5 @@ def test_why_a_photo_is_passed_over(monkeypatch):
     config = SimpleNamespace(strides=(16, 8), num_granularities=2)
     assert why_not(config, 33, 32) == "" and why_not(config, 33, 32, num_codes=6) == ""
     assert "expected at least 6, one for each region of 32x33 pixels, got 5" in why_not(config, 33, 32, num_codes=5)
-    monkeypatch.setattr(encoded, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(encode_batch, "MAX_PIXELS", 1000)
     assert "32x33 pixels are more than" in why_not(config, 33, 32) and not why_not(config, 33, 32, streams=False)

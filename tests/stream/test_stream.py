@@ -11,7 +11,7 @@ import torch
 
 from dqcore.errors import InputError
 from dqcore.stream import CodeTables, read_header, read_stream, write_stream
-from dqcore.stream.walk import Walk
+from dqcore.stream.walk import MapWalk
 
 
 @pytest.mark.parametrize("codebook_size", [1, 2, 50, 16384])
@@ -57,7 +57,7 @@ def test_a_stream_is_as_short_as_its_predictions_allow(tables_of, photo, identit
             predictor.learn(number)
             return number
 
-    walk = Walk(tables, grain.clone().numpy(), codes.clone().numpy())
+    walk = MapWalk(tables, grain.clone().numpy(), codes.clone().numpy())
     walk.take_grain(Meter())
     walk.take_codes(Meter(), 0)
     walk.take_codes(Meter(), 1)
