@@ -112,7 +112,7 @@ ROOMS = {
     "compat/vector_quantize_pytorch": "that library's `VectorQuantize`, on our kernels",
     "compat/rebuild": "ours from an instance of theirs",
     "compat/replace": "`replace_quantizers`",
-    "quantizer": "`DynamicQuantizer`",
+    "quantizer": "`DynamicQuantizer`, and how its forward pass is computed",
     "models/weights": "the weights that come with the package",
     "models/summary": "what a model says of itself",
     "models/hub": "models on the Hugging Face Hub",

@@ -7,8 +7,8 @@
 - ``learning``: what happens at each training batch, on every process; ``fused``: the same in one launch
 - ``gathering``: batches that wait for an update by several of them
 - ``recompute``: passes that activation checkpointing computes again
-- ``holder``, ``layer``, ``lookup_layer``: the quantizer's base classes, each above the one before: a layer that holds a
-  codebook; that starts it and lets it learn; that looks vectors up in it
+- ``holder``, ``layer``: a layer that holds a codebook, and above it one that starts it and lets it learn, which is the
+  base of the quantizer
 """
 
 from dqcore.codebook.learning import reduce_statistics

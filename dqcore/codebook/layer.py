@@ -14,12 +14,8 @@ from dqcore.codebook.draw import Looked
 from dqcore.codebook.holder import CodebookHolder
 from dqcore.codebook.learning import Initialisation, Restart, first_codes, learn
 from dqcore.codebook.modules import Codebook
-from dqcore.codebook.recompute import FirstPasses, substitute
 from dqcore.distributed import from_first_process, num_processes
-from dqcore.errors import InputError
-from dqcore.nn.arranged import Arranged
 from dqcore.ops import Lookup
-from dqcore.ops.registry import in_backward
 
 __all__ = ["CodebookLayer"]
 
@@ -27,7 +23,7 @@ Layer = TypeVar("Layer", bound="CodebookLayer")
 
 
 class CodebookLayer(CodebookHolder):
-    """Starts its codebook, and lets it learn from each training batch, once, whatever repeats a pass.
+    """Starts its codebook, and lets it learn from training batches.
 
     Args:
         codebook: The codes and their statistics.
@@ -41,7 +37,6 @@ class CodebookLayer(CodebookHolder):
     def __init__(self, codebook: Codebook, initialisation: Initialisation, restart: Restart | None) -> None:
         super().__init__(codebook, initialisation, restart)
         self.frozen = False
-        self._first_passes = FirstPasses()
 
     def freeze(self: Layer, frozen: bool = True) -> Layer:
         """Stop, or resume, learning the codebook. The encoder's commitment loss stays as it is."""
@@ -68,40 +63,6 @@ class CodebookLayer(CodebookHolder):
         if not gathering.open and gathering.batch is not None:
             batch, gathering.batch = gathering.batch, None
             learn(self.codebook, batch, self.restart)
-
-    def _codes_for(
-        self, maps: list[Tensor], given: Arranged, bad_cells: Tensor | None, learn: bool
-    ) -> tuple[Tensor, bool, bool]:
-        """The codes that a pass looks up in, started if need be.
-
-        Args:
-            maps: The maps that will be looked up.
-            given: The input that they come from.
-            bad_cells: Cells ``(B, H, W)`` of vectors that are not finite; None for none.
-            learn: Whether the codebook may learn from them.
-
-        Returns:
-            The codes ``(K, D)``; whether the pass needs the statistics of its codes; whether it learns from them. A
-            pass that a checkpoint computes again has the codes and the graph of the first one, but does not learn.
-
-        Raises:
-            InputError: The codebook waits for its first batch, or is to learn within a ``torch.func`` transform.
-        """
-        learn = learn and self.training
-        if learn and not self.frozen and torch._C._are_functorch_transforms_active():  # its tensors must not outlive it
-            raise InputError("learn: no codebook learns within torch.func transforms; call eval(), or pass learn=False")
-        if in_backward() and (past := self._first_passes.find(maps)) is not None:
-            return substitute(self.codebook.codes, past.codes), past.learn and not self.frozen, False
-        if self._apart and learn:
-            self._agree()
-        if not self._ready:
-            self._initialise(maps, given.selected, bad_cells, learn=learn)
-        learn, codes = learn and not self.frozen, self.codebook.codes
-        if self.training:
-            self._first_passes.keep(maps, codes, learn)
-        if codes.requires_grad and self.restart is not None:
-            codes = codes.clone()  # a restart writes to the codes before the backward pass
-        return codes, learn, learn
 
     def _initialise(
         self, maps: list[Tensor], grain: Tensor, bad_cells: Tensor | None, learn: bool = False, force: bool = False

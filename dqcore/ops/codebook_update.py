@@ -56,14 +56,7 @@ def codebook_update(
     Cost: on a GPU one launch, which reads the state and the sums once.
     """
     _check(state, lookup, maps, grain)
-    if keys is not None and (keys.dtype is not torch.int64 or keys.shape != lookup.codes.shape):
-        expected, got = f"{tuple(lookup.codes.shape)} int64", f"{tuple(keys.shape)} {keys.dtype}"
-        raise InputError(f"keys: expected {expected}, as the codes, got {got}")
-    if not 0 <= decay <= 1:  # NaN is none of these
-        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
-    for name, number in (("eps", eps), ("threshold", threshold)):
-        if number is not None and not 0 <= number < math.inf:
-            raise InputError(f"{name}: expected a number from 0 up, got {number}")
+    _check_settings(lookup, keys, decay, eps, threshold)
     assert lookup.statistics is not None
     update = Update(
         *state,
@@ -106,6 +99,17 @@ def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) 
     check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
     check_tensor("maps[-1]", maps[-1], dim=4, dtypes=(torch.float16, torch.bfloat16, torch.float32))
     check_same_device(weight=state[0], sums=sums, codes=lookup.codes)
+
+
+def _check_settings(lookup: Lookup, keys: Tensor | None, decay: float, eps: float, threshold: float | None) -> None:
+    if keys is not None and (keys.dtype is not torch.int64 or keys.shape != lookup.codes.shape):
+        expected, got = f"{tuple(lookup.codes.shape)} int64", f"{tuple(keys.shape)} {keys.dtype}"
+        raise InputError(f"keys: expected {expected}, as the codes, got {got}")
+    if not 0 <= decay <= 1:  # NaN is none of these
+        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
+    for name, number in (("eps", eps), ("threshold", threshold)):
+        if number is not None and not 0 <= number < math.inf:
+            raise InputError(f"{name}: expected a number from 0 up, got {number}")
 
 
 def _triton(*args: Any) -> None:

@@ -19,19 +19,21 @@ from dqcore.codebook import fused
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.learning import Initialisation, Restart, pull
 from dqcore.codebook.modules import Codebook
+from dqcore.codebook.recompute import FirstPasses, substitute
+from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged
 from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.vectors import Vectors, finite_vectors, marked_vectors, project
 from dqcore.ops import Lookup
 from dqcore.ops.lookup_step import LookupStep
-from dqcore.ops.registry import is_traced
+from dqcore.ops.registry import in_backward, is_traced
 
 __all__ = ["LookupLayer"]
 
 
 class LookupLayer(CodebookLayer):
-    """Projects vectors, looks them up, learns from them, and projects their codes back.
+    """Projects vectors, looks them up, learns from them once, whatever repeats a pass, and projects their codes back.
 
     Args:
         codebook: The codes and their statistics.
@@ -64,6 +66,7 @@ class LookupLayer(CodebookLayer):
         super().__init__(codebook, initialisation, restart)
         self.dim, self.commitment, self.metric, self.estimator = dim, commitment, metric, estimator
         self.nonfinite, self.eval_loss, self.portable = nonfinite, eval_loss, False
+        self._first_passes = FirstPasses()
         self._projected = codebook.dim != dim
         self.project_in = nn.Conv2d(dim, codebook.dim, 1) if self._projected else nn.Identity()
         self.project_out = nn.Conv2d(codebook.dim, dim, 1) if self._projected else nn.Identity()
@@ -92,6 +95,37 @@ class LookupLayer(CodebookLayer):
             maps = list(given.maps) if self._only_looks_up else marked_vectors(given.maps, self.project_in)
             return Vectors(maps, None, maps[-1].dtype, marked=True)
         return finite_vectors(given.maps, given.selected, self.project_in, self.metric, self._raises_if_bad(given))
+
+    def _codes_for(self, given: Arranged, vectors: Vectors, learn: bool) -> tuple[Tensor, bool, bool]:
+        """The codes that a pass looks up in, started if need be.
+
+        Args:
+            given: The input.
+            vectors: What is looked up of it.
+            learn: Whether the codebook may learn from it.
+
+        Returns:
+            The codes ``(K, D)``, not scaled; whether the pass needs the statistics of its codes; whether it learns from
+            them. A pass that a checkpoint computes again has the codes and the graph of the first one, and learns not.
+
+        Raises:
+            InputError: The codebook waits for its first batch, or is to learn within a ``torch.func`` transform.
+        """
+        learn = learn and self.training
+        if learn and not self.frozen and torch._C._are_functorch_transforms_active():  # its tensors must not outlive it
+            raise InputError("learn: no codebook learns within torch.func transforms; call eval(), or pass learn=False")
+        if in_backward() and (past := self._first_passes.find(vectors.maps)) is not None:
+            return substitute(self.codebook.codes, past.codes), past.learn and not self.frozen, False
+        if self._apart and learn:
+            self._agree()
+        if not self._ready:
+            self._initialise(vectors.maps, given.selected, vectors.bad_cells, learn=learn)
+        learn, codes = learn and not self.frozen, self.codebook.codes
+        if self.training:
+            self._first_passes.keep(vectors.maps, codes, learn)
+        if codes.requires_grad and self.restart is not None:
+            codes = codes.clone()  # a restart writes to the codes before the backward pass
+        return codes, learn, learn
 
     def _step_at_once(self, given: Arranged, vectors: Vectors) -> LookupStep | None:
         """Lookup, loss and update by one call, which costs the host less; None where something comes between them."""

@@ -1,4 +1,7 @@
-"""``DynamicQuantizer``: a vector-quantization layer whose code length follows the image (paper section 3.2)."""
+"""``DynamicQuantizer``: a vector-quantization layer whose code length follows the image (paper section 3.2).
+
+Its arguments are here. How a pass is computed is in ``lookup_layer``, what it learns in :mod:`dqcore.codebook`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,13 @@ from torch.nn import functional as F
 
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
 from dqcore.codebook.checks import check_settings
-from dqcore.codebook.lookup_layer import LookupLayer
 from dqcore.errors import whole_at_least
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import arrange, check_code_map
 from dqcore.nn.layouts import layout_of
 from dqcore.nn.quantized import Quantized
 from dqcore.nn.vectors import project
+from dqcore.quantizer.lookup_layer import LookupLayer
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
@@ -126,7 +129,7 @@ class DynamicQuantizer(LookupLayer):
         """
         given = arrange(features, grain, mask, lengths, self)
         vectors = self._vectors(given)
-        codes, with_sums, learns = self._codes_for(vectors.maps, given, vectors.bad_cells, learn)
+        codes, with_sums, learns = self._codes_for(given, vectors, learn)
         codes = self.metric(codes, 1)
         step = self._step_at_once(given, vectors) if learns else None
         if step is None:
