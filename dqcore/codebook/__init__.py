@@ -6,7 +6,6 @@
 - ``draw``: vectors drawn at random, to start from or to revive codes with
 - ``learning``: what happens at each training batch, on every process; ``fused``: the same in one launch
 - ``gathering``: batches that wait for an update by several of them
-- ``recompute``: passes that activation checkpointing computes again
 - ``holder``, ``layer``: a layer that holds a codebook, and above it one that starts it and lets it learn, which is the
   base of the quantizer
 """

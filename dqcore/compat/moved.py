@@ -14,6 +14,8 @@ __all__ = ["MOVED", "install"]
 
 #: Old path to new paths. With one, the old path gives that module; with several, a module with the public names of all.
 MOVED: dict[str, tuple[str, ...]] = {
+    "dqcore.codebook.checks": ("dqcore.quantizer.checks",),
+    "dqcore.codebook.recompute": ("dqcore.quantizer.recompute",),
     "dqcore.convert_prior": ("dqcore.convert.prior",),
     "dqcore.data.codes_cache": ("dqcore.data.codes", "dqcore.data.token_batches"),
     "dqcore.data.encode": ("dqcore.inference.encode_shards",),

@@ -1,6 +1,7 @@
 """``DynamicQuantizer``: a vector-quantization layer whose code length follows the image (paper section 3.2).
 
-Its arguments are here. How a pass is computed is in ``lookup_layer``, what it learns in :mod:`dqcore.codebook`.
+Its arguments are here. How a pass is computed is in ``lookup_layer``, what becomes of one that activation checkpointing
+computes again in ``recompute``, and how the codebook learns in :mod:`dqcore.codebook`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
-from dqcore.codebook.checks import check_settings
 from dqcore.errors import whole_at_least
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import arrange, check_code_map
 from dqcore.nn.layouts import layout_of
 from dqcore.nn.quantized import Quantized
 from dqcore.nn.vectors import project
+from dqcore.quantizer.checks import check_settings
 from dqcore.quantizer.lookup_layer import LookupLayer
 
 __all__ = ["DynamicQuantizer", "Quantized"]

@@ -19,7 +19,6 @@ from dqcore.codebook import fused
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.learning import Initialisation, Restart, pull
 from dqcore.codebook.modules import Codebook
-from dqcore.codebook.recompute import FirstPasses, substitute
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged
@@ -28,6 +27,7 @@ from dqcore.nn.vectors import Vectors, finite_vectors, marked_vectors, project
 from dqcore.ops import Lookup
 from dqcore.ops.lookup_step import LookupStep
 from dqcore.ops.registry import in_backward, is_traced
+from dqcore.quantizer.recompute import FirstPasses, substitute
 
 __all__ = ["LookupLayer"]
 
