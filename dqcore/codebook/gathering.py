@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dqcore.codebook.draw import Looked
-from dqcore.codebook.learning import Batch, place_in_batch
+from dqcore.codebook.learning import BatchStatistics, place_in_batch
 from dqcore.codebook.modules import Codebook
 from dqcore.ops import CodeSums
 
@@ -26,9 +26,9 @@ class Gathering:
 
     def __init__(self) -> None:
         self.open = 0
-        self.batch: Batch | None = None
+        self.batch: BatchStatistics | None = None
 
-    def add(self, codebook: Codebook, statistics: CodeSums, looked: Looked | None) -> Batch | None:
+    def add(self, codebook: Codebook, statistics: CodeSums, looked: Looked | None) -> BatchStatistics | None:
         """Take in a batch.
 
         Args:
@@ -43,7 +43,7 @@ class Gathering:
         cells: Tensor | int = 0
         if looked is not None:
             looked, cells = place_in_batch(looked, 0 if earlier is None else earlier.cells)
-        batch = Batch(*statistics, looked, cells)
+        batch = BatchStatistics(*statistics, looked, cells)
         number = batch.number + (0 if earlier is None else earlier.number)
         is_due = not self.open and number >= codebook.every
         if is_due and earlier is None:

@@ -20,7 +20,16 @@ from dqcore.distributed import (
 )
 from dqcore.ops import Lookup
 
-__all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "place_in_batch", "pull", "reduce_statistics"]
+__all__ = [
+    "BatchStatistics",
+    "Initialisation",
+    "Restart",
+    "first_codes",
+    "learn",
+    "place_in_batch",
+    "pull",
+    "reduce_statistics",
+]
 
 #: K-means looks at this many vectors for each code, at most, and at vectors of this many numbers together.
 SAMPLE, SAMPLE_NUMBERS = 64, 2**26
@@ -45,7 +54,7 @@ class Restart(Protocol):
         """Replace unused codes by valid rows of ``candidates (n, D)``."""
 
 
-class Batch(NamedTuple):
+class BatchStatistics(NamedTuple):
     """What a codebook learns from.
 
     Attributes:
@@ -62,7 +71,7 @@ class Batch(NamedTuple):
     cells: Tensor | int = 0
     number: int = 1
 
-    def after(self, earlier: Batch | None, codebook: Codebook) -> Batch:
+    def after(self, earlier: BatchStatistics | None, codebook: Codebook) -> BatchStatistics:
         """This and the earlier parts as one, with its candidates drawn, so that the feature maps need not be kept."""
         source = self.source
         if isinstance(source, Looked):
@@ -71,11 +80,11 @@ class Batch(NamedTuple):
         if earlier is None:
             return self._replace(source=source)
         counts, sums = earlier.counts + self.counts, earlier.sums + self.sums
-        return Batch(counts, sums, source, self.cells, earlier.number + self.number)
+        return BatchStatistics(counts, sums, source, self.cells, earlier.number + self.number)
 
 
 @torch.no_grad()
-def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
+def learn(codebook: Codebook, batch: BatchStatistics, restart: Restart | None) -> None:
     """Update a codebook from the batches of all processes, and revive unused codes by vectors of that batch.
 
     The op of :mod:`dqcore.codebook.fused` does both where it knows the codebook; else PyTorch's operations do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -179,8 +180,8 @@ def write_samples(
     removed = _remove_earlier(out, {*paths, grid}) if world.is_main else 0
     world.barrier()
     seconds, start = 0.0, time.perf_counter()
-    shown, how = list[Tensor](), {"sampling": sampling, "seed": seed, "slots": slots}
-    for number, images in _drawn(prior, tokenizer, mine, batch_size, labels, progress, how):
+    shown, draw = list[Tensor](), functools.partial(prior.sample, sampling=sampling, seed=seed, slots=slots)
+    for number, images in _drawn(draw, tokenizer, mine, batch_size, labels, progress):
         seconds += time.perf_counter() - start
         for path, image in zip(paths[number : number + len(images)], images, strict=True):
             write_picture(path, tensor_to_image(image), "sample")
@@ -201,20 +202,19 @@ def _part(count: int, batch_size: int, world: World) -> range:
 
 
 def _drawn(
-    prior: Prior,
+    draw: Callable[..., CodeSequence],
     tokenizer: Any,
     mine: range,
     batch_size: int,
     labels: Tensor | int | None,
     progress: Callable[[int, int], object] | None,
-    how: dict[str, Any],
 ) -> Iterator[tuple[int, Tensor]]:
-    """Batches of decoded samples, in [-1, 1] on the CPU, and the index of the first of each."""
+    """Batches of what ``draw`` (``prior.sample``) gives, decoded, in [-1, 1] on the CPU; each after its first index."""
     for first in range(mine.start, mine.stop, CHUNK):
         size = min(CHUNK, mine.stop - first)
         some = labels[first : first + size] if isinstance(labels, Tensor) else labels
         report = None if progress is None else _offset(progress, first - mine.start, len(mine))
-        sequence = prior.sample(size, some, first=first, progress=report, **how)
+        sequence = draw(size, some, first=first, progress=report)
         for begin in range(0, size, batch_size):
             part = sequence[begin : begin + batch_size]
             yield first + begin, decode_sequence(tokenizer, part, batch_size).clamp(-1, 1).cpu()
