@@ -127,7 +127,7 @@ class GlobalLocal(Prior):
     def _draw(self, request: Request) -> CodeSequence:
         """Draw samples, ``request.slots`` of them at once, which all take the same number of steps.
 
-        ``closed``, ``stop_after`` and settings for positions are refused.
+        Settings for positions are refused; ``closed`` and ``stop_after`` were, as in every raster order.
         """
         _refuse_positions(request.sampling)
         known = None if request.given is None else self.contents_of(request.given, -1)
