@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,14 +19,14 @@ from dqcore.inference.streams import SUFFIX
 from dqcore.models.auto import check_identity
 from dqcore.stream import Decoded
 
-__all__ = ["Item", "count_items", "decode_item", "decode_maps", "decode_open", "list_codes"]
+__all__ = ["Item", "decode_item", "decode_maps", "decode_open", "list_codes", "list_names"]
 
 
 class Item(NamedTuple):
     """Something to decode.
 
     Attributes:
-        name: Relative path of the picture, without its ending.
+        name: Relative path of the stream, or of the image that a shard's codes were made of.
         source: The stream's file, or the maps of a shard.
     """
 
@@ -44,31 +44,27 @@ def list_codes(source: Path, codec: Codec) -> Iterator[Item]:
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if source.is_file():
-        yield Item(source.stem, source)
+        yield Item(source.name, source)
         return
     if index := _shard_index(source):
         check_identity(f"{source} holds codes of the", index.get("tokenizer", ""), codec.identity)
-        taken: set[str] = set()
         for entry, codes, grain in read_shards(source, index):
-            full = name_below(entry["name"])
-            name = PurePosixPath(full).with_suffix("").as_posix()
-            name = full if name in taken else name
-            taken.add(name)
-            yield Item(name, Decoded(codes, grain, tuple(entry["size"])))
+            yield Item(name_below(entry["name"]), Decoded(codes, grain, tuple(entry["size"])))
         return
     files = _streams_in(source)
     if not files:
         raise InputError(f"{source}: expected {SUFFIX} files, or the shards that dqcore encode writes")
     for path in files:
-        yield Item(PurePosixPath(path.relative_to(source).with_suffix("")).as_posix(), path)
+        yield Item(path.relative_to(source).as_posix(), path)
 
 
-def count_items(source: Path) -> int:
-    """How many photos :func:`list_codes` finds, at little cost; 1 for a file."""
+def list_names(source: Path) -> list[str]:
+    """The name of each item that :func:`list_codes` finds, at little cost."""
     if source.is_file():
-        return 1
-    index = _shard_index(source)
-    return len(index["images"]) if index else len(_streams_in(source))
+        return [source.name]
+    if index := _shard_index(source):
+        return [name_below(entry["name"]) for entry in index["images"]]
+    return [path.relative_to(source).as_posix() for path in _streams_in(source)]
 
 
 def _streams_in(folder: Path) -> list[Path]:
