@@ -15,7 +15,7 @@ from dqcore.codebook.checks import check_settings
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.learning import pull
 from dqcore.codebook.recompute import substitute
-from dqcore.errors import whole_at_least
+from dqcore.errors import whole_at_least, whole_given
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import Arranged, arrange, check_code_map
 from dqcore.nn.layouts import layout_of
@@ -80,7 +80,7 @@ class DynamicQuantizer(CodebookLayer):
         nonfinite: Literal["raise", "mask"] | None = None,
         eval_loss: bool = True,
     ) -> None:
-        whole_at_least(1, dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
+        whole_given(1, dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
         whole_at_least(1, codebook_dim=codebook_dim)
         commitment = check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
         super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)

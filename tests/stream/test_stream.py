@@ -165,7 +165,7 @@ def test_the_smallest_photo(tables_of, photo, identity):
     codes, grain = photo(1, 1, tables)
     decoded = read_stream(write_stream(codes, grain, (1, 1), tables, identity), tables, identity)
     assert torch.equal(decoded.codes, codes) and decoded.size == (1, 1)
-    with pytest.raises(InputError, match="codes: expected a code map"):
+    with pytest.raises(InputError, match="grain: expected 2 dimensions, none of them empty"):
         write_stream(codes[:0], grain[:0], (0, 1), tables, identity)
 
 
