@@ -136,13 +136,13 @@ class DynamicQuantizer(CodebookLayer):
             return Quantized(*given.restore(step.quantized, step.codes), step.loss, step.commitment, step.codebook)
         lookup = look_up(maps, given, codes.detach(), bad_cells, with_sums=learn, portable=self._torch_only)
         losses = self._losses(lookup, codes)
-        if lookup.statistics is not None and not is_repeat:
-            self._learn(maps, given.grain, lookup)
-        if self._only_looks_up and bad_cells is None:
-            return Quantized(*given.restore(lookup.quantized, lookup.codes), *losses)
-        quantized = project(self.project_out, self.estimator(maps, given.selected, lookup).to(dtype))
+        quantized = lookup.quantized
+        if not self._only_looks_up or bad_cells is not None:
+            quantized = project(self.project_out, self.estimator(maps, given.selected, lookup).to(dtype))
         if bad_cells is not None or (self._projected and (given.mask is not None or self._lookup_skips_bad(given))):
             quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
+        if lookup.statistics is not None and not is_repeat:  # last, so that a pass that fails has taught nothing
+            self._learn(maps, given.grain, lookup)
         return Quantized(*given.restore(quantized, lookup.codes), *losses)
 
     if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
