@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from dqcore.cli.stopping import Stoppable, stoppable
 from dqcore.data.images import SUFFIXES, tensor_to_image
 from dqcore.data.listing import files_for
+from dqcore.data.reading import allow_pixels
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.distributed.sharing import Turns
 from dqcore.errors import InputError
@@ -36,6 +37,7 @@ def decode(
     out: Path,
     preview: bool = False,
     overwrite: bool = False,
+    max_pixels: int | None = None,
     device: str = "auto",
     timeout: float = TIMEOUT,
 ) -> None:
@@ -50,6 +52,8 @@ def decode(
         out: Folder for the pictures; or one .png file.
         preview: Decode the coarse codes alone, which come first in a .dqc file; its beginning will do.
         overwrite: Replace pictures that are there.
+        max_pixels: Most pixels of a .dqc file's photo, which are known before its codes are read; by default as many
+            as fill a fortieth of the memory, and never above 67 million.
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
@@ -68,7 +72,7 @@ def decode(
     with contextlib.nullcontext() if alone or not world.is_main else sole_owner(out, "writing pictures"):
         world.barrier()
         job = _Job(codec, codes, out, alone, preview, overwrite)
-        with stoppable("decode", "picture") as check:
+        with allow_pixels(max_pixels), stoppable("decode", "picture") as check:
             _decode(job, world, check)
 
 

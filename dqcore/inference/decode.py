@@ -14,7 +14,7 @@ from torch import Tensor
 from dqcore.data.listing import name_below
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
-from dqcore.inference.codec import Codec
+from dqcore.inference.codec import Codec, check_regions
 from dqcore.inference.streams import SUFFIX
 from dqcore.models.auto import check_identity
 from dqcore.stream import Decoded
@@ -110,11 +110,8 @@ def decode_maps(model: Any, decoded: Decoded, name: str = "codes") -> Tensor:
     Raises:
         InputError: The grid is not one that this tokenizer gives to a photo of that size.
     """
-    (height, width), stride = decoded.size, model.config.strides[0]
-    if decoded.grain.shape != (-(-height // stride), -(-width // stride)):
-        raise InputError(
-            f"{name}: a photo of {width}x{height} pixels has other regions than {tuple(decoded.grain.shape)}"
-        )
+    height, width = decoded.size
+    check_regions(decoded.size, tuple(decoded.grain.shape), model.config.strides[0], name)
     codes = decoded.codes[None].to(model.quantizer.codebook.weight.device)
     return decode_open(model, codes)[0, :, :height, :width].float().clamp(-1, 1).cpu()
 

@@ -51,7 +51,7 @@ def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:
 
 
 def _saving_may_fail() -> bool:
-    """Whether a hook of the user's saves tensors; here it would raise after the codes were moved, in the ops before.
+    """Whether somebody's hook saves tensors: here it would raise after the codes were moved, in the three ops before.
 
     That of activation checkpointing raises in no first pass.
     """
