@@ -127,6 +127,7 @@ ROOMS = {
     "models/tokenizers": "DQ-VAE and VQGAN",
     "models/auto": "saved models whose kind is not known beforehand",
     "stream/tables": "how often each code occurs, and beside what, in whole numbers",
+    "stream/checks": "arguments",
     "stream/counts": "counting that",
     "stream/files": "the tables of a model on disk",
     "stream/header": "the first bytes of a `.dqc` file",

@@ -20,7 +20,7 @@ from dqcore.data.crops import Crop
 from dqcore.data.dataset import read_prepared
 from dqcore.data.images import BrokenImageError, image_to_uint8, readable_images
 from dqcore.data.steps import StepSampler
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 
 __all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate", "item_loader"]
 
@@ -88,8 +88,8 @@ class Crops(Dataset[Sample]):
         keep: int = 0,
         fast_jpeg: bool = False,
     ) -> None:
-        whole_at_least(seed=seed)
-        whole_at_least(0, keep=keep)
+        whole_given(seed=seed)
+        whole_given(0, keep=keep)
         self.paths, self.crop, self.seed, self.fast_jpeg = list(paths), crop, seed, fast_jpeg
         #: The prepared image of a file, or a :class:`BrokenImageError`.
         self.read: Callable[[Path], Image.Image] = self._from_disk
@@ -182,7 +182,7 @@ def item_loader(items: Dataset[Item], workers: int) -> Iterable[Item]:
 
 def _loader(items: Dataset[Any], workers: int, **options: Any) -> DataLoader:
     """A loader with random numbers of its own, whose workers leave signals to the main process."""
-    whole_at_least(0, workers=workers)
+    whole_given(0, workers=workers)
     generator = torch.Generator()
     return DataLoader(items, num_workers=workers, generator=generator, worker_init_fn=_leave_signals, **options)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
 from dqcore.distributed import ALONE, World
-from dqcore.errors import at_least, whole_at_least
+from dqcore.errors import at_least, whole_given
 from dqcore.files.pictures import check_targets, is_ours, write_picture
 from dqcore.inference.decode import decode_open
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_identified, load_saved, model_folder
@@ -86,8 +86,8 @@ def _tokenizer_beside(folder: Path, prior: Any) -> Path:
 @torch.no_grad()
 def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16) -> Tensor:
     """Images ``(B, 3, H, W)`` of a sequence that covers all regions, ``batch_size`` of them decoded at once."""
-    whole_at_least(1, batch_size=batch_size)
-    parts = zip(*(maps.split(batch_size) for maps in unpack_codes(sequence)), strict=True)
+    whole_given(1, batch_size=batch_size)
+    parts = zip(*(maps.split(min(int(batch_size), 1 << 31)) for maps in unpack_codes(sequence)), strict=True)
     return torch.cat([tokenizer.decode(some, where) for some, where in parts])
 
 
@@ -195,7 +195,7 @@ def write_samples(
 
 def _part(count: int, batch_size: int, world: World) -> range:
     """The samples of this process: whole batches, so that the images do not depend on the number of processes."""
-    whole_at_least(1, count=count, batch_size=batch_size)
+    whole_given(1, count=count, batch_size=batch_size)
     batches = -(-count // batch_size)
     first, stop = (batches * rank // world.size * batch_size for rank in (world.rank, world.rank + 1))
     return range(first, min(stop, count))

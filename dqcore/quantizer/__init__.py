@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
-from dqcore.errors import whole_at_least
+from dqcore.errors import whole_at_least, whole_given
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
 from dqcore.nn.arranged import arrange, check_code_map
 from dqcore.nn.layouts import layout_of
@@ -77,7 +77,7 @@ class DynamicQuantizer(LookupLayer):
         nonfinite: Literal["raise", "mask"] | None = None,
         eval_loss: bool = True,
     ) -> None:
-        whole_at_least(1, dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
+        whole_given(1, dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
         whole_at_least(1, codebook_dim=codebook_dim)
         commitment = check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
         super().__init__(

@@ -4,7 +4,7 @@
 
     input --_vectors--> vectors --_codes_for--> codes --+--_step_at_once--> one call for all that follows
                                                         |
-                                                        +--_step_by_ops---> lookup, loss, update, output
+                                                        +--_step_by_ops---> lookup, loss, output, update
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class LookupLayer(CodebookLayer):
     def _step_by_ops(
         self, given: Arranged, vectors: Vectors, codes: Tensor, with_sums: bool, learns: bool
     ) -> LookupStep:
-        """Lookup, loss, update and output, one after the other.
+        """Lookup, loss, output and update, one after the other.
 
         Args:
             given: The input.
@@ -149,10 +149,10 @@ class LookupLayer(CodebookLayer):
         """
         portable = self._torch_only
         lookup = look_up(vectors.maps, given, codes.detach(), vectors.bad_cells, with_sums=with_sums, portable=portable)
-        losses = self._losses(lookup, codes)
-        if learns:
+        losses, output = self._losses(lookup, codes), self._output(given, vectors, lookup)
+        if learns:  # last, so that a pass that fails has taught nothing
             self._learn(vectors.maps, given.grain, lookup)
-        return LookupStep(self._output(given, vectors, lookup), lookup.codes, *losses)
+        return LookupStep(output, lookup.codes, *losses)
 
     def _losses(self, lookup: Lookup, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its commitment part and its codebook part."""

@@ -39,7 +39,9 @@ def test_pairs_are_those_that_the_writer_meets(tables_of, photo, num_granulariti
             walk.take_codes(recorder := Recorder(), g)
             for before, after in recorder.pairs:
                 expected[g, before, after] += 1
-    assert torch.equal(counts.grain_pairs, grains) and torch.equal(counts.code_pairs, expected)
+    assert torch.equal(counts.code_pairs, expected)
+    if num_granularities > 1:  # one alone is not written, so nobody walks over it
+        assert torch.equal(counts.grain_pairs, grains)
     assert torch.equal(counts.grains, occur)
     assert torch.equal(counts.codes.sum(1), occur * 4 ** torch.arange(num_granularities))
     assert int(counts.code_pairs.sum()) > 100 and counts.images == 3
