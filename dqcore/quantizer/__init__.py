@@ -95,7 +95,7 @@ class DynamicQuantizer(LookupLayer):
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
-        """With the paper's settings (section 3.2): decay 0.99, no restart; ``changes`` are arguments that differ."""
+        """No restart (supplement, section 1), decay 0.99 (authors' code); ``changes`` are arguments that differ."""
         return cls(dim, codebook_size, num_granularities, **{**PAPER, **changes})
 
     def forward(

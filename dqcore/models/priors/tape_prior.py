@@ -159,7 +159,7 @@ class TapePrior(Prior):
         return torch.stack([(grains == g).sum() for g in range(self.config.num_granularities)])
 
     def _mean_position_loss(self, losses: Tensor, grains: Tensor) -> Tensor:
-        """In a coarse-to-fine prior every granularity has the same weight, however few codes it has (paper)."""
+        """In a coarse-to-fine prior, as in the authors' code, every granularity has the same weight, however short."""
         if not self.tape.coarse_to_fine:
             return losses.mean()
         means = []
