@@ -132,3 +132,15 @@ def test_why_a_photo_is_passed_over(monkeypatch):
     assert "expected at least 6, one for each region of 32x33 pixels, got 5" in why_not(config, 33, 32, num_codes=5)
     monkeypatch.setattr(encoded, "MAX_PIXELS", 1000)
     assert "32x33 pixels are more than" in why_not(config, 33, 32) and not why_not(config, 33, 32, streams=False)
+
+
+def test_each_photo_of_a_batch_has_its_own_result(model, photo):
+    images = torch.stack([photo[:, :32, :32], -photo[:, 32:64, 32:64]])
+    shown = []
+    for batches in ([images], list(images.split(1))):
+        comparison = Comparison(model, StreamCost.uniform(model.config), codecs=(), keep=True)
+        evaluate_tokenizer(model, batches, each=comparison)
+        shown.append([one.states[0].result for one in comparison.shown])
+    for together, alone in zip(*shown, strict=True):
+        assert torch.equal(together.padded, alone.padded) and torch.equal(together.image, alone.image)
+        torch.testing.assert_close(together.reconstruction, alone.reconstruction, rtol=0, atol=1 / 127)
