@@ -95,8 +95,11 @@ _REST = re.compile(
 )
 
 
-#: Minutes each: they begin first, so that no worker ends with one of them alone.
-_LONG = re.compile(r"test_fashion_mnist.py|test_compile_check.py|test_the_demo_learns")
+#: Of half a minute and more: they begin first, so that no worker ends with one of them alone.
+_LONG = re.compile(
+    r"test_fashion_mnist.py|test_compile_check.py|test_compile_sectors.py|test_the_demo_learns|test_every_row_runs|"
+    r"test_no_settled_vector|test_attacks.py|test_packaging.py|test_sharded.py|cli/test_processes.py"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
