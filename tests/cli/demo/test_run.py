@@ -76,21 +76,21 @@ def _seconds_of_a_plain_step() -> float:
 
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path, monkeypatch):
-    """Towards what the README promises, in a fifth of the tokenizer's steps, on photographs that it never saw."""
+    """What the README promises, in half of the tokenizer's steps, on photographs that training never saw."""
     begun, plain = [time.process_time()], [_seconds_of_a_plain_step()]
     train = demo.train_prior
     monkeypatch.setattr(demo, "train_prior", lambda *args: begun.append(time.process_time()) or train(*args))
-    result = run_demo(out=tmp_path / "demo", steps=demo.STEPS // 5)
+    result = run_demo(out=tmp_path / "demo", steps=demo.STEPS // 2)
     tokenizer, whole = begun[1] - begun[0], time.process_time() - begun[0]
     found = result.evaluation
-    assert found.psnr >= 21.5
-    assert abs(found.fine_ratio - result.target_ratio) <= 0.1
+    assert found.psnr >= 22
+    assert abs(found.fine_ratio - result.target_ratio) <= 0.05
     assert found.usage > 0.5
     assert found.rank_correlation >= 0.5
     rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["val_content_loss"] for row in rows if "val_content_loss" in row]
-    assert losses[-1] < 0.85 * math.log(512), "of someone who knows nothing about 512 codes"
+    assert losses[-1] < 0.9 * math.log(512), "of someone who knows nothing about 512 codes"
     # Others slow a shared machine threefold, and a plain step with it: minutes alone would say nothing of the demo.
     plain.append(_seconds_of_a_plain_step())
-    assert tokenizer < 900 * max(plain), "three times what a step takes today"
-    assert whole < 1900 * max(plain)
+    assert tokenizer < 1500 * max(plain), "three times what a step takes today"
+    assert whole < 2500 * max(plain)
