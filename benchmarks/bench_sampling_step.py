@@ -6,7 +6,7 @@ from rows import compare
 
 import dqcore
 from dqcore.models.sampling.draw import Draw, uniforms
-from dqcore.models.sampling.walk import Plan, Walk
+from dqcore.models.sampling.walk import Plan, TapeWalk
 from dqcore.models.tapes import coarse_to_fine_tape
 from dqcore.ops.add_rows import add_rows
 from dqcore.ops.draw import draw
@@ -19,7 +19,7 @@ class Bookkeeping:
 
     def __init__(self, slots, device):
         tape = coarse_to_fine_tape((16, 16), 2, CODES, 1, "row-first").to(device)
-        self.walk, samples = Walk(tape, slots), torch.arange(slots, device=device)
+        self.walk, samples = TapeWalk(tape, slots), torch.arange(slots, device=device)
         plan = Plan(tape, torch.zeros_like(samples)[None], uniforms(0, samples, 2 * len(tape)))
         self.walk.load(samples >= 0, plan)
         self.lengths = torch.zeros(slots, dtype=torch.int32, device=device)

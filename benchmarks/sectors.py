@@ -14,7 +14,7 @@ WIDEST = 16  # bytes that one thread loads or stores with one instruction, at mo
 Place = tuple[tuple[str, int], ...]
 
 
-class Layout(NamedTuple):
+class BlockedLayout(NamedTuple):
     """How a tensor lies in the registers of a block: Triton's blocked layout, dimensions that were cut off left out."""
 
     registers: tuple[int, ...]  # elements of a thread, along each dimension
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         return group
 
 
-def layouts(ttgir: str) -> dict[tuple[Place, tuple[int, ...]], Layout | None]:
+def layouts(ttgir: str) -> dict[tuple[Place, tuple[int, ...]], BlockedLayout | None]:
     """The layout of every tensor that the compiled kernel loads or stores, by the access's place and shape.
 
     A loop that is unrolled may come by a place with several shapes.
@@ -63,7 +63,7 @@ def _place(locs: dict[str, str], loc: str) -> Place:
     return ()
 
 
-def _layout(text: str, aliases: dict[str, str]) -> Layout | None:
+def _layout(text: str, aliases: dict[str, str]) -> BlockedLayout | None:
     """A blocked layout, or what is left of one without some dimensions; None for other layouts, as of products."""
     cut = []
     while match := re.fullmatch(r"#ttg\.slice<\{dim = (\d+), parent = (.*)\}>", text):
@@ -79,7 +79,7 @@ def _layout(text: str, aliases: dict[str, str]) -> Layout | None:
     for dim in reversed(cut):  # the outermost slice was cut last
         del axes[dim]
     fastest = axes.index(order[0]) if order[0] in axes else None
-    return Layout(*(tuple(size[axis] for axis in axes) for size in sizes), fastest)
+    return BlockedLayout(*(tuple(size[axis] for axis in axes) for size in sizes), fastest)
 
 
 class Count(NamedTuple):
@@ -93,7 +93,7 @@ class Count(NamedTuple):
         return Count(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def count(layout: Layout, addresses: np.ndarray, mask: np.ndarray, size: int) -> tuple[Count, np.ndarray]:
+def count(layout: BlockedLayout, addresses: np.ndarray, mask: np.ndarray, size: int) -> tuple[Count, np.ndarray]:
     """What a warp's accesses touch, and the distinct sectors of all of them."""
     width = max(1, min(layout.registers[layout.fastest] if layout.fastest is not None else 1, WIDEST // size))
     group = layout.groups(addresses.shape, width)[mask].astype(np.uint64)

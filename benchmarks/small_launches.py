@@ -8,7 +8,7 @@ import torch
 
 import dqcore
 from dqcore.models.sampling.draw import uniforms
-from dqcore.models.sampling.walk import Plan, Walk
+from dqcore.models.sampling.walk import Plan, TapeWalk
 from dqcore.models.tapes import coarse_to_fine_tape
 from dqcore.ops import (
     add_layer_norm,
@@ -156,7 +156,7 @@ def _decoding(device: str, normal: Callable[..., torch.Tensor]) -> Launches:
 def _walking(device: str, generator: torch.Generator, side: int = 16, codes: int = 1024) -> Launches:
     """A step of the walk with logits whose probabilities are rounded alike everywhere, so that all is equal."""
     tape = coarse_to_fine_tape((side, side), 2, codes, 1, "row-first").to(device)
-    walk, samples = Walk(tape, 5, 2), torch.arange(5, device=device)
+    walk, samples = TapeWalk(tape, 5, 2), torch.arange(5, device=device)
     labels = torch.zeros(2, 5, dtype=torch.int64, device=device)
     walk.load(samples < 4, Plan(tape, labels, uniforms(3, samples, 2 * len(tape))))
     positions = int(tape.columns.max()) + 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from numbers import Integral
 
-__all__ = ["DqcoreError", "InputError", "at_least", "whole_at_least"]
+__all__ = ["DqcoreError", "InputError", "at_least", "whole_at_least", "whole_given"]
 
 
 class DqcoreError(Exception):
@@ -21,8 +21,12 @@ class InputError(DqcoreError, ValueError):
 def at_least(least: float, **numbers: float | None) -> None:
     """Raise :class:`InputError` unless each argument, given by its name, is None or this large."""
     for name, number in numbers.items():
-        if number is not None and not number >= least:
-            raise InputError(f"{name}: expected at least {least}, got {number}")
+        try:
+            fits = number is None or bool(number >= least)
+        except (TypeError, ValueError, RuntimeError):  # text, a list, or an array of several numbers
+            fits = False
+        if not fits:
+            raise InputError(f"{name}: expected at least {least}, got {number!r}")
 
 
 def whole_at_least(least: int | None = None, **numbers: int | None) -> None:
@@ -30,9 +34,12 @@ def whole_at_least(least: int | None = None, **numbers: int | None) -> None:
 
     NumPy's whole numbers are some, True and False are none, and neither is a number with a decimal point.
     """
+    whole_given(least, **{name: number for name, number in numbers.items() if number is not None})
+
+
+def whole_given(least: int | None = None, **numbers: int) -> None:
+    """:func:`whole_at_least` of arguments that must not be None."""
     for name, number in numbers.items():
-        if number is None:
-            continue
         if isinstance(number, bool) or not isinstance(number, Integral) or (least is not None and number < least):
             expected = "a whole number" if least is None else f"at least {least} and whole"
             raise InputError(f"{name}: expected {expected}, got {number!r}")

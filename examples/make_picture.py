@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, pad_to_stride, read_image, tensor_to_image
-from dqcore.inference.budget import Bytes, Coded
+from dqcore.inference.budget import ByteBudget, Coded
 from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.protocol import decode_to_size
 from dqcore.metrics.distortion import psnr
@@ -74,7 +74,7 @@ def _row(codec: Codec, path: Path, box: tuple[int, int, int, int]) -> Image.Imag
 def _coded(codec: Codec, image: Tensor) -> tuple[Coded, Tensor]:
     padded = pad_to_stride(image[None], codec.model.config.strides[0])
     size = (image.shape[1], image.shape[2])
-    coded = Bytes(BITS_PER_PIXEL, per_pixel=True).encode(codec, padded, size)
+    coded = ByteBudget(BITS_PER_PIXEL, per_pixel=True).encode(codec, padded, size)
     return coded, decode_to_size(codec.model, coded.codes[None], coded.grain[None], *size)[0]
 
 

@@ -1,15 +1,23 @@
-"""Calls of a launcher that are made again: what the first one launched, with the addresses of new tensors.
+"""Launchers whose calls are replayed: the host prepares a kind of call once, and from then on only launches.
 
-What a launcher does on the host (sizes, tiles, buffers, views, constants) follows from the shapes, strides, dtypes and
-alignment of its arguments, never from their values. When arguments like those of an earlier call come, the call is
-noted: its launches, and where in arguments and buffers the addresses lie that they took. From then on such calls make
-the buffers, all those that nobody else sees as one, and launch the same. It is a CUDA graph's idea for the host alone:
-the tensors may be others each time.
+What a launcher does on the host (sizes, tiles, buffers, views, constants) takes longer than a small kernel runs. It
+follows from the shapes, strides, dtypes and alignment of the arguments, and from numbers among them, but never from
+what tensors hold nor where they lie. So :func:`replayed` keeps a recording (``recording``) for each kind of arguments:
 
-A call is not noted if it does anything but allocate, look at parts of tensors and launch (``refuse``), and is made
-without notes wherever ``launch.is_free`` says no, and in the interpreter. Constants of a file that change call for
-``forget``. Triton asks of every tensor whether a GPU can reach it; the call that is noted was asked, and those that
-follow have their tensors on the same device.
+1. The first call of a kind is an ordinary one. Most kinds never come again and cost no more than this.
+2. The second one is recorded: it runs as ever, while what it allocates and launches is written down.
+3. All others are replays: allocate the same, launch the same, with the addresses of their own tensors. This is the idea
+   of a CUDA graph for the host alone; the tensors may be others each time.
+
+A call is not replayed but made as ever
+
+- if it could not be recorded: it does something other than allocating, making views and launching, such as a product by
+  PyTorch. A launcher that does so where a recorder cannot see it calls :func:`refuse`;
+- while Triton has to do more than launch (``launch.is_free``), within a call that is being recorded, or interpreted;
+- if a global that a kernel was compiled with has changed, if memory is short, or if the allocator's addresses are odd.
+
+Constants of a file that a launcher reads are no arguments: who changes them calls :func:`forget`. Triton asks of every
+tensor whether a GPU can reach it; it asked in the call that was recorded, and the device is part of the kind.
 """
 
 from __future__ import annotations
@@ -25,21 +33,25 @@ from torch import Tensor
 
 from dqcore.kernels.common import INTERPRETED
 from dqcore.kernels.launch import is_free, noting
-from dqcore.kernels.recording import Recorder, Replay
+from dqcore.kernels.recorder import Recorder
+from dqcore.kernels.recording import Recording
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-MOST = 512  # calls that are kept
+MOST = 512  # kinds of calls that are kept
 
-#: By function and kind of arguments: None after one call, then its launches, or False where they cannot be noted.
-_calls: dict[tuple, Replay | bool | None] = {}
-#: Held by the thread that notes a call: PyTorch keeps whether a mode is active for all threads together, and where two
+#: By launcher, device and kind of arguments: None after the first call, then its recording, or False if it was refused.
+_calls: dict[tuple, Recording | bool | None] = {}
+#: Held by the thread that records: PyTorch keeps whether a mode is active for all threads together, and where two
 #: enter modes at once it may stay so for good, which keeps ``torch.compile`` from compiling.
 _turn = threading.Lock()
 
 
 def replayed(function: Function) -> Function:
-    """``function``, whose calls are noted when they come again; tensors, numbers, and tuples and lists of them."""
+    """A launcher whose calls are replayed from the third of a kind on.
+
+    Its arguments are tensors, hashable values such as numbers, and tuples and lists of these, none by keyword.
+    """
     if INTERPRETED:
         return function
 
@@ -51,21 +63,21 @@ def replayed(function: Function) -> Function:
         device = triton.runtime.driver.active.get_current_device()
         key = (function, device, *[_kind(value, given) for value in args])
         call = _calls.get(key, True)
-        if isinstance(call, Replay):
+        if isinstance(call, Recording):
             try:
-                result = call.again(given) if call.holds() else False
+                result = call.replay(given) if call.holds() else False
             except torch.OutOfMemoryError:  # before any launch: one buffer may not fit where several small ones do
                 result = False
             return function(*args) if result is False else result
         if call is None and _turn.acquire(blocking=False):
             try:
-                result, noted = _noted(function, args, given, device)
+                result, recording = _recorded(function, args, given, device)
             finally:
                 _turn.release()
             if key in _calls:  # not forgotten since
-                _calls[key] = noted
+                _calls[key] = recording
             return result
-        if call is True:  # most calls that never come again leave no more than this
+        if call is True:  # the first of its kind
             if len(_calls) >= MOST:
                 _calls.clear()
             _calls[key] = None
@@ -75,18 +87,21 @@ def replayed(function: Function) -> Function:
 
 
 def forget() -> None:
-    """Note all calls anew: something changed that is no argument."""
+    """Drop all recordings: something that launchers read has changed and is no argument of theirs."""
     _calls.clear()
 
 
 def refuse() -> None:
-    """The call that is being made does what cannot be noted."""
+    """Say that the present call does what a replay would leave out; does nothing unless it is being recorded."""
     if (recorder := getattr(noting, "recorder", None)) is not None:
         recorder.refuse()
 
 
 def _kind(value: Any, given: list[Tensor]) -> Any:
-    """All of a value but a tensor's address and numbers; its tensors go to ``given``."""
+    """What two arguments must share for one recording; the tensors are added to ``given``.
+
+    Of a tensor all but its address and contents; of a list or tuple its parts; any other value itself.
+    """
     kind = type(value)
     if kind is tuple or kind is list:
         return (kind, *[_kind(part, given) for part in value])
@@ -96,8 +111,8 @@ def _kind(value: Any, given: list[Tensor]) -> Any:
     return (kind, *[_kind(part, given) for part in value]) if isinstance(value, tuple) else (kind, value)
 
 
-def _noted(function: Any, args: tuple, given: list[Tensor], device: int) -> tuple[Any, Replay | bool]:
-    """The result of a call, and its launches if they can be noted."""
+def _recorded(function: Any, args: tuple, given: list[Tensor], device: int) -> tuple[Any, Recording | bool]:
+    """The result of a call, and its recording; False if it was refused."""
     recorder = Recorder(given, device)
     noting.recorder = recorder
     try:
@@ -105,4 +120,4 @@ def _noted(function: Any, args: tuple, given: list[Tensor], device: int) -> tupl
             result = function(*args)
     finally:
         noting.recorder = None
-    return result, recorder.replay(result)
+    return result, recorder.recording(result)

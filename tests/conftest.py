@@ -1,5 +1,6 @@
 """Fixtures for every test: a seed, and the routes an op can take on this machine."""
 
+import gc
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ if not torch.cuda.is_available():
 
 import dqcore
 from dqcore import backends
+
+gc.disable()  # until all tests are collected
 
 if backends.has_triton() and backends.interpreting():
     import quick_interpreter
@@ -92,8 +95,11 @@ _REST = re.compile(
 )
 
 
-#: Minutes each: they begin first, so that no worker ends with one of them alone.
-_LONG = re.compile(r"test_fashion_mnist.py|test_compile_check.py|test_the_demo_learns")
+#: Of half a minute and more: they begin first, so that no worker ends with one of them alone.
+_LONG = re.compile(
+    r"test_fashion_mnist.py|test_compile_check.py|test_compile_sectors.py|test_the_demo_learns|test_every_row_runs|"
+    r"test_no_settled_vector|test_attacks.py|test_packaging.py|test_sharded.py|cli/test_processes.py"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,6 +108,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _REST.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not _LONG.search(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    """Cycles are looked for more seldom, and not in what is there until the end: that took a sixth of many tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

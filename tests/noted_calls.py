@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from dqcore.kernels import common, replay
 from dqcore.kernels import launch as launch_module
 from dqcore.kernels.launch import Known, launch
-from dqcore.kernels.recording import Replay
+from dqcore.kernels.recording import Recording
 from dqcore.kernels.replay import replayed
 
 #: Where calls are noted at all.
@@ -49,7 +49,7 @@ def interpreted(kernel, grid, *args, **constants):
 
 
 def noted():
-    return [call for call in replay._calls.values() if isinstance(call, Replay)]
+    return [call for call in replay._calls.values() if isinstance(call, Recording)]
 
 
 def last_of(function, problems):

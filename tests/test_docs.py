@@ -52,7 +52,7 @@ def test_switches_to_the_authors_ways_are_real():
     rows = [line.split("|") for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
     switches = [switch for row in rows for switch in re.findall(r"`([^`]+)`", row[-2])]
     fields = {"entropy_bins": DQVAEConfig(), "num_heads": DQTransformerConfig()}
-    assert len(switches) == 6
+    assert len(switches) == 7
     for switch in switches:
         if switch.startswith("--"):
             stage, tokenizer = ("prior", ["--tokenizer", "runs/mine"]) if "views" in switch else ("tokenizer", [])

@@ -225,3 +225,9 @@ def test_reference_backend_agrees():
     assert torch.equal(out.codes, expected.codes)
     assert_close(out.loss, expected.loss)
     assert_close(quantizer.codebook.codes, other.codebook.codes)
+
+
+@pytest.mark.parametrize("name", ["dim", "codebook_size", "num_granularities"])
+def test_none_is_no_number(name):
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1 and whole, got None"):
+        dqcore.DynamicQuantizer(**{"dim": 8, "codebook_size": 16, name: None})

@@ -1,11 +1,9 @@
 """Two gloo processes must end with the codebook of one process on the joined batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.distributed as dist
+from processes import launch
 
 import dqcore
 from dqcore import DynamicQuantizer, backends
@@ -13,11 +11,11 @@ from dqcore.codebook import EMA, KMeans, RandomRestart
 
 STEPS = 3
 LOAD = """
-import importlib.util, sys
+import importlib.util, os, sys
 spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
-shared.process(int(sys.argv[2]), *sys.argv[3:])
+shared.process(int(os.environ["RANK"]), *sys.argv[2:])
 """
 
 
@@ -65,11 +63,8 @@ def test_two_processes_equal_one(tmp_path, backend):
     if backend == "interpreter" and not backends.interpreting():
         pytest.skip("needs Triton's interpreter")
     expected = run_all(backend)
-    commands = [[sys.executable, "-c", LOAD, __file__, str(rank), str(tmp_path), backend] for rank in (0, 1)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
-    for started in processes:
-        _, errors = started.communicate(timeout=120)
-        assert started.returncode == 0, errors
+    for code, _, errors in launch(LOAD, __file__, tmp_path, backend, size=2):
+        assert code == 0, errors
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for one, two in zip(first, second, strict=True):
         for name, value in one.items():

@@ -19,7 +19,7 @@ RETIRED = [
     (r"\blevels?\b", "granularity; a level is a resolution of the encoder or decoder", ["dqcore/*"],
      ["dqcore/nn/encoder.py", "dqcore/nn/decoder.py", "dqcore/nn/blocks.py", "dqcore/models/tokenizers/base.py",
       "dqcore/convert/tokenizer.py", "dqcore/convert/vqgan.py", "dqcore/models/tokenizers/*.py"]),
-    (r"\btokens?\b", "vector", ["dqcore/quantizer.py", "dqcore/codebook/*", "dqcore/estimators.py",
+    (r"\btokens?\b", "vector", ["dqcore/quantizer/*", "dqcore/codebook/*", "dqcore/estimators.py",
      "dqcore/ops/*nearest_code.py", "dqcore/ops/*dynamic_lookup.py", "dqcore/ops/*code_sums.py",
      "kernels/*_code*.py", "kernels/dynamic_lookup*.py", "kernels/rounding.py", "kernels/scan.py", "kernels/settle.py",
      "kernels/vectors.py"], []),

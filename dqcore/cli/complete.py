@@ -33,9 +33,9 @@ def complete(
     count: int = 4,
     label: str | None = None,
     tokenizer: Path | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = 300,
-    top_p: float = 1.0,
+    temperature: float = Sampling.temperature,
+    top_k: int | None = Sampling.top_k,
+    top_p: float = Sampling.top_p,
     seed: int = 0,
     device: str = "auto",
 ) -> None:

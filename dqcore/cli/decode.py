@@ -15,13 +15,15 @@ from tyro.conf import Positional
 
 from dqcore.cli.stopping import Stoppable, stoppable
 from dqcore.data.images import SUFFIXES, tensor_to_image
+from dqcore.data.listing import files_for
+from dqcore.data.reading import allow_pixels
 from dqcore.distributed import TIMEOUT, World, join_world
 from dqcore.distributed.sharing import Turns
 from dqcore.errors import InputError
 from dqcore.files import folder_lock, sole_owner, write_atomically
 from dqcore.inference.codec import Codec, load_codec
-from dqcore.inference.decode import Item, count_items, decode_item, list_codes
-from dqcore.inference.streams import SUFFIX
+from dqcore.inference.decode import Item, decode_item, list_codes, list_names
+from dqcore.inference.stream_file import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import counted, progress_bar
 
@@ -35,6 +37,7 @@ def decode(
     out: Path,
     preview: bool = False,
     overwrite: bool = False,
+    max_pixels: int | None = None,
     device: str = "auto",
     timeout: float = TIMEOUT,
 ) -> None:
@@ -49,6 +52,8 @@ def decode(
         out: Folder for the pictures; or one .png file.
         preview: Decode the coarse codes alone, which come first in a .dqc file; its beginning will do.
         overwrite: Replace pictures that are there.
+        max_pixels: Most pixels of a .dqc file's photo, which are known before its codes are read; by default as many
+            as fill a fortieth of the memory, and never above 67 million.
         device: auto, cpu, cuda or cuda:N.
         timeout: Under torchrun, seconds to wait for a process that does not answer before the job ends.
     """
@@ -67,7 +72,7 @@ def decode(
     with contextlib.nullcontext() if alone or not world.is_main else sole_owner(out, "writing pictures"):
         world.barrier()
         job = _Job(codec, codes, out, alone, preview, overwrite)
-        with stoppable("decode", "picture") as check:
+        with allow_pixels(max_pixels), stoppable("decode", "picture") as check:
             _decode(job, world, check)
 
 
@@ -85,14 +90,23 @@ class _Job:
     @property
     def total(self) -> int:
         """How many pictures there are to be."""
-        return sum(count_items(source) for source in self.codes)
+        return sum(len(list_names(source)) for source in self.codes)
 
     def items(self) -> Iterator[tuple[Item, Path]]:
-        """Everything to decode, and its picture's file."""
+        """Everything to decode, and its picture's file: for ``a.dqc`` ``a.png``, or ``a.dqc.png`` beside that."""
+        names = (self._place(source) / name for source in self.codes for name in list_names(source))
+        folders = {folder for name in names for folder in name.parents}  # no picture may stand where one is to be
         for source in self.codes:
-            folder = self.out / source.resolve().name if len(self.codes) > 1 and source.is_dir() else self.out
+            taken = set(folders)
             for item in list_codes(source, self.codec):
-                yield item, self.out if self.alone else folder / f"{item.name}.png"
+                files = map(Path, files_for(str(self._place(source) / item.name), ".png"))
+                target = next(file for file in files if file not in taken)
+                taken.add(target)
+                yield item, self.out if self.alone else target
+
+    def _place(self, source: Path) -> Path:
+        """The folder for a source's pictures: one of its own if it is one of several folders."""
+        return self.out / source.resolve().name if len(self.codes) > 1 and source.is_dir() else self.out
 
 
 def _decode(job: _Job, world: World, check: Stoppable) -> None:

@@ -25,15 +25,10 @@ from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.inference.budget import Budget, budget_of
 from dqcore.inference.codec import Codec, load_codec
-from dqcore.inference.encode import encode_images, hash_photos
-from dqcore.inference.single import write_alone
-from dqcore.inference.streams import (
-    SUFFIX,
-    StreamFolder,
-    Written,
-    encode_photo,
-    encode_photos,
-)
+from dqcore.inference.encode_shards import encode_images, hash_photos
+from dqcore.inference.encode_streams import encode_photo, encode_photos
+from dqcore.inference.stream_file import SUFFIX, Written, write_alone
+from dqcore.inference.stream_folder import StreamFolder
 from dqcore.models.weights import TOKENIZER, weights_folder
 from dqcore.progress import counted, progress_bar
 

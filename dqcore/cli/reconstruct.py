@@ -18,7 +18,7 @@ from dqcore.data.reading import allow_pixels
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.files.pictures import check_targets, write_picture
-from dqcore.inference.encoded import why_not
+from dqcore.inference.encode_batch import why_not
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.photos import list_photos
 from dqcore.inference.protocol import NATIVE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dqcore.inference.streams import Written
+from dqcore.inference.stream_file import Written
 from dqcore.progress import counted
 
 __all__ = ["print_written", "say_written"]

@@ -5,8 +5,9 @@
 - ``modules``: what holds the codes and their statistics
 - ``draw``: vectors drawn at random, to start from or to revive codes with
 - ``learning``: what happens at each training batch, on every process; ``fused``: the same in one launch
-- ``recompute``: passes that activation checkpointing computes again
-- ``layer``: a layer with a codebook, the base of the quantizer
+- ``gathering``: batches that wait for an update by several of them
+- ``holder``, ``layer``: a layer that holds a codebook, and above it one that starts it and lets it learn, which is the
+  base of the quantizer
 """
 
 from dqcore.codebook.learning import reduce_statistics

@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
         return self.key >= 0
 
     def draw(self, number: int, seed: Tensor) -> Drawn:
-        """Itself, for a :class:`Batch <dqcore.codebook.learning.Batch>`, which holds this or a :class:`Looked`."""
+        """Itself: so a :class:`dqcore.codebook.learning.BatchStatistics` may hold this or a :class:`Looked`."""
         return self
 
     def of_all_processes(self, number: int) -> Drawn:

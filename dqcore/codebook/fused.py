@@ -1,7 +1,13 @@
 """Codebook updates by the op ``codebook_update``: one launch on a GPU, where ``learning`` needs many.
 
-:func:`step` does the lookup, the loss and the update in one call. Each of :func:`move`, :func:`update` and
-:func:`update_by` has a ``can_..`` that says whether the op knows the codebook and is faster.
+There are three, from the one that costs the host least to the one that asks least of the batch:
+
+- :func:`step`: lookup, loss and update by one call, where nothing comes between them
+- :func:`update`: the update by the maps of one batch, which was looked up by one process
+- :func:`update_by`: the update by statistics and drawn vectors, of several batches or processes
+
+:func:`can_update` and :func:`can_update_by` say whether the op knows the codebook and is faster; ``step`` returns None
+where it is not the way.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from dqcore.distributed import num_processes
 from dqcore.ops import CodeSums, Lookup, codebook_update
 from dqcore.ops.lookup_step import LookupStep, can_step, lookup_step
 
-__all__ = ["can_update", "can_update_by", "move", "step", "update", "update_by"]
+__all__ = ["can_update", "can_update_by", "step", "update", "update_by"]
 
 #: Dtypes of vectors that the op ``codebook_update`` takes.
 LEARNT = (torch.float16, torch.bfloat16, torch.float32)
@@ -56,12 +62,9 @@ def can_update(codebook: Codebook, restart: object, maps: list[Tensor], lookup: 
 
 
 def can_update_by(codebook: Codebook, restart: object, sums: Tensor) -> bool:
-    """Whether :func:`update_by` can be called."""
-    return (restart is None or type(restart) is RandomRestart) and _can_move(codebook, sums)
-
-
-def _can_move(codebook: Codebook, sums: Tensor) -> bool:
-    """Whether the op can move this codebook by such sums, on a device where that is faster."""
+    """Whether :func:`update_by` can be called: the op can move this codebook by such sums, and is faster."""
+    if restart is not None and type(restart) is not RandomRestart:
+        return False
     kind, weight = type(codebook), codebook.weight
     if kind is GradientCodebook:  # an optimiser's parameter is not written to within a graph, nor where it is sharded
         if "_shards" in codebook.__dict__ or torch.compiler.is_compiling():
@@ -81,17 +84,12 @@ def _floats(codebook: Codebook) -> list[Tensor]:
     return [codebook.weight, codebook.cluster_size, *sums]
 
 
-def move(codebook: Codebook, counts: Tensor, sums: Tensor) -> None:
-    """Learn from statistics alone, of all parts of a batch and all processes; by the op where it knows the codebook."""
-    if not _can_move(codebook, sums):
-        codebook.update(counts, sums)
-        return
-    none = torch.empty(0, dtype=torch.int64, device=sums.device)  # nothing is revived, so no vectors are needed
-    update_by(codebook, None, (counts, sums), Drawn(none, sums.new_empty(0, sums.shape[1]), sums.new_empty(0)))
-
-
-def update_by(codebook: Codebook, restart: object, statistics: tuple[Tensor, Tensor], drawn: Drawn) -> None:
-    """Learn from counts and sums, and revive unused codes by vectors that were drawn before."""
+def update_by(codebook: Codebook, restart: object, statistics: tuple[Tensor, Tensor], drawn: Drawn | None) -> None:
+    """Learn from counts and sums, and revive unused codes by vectors that were drawn before; None to revive none."""
+    if drawn is None:
+        sums = statistics[1]
+        none = torch.empty(0, dtype=torch.int64, device=sums.device)
+        drawn = Drawn(none, sums.new_empty(0, sums.shape[1]), sums.new_empty(0))
     vectors, keys = drawn.vectors[:, :, None, None], drawn.key[:, None, None]
     lookup = Lookup(keys, vectors, drawn.distance[:, None, None], CodeSums(*statistics))
     # The keys stand for grain map and codes too: of these only the sign is read, and fillers have key -1.

@@ -20,7 +20,16 @@ from dqcore.distributed import (
 )
 from dqcore.ops import Lookup
 
-__all__ = ["Batch", "Initialisation", "Restart", "first_codes", "learn", "place_in_batch", "pull", "reduce_statistics"]
+__all__ = [
+    "BatchStatistics",
+    "Initialisation",
+    "Restart",
+    "first_codes",
+    "learn",
+    "place_in_batch",
+    "pull",
+    "reduce_statistics",
+]
 
 #: K-means looks at this many vectors for each code, at most, and at vectors of this many numbers together.
 SAMPLE, SAMPLE_NUMBERS = 64, 2**26
@@ -45,7 +54,7 @@ class Restart(Protocol):
         """Replace unused codes by valid rows of ``candidates (n, D)``."""
 
 
-class Batch(NamedTuple):
+class BatchStatistics(NamedTuple):
     """What a codebook learns from.
 
     Attributes:
@@ -62,7 +71,7 @@ class Batch(NamedTuple):
     cells: Tensor | int = 0
     number: int = 1
 
-    def after(self, earlier: Batch | None, codebook: Codebook) -> Batch:
+    def after(self, earlier: BatchStatistics | None, codebook: Codebook) -> BatchStatistics:
         """This and the earlier parts as one, with its candidates drawn, so that the feature maps need not be kept."""
         source = self.source
         if isinstance(source, Looked):
@@ -71,26 +80,43 @@ class Batch(NamedTuple):
         if earlier is None:
             return self._replace(source=source)
         counts, sums = earlier.counts + self.counts, earlier.sums + self.sums
-        return Batch(counts, sums, source, self.cells, earlier.number + self.number)
+        return BatchStatistics(counts, sums, source, self.cells, earlier.number + self.number)
 
 
 @torch.no_grad()
-def learn(codebook: Codebook, batch: Batch, restart: Restart | None) -> None:
-    """Update a codebook from the batches of all processes, and revive unused codes by vectors of that batch."""
+def learn(codebook: Codebook, batch: BatchStatistics, restart: Restart | None) -> None:
+    """Update a codebook from the batches of all processes, and revive unused codes by vectors of that batch.
+
+    The op of :mod:`dqcore.codebook.fused` does both where it knows the codebook; else PyTorch's operations do.
+    """
     statistics = reduce_statistics(batch.counts.float(), batch.sums.float())
     if restart is None or batch.source is None:
-        fused.move(codebook, *statistics)
-        return
-    if fused.can_update_by(codebook, restart, statistics[1]):
+        _learn_alone(codebook, statistics)
+    elif fused.can_update_by(codebook, restart, statistics[1]):
         source = batch.after(None, codebook).source
         assert isinstance(source, Drawn)
         fused.update_by(codebook, restart, statistics, source.of_all_processes(codebook.size))
-        return
+    else:
+        _learn_and_revive(codebook, statistics, restart, batch.source)
+
+
+def _learn_alone(codebook: Codebook, statistics: tuple[Tensor, Tensor]) -> None:
+    """Update a codebook of which no code is revived."""
+    if fused.can_update_by(codebook, None, statistics[1]):
+        fused.update_by(codebook, None, statistics, None)
+    else:
+        codebook.update(*statistics)
+
+
+def _learn_and_revive(
+    codebook: Codebook, statistics: tuple[Tensor, Tensor], restart: Restart, source: Looked | Drawn
+) -> None:
+    """Update a codebook, then revive its unused codes, by operations of PyTorch."""
     seed = seed_of(codebook.cluster_size)  # before the update: the parts of a batch were drawn with this state
     codebook.update(*statistics)
     if host_knows(codebook.cluster_size) and not bool(restart.unused(codebook).any()):
         return
-    drawn = batch.source.draw(codebook.size, seed).of_all_processes(codebook.size)
+    drawn = source.draw(codebook.size, seed).of_all_processes(codebook.size)
     restart(codebook, drawn.vectors, drawn.is_new())
 
 

@@ -131,7 +131,7 @@ class Codebook(nn.Module):
 
 
 class EMACodebook(Codebook):
-    """Codes are the moving averages of the vectors that chose them (paper section 3.2; no gradient).
+    """Codes are the moving averages of the vectors that chose them (as in the authors' code; no gradient).
 
     The codes are state as the statistics of a BatchNorm are: ``weight`` is a buffer, which no optimiser, weight decay
     or sharding of parameters touches.

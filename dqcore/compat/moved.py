@@ -14,9 +14,11 @@ __all__ = ["MOVED", "install"]
 
 #: Old path to new paths. With one, the old path gives that module; with several, a module with the public names of all.
 MOVED: dict[str, tuple[str, ...]] = {
+    "dqcore.codebook.checks": ("dqcore.quantizer.checks",),
+    "dqcore.codebook.recompute": ("dqcore.quantizer.recompute",),
     "dqcore.convert_prior": ("dqcore.convert.prior",),
     "dqcore.data.codes_cache": ("dqcore.data.codes", "dqcore.data.token_batches"),
-    "dqcore.data.encode": ("dqcore.inference.encode",),
+    "dqcore.data.encode": ("dqcore.inference.encode_shards",),
     "dqcore.data.sample": ("dqcore.data.photos",),
     "dqcore.demo": ("dqcore.cli.demo.run",),
     "dqcore.demo_prior": ("dqcore.cli.demo.galleries",),
@@ -29,7 +31,15 @@ MOVED: dict[str, tuple[str, ...]] = {
     "dqcore.evaluation.reconstruct": ("dqcore.inference.reconstruct",),
     "dqcore.evaluation.sample": ("dqcore.inference.sample",),
     "dqcore.evaluation.tokenizer": ("dqcore.inference.measure",),
+    "dqcore.inference.encode": ("dqcore.inference.encode_shards",),
+    "dqcore.inference.encoded": ("dqcore.inference.encode_batch",),
     "dqcore.inference.pictures": ("dqcore.files.pictures",),
+    "dqcore.inference.single": ("dqcore.inference.stream_file",),
+    "dqcore.inference.streams": (
+        "dqcore.inference.encode_streams",
+        "dqcore.inference.stream_file",
+        "dqcore.inference.stream_folder",
+    ),
     "dqcore.info": ("dqcore.cli.info",),
     "dqcore.models.cached_steps": ("dqcore.models.sampling.steps",),
     "dqcore.models.conditions": ("dqcore.models.priors.inputs",),

@@ -25,15 +25,18 @@ A DQ-Transformer's configuration:
 - ``codebook_size``, ``position_layers``, ``content_layers``, ``heads``, ``dim``.
 - ``num_classes``: optional, 0 by default, for a model without classes.
 - ``fine_position_order``: optional, ``"region-first"`` by default, or ``"row-first"``.
+- ``special_tokens``: optional; padding, end and (first) start of ``content``, ``coarse_position`` and
+  ``fine_position``, which must follow the codes or positions in this order.
 """
 
 from dqcore.convert.official import load_official
-from dqcore.convert.prior import dqtransformer_from_official
+from dqcore.convert.prior import dqtransformer_from_official, dqtransformer_to_official
 from dqcore.convert.tokenizer import dqvae_from_official, dqvae_to_official
 from dqcore.convert.vqgan import recognise, vqgan_from_llamagen, vqgan_from_taming, vqgan_to_taming
 
 __all__ = [
     "dqtransformer_from_official",
+    "dqtransformer_to_official",
     "dqvae_from_official",
     "dqvae_to_official",
     "load_official",

@@ -1,4 +1,4 @@
-"""The released DQ-Transformer's checkpoints, read into ours; the docstring of ``dqcore.convert`` lists their settings.
+"""The released DQ-Transformer's checkpoints, read into ours and back; ``dqcore.convert`` lists their settings.
 
 Their special tokens are ours: padding, end and start follow the codes and the positions in that order, and the start of
 class y is the first start plus y.
@@ -12,10 +12,18 @@ from typing import Any
 
 from torch import Tensor
 
-from dqcore.convert.official import Rule, check_config, missing_keys_named, state_under, translate_state
+from dqcore.convert.official import (
+    Rule,
+    check_config,
+    missing_keys_named,
+    official_names,
+    state_under,
+    translate_state,
+)
+from dqcore.errors import InputError
 from dqcore.models.priors.dq_transformer import DQTransformer, DQTransformerConfig
 
-__all__ = ["dqtransformer_from_official"]
+__all__ = ["dqtransformer_from_official", "dqtransformer_to_official"]
 
 #: Our names to theirs.
 _RULES: list[Rule] = [
@@ -51,7 +59,32 @@ def dqtransformer_from_official(state_dict: Mapping[str, Any], config: Mapping[s
         ours = _config(config, state)
     model = DQTransformer(ours)
     model.load_state_dict(translate_state(state, model.state_dict(), _RULES, _reshape))
+    _check_tokens(config, ours)
     return model.eval()
+
+
+def dqtransformer_to_official(model: DQTransformer) -> dict[str, Tensor]:
+    """The state dict of the authors' transformer; the inverse of :func:`dqtransformer_from_official`.
+
+    Their causal masks are not in it: load it with ``strict=False``, as their code does.
+
+    Raises:
+        ValueError: Their code has no such model (other than two granularities, or a grid that is not square).
+    """
+    rows, columns = model.config.region_grid
+    if model.config.num_granularities != 2 or rows != columns:
+        raise InputError("model: expected two granularities and a square grid of regions, as theirs have")
+    state = dict[str, Tensor]()
+    for name, tensor in model.state_dict().items():
+        parts = official_names(name, _RULES)
+        tensor = tensor.detach().clone()
+        if name == "step_embedding":
+            tensor = tensor[None]
+        # The table of coarse positions is smaller than that of fine ones, by three positions a region.
+        first = (len(tensor) - 3 * rows * columns) // 2 if name == "position_embedding.weight" else 0
+        pieces = tensor.tensor_split([first]) if first else tensor.chunk(len(parts))
+        state.update(zip(parts, pieces, strict=True))
+    return state
 
 
 def _config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> DQTransformerConfig:
@@ -69,6 +102,22 @@ def _config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> DQTransfo
         max_steps=state["pos_emb"].shape[1] if "pos_emb" in state else 2048,
         order=config.get("fine_position_order", "region-first"),
     )
+
+
+def _check_tokens(config: Mapping[str, Any], ours: DQTransformerConfig) -> None:
+    """Raise if their special tokens are others than ours: the weights would fit and mean something else."""
+    regions = ours.region_grid[0] * ours.region_grid[1]
+    check_config(config, {"special_tokens": "mapping"})
+    given = config.get("special_tokens", {})
+    check_config(given, dict.fromkeys(given, "mapping"))
+    for stream, first in {
+        "content": ours.codebook_size,
+        "coarse_position": regions,
+        "fine_position": 4 * regions,
+    }.items():
+        expected = {"pad": first, "eos": first + 1, "sos": first + 2}
+        if {**expected, **given.get(stream, {})} != expected:
+            raise InputError(f"config: special_tokens: {stream}: expected {expected}, got {dict(given[stream])}")
 
 
 def _reshape(name: str, tensor: Tensor) -> Tensor:

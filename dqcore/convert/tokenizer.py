@@ -181,12 +181,13 @@ def _router(config: Mapping[str, Any], number: int) -> dict[str, Any]:
     if not isinstance(target, str):
         raise InputError(f"config: router: expected the path of a class as its target, got {target!r}")
     kind = target.rpartition(".")[2]
-    ratio = {2: (0.5,), 3: (0.3, 0.3)}[number]
+    ratio, weight = {2: ((0.5,), 10.0), 3: ((0.3, 0.3), 1.0)}[number]  # of the budget loss in their YAML files
     if kind.endswith("FeatureRouter"):
         norm = str(params.get("normalization_type", "none"))
         groups = 0 if norm == "none" else int(norm.rpartition("-")[2])
         gate = _look_up("gate_type", _GATES, params.get("gate_type", "1layer-fc"))
-        return {"router": "feature", "gate": gate, "router_groups": groups, "target_ratio": ratio}
+        budget = {"target_ratio": ratio, "budget_weight": weight}
+        return {"router": "feature", "gate": gate, "router_groups": groups, **budget}
     if kind == "DualGrainFixedEntropyRouter" and number == 2:
         bins = _first(_BINS, params, config) or (-1.0, 1.0)
         return {"router": "entropy", "entropy_bins": tuple(map(float, bins)), "target_ratio": (_fine_ratio(params),)}

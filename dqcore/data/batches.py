@@ -9,7 +9,7 @@ import random
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -20,7 +20,7 @@ from dqcore.data.crops import Crop
 from dqcore.data.dataset import read_prepared
 from dqcore.data.images import BrokenImageError, image_to_uint8, readable_images
 from dqcore.data.steps import StepSampler
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 
 __all__ = ["Batch", "Crops", "Sample", "StepSampler", "batch_loader", "collate", "item_loader"]
 
@@ -88,8 +88,8 @@ class Crops(Dataset[Sample]):
         keep: int = 0,
         fast_jpeg: bool = False,
     ) -> None:
-        whole_at_least(seed=seed)
-        whole_at_least(0, keep=keep)
+        whole_given(seed=seed)
+        whole_given(0, keep=keep)
         self.paths, self.crop, self.seed, self.fast_jpeg = list(paths), crop, seed, fast_jpeg
         #: The prepared image of a file, or a :class:`BrokenImageError`.
         self.read: Callable[[Path], Image.Image] = self._from_disk
@@ -172,29 +172,19 @@ def batch_loader(crops: Crops, batches: Iterable[list[tuple[int, int]]], *, work
         workers: Processes that load; 0 loads in this one.
         pin: Put batches into pinned memory, from which a copy to a GPU need not wait.
     """
-    whole_at_least(0, workers=workers)
-    return DataLoader(
-        crops,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        generator=torch.Generator(),
-        worker_init_fn=_leave_signals,
-    )
+    return _loader(crops, workers, batch_sampler=batches, collate_fn=collate, pin_memory=pin)
 
 
 def item_loader(items: Dataset[Item], workers: int) -> Iterable[Item]:
     """Every item of a data set in its order, each by itself as it is; the global random state is left alone."""
-    whole_at_least(0, workers=workers)
-    return DataLoader(
-        items,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),
-        worker_init_fn=_leave_signals,
-    )
+    return _loader(items, workers, batch_size=None, collate_fn=_as_it_is)
+
+
+def _loader(items: Dataset[Any], workers: int, **options: Any) -> DataLoader:
+    """A loader with random numbers of its own, whose workers leave signals to the main process."""
+    whole_given(0, workers=workers)
+    generator = torch.Generator()
+    return DataLoader(items, num_workers=workers, generator=generator, worker_init_fn=_leave_signals, **options)
 
 
 def _as_it_is(item: Item) -> Item:

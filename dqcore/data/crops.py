@@ -35,15 +35,11 @@ class Crop(Protocol):
 
 
 @dataclass(frozen=True)
-class RandomCrop:
-    """Resize the shorter side to ``resize`` pixels and cut a random square of ``size``: the paper's crop for ImageNet.
-
-    With ``flip``, half of the crops are mirrored.
-    """
+class _ResizedFirst:
+    """What crops have in common that resize the shorter side to ``resize`` pixels, or ``size`` if that is more."""
 
     size: int
     resize: int
-    flip: bool = True
 
     def __post_init__(self) -> None:
         check_sides(size=self.size, resize=self.resize)
@@ -54,8 +50,18 @@ class RandomCrop:
         return max(self.resize, self.size)
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """The image with its shorter side resized to ``resize`` pixels; smaller images are enlarged."""
+        """The image with its shorter side resized; smaller images are enlarged."""
         return resize_short_side(image, max(self.resize, self.size))
+
+
+@dataclass(frozen=True)
+class RandomCrop(_ResizedFirst):
+    """Resize the shorter side to ``resize`` pixels and cut a random square of ``size``: the paper's crop for ImageNet.
+
+    With ``flip``, half of the crops are mirrored.
+    """
+
+    flip: bool = True
 
     def cut(self, image: Image.Image, rng: random.Random) -> Image.Image:
         """A random square, mirrored or not."""
@@ -131,23 +137,12 @@ class WholeImage:
 
 
 @dataclass(frozen=True)
-class CenterCrop:
+class CenterCrop(_ResizedFirst):
     """Resize the shorter side to ``resize`` pixels and cut the middle square of ``size``; used for evaluation."""
-
-    size: int
-    resize: int
-
-    def __post_init__(self) -> None:
-        check_sides(size=self.size, resize=self.resize)
-
-    @property
-    def least_side(self) -> int | None:
-        """The side that images are resized to."""
-        return max(self.resize, self.size)
 
     def prepare(self, image: Image.Image) -> Image.Image:
         """The finished crop: it has no random part."""
-        image = resize_short_side(image, max(self.resize, self.size))
+        image = super().prepare(image)
         left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
         return image.crop((left, top, left + self.size, top + self.size))
 

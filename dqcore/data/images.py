@@ -15,7 +15,7 @@ from torch import Tensor
 from dqcore.data.containers import SUFFIXES
 from dqcore.data.listing import list_images, split_images
 from dqcore.data.reading import open_rgb
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_at_least, whole_given
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,7 +125,7 @@ def image_to_tensor(image: Image) -> Tensor:
 
 def pad_to_stride(images: Tensor, stride: int) -> Tensor:
     """Repeat the last row and column of ``(B, C, H, W)`` until both sides are multiples of ``stride``, at least 1."""
-    whole_at_least(1, stride=stride)
+    whole_given(1, stride=stride)
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
 

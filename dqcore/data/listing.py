@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from dqcore.data.archives import is_archive, is_archive_name, member_path, open_archive
 from dqcore.data.containers import SUFFIXES, UNREAD, is_image_name
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_at_least, whole_given
 from dqcore.progress import counted
 
 __all__ = [
@@ -146,7 +146,7 @@ def split_images(
     """
     if not 0 <= share < 1:
         raise InputError(f"share: expected a number in [0, 1), got {share}")
-    whole_at_least(0, at_least=at_least)
+    whole_given(0, at_least=at_least)
     count = max(at_least, round(share * len(paths))) if share else 0
     if count >= len(paths):
         raise InputError(f"share: holding out {count} of {len(paths)} images leaves none to train on")

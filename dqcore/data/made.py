@@ -11,7 +11,7 @@ from typing import IO, Any, Literal
 
 from dqcore.data.making import Made
 from dqcore.data.shards import INDEX, forget_broken, open_index
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 from dqcore.files import write_atomically
 from dqcore.files.sealed import write_sealed
 
@@ -42,7 +42,7 @@ class DataWriter:
     """
 
     def __init__(self, folder: Path, description: dict[str, Any], packing: Packing, shard_size: int = 1000) -> None:
-        whole_at_least(1, shard_size=shard_size)
+        whole_given(1, shard_size=shard_size)
         self.folder, self.packing, self.shard_size = folder, packing, shard_size
         self.index = open_index(folder, {"packing": packing, **description}, "images")
         self._written = len(self.index["images"])

@@ -23,6 +23,7 @@ __all__ = [
     "LIMIT_VARIABLE",
     "allow_pixels",
     "check_made",
+    "check_read",
     "check_sides",
     "format_of",
     "named_limit",
@@ -85,6 +86,11 @@ def pixel_limit() -> tuple[int, bool]:
 
 def _usual_limit() -> int:
     return int(main_memory() * _SHARE / 3)
+
+
+def check_read(width: int, height: int, name: str) -> None:
+    """Raise :class:`InputError`, which begins with ``name``, if an image that is read has too many pixels."""
+    _check_pixels(width, height, pixel_limit()[0], name)
 
 
 def check_made(width: int, height: int, name: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dqcore.data.listing import name_below
 from dqcore.data.narrow import narrow_maps
 from dqcore.data.stored import read_stored
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 from dqcore.files.sealed import read_sealed, write_sealed
 from dqcore.files.tensors import load_tensors, save_tensors
 
@@ -50,7 +50,7 @@ class ShardWriter:
     def __init__(
         self, folder: Path, description: dict[str, Any], *, shard_size: int = 1000, labels: dict[str, str] | None = None
     ) -> None:
-        whole_at_least(1, shard_size=shard_size)
+        whole_given(1, shard_size=shard_size)
         self.folder, self.shard_size, self._labels = folder, shard_size, labels or {}
         self.index = open_index(folder, description)
         for entry in self.index["images"]:

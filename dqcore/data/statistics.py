@@ -20,7 +20,7 @@ from dqcore.data.crops import CenterCrop
 from dqcore.data.images import BrokenImageError, broken_as, image_to_tensor, read_image
 from dqcore.data.reading import allow_pixels, format_of, named_limit
 from dqcore.data.stored import open_stored
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 from dqcore.ops.patch_entropy import patch_entropy
 
 __all__ = ["DataStatistics", "Spread", "measure_images"]
@@ -122,7 +122,7 @@ def measure_images(
     Raises:
         InputError: A number is out of range.
     """
-    whole_at_least(1, size=size, patch_size=patch_size)
+    whole_given(1, size=size, patch_size=patch_size)
     if size < patch_size or size % patch_size:
         raise InputError(f"patch_size: expected a divisor of size ({size}), got {patch_size}")
     measured = DataStatistics()

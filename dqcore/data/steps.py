@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 
 __all__ = ["StepSampler", "check_rank"]
 
@@ -44,9 +44,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         processes: int = 1,
         parts: int = 1,
     ) -> None:
-        whole_at_least(1, num_images=num_images, batch_size=batch_size, processes=processes, parts=parts)
-        whole_at_least(0, start=start, stop=stop)
-        whole_at_least(seed=seed)
+        whole_given(1, num_images=num_images, batch_size=batch_size, processes=processes, parts=parts)
+        whole_given(0, start=start, stop=stop)
+        whole_given(seed=seed)
         check_rank(rank, processes)
         if batch_size * processes * parts > num_images:
             size = f"{parts} x {batch_size}" if parts > 1 else f"{batch_size}"
@@ -77,6 +77,6 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 def check_rank(rank: int, processes: int) -> None:
     """Raise :class:`InputError` unless a process can have this number among so many."""
-    whole_at_least(0, rank=rank)
+    whole_given(0, rank=rank)
     if rank >= processes:
         raise InputError(f"rank: expected less than processes ({processes}), got {rank}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.steps import check_rank
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_given
 
 __all__ = ["TokenBatches"]
 
@@ -37,8 +37,8 @@ class TokenBatches:
     """
 
     def __init__(self, lengths: Tensor, budget: int, *, seed: int, rank: int = 0, processes: int = 1) -> None:
-        whole_at_least(1, budget=budget, processes=processes)
-        whole_at_least(seed=seed)
+        whole_given(1, budget=budget, processes=processes)
+        whole_given(seed=seed)
         check_rank(rank, processes)
         if lengths.dim() != 1 or lengths.is_floating_point() or not len(lengths) or int(lengths.min()) < 1:
             got = f"{lengths.dtype} {tuple(lengths.shape)}"

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dqcore.codebook.modules import count_numbers
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import image_to_tensor, list_images, read_image
+from dqcore.data.dataset import read_prepared
+from dqcore.data.images import image_to_tensor, list_images
 from dqcore.data.listing import choose
 from dqcore.experiments.arms import Arm, dual, fixed, prior
 from dqcore.experiments.claims import Claim, judge, together
@@ -100,7 +101,7 @@ def crops_of(arm: Arm, setting: Setting, paths: Any) -> Tensor:
     options = PriorTraining(**dict(arm.options) | {"data": setting.photos.train, "tokenizer": setting.out}).resolved()
     assert options.image_size is not None
     cut = CenterCrop(options.image_size, options.resize or options.image_size)
-    return torch.stack([image_to_tensor(cut.prepare(read_image(path))) for path in paths])
+    return torch.stack([image_to_tensor(read_prepared(path, cut)) for path in paths])
 
 
 @torch.no_grad()

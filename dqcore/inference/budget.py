@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 from dqcore.inference.codec import Codec
-from dqcore.inference.encoded import encode
+from dqcore.inference.encode_batch import encode
 from dqcore.models.tokenizers.choices import Choices
 
-__all__ = ["Budget", "Bytes", "Coded", "Codes", "Router", "budget_of"]
+__all__ = ["Budget", "ByteBudget", "CodeBudget", "Coded", "RouterBudget", "budget_of"]
 
 
 class Coded(NamedTuple):
@@ -43,7 +43,7 @@ class Budget(Protocol):
 
 
 @dataclass(frozen=True)
-class Router:
+class RouterBudget:
     """As many fine regions as the router likes, or this share of them.
 
     Attributes:
@@ -58,7 +58,7 @@ class Router:
 
 
 @dataclass(frozen=True)
-class Codes:
+class CodeBudget:
     """This number of codes, or the next smaller one that whole regions add up to.
 
     Attributes:
@@ -84,7 +84,7 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Bytes:
+class ByteBudget:
     """A stream as long as possible, but not longer.
 
     The encoder network runs once. Then the stream itself is written for one number of refinements after another, in the
@@ -167,7 +167,7 @@ def budget_of(
     num_bytes: int | None = None,
     bpp: float | None = None,
 ) -> Budget:
-    """The budget that options ask for, as :class:`Router`, :class:`Codes` and :class:`Bytes` describe it.
+    """The budget that options ask for; see :class:`RouterBudget`, :class:`CodeBudget` and :class:`ByteBudget`.
 
     Raises:
         InputError: More than one is asked for, or one is out of range.
@@ -182,10 +182,10 @@ def budget_of(
     if (per_megapixel or exact) and num_codes is None:
         raise InputError(f"{'per_megapixel' if per_megapixel else 'exact'}: expected num_codes with it")
     if num_codes is not None:
-        return Codes(num_codes, per_megapixel, exact)
+        return CodeBudget(num_codes, per_megapixel, exact)
     if num_bytes is not None:
-        return Bytes(num_bytes)
-    return Router(ratio) if bpp is None else Bytes(bpp, per_pixel=True)
+        return ByteBudget(num_bytes)
+    return RouterBudget(ratio) if bpp is None else ByteBudget(bpp, per_pixel=True)
 
 
 def _coded(codec: Codec, encoding: Any, size: tuple[int, int]) -> Coded:

@@ -1,4 +1,7 @@
-"""A saved tokenizer together with what its streams need: its tables, and the name it goes by."""
+"""A saved tokenizer that writes and reads ``.dqc`` streams: together with their tables, and the name it goes by.
+
+:mod:`dqcore.stream` knows the format and no model; :mod:`dqcore.inference.encode_streams` and ``decode`` use both.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
+from dqcore.data.reading import check_read
+from dqcore.errors import InputError
 from dqcore.inference.load import load_named_tokenizer
 from dqcore.inference.rate import saved_tables
-from dqcore.stream import CodeTables, Decoded, read_stream, write_stream
+from dqcore.stream import CodeTables, Decoded, read_header, read_stream, write_stream
 
-__all__ = ["Codec", "load_codec"]
+__all__ = ["Codec", "check_regions", "load_codec"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,23 @@ class Codec:
         return write_stream(codes, grain, size, self.tables[0], self.identity)
 
     def read(self, data: bytes, name: str = "stream", *, preview: bool = False) -> Decoded:
-        """The codes of a stream, see :func:`dqcore.stream.read_stream`."""
+        """The codes of a stream, see :func:`dqcore.stream.read_stream`.
+
+        Raises:
+            InputError: Also for a photo of more pixels than :func:`dqcore.data.reading.pixel_limit` allows, or one
+                whose regions are not this tokenizer's. Both are known before its codes are read.
+        """
+        header = read_header(data, name)
+        if header.model == self.identity[:16]:
+            check_regions(header.size, header.region_grid, self.model.config.strides[0], name)
+            check_read(header.size[1], header.size[0], f"{name}: its ")
         return read_stream(data, self.tables, self.identity, preview=preview, name=name)
+
+
+def check_regions(size: tuple[int, int], grid: tuple[int, ...], stride: int, name: str) -> None:
+    """Raise :class:`InputError` unless a photo of ``size`` (height, width) has this grid of regions."""
+    if grid != (-(-size[0] // stride), -(-size[1] // stride)):
+        raise InputError(f"{name}: a photo of {size[1]}x{size[0]} pixels has other regions than {tuple(grid)}")
 
 
 def load_codec(path: Path, device: str = "auto") -> Codec:

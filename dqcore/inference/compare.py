@@ -48,7 +48,7 @@ class CurvePoint:
     """All photos at one share of detail; means are over photos.
 
     Attributes:
-        detail: In [0, 1], see :meth:`dqcore.inference.encoded.EncodedImages.at`.
+        detail: In [0, 1], see :meth:`dqcore.inference.encode_batch.EncodedImages.at`.
         psnr: dB.
         bytes_per_image: Mean size of a stream.
         bits_per_pixel: Bits of all streams over the pixels of all photos.

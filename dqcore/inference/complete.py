@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.errors import InputError
-from dqcore.inference.encoded import encode
+from dqcore.inference.encode_batch import encode
 from dqcore.inference.sample import OPEN, decode_sequence
 from dqcore.models.priors.base import Prior
 from dqcore.models.sampling.settings import Sampling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,19 +14,19 @@ from torch import Tensor
 from dqcore.data.listing import name_below
 from dqcore.data.shards import INDEX, read_index, read_shards
 from dqcore.errors import InputError
-from dqcore.inference.codec import Codec
-from dqcore.inference.streams import SUFFIX
+from dqcore.inference.codec import Codec, check_regions
+from dqcore.inference.stream_file import SUFFIX
 from dqcore.models.auto import check_identity
 from dqcore.stream import Decoded
 
-__all__ = ["Item", "count_items", "decode_item", "decode_maps", "decode_open", "list_codes"]
+__all__ = ["Item", "decode_item", "decode_maps", "decode_open", "list_codes", "list_names"]
 
 
 class Item(NamedTuple):
     """Something to decode.
 
     Attributes:
-        name: Relative path of the picture, without its ending.
+        name: Relative path of the stream, or of the image that a shard's codes were made of.
         source: The stream's file, or the maps of a shard.
     """
 
@@ -44,31 +44,27 @@ def list_codes(source: Path, codec: Codec) -> Iterator[Item]:
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if source.is_file():
-        yield Item(source.stem, source)
+        yield Item(source.name, source)
         return
     if index := _shard_index(source):
         check_identity(f"{source} holds codes of the", index.get("tokenizer", ""), codec.identity)
-        taken: set[str] = set()
         for entry, codes, grain in read_shards(source, index):
-            full = name_below(entry["name"])
-            name = PurePosixPath(full).with_suffix("").as_posix()
-            name = full if name in taken else name
-            taken.add(name)
-            yield Item(name, Decoded(codes, grain, tuple(entry["size"])))
+            yield Item(name_below(entry["name"]), Decoded(codes, grain, tuple(entry["size"])))
         return
     files = _streams_in(source)
     if not files:
         raise InputError(f"{source}: expected {SUFFIX} files, or the shards that dqcore encode writes")
     for path in files:
-        yield Item(PurePosixPath(path.relative_to(source).with_suffix("")).as_posix(), path)
+        yield Item(path.relative_to(source).as_posix(), path)
 
 
-def count_items(source: Path) -> int:
-    """How many photos :func:`list_codes` finds, at little cost; 1 for a file."""
+def list_names(source: Path) -> list[str]:
+    """The name of each item that :func:`list_codes` finds, at little cost."""
     if source.is_file():
-        return 1
-    index = _shard_index(source)
-    return len(index["images"]) if index else len(_streams_in(source))
+        return [source.name]
+    if index := _shard_index(source):
+        return [name_below(entry["name"]) for entry in index["images"]]
+    return [path.relative_to(source).as_posix() for path in _streams_in(source)]
 
 
 def _streams_in(folder: Path) -> list[Path]:
@@ -114,11 +110,8 @@ def decode_maps(model: Any, decoded: Decoded, name: str = "codes") -> Tensor:
     Raises:
         InputError: The grid is not one that this tokenizer gives to a photo of that size.
     """
-    (height, width), stride = decoded.size, model.config.strides[0]
-    if decoded.grain.shape != (-(-height // stride), -(-width // stride)):
-        raise InputError(
-            f"{name}: a photo of {width}x{height} pixels has other regions than {tuple(decoded.grain.shape)}"
-        )
+    height, width = decoded.size
+    check_regions(decoded.size, tuple(decoded.grain.shape), model.config.strides[0], name)
     codes = decoded.codes[None].to(model.quantizer.codebook.weight.device)
     return decode_open(model, codes)[0, :, :height, :width].float().clamp(-1, 1).cpu()
 

@@ -7,15 +7,15 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from tyro.conf import arg
 
 from dqcore.data.provenance import provenance, say_provenance
-from dqcore.distributed import join_world
+from dqcore.distributed import World, join_world
 from dqcore.errors import InputError
 from dqcore.inference.compare import Comparison, CurvePoint
-from dqcore.inference.encoded import why_not
+from dqcore.inference.encode_batch import why_not
 from dqcore.inference.load import hash_files, load_named_tokenizer, load_tokenizer
 from dqcore.inference.measure import Evaluation, Measured, evaluate_tokenizer
 from dqcore.inference.peers import CODECS, PeerNumbers
@@ -102,40 +102,80 @@ def evaluate_photos(
     _check_sets(options)
     paths = options.choose(list_photos(images))
     world = join_world(options.device, options.timeout)
-    model, identity = load_named_tokenizer(checkpoint, str(world.device))
-    twin = None if options.twin is None else load_tokenizer(options.twin, str(world.device))
+    tools = _load(checkpoint, options, str(world.device))
+    comparison = Comparison(tools.model, tools.cost, details=options.ratios, codecs=CODECS if options.peers else ())
+    possible = functools.partial(why_not, tools.model.config, num_codes=options.num_codes)
+    how: dict[str, Any] = {"batch_size": options.batch_size, "world": world}
+    batches = PhotoBatches(paths, protocol, why_not=possible, progress=progress, **how)
+    numbers = _measure(tools, batches, comparison, options, world)
+    peers = comparison.peers if options.peers else ()
+    if tools.twin is not None:
+        again = PhotoBatches(batches.good, protocol, **how)
+        peers += compare_twin(tools.model, tools.cost, *tools.twin, again, world)
+    described = _described(options, protocol, batches, checkpoint, tools.identity) if world.is_main else None
+    sets = tools.sets
+    return PhotoEvaluation(
+        numbers,
+        protocol=world.of_first(described) | (sets.protocol(options) if sets else {}),
+        broken=batches.broken,
+        peers=peers,
+        curve=tuple(comparison.curve if options.ratios else ()),
+        sets=sets.numbers(options) if sets else {},
+    )
+
+
+class _Tools(NamedTuple):
+    """What is loaded before the first photo is read.
+
+    Attributes:
+        model: The tokenizer.
+        identity: Its fingerprint.
+        cost: Counts the bytes of its streams.
+        twin: The other tokenizer and what counts its bytes, or None.
+        perceptual: LPIPS, or None.
+        sets: Takes in the features of photos and reconstructions; None without metrics of sets.
+    """
+
+    model: Any
+    identity: str
+    cost: StreamCost
+    twin: tuple[Any, StreamCost] | None
+    perceptual: PerceptualLoss | None
+    sets: FeatureSets | None
+
+
+def _load(checkpoint: Path, options: EvaluationOptions, device: str) -> _Tools:
+    model, identity = load_named_tokenizer(checkpoint, device)
+    twin = None
+    if options.twin is not None:
+        other = load_tokenizer(options.twin, device)
+        twin = other, StreamCost.of_checkpoint(options.twin, other.config)
     perceptual = None
     if options.vgg_weights is not None:
         perceptual = PerceptualLoss(options.vgg_weights).to(next(model.parameters()).device)
     sets = FeatureSets(load_network(options)) if options.metrics else None
-    cost = StreamCost.of_checkpoint(checkpoint, model.config)
-    comparison = Comparison(model, cost, details=options.ratios, codecs=CODECS if options.peers else ())
-    possible = functools.partial(why_not, model.config, num_codes=options.num_codes)
-    how: dict[str, Any] = {"batch_size": options.batch_size, "world": world}
-    batches = PhotoBatches(paths, protocol, why_not=possible, progress=progress, **how)
+    return _Tools(model, identity, StreamCost.of_checkpoint(checkpoint, model.config), twin, perceptual, sets)
+
+
+def _measure(
+    tools: _Tools, batches: PhotoBatches, comparison: Comparison, options: EvaluationOptions, world: World
+) -> Evaluation:
+    """The tokenizer's numbers, of the photos of all processes; peers and sets look at each batch by the way."""
     numbers = evaluate_tokenizer(
-        model,
+        tools.model,
         batches,
         ratio=options.ratio,
         num_codes=options.num_codes,
-        perceptual=perceptual,
-        cost=cost,
-        protocol=str(protocol),
-        each=_all_of(comparison if options.peers or options.ratios else None, sets),
+        perceptual=tools.perceptual,
+        cost=tools.cost,
+        protocol=str(batches.protocol),
+        each=_all_of(comparison if options.peers or options.ratios else None, tools.sets),
         world=world,
     )
-    numbers = numbers.in_order(batches.order)
     comparison.join(world)
-    if sets is not None:
-        sets.join(world, batches.order)
-    peers = comparison.peers if options.peers else ()
-    if twin is not None and options.twin is not None:
-        again = PhotoBatches(batches.good, protocol, **how)
-        peers += compare_twin(model, cost, twin, StreamCost.of_checkpoint(options.twin, twin.config), again, world)
-    described = world.of_first(_described(options, protocol, batches, checkpoint, identity) if world.is_main else None)
-    described |= sets.protocol(options) if sets else {}
-    curve = tuple(comparison.curve if options.ratios else ())
-    return PhotoEvaluation(numbers, described, batches.broken, peers, curve, sets.numbers(options) if sets else {})
+    if tools.sets is not None:
+        tools.sets.join(world, batches.order)
+    return numbers.in_order(batches.order)
 
 
 def _check_sets(options: EvaluationOptions) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dqcore.errors import DqcoreError, InputError, whole_at_least
+from dqcore.errors import DqcoreError, InputError, whole_given
 from dqcore.files import sole_owner, write_atomically
 
 __all__ = ["Exported", "Format", "check_export", "export_tokenizer"]
@@ -88,7 +88,7 @@ def export_tokenizer(
             the model's router.
         DqcoreError: What was exported does not compute what the model does.
     """
-    whole_at_least(1, height=height, width=width, batch_size=batch_size)
+    whole_given(1, height=height, width=width, batch_size=batch_size)
     check_export(out, format, plain_ops)
     _check_router(getattr(model, "router", None))
     model.eval()

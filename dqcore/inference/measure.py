@@ -13,11 +13,12 @@ from torch import Tensor
 
 from dqcore.data.images import pad_to_stride
 from dqcore.distributed import ALONE, World
-from dqcore.inference.encoded import EncodedImages, encode
+from dqcore.inference.encode_batch import EncodedImages, encode
 from dqcore.inference.protocol import NATIVE, decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.totals import Totals
 from dqcore.models.tokenizers.base import Encoding
+from dqcore.stream.checks import check_tokenizer, image_batches
 
 #: encode is among them for this file's old path, see :mod:`dqcore.compat.moved`.
 __all__ = ["Evaluation", "Measured", "encode", "evaluate_tokenizer"]
@@ -152,11 +153,13 @@ def evaluate_tokenizer(
 
     Raises:
         ValueError: There are no images.
+        TypeError: ``model`` is no tokenizer, or ``batches`` are no tensors.
     """
+    check_tokenizer(model)
     model.eval()
     device = model.quantizer.codebook.weight.device
     totals, cost = Totals(model.config), cost or StreamCost.uniform(model.config)
-    for batch in batches:
+    for batch in image_batches(batches):
         images = batch.to(device)
         height, width = images.shape[2:]
         padded = pad_to_stride(images, model.config.strides[0])

@@ -85,7 +85,7 @@ class PhotoBatches:
         self.broken: list[str] = []
         self.order: list[int] = []
         self._all, self._paths = paths, paths[world.rank :: world.size]
-        self._protocol, self._batch_size = protocol, batch_size
+        self.protocol, self._batch_size = protocol, batch_size
         self._argument, self._why_not, self._progress, self._world = argument, why_not, progress, world
         self._reasons: dict[Path, str] = {}
         self._read_so_far: list[Path] = []
@@ -128,7 +128,7 @@ class PhotoBatches:
 
     def _read(self, path: Path):  # type: ignore[no-untyped-def]
         with broken_as(path):
-            image = self._protocol.prepare(read_image(path))
+            image = self.protocol.prepare(read_image(path))
         if min(image.size) < LEAST_SIDE:
             raise BrokenImageError(f"{path}: {image.width}x{image.height} pixels are too few to measure")
         reason = "" if self._why_not is None else self._why_not(image.height, image.width)

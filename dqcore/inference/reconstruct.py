@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import pad_to_stride
-from dqcore.inference.encoded import encode
+from dqcore.errors import InputError
+from dqcore.inference.encode_batch import encode
 from dqcore.inference.protocol import decode_to_size
 from dqcore.inference.rate import StreamCost
 from dqcore.metrics.coding import bits_per_pixel, codes_per_image
 from dqcore.metrics.distortion import psnr
 from dqcore.models.tokenizers.base import Encoding
+from dqcore.ops.checks import check_tensor
 
 #: pad_to_stride is among them for this file's old path, see :mod:`dqcore.compat.moved`.
 __all__ = ["Reconstruction", "measure_reconstruction", "pad_to_stride", "reconstruct"]
@@ -113,7 +115,14 @@ def reconstruct(
         ratio: Share of fine regions, see :meth:`dqcore.DQVAE.encode`.
         num_codes: Number of codes; not together with ``ratio``.
         cost: Counts the bytes that the codes take; by default with uniform tables, as for a model that has none.
+
+    Raises:
+        InputError: An image of another shape, or see :meth:`dqcore.DQVAE.encode`.
+        TypeError: ``image`` is no tensor of floating-point numbers.
     """
+    check_tensor("image", image, dim=3)
+    if image.shape[0] != 3 or image.numel() == 0 or image.is_meta:
+        raise InputError(f"image: expected (3, H, W) with pixels, got {tuple(image.shape)} on {image.device}")
     device = model.quantizer.codebook.weight.device
     padded = pad_to_stride(image[None].to(device), model.config.strides[0])
     return measure_reconstruction(model, image, padded[0], encode(model, padded, ratio, num_codes), cost)

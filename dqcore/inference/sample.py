@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from dqcore.codes import CodeSequence
 from dqcore.data.images import tensor_to_image
 from dqcore.distributed import ALONE, World
-from dqcore.errors import at_least, whole_at_least
+from dqcore.errors import at_least, whole_given
 from dqcore.files.pictures import check_targets, is_ours, write_picture
 from dqcore.inference.decode import decode_open
 from dqcore.models.auto import PRIORS, TOKENIZERS, check_belongs, fingerprint, load_identified, load_saved, model_folder
@@ -85,8 +86,8 @@ def _tokenizer_beside(folder: Path, prior: Any) -> Path:
 @torch.no_grad()
 def decode_sequence(tokenizer: Any, sequence: CodeSequence, batch_size: int = 16) -> Tensor:
     """Images ``(B, 3, H, W)`` of a sequence that covers all regions, ``batch_size`` of them decoded at once."""
-    whole_at_least(1, batch_size=batch_size)
-    parts = zip(*(maps.split(batch_size) for maps in unpack_codes(sequence)), strict=True)
+    whole_given(1, batch_size=batch_size)
+    parts = zip(*(maps.split(min(int(batch_size), 1 << 31)) for maps in unpack_codes(sequence)), strict=True)
     return torch.cat([tokenizer.decode(some, where) for some, where in parts])
 
 
@@ -179,8 +180,8 @@ def write_samples(
     removed = _remove_earlier(out, {*paths, grid}) if world.is_main else 0
     world.barrier()
     seconds, start = 0.0, time.perf_counter()
-    shown, how = list[Tensor](), {"sampling": sampling, "seed": seed, "slots": slots}
-    for number, images in _drawn(prior, tokenizer, mine, batch_size, labels, progress, how):
+    shown, draw = list[Tensor](), functools.partial(prior.sample, sampling=sampling, seed=seed, slots=slots)
+    for number, images in _drawn(draw, tokenizer, mine, batch_size, labels, progress):
         seconds += time.perf_counter() - start
         for path, image in zip(paths[number : number + len(images)], images, strict=True):
             write_picture(path, tensor_to_image(image), "sample")
@@ -194,27 +195,26 @@ def write_samples(
 
 def _part(count: int, batch_size: int, world: World) -> range:
     """The samples of this process: whole batches, so that the images do not depend on the number of processes."""
-    whole_at_least(1, count=count, batch_size=batch_size)
+    whole_given(1, count=count, batch_size=batch_size)
     batches = -(-count // batch_size)
     first, stop = (batches * rank // world.size * batch_size for rank in (world.rank, world.rank + 1))
     return range(first, min(stop, count))
 
 
 def _drawn(
-    prior: Prior,
+    draw: Callable[..., CodeSequence],
     tokenizer: Any,
     mine: range,
     batch_size: int,
     labels: Tensor | int | None,
     progress: Callable[[int, int], object] | None,
-    how: dict[str, Any],
 ) -> Iterator[tuple[int, Tensor]]:
-    """Batches of decoded samples, in [-1, 1] on the CPU, and the index of the first of each."""
+    """Batches of what ``draw`` (``prior.sample``) gives, decoded, in [-1, 1] on the CPU; each after its first index."""
     for first in range(mine.start, mine.stop, CHUNK):
         size = min(CHUNK, mine.stop - first)
         some = labels[first : first + size] if isinstance(labels, Tensor) else labels
         report = None if progress is None else _offset(progress, first - mine.start, len(mine))
-        sequence = prior.sample(size, some, first=first, progress=report, **how)
+        sequence = draw(size, some, first=first, progress=report)
         for begin in range(0, size, batch_size):
             part = sequence[begin : begin + batch_size]
             yield first + begin, decode_sequence(tokenizer, part, batch_size).clamp(-1, 1).cpu()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqcore.data.images import pad_to_stride
 from dqcore.distributed import ALONE, World
-from dqcore.inference.encoded import EncodedImages
+from dqcore.inference.encode_batch import EncodedImages
 from dqcore.inference.measure import Measured, evaluate_tokenizer
 from dqcore.inference.peers import PeerNumbers, PeerTotals
 from dqcore.inference.protocol import decode_to_size

@@ -42,7 +42,8 @@ class GainRouter(Router):
     Attributes:
         thresholds: Expected gain above which a region is refined, float32, ``(G - 1,)``; a moving average over training
             batches. NaN before the first; then the target shares hold in each image by itself. An average of models
-            that takes buffers in too (``AveragedModel(use_buffers=True)``) keeps that NaN: begin it after a batch.
+            that takes buffers in too (``AveragedModel(use_buffers=True)``) copies them in its first update, and keeps
+            that NaN if no batch came before it.
         scale: Moving average of the size of measured gains; the network predicts gains in this unit.
     """
 

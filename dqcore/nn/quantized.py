@@ -29,7 +29,8 @@ class Quantized(_Three):
         codebook_loss: Scalar, the mean squared error; its gradient goes to a ``Gradient()`` codebook, if there is one.
 
     The two parts are attributes of this object and not fields of the tuple. What builds the tuple anew from its three
-    fields, as ``torch.utils._pytree.tree_map`` does, leaves them None; ``_replace`` keeps them, unless ``loss`` is new.
+    fields, as ``torch.utils._pytree.tree_map`` does, and PyTorch where a layer has a ``register_full_backward_hook``,
+    leaves them None; ``_replace`` keeps them, unless ``loss`` is new.
     """
 
     commitment_loss: Tensor | None = None

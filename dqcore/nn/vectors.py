@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,24 @@ from torch.nn import functional as F
 from dqcore.nn.finite import bad_cells_of, not_finite, without
 from dqcore.ops.registry import is_traced
 
-__all__ = ["finite_vectors", "marked_vectors", "project"]
+__all__ = ["Vectors", "finite_vectors", "marked_vectors", "project"]
+
+
+class Vectors(NamedTuple):
+    """What is looked up.
+
+    Attributes:
+        maps: The maps, coarse to fine, projected and scaled as the metric wants.
+        bad_cells: Cells of the finest grid ``(B, H, W)`` whose vectors were not finite and are 0 in ``maps``; None if
+            there are none, or they are marked.
+        dtype: Of the projected maps.
+        marked: Whether vectors that are not finite are left to the lookup, which gives those code -1.
+    """
+
+    maps: list[Tensor]
+    bad_cells: Tensor | None
+    dtype: torch.dtype
+    marked: bool = False
 
 
 def project(projection: Any, values: Tensor) -> Tensor:
@@ -35,9 +52,7 @@ def marked_vectors(maps: Sequence[Tensor], projection: nn.Module) -> list[Tensor
     return out
 
 
-def finite_vectors(
-    maps: Sequence[Tensor], grain: Tensor, projection: nn.Module, metric: Any, report: bool
-) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
+def finite_vectors(maps: Sequence[Tensor], grain: Tensor, projection: nn.Module, metric: Any, report: bool) -> Vectors:
     """The maps as they are looked up, with zeros for vectors that are not finite.
 
     Args:
@@ -46,10 +61,6 @@ def finite_vectors(
         projection: What leads to the codes' dimension, or nothing.
         metric: How vectors are scaled before they are compared.
         report: Raise if a vector that is looked up is not finite. On a GPU the host waits to know.
-
-    Returns:
-        The maps; the cells ``(B, H, W)`` of vectors that are not finite, None if the host knows that there are none;
-        the dtype of the projected maps.
     """
     ask = not is_traced() and (report or maps[-1].device.type == "cpu")
     bad = not_finite(maps, ask)
@@ -61,5 +72,5 @@ def finite_vectors(
         bad = overflow if bad is None else [a | b for a, b in zip(bad, overflow, strict=True)]
     maps = [metric(values, 1) for values in maps]
     if bad is None:
-        return maps, None, dtype
-    return without(maps, bad), bad_cells_of(bad, grain, report), dtype
+        return Vectors(maps, None, dtype)  # the host knows that all are finite
+    return Vectors(without(maps, bad), bad_cells_of(bad, grain, report), dtype)

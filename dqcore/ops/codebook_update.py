@@ -13,7 +13,7 @@ from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.code_sums import CodeSums
 from dqcore.ops.dynamic_lookup import Lookup
-from dqcore.ops.reference.codebook_update import codebook_update_reference
+from dqcore.ops.reference.codebook_update import Update, codebook_update_reference
 from dqcore.ops.registry import Implementation, is_traced, register
 
 __all__ = ["codebook_update"]
@@ -56,17 +56,22 @@ def codebook_update(
     Cost: on a GPU one launch, which reads the state and the sums once.
     """
     _check(state, lookup, maps, grain)
-    if keys is not None and (keys.dtype is not torch.int64 or keys.shape != lookup.codes.shape):
-        expected, got = f"{tuple(lookup.codes.shape)} int64", f"{tuple(keys.shape)} {keys.dtype}"
-        raise InputError(f"keys: expected {expected}, as the codes, got {got}")
-    if not 0 <= decay <= 1:  # NaN is none of these
-        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
-    for name, number in (("eps", eps), ("threshold", threshold)):
-        if number is not None and not 0 <= number < math.inf:
-            raise InputError(f"{name}: expected a number from 0 up, got {number}")
+    _check_settings(lookup, keys, decay, eps, threshold)
     assert lookup.statistics is not None
+    update = Update(
+        *state,
+        *lookup.statistics,
+        maps=list(maps),
+        grain=grain,
+        codes=lookup.codes,
+        error=lookup.error,
+        keys=keys,
+        decay=decay,
+        eps=eps,
+        threshold=threshold,
+    )
     call = torch.ops.dqcore.codebook_update if is_traced() else _op.below_autograd
-    call(*state, *lookup.statistics, list(maps), grain, lookup.codes, lookup.error, keys, decay, eps, threshold)
+    call(*update)
     if not torch.compiler.is_compiling():
         written = [tensor for tensor in state if tensor is not None]
         if state[3] is None and threshold is None:
@@ -96,16 +101,28 @@ def _check(state: State, lookup: Lookup, maps: Sequence[Tensor], grain: Tensor) 
     check_same_device(weight=state[0], sums=sums, codes=lookup.codes)
 
 
-def _triton(
-    weight: Tensor, cluster_size: Tensor, idle: Tensor, embed_sum: Tensor | None, counts: Tensor, sums: Tensor,
-    maps: list[Tensor], grain: Tensor, codes: Tensor, error: Tensor, keys: Tensor | None,
-    decay: float, eps: float, threshold: float | None,
-) -> None:  # fmt: skip
+def _check_settings(lookup: Lookup, keys: Tensor | None, decay: float, eps: float, threshold: float | None) -> None:
+    if keys is not None and (keys.dtype is not torch.int64 or keys.shape != lookup.codes.shape):
+        expected, got = f"{tuple(lookup.codes.shape)} int64", f"{tuple(keys.shape)} {keys.dtype}"
+        raise InputError(f"keys: expected {expected}, as the codes, got {got}")
+    if not 0 <= decay <= 1:  # NaN is none of these
+        raise InputError(f"decay: expected a number in [0, 1], got {decay}")
+    for name, number in (("eps", eps), ("threshold", threshold)):
+        if number is not None and not 0 <= number < math.inf:
+            raise InputError(f"{name}: expected a number from 0 up, got {number}")
+
+
+def _triton(*args: Any) -> None:
     from dqcore.kernels.codebook_update import codebook_update_fwd
 
-    state, statistics = (weight, cluster_size, idle, embed_sum), CodeSums(counts, sums)
-    regions, places = grain if len(maps) > 1 else None, codes if keys is None else None  # one tensor may be all three
-    codebook_update_fwd(state, statistics, maps, regions, places, error, (decay, eps, threshold), keys)
+    update = Update(*args)
+    state = (update.weight, update.cluster_size, update.idle, update.embed_sum)
+    statistics = CodeSums(update.counts, update.sums)
+    # Grain map, codes and keys may be one tensor, which a launcher takes only once.
+    regions = update.grain if len(update.maps) > 1 else None
+    places = update.codes if update.keys is None else None
+    setting = (update.decay, update.eps, update.threshold)
+    codebook_update_fwd(state, statistics, update.maps, regions, places, update.error, setting, update.keys)
 
 
 _op = register(

@@ -1,4 +1,4 @@
-"""``dynamic_lookup``: the nearest codes of every region at its own granularity (paper section 3.2, supplement 1).
+"""``dynamic_lookup``: the nearest codes of every region at its own granularity (paper, section 3.2).
 
 A region of granularity g has ``4**g`` vectors, in the map of that granularity; each is looked up once, and its code
 fills ``4**(G - 1 - g)`` cells of the finest grid.

@@ -16,7 +16,7 @@ from dqcore.ops.layout import check_total
 
 __all__ = [
     "FEATURES",
-    "Layout",
+    "NativeLayout",
     "call",
     "check_grid",
     "check_sizes",
@@ -31,7 +31,7 @@ FEATURES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
-class Layout:
+class NativeLayout:
     """Where the codes of a batch lie in the packed sequence, for csrc.
 
     Attributes:
@@ -101,7 +101,7 @@ def check_grid(images: int, rows: int, columns: int, num_granularities: int) -> 
     check_cells(max(1, images) * rows * columns, num_granularities)
 
 
-def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total: int) -> Layout:
+def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total: int) -> NativeLayout:
     """Find where the codes of a grain map ``(B, h, w)`` lie in the packed sequence, by one prefix scan of each image.
 
     Args:
@@ -122,7 +122,7 @@ def lay_out(grain: Tensor, order: str, num_granularities: int, name: str, total:
     call("layout", grain.device, layout, order == "row-first", line_starts.data_ptr())
     if grain.device.type == "cpu":
         check_total(name, total, int(cu_seqlens[-1]))
-    return Layout(layout, cu_seqlens, (grain, starts, steps))
+    return NativeLayout(layout, cu_seqlens, (grain, starts, steps))
 
 
 def codes_argument(codes: Tensor, positions: Tensor, grains: Tensor) -> Any:

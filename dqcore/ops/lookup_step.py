@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import checkpoint
 
 from dqcore.ops.dynamic_lookup import check_granularities, gradients_of_maps
 from dqcore.ops.lookup_loss import gradient_of_error
@@ -24,13 +25,13 @@ State = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class LookupStep(NamedTuple):
-    """What :func:`lookup_step` returns. Maps are on the finest grid."""
+    """What a step gives, by :func:`lookup_step` or by the ops that it stands for. Maps are on the finest grid."""
 
     quantized: Tensor  # (B, D, H, W), dtype and memory format of the finest map
     codes: Tensor  # (B, H, W) int64
     loss: Tensor  # the sum of the two
     commitment: Tensor  # beta times the mean squared error
-    codebook: Tensor  # the mean squared error, without a gradient
+    codebook: Tensor  # the mean squared error; of lookup_step without a gradient
 
 
 def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:
@@ -39,7 +40,7 @@ def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:
     Inference tensors and forward-mode AD are left to the three. PyTorch refuses to record their gradient, and would do
     so here only after the codes were updated.
     """
-    if is_traced() or not torch.is_grad_enabled() or maps[-1].numel() == 0:
+    if is_traced() or not torch.is_grad_enabled() or maps[-1].numel() == 0 or _saving_may_fail():
         return False
     if forward_ad._current_level >= 0 or any([values.is_inference() for values in (*maps, grain)]):
         return False
@@ -47,6 +48,15 @@ def can_step(maps: Sequence[Tensor], grain: Tensor, state: State) -> bool:
 
     weight = state[0]
     return is_plain((*maps, grain, *state)) and fits(weight.shape[0] - 1, weight.shape[1])
+
+
+def _saving_may_fail() -> bool:
+    """Whether somebody's hook saves tensors: here it would raise after the codes were moved, in the three ops before.
+
+    That of activation checkpointing raises in no first pass.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and getattr(hooks[0], "__module__", "") != checkpoint.__name__
 
 
 def lookup_step(

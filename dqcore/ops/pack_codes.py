@@ -20,7 +20,7 @@ def pack_codes(
 ) -> CodeSequence:
     """Code sequence of a batch, ``codes[t] = map[y_t, x_t]`` at the top-left cell of each code's block.
 
-    Coarse codes come before finer ones, as in the paper's supplement, but for any number of granularities, and without
+    Coarse codes come before finer ones, as in the paper (section 3.3), but for any number of granularities, and without
     special tokens or padding. :func:`dqcore.unpack_codes` is the inverse.
 
     Args:

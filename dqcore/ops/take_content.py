@@ -27,7 +27,7 @@ def take_content(
 ) -> None:
     """Draw the code at the entry that each slot has just taken; a content that is known stays as it is.
 
-    For :class:`dqcore.models.sampling.walk.Walk`, which made the tensors: they are contiguous and are not checked.
+    For :class:`dqcore.models.sampling.walk.TapeWalk`, which made the tensors: they are contiguous and are not checked.
 
     Args:
         here: The token at which each slot stands, ``(copies, S, 1, W)`` int64. **Written to**: its content.

@@ -30,7 +30,7 @@ def take_entry(
 ) -> None:
     """Draw the next entry of each slot from those that may come next, and take it.
 
-    For :class:`dqcore.models.sampling.walk.Walk`, which made the tensors: they are contiguous and are not checked.
+    For :class:`dqcore.models.sampling.walk.TapeWalk`, which made the tensors: they are contiguous and are not checked.
     ``W`` columns of a token are those of ``kernels/tape.py``; the two last are the random numbers.
 
     Args:

@@ -14,7 +14,7 @@ from dqcore.data.splits import training_split
 from dqcore.errors import InputError
 from dqcore.files.sealed import read_sealed
 from dqcore.inference.compare import Comparison
-from dqcore.inference.encoded import why_not
+from dqcore.inference.encode_batch import why_not
 from dqcore.inference.load import load_tokenizer
 from dqcore.inference.measure import Evaluation, evaluate_tokenizer
 from dqcore.inference.peers import PeerNumbers

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from dqcore.codebook import KMeans
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_given
 from dqcore.ops import nearest_code
-from dqcore.stream.tables import MOST_FACTOR, UNIT, CodeTables, frequencies
+from dqcore.ops.checks import check_codebook, check_tensor
+from dqcore.stream.checks import check_tokenizer, image_batches, whole_numbers
+from dqcore.stream.tables import MOST_FACTOR, UNIT, CodeTables, check_numbers, frequencies
 
 __all__ = ["CodeCounts", "code_classes", "fit_tables"]
 
@@ -28,7 +30,16 @@ def code_classes(codebook: Tensor, number: int = _CLASSES) -> Tensor:
 
     Returns:
         int64, ``(K,)``.
+
+    Raises:
+        InputError: There is no code, or ``number`` is not whole or below 1.
+        TypeError: ``codebook`` is no tensor of floating-point numbers.
     """
+    check_tensor("codebook", codebook, dim=2)
+    if codebook.is_meta:
+        raise InputError("codebook: expected a tensor with values, got one on the meta device")
+    check_codebook(codebook, codebook.shape[1])
+    whole_given(1, number=number)
     number = max(1, min(number, len(codebook) // 4))
     vectors = codebook.detach().float().cpu()
     distinct = len(torch.unique(vectors, dim=0))
@@ -41,9 +52,16 @@ class CodeCounts:
     Args:
         classes: Class of each code, int64, ``(K,)``.
         num_granularities: G.
+
+    Raises:
+        InputError: ``classes`` are no whole numbers of at least 0, or ``num_granularities`` is not in [1, 15].
+        TypeError: ``classes`` are no tensor.
     """
 
     def __init__(self, classes: Tensor, num_granularities: int) -> None:
+        classes = whole_numbers("classes", classes, dim=1, limit=1 << 31)
+        whole_given(1, num_granularities=num_granularities)
+        check_numbers(num_granularities, len(classes), "num_granularities, classes")
         size, number = len(classes), num_granularities
         self.classes, self.images = classes, 0
         self.grains = torch.zeros(number, dtype=torch.int64)
@@ -52,10 +70,20 @@ class CodeCounts:
         self.code_pairs = torch.zeros(number, int(classes.max()) + 1, size, dtype=torch.int64)
 
     def add(self, codes: Tensor, grain: Tensor) -> None:
-        """Count code maps ``(B, H, W)`` and grain maps ``(B, h, w)``, int64, on any device."""
-        codes, grain = codes.cpu(), grain.cpu()
-        self.images += len(codes)
-        number, scale = len(self.grains), codes.shape[1] // grain.shape[1]
+        """Count code maps ``(B, H, W)`` and grain maps ``(B, h, w)``, int64, on any device.
+
+        Raises:
+            InputError: Maps of another dtype, shape or range.
+            TypeError: One is no tensor.
+        """
+        number, scale = len(self.grains), 1 << len(self.grains) - 1
+        codes = whole_numbers("codes", codes, dim=3, limit=len(self.classes))
+        grain = whole_numbers("grain", grain, dim=3, limit=number)
+        batch, rows, columns = grain.shape
+        if codes.shape != (batch, rows * scale, columns * scale):
+            expected = f"code maps (B, {scale} h, {scale} w) of grain maps (B, h, w)"
+            raise InputError(f"codes: expected {expected}, got {tuple(codes.shape)} and {tuple(grain.shape)}")
+        self.images += batch
         self.grains += torch.bincount(grain.flatten(), minlength=number)
         for before, after in _neighbours(grain):
             self.grain_pairs.view(-1).add_(torch.bincount(before * number + after, minlength=number**2))
@@ -97,10 +125,12 @@ def fit_tables(model: Any, batches: Iterable[Tensor]) -> CodeTables:
 
     Raises:
         InputError: There are no images.
+        TypeError: ``model`` is no tokenizer, or ``batches`` are no tensors.
     """
+    check_tokenizer(model)
     weight = model.quantizer.codebook.weight
     counts = CodeCounts(code_classes(weight[: model.config.codebook_size]), model.config.num_granularities)
-    for images in batches:
+    for images in image_batches(batches):
         encoding = model.encode(images.to(weight.device))
         counts.add(encoding.codes, encoding.grain)
     if not counts.images:

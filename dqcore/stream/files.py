@@ -12,6 +12,7 @@ import torch
 from dqcore.errors import InputError
 from dqcore.files import folder_lock
 from dqcore.files.tensors import load_tensors, save_tensors
+from dqcore.stream.checks import folder_of
 from dqcore.stream.tables import CodeTables
 
 __all__ = ["TABLES", "load_code_tables", "save_code_tables"]
@@ -34,8 +35,11 @@ def save_code_tables(tables: CodeTables, folder: str | os.PathLike[str]) -> Path
 
     Raises:
         InputError: Another process writes tables in the folder.
+        TypeError: ``folder`` is no path, or ``tables`` are none.
     """
-    folder = Path(folder)
+    if not isinstance(tables, CodeTables):
+        raise TypeError(f"tables: expected CodeTables, got {type(tables).__name__}")
+    folder = folder_of(folder, tables.codebook_size, tables.num_granularities)
     path = folder / TABLES
     with folder_lock(folder, "writing tables"):  # else two at once would each keep the first ones, and not the other's
         before = _readable(path)
@@ -57,8 +61,9 @@ def load_code_tables(folder: str | os.PathLike[str], codebook_size: int, num_gra
 
     Raises:
         InputError: A file of tables is damaged, or belongs to a model with other codes.
+        TypeError: ``folder`` is no path.
     """
-    folder, found = Path(folder), []
+    folder, found = folder_of(folder, codebook_size, num_granularities), list[CodeTables]()
     for path in (folder / TABLES, *sorted(folder.glob("code_tables-*.safetensors"))):
         if path.is_file():
             tables = _read(path)

@@ -7,7 +7,6 @@ numbers in the order of a :class:`dqcore.CodeSequence`: granularity ascending, r
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqcore.errors import InputError
+from dqcore.stream.checks import check_identity, check_reading, photo_size, tables_among, whole_numbers
 from dqcore.stream.coder import Reader, Writer
 from dqcore.stream.header import CHECKSUM, Header, bytes_of, read_header, stride_of
 from dqcore.stream.tables import CodeTables
-from dqcore.stream.walk import Walk, code_predictor, grain_predictor
+from dqcore.stream.walk import MapWalk, code_predictor, grain_predictor
 
 __all__ = ["MAX_PIXELS", "Decoded", "read_stream", "write_stream"]
 
@@ -63,17 +63,14 @@ def write_stream(codes: Tensor, grain: Tensor, size: Sequence[int], tables: Code
     if not isinstance(tables, CodeTables):
         hint = ": of load_code_tables(..) take the first" if isinstance(tables, Sequence) else ""
         raise TypeError(f"tables: expected CodeTables, got {type(tables).__name__}{hint}")
-    if len(size) != 2 or any(int(side) != side for side in size):
-        raise InputError(f"size: expected height and width in whole pixels, got {size}")
-    size = (int(size[0]), int(size[1]))
-    if not re.fullmatch("[0-9a-f]{16,}", identity):
-        raise InputError(f"identity: expected a fingerprint of at least 16 hexadecimal digits, got {identity!r}")
-    codes, grain = _integers("codes", codes), _integers("grain", grain)
+    size = photo_size(size)
+    check_identity(identity)
+    codes, grain = whole_numbers("codes", codes), whole_numbers("grain", grain, dim=2)
     _check_maps(codes, grain, tables)
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(f"size: expected a photo of at most {MAX_PIXELS} pixels, got {size}")
     stride = stride_of(size, (grain.shape[0], grain.shape[1]))
-    walk = Walk(tables, _copy(grain), _copy(codes))
+    walk = MapWalk(tables, _copy(grain), _copy(codes))
     coarse, finer = Writer(), Writer()
     walk.take_grain(coarse)
     walk.take_codes(coarse, 0)
@@ -110,11 +107,13 @@ def read_stream(
     Raises:
         InputError: The bytes are no stream, damaged, truncated, of another model or other tables, or of a photo that is
             too large.
-        TypeError: ``data`` are no bytes, such as a path.
+        TypeError: ``data`` are no bytes, such as a path; or ``tables`` are none.
     """
-    data = bytes_of(data)
+    data, among = bytes_of(data), tables_among(tables)
+    check_identity(identity)
+    check_reading(preview, max_pixels)
     header = read_header(data, name)
-    chosen = _matching(header, [tables] if isinstance(tables, CodeTables) else tables, identity, name)
+    chosen = _matching(header, among, identity, name)
     end = header.length + header.coarse_length
     if len(data) < end + (0 if preview else CHECKSUM):
         raise InputError(f"{name}: truncated, {len(data)} bytes are left of at least {end + CHECKSUM}")
@@ -132,7 +131,7 @@ def _decode(header: Header, tables: CodeTables, coarse: bytes, finer: bytes | No
     needed = grain_predictor(tables).least_bits + (code_predictor(tables, 0).least_bits if shift == 0 else 0)
     _check_bits(rows * columns * needed, coarse, name)
     codes = np.full((rows << shift, columns << shift), tables.codebook_size, dtype=np.int64)
-    walk, reader = Walk(tables, np.zeros((rows, columns), dtype=np.int64), codes), Reader(coarse, name)
+    walk, reader = MapWalk(tables, np.zeros((rows, columns), dtype=np.int64), codes), Reader(coarse, name)
     walk.take_grain(reader)
     walk.take_codes(reader, 0)
     if finer is not None:
@@ -173,18 +172,9 @@ def _check_bits(needed: float, data: bytes, name: str) -> None:
         raise InputError(f"{name}: damaged, {len(data)} bytes cannot hold its codes")
 
 
-def _integers(name: str, value: Tensor) -> Tensor:
-    """A tensor of whole numbers of any kind as int64, on the CPU."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if value.dtype.is_floating_point or value.dtype.is_complex:
-        raise InputError(f"{name}: expected integers, got {value.dtype}")
-    return value.detach().cpu().long()
-
-
 def _check_maps(codes: Tensor, grain: Tensor, tables: CodeTables) -> None:
     scale = 1 << (tables.num_granularities - 1)
-    if grain.dim() != 2 or grain.numel() == 0 or codes.shape != (grain.shape[0] * scale, grain.shape[1] * scale):
+    if codes.shape != (grain.shape[0] * scale, grain.shape[1] * scale):
         expected = f"a code map ({scale} h, {scale} w) of a grain map (h, w)"
         raise InputError(f"codes: expected {expected}, got {tuple(codes.shape)} and {tuple(grain.shape)}")
     for name, value, limit in (("codes", codes, tables.codebook_size), ("grain", grain, tables.num_granularities)):

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dqcore.errors import InputError, at_least
+from dqcore.errors import InputError, whole_given
 
-__all__ = ["MOST_FACTOR", "PRECISION", "TOTAL", "UNIT", "CodeTables", "frequencies"]
+__all__ = ["MOST_FACTOR", "PRECISION", "TOTAL", "UNIT", "CodeTables", "check_numbers", "frequencies"]
 
 #: The frequencies of a table sum to 2 to this power: that of the range coder.
 PRECISION = 24
@@ -46,9 +46,9 @@ class CodeTables:
     def __post_init__(self) -> None:
         for name in _FIELDS:
             value = getattr(self, name)
-            if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.numel() == 0:
-                got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise InputError(f"{name}: expected an int64 tensor, got {got}")
+            usable = isinstance(value, Tensor) and value.dtype == torch.int64 and not value.is_meta
+            if not usable or value.numel() == 0 or value.dim() == 0:
+                raise InputError(f"{name}: expected an int64 tensor, got {_kind(value)}")
             object.__setattr__(self, name, value.detach().cpu().contiguous())
         self._check_shapes()
         for name in ("grains", "codes"):
@@ -64,8 +64,7 @@ class CodeTables:
 
     def _check_shapes(self) -> None:
         number, size = self.grains.numel(), self.codes.shape[-1]
-        if number > 15 or size > _MOST_CODES:
-            raise InputError(f"codes: expected at most 15 granularities and {_MOST_CODES} codes, got {number}, {size}")
+        check_numbers(number, size, "grains, codes")
         shapes = {
             "grains": (number,),
             "codes": (number, size),
@@ -87,10 +86,20 @@ class CodeTables:
             code_counts: How often each code occurs at each granularity, integers of at least 0, ``(G, K)``. What never
                 occurred counts as half an occurrence.
             grain_counts: How many regions have each granularity, integers of at least 0, ``(G,)``.
+
+        Raises:
+            InputError: Counts of another dtype, shape or range.
+            TypeError: One is no tensor.
         """
-        for name, value in {"code_counts": code_counts, "grain_counts": grain_counts}.items():
-            if value.is_floating_point() or value.numel() == 0 or int(value.min()) < 0:
+        for name, value, dim in (("code_counts", code_counts, 2), ("grain_counts", grain_counts, 1)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+            if value.is_floating_point() or value.is_complex() or value.is_meta or value.dim() != dim:
+                raise InputError(f"{name}: expected integers in {dim} dimensions, got {_kind(value)}")
+            if value.numel() == 0 or int(value.min()) < 0:
                 raise InputError(f"{name}: expected integers of at least 0")
+        if len(code_counts) != len(grain_counts):
+            raise InputError(f"grain_counts: expected shape ({len(code_counts)},), got {tuple(grain_counts.shape)}")
         grains, codes = frequencies(grain_counts[None].double() + 0.5)[0], frequencies(code_counts.double() + 0.5)
         number, size = codes.shape
         alone = torch.full((number, 1, size), UNIT)
@@ -99,7 +108,8 @@ class CodeTables:
     @classmethod
     def uniform(cls, codebook_size: int, num_granularities: int) -> CodeTables:
         """Tables by which every code is as likely as any other: for a model whose codes nobody has counted."""
-        at_least(1, codebook_size=codebook_size, num_granularities=num_granularities)
+        whole_given(1, codebook_size=codebook_size, num_granularities=num_granularities)
+        check_numbers(num_granularities, codebook_size, "num_granularities, codebook_size")
         counts = torch.zeros(num_granularities, codebook_size, dtype=torch.int64)
         return cls.fit(counts, counts[:, 0])
 
@@ -132,6 +142,19 @@ class CodeTables:
 
     def __repr__(self) -> str:
         return f"CodeTables(G={self.num_granularities}, K={self.codebook_size}, identity={self.identity[:8]!r})"
+
+
+def check_numbers(granularities: int, codes: int, names: str) -> None:
+    """Raise :class:`InputError` if tables cannot have so many granularities or codes; ``names`` are theirs."""
+    if granularities > 15 or codes > _MOST_CODES:
+        most = f"15 granularities and {_MOST_CODES} codes"
+        raise InputError(f"{names}: expected at most {most}, got {granularities}, {codes}")
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} {tuple(value.shape)} on {value.device}"
 
 
 _FIELDS = tuple(CodeTables.__dataclass_fields__)

@@ -15,7 +15,7 @@ from dqcore.training.clock import Clock, Moment
 from dqcore.training.estimate import Estimate
 from dqcore.training.log import MetricsLog, Row
 from dqcore.training.schedule import LearningRate, TimedLearningRate
-from dqcore.training.shards import ShardWriter, local
+from dqcore.training.shards import ShardedCheckpoints, local
 from dqcore.training.stage import NonFiniteLossError, NonFiniteWeightsError, Stage
 from dqcore.training.state import write_state
 from dqcore.training.status import Status, peak_memory, seconds_left
@@ -64,7 +64,7 @@ class Loop(Generic[Batch]):
         self.total = learning_rate.total if isinstance(learning_rate, LearningRate) else None
         self.checkpoint = options.out / CHECKPOINT
         self.completed = 0
-        self._shards = ShardWriter(self.checkpoint, self.world) if stage.step.sharded else None
+        self._shards = ShardedCheckpoints(self.checkpoint, self.world) if stage.step.sharded else None
 
     def resume(self) -> None:
         """Continue from the checkpoint in the run's folder, random states included.

@@ -22,7 +22,7 @@ from dqcore.distributed import World
 from dqcore.errors import InputError
 from dqcore.training.state import write_state
 
-__all__ = ["ShardWriter", "flat", "is_sharded", "local", "put", "read_shards", "whole"]
+__all__ = ["ShardedCheckpoints", "flat", "is_sharded", "local", "put", "read_shards", "whole"]
 
 #: Entries of ``checkpoint.pt``: the folder's name, and the SHA-256 of each file in it.
 FOLDER, FILES = "shards", "files"
@@ -67,7 +67,7 @@ def put(value: Tensor, target: Tensor) -> None:
     target.copy_(value)
 
 
-class ShardWriter:
+class ShardedCheckpoints:
     """Writes checkpoints while the training goes on. Every process has one and calls its methods.
 
     Args:

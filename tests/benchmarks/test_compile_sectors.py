@@ -11,7 +11,7 @@ import sector_cases
 import sectors
 
 #: A tile of 32 channels and 64 cells: a warp has 32 cells of one channel.
-PLANES = sectors.Layout((1, 1), (1, 32), (2, 2), 1)
+PLANES = sectors.BlockedLayout((1, 1), (1, 32), (2, 2), 1)
 
 
 def addresses(rows, columns):
@@ -44,7 +44,7 @@ def test_lanes_that_are_masked_touch_nothing():
 
 
 def test_a_thread_loads_16_bytes_at_once():
-    rows = sectors.Layout((1, 4), (2, 16), (4, 1), 1)
+    rows = sectors.BlockedLayout((1, 4), (2, 16), (4, 1), 1)
     count = touched(rows, addresses(4096 * np.arange(32), np.arange(64)))
     assert count.accesses == 16
     assert count.sectors == 16 * 16
@@ -61,8 +61,8 @@ def test_layouts_are_read_with_the_lines_they_belong_to():
     tt.store %0, %1 : tensor<32x!tt.ptr<f32>, #ttg.slice<{dim = 1, parent = #blocked}>> loc(#loc4)
 """
     assert sectors.layouts(text) == {
-        ((("one.py", 3), ("two.py", 7)), (32, 64)): sectors.Layout((1, 4), (2, 16), (4, 1), 1),
-        ((("two.py", 7),), (32,)): sectors.Layout((1,), (2,), (4,), None),
+        ((("one.py", 3), ("two.py", 7)), (32, 64)): sectors.BlockedLayout((1, 4), (2, 16), (4, 1), 1),
+        ((("two.py", 7),), (32,)): sectors.BlockedLayout((1,), (2,), (4,), None),
     }
 
 

@@ -1,6 +1,7 @@
 """The quicker interpreter, which tests/conftest.py turns on, replaces and restores what the plain one does."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -55,3 +56,20 @@ def test_types_are_what_the_kinds_say():
         for kind, expected in [*kinds.items(), (tl.pointer_type(tl.float32), np.uint64)]:
             assert interpreter._get_np_dtype(kind) == expected
             assert interpreter._get_np_dtype(tl.block_type(kind, [4])) == expected
+
+
+def test_types_and_tensors_say_the_same_when_they_are_made_again():
+    kinds = [tl.float32, tl.int1, tl.pointer_type(tl.float32), tl.pointer_type(tl.float32, 3)]
+    for _ in range(2):
+        for kind in kinds:
+            for shape in ([4], [2, 8], [8, 2]):
+                block = tl.block_type(kind, shape)
+                assert block.element_ty is kind and [*block.shape] == [*shape] and block.numel == math.prod(shape)
+                assert all(str(part) in block.name for part in (kind, *shape))
+                whole, cell = tl.tensor("all", block), tl.tensor("one", kind)
+                assert (whole.handle, whole.type, whole.dtype) == ("all", block, kind)
+                assert [size.value for size in whole.shape] == [*shape] and whole.numel.value == block.numel
+                assert (cell.handle, cell.type, cell.dtype, len(cell.shape)) == ("one", kind, kind, 0)
+                assert cell.numel.value == 1
+    with pytest.raises(TypeError):
+        tl.block_type(tl.float32, [])

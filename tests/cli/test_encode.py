@@ -15,7 +15,7 @@ import dqcore
 from dqcore import files
 from dqcore.data.shards import ShardWriter, read_shards
 from dqcore.files.sealed import read_sealed, write_sealed
-from dqcore.inference.streams import StreamFolder
+from dqcore.inference.stream_folder import StreamFolder
 
 
 def test_encode(run, checkpoint, pictures, tmp_path):

@@ -158,7 +158,7 @@ FAULTS = """
 import json, os, signal, sys
 from dqcore.cli import main
 from dqcore.errors import InputError
-from dqcore.inference import encode
+from dqcore.inference import encode_shards
 
 def lost(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -170,7 +170,7 @@ def failing(*_):
     raise InputError("photo: this process alone cannot go on")
 
 if os.environ["RANK"] == "1":
-    encode._encode = {"lost": lost, "stopped": stopped, "failing": failing}[sys.argv[1]]
+    encode_shards._encode = {"lost": lost, "stopped": stopped, "failing": failing}[sys.argv[1]]
 raise SystemExit(main(json.loads(sys.argv[2])))
 """
 

@@ -62,7 +62,7 @@ def test_a_photo_too_large_for_the_number_of_codes_is_passed_over(run, checkpoin
 
 
 def test_a_photo_too_large_for_a_stream_is_passed_over(run, checkpoint, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("dqcore.inference.encoded.MAX_PIXELS", 64 * 48)
+    monkeypatch.setattr("dqcore.inference.encode_batch.MAX_PIXELS", 64 * 48)
     Image.new("RGB", (64, 49)).save(pictures / "1b.png")
     code, _, err = run("reconstruct", pictures, "--checkpoint", checkpoint, "--out", tmp_path / "o")
     assert code == 2 and "1b.png: 64x49 pixels are more than the 3072 that a .dqc stream may have" in err

@@ -8,7 +8,7 @@ import pytest
 
 from dqcore.errors import InputError
 from dqcore.files import sole_owner
-from dqcore.inference.single import write_alone
+from dqcore.inference.stream_file import write_alone
 
 
 def test_no_two_photos_share_a_file(run, checkpoint, pictures, tmp_path):

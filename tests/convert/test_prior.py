@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import dqcore
-from dqcore.convert.prior import dqtransformer_from_official
+from dqcore.convert.prior import dqtransformer_from_official, dqtransformer_to_official
 
 DATA = Path(__file__).parents[1] / "fixtures"
 CONFIG = json.loads((DATA / "dqtransformer_uncond.config.json").read_text())
@@ -99,10 +99,34 @@ def test_matches_the_released_forward_pass(state, classes, order):
         torch.testing.assert_close(ours, torch.cat(theirs), atol=1e-4, rtol=0)
 
 
+def with_tokens(config, stream, **tokens):
+    """A configuration whose special tokens have other numbers, so that the same weights mean something else."""
+    given = config["special_tokens"]
+    return config | {"special_tokens": given | {stream: given[stream] | tokens}}
+
+
 def test_attention_masks_are_dropped(state):
     masks = {"position_transformer.0.attn.mask": torch.ones(1, 1, 4, 4)}
     model = dqtransformer_from_official({**state, **masks}, CONFIG)
     assert not model.training
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_goes_back_to_the_same_tensors(state, classes):
+    if classes:
+        state = with_classes(state, classes)
+    back = dqtransformer_to_official(dqtransformer_from_official(state, CONFIG | {"num_classes": classes}))
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(back[name], tensor), name
+
+
+@pytest.mark.parametrize("changes", [{"num_granularities": 3}, {"region_grid": (2, 4)}])
+def test_what_their_code_lacks_does_not_go_back(changes):
+    sizes = {"num_granularities": 2, "region_grid": (2, 2), "dim": 8, "num_heads": 1} | changes
+    model = dqcore.DQTransformer(dqcore.DQTransformerConfig(position_layers=1, content_layers=1, **sizes))
+    with pytest.raises(ValueError, match="model: expected two granularities and a square grid"):
+        dqtransformer_to_official(model)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +140,10 @@ def test_attention_masks_are_dropped(state):
         (lambda s, c: (s, c | {"heads": "4"}), "config: heads: expected a whole number from 1 up, got '4'"),
         (lambda s, c: ({**s, "content_coarse_pos_emb.weight": torch.ones(())}, c), "emb.weight do not fit together"),
         (lambda s, c: (s, c | {"codebook_size": 51}), "content_embedding.weight would have shape"),
+        (lambda s, c: (s, c | {"special_tokens": [50]}), "config: special_tokens: expected a mapping, got"),
+        (lambda s, c: (s, with_tokens(c, "content", pad=51, eos=50)), "special_tokens: content: expected .*'pad': 50"),
+        (lambda s, c: (s, with_tokens(c, "coarse_position", sos=0)), "special_tokens: coarse_position: expected"),
+        (lambda s, c: (s, with_tokens(c, "fine_position", eos=64)), "special_tokens: fine_position: expected"),
     ],
 )
 def test_misfits_are_named(state, change, message):

@@ -82,6 +82,15 @@ def test_round_trip(released, position):
     assert all(torch.equal(back[name], state[name]) for name in state)
 
 
+@pytest.mark.parametrize("kind", ["dual", "triple"])
+def test_training_goes_on_with_the_budget_of_the_preset(released, kind):
+    """Their configuration of three granularities weights the budget loss by 1, that of two by 10."""
+    config = released.official(kind)
+    state, _ = released.run(config, released.photo(32))
+    ours, preset = convert.dqvae_from_official(state, config).config, DQVAE.PRESETS[f"dqvae-{kind}"]
+    assert (ours.target_ratio, ours.budget_weight) == (preset.target_ratio, preset.budget_weight)
+
+
 def test_whole_checkpoints(dual):
     state, config = dual
     expected = convert.dqvae_from_official(state, config).state_dict()

@@ -53,7 +53,7 @@ def test_arms_have_what_their_names_say():
     assert config.strides == (32, 16, 8) and config.target_ratio == (0.625, 0.075) and config.router == "feature"
 
 
-@pytest.mark.parametrize(("shares", "codes"), zip(TRIPLES, (409.6, 256), strict=True))
+@pytest.mark.parametrize(("shares", "codes"), list(zip(TRIPLES, (409.6, 256), strict=True)))
 def test_triples_have_the_papers_mean_number_of_codes(shares, codes):
     """Of an image of 256 pixels, which has 64 regions of stride 32."""
     share_of_16, share_of_8 = shares

@@ -5,7 +5,7 @@ import torch
 
 import dqcore
 from dqcore.errors import InputError
-from dqcore.inference.budget import Bytes, Codes, Router, budget_of
+from dqcore.inference.budget import ByteBudget, CodeBudget, RouterBudget, budget_of
 from dqcore.inference.codec import Codec
 from dqcore.stream import CodeTables
 
@@ -28,24 +28,24 @@ def test_bytes_are_met_from_below(codec, share):
     runs = []
     hook = codec.model.encoder.register_forward_hook(lambda *_: runs.append(1))
     coarser = (0.0,) * (codec.model.config.num_granularities - 2)
-    least, most = (len(Router((*coarser, fine)).encode(codec, image, size).data) for fine in (0.0, 1.0))
+    least, most = (len(RouterBudget((*coarser, fine)).encode(codec, image, size).data) for fine in (0.0, 1.0))
     limit = int(least + share * (most - least))
     runs.clear()
-    coded = Bytes(limit).encode(codec, image, size)
+    coded = ByteBudget(limit).encode(codec, image, size)
     hook.remove()
     assert len(runs) == 1
     assert 0.98 * limit <= len(coded.data) <= limit
     decoded = codec.read(coded.data)
     assert torch.equal(decoded.codes, coded.codes) and torch.equal(decoded.grain, coded.grain)
-    rate = Bytes(8 * limit / 150 / 190 + 1e-9, per_pixel=True).encode(codec, image, size)
+    rate = ByteBudget(8 * limit / 150 / 190 + 1e-9, per_pixel=True).encode(codec, image, size)
     assert rate.data == coded.data
 
 
 def test_bytes_beyond_reach(codec):
     image, size = image_of(64, 96), (64, 96)
-    assert int(Bytes(10**6).encode(codec, image, size).grain.min()) == codec.model.config.num_granularities - 1
+    assert int(ByteBudget(10**6).encode(codec, image, size).grain.min()) == codec.model.config.num_granularities - 1
     with pytest.raises(InputError, match="bytes are needed for 96x64 pixels, 10 are allowed"):
-        Bytes(10).encode(codec, image, size)
+        ByteBudget(10).encode(codec, image, size)
 
 
 def test_choices_are_what_encode_gives(codec):
@@ -62,26 +62,26 @@ def test_choices_are_what_encode_gives(codec):
 
 def test_codes_by_size_and_exactly(codec):
     image, size = image_of(96, 128), (90, 120)
-    found = int((4 ** Codes(15_000, per_megapixel=True).encode(codec, image, size).grain).sum())
+    found = int((4 ** CodeBudget(15_000, per_megapixel=True).encode(codec, image, size).grain).sum())
     assert 162 - 3 < found <= 162
-    regions = Router().encode(codec, image, size).grain.numel()
-    assert int((4 ** Codes(regions + 30, exact=True).encode(codec, image, size).grain).sum()) == regions + 30
+    regions = RouterBudget().encode(codec, image, size).grain.numel()
+    assert int((4 ** CodeBudget(regions + 30, exact=True).encode(codec, image, size).grain).sum()) == regions + 30
     with pytest.raises(InputError, match=rf"the nearest are {regions + 30} or {regions + 33}"):
-        Codes(regions + 31, exact=True).encode(codec, image, size)
+        CodeBudget(regions + 31, exact=True).encode(codec, image, size)
     most = regions * 4 ** (codec.model.config.num_granularities - 1)
     with pytest.raises(InputError, match=f"the nearest are {most}, all regions being fine"):
-        Codes(most + 1, exact=True).encode(codec, image, size)
+        CodeBudget(most + 1, exact=True).encode(codec, image, size)
 
 
 def test_a_fixed_length_tokenizer_has_no_choice():
     model = dqcore.VQGAN.from_preset("vqgan-f8-tiny").eval()
     codec = Codec(model, (CodeTables.uniform(256, 1),), "ab" * 32)
     with pytest.raises(InputError, match="one granularity"):
-        Bytes(100).encode(codec, image_of(64, 64), (64, 64))
+        ByteBudget(100).encode(codec, image_of(64, 64), (64, 64))
 
 
 def test_one_budget_at_a_time():
-    assert budget_of() == Router() and budget_of(bpp=0.1) == Bytes(0.1, per_pixel=True)
+    assert budget_of() == RouterBudget() and budget_of(bpp=0.1) == ByteBudget(0.1, per_pixel=True)
     for options, match in (
         ({"ratio": 0.5, "bpp": 1}, "ratio, bpp: expected one"),
         ({"num_bytes": 0}, "bytes: expected more than 0"),

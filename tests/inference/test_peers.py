@@ -8,9 +8,9 @@ from PIL import Image
 import dqcore
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.photos import sample_photos
-from dqcore.inference import compare, encoded
+from dqcore.inference import compare, encode_batch
 from dqcore.inference.compare import Comparison
-from dqcore.inference.encoded import EncodedImages, encode, why_not
+from dqcore.inference.encode_batch import EncodedImages, encode, why_not
 from dqcore.inference.measure import evaluate_tokenizer
 from dqcore.inference.peers import CODECS, Decibels, PeerTotals, ladders
 from dqcore.inference.rate import StreamCost
@@ -85,6 +85,20 @@ def test_shown_photos_have_every_state(model, photo):
     assert comparison.own.ssim is not None
 
 
+@pytest.mark.parametrize(("limit", "compared"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 4), (None, 4)])
+def test_the_limit_holds_over_all_batches(model, photo, limit, compared):
+    comparison = Comparison(model, StreamCost.uniform(model.config), codecs=(), limit=limit, keep=True)
+    images = torch.stack([photo[:, :32, :32]] * 2)
+    numbers = evaluate_tokenizer(model, [images[:1], images, images[1:]], each=comparison)
+    assert numbers.num_images == 4 and len(comparison.shown) == compared
+
+
+def test_photos_are_kept_only_if_asked(model, photo):
+    comparison = Comparison(model, StreamCost.uniform(model.config), codecs=())
+    evaluate_tokenizer(model, [photo[None, :, :32, :32]], each=comparison)
+    assert not comparison.shown
+
+
 def test_as_many_bytes_as_the_twin_takes(model, photo):
     twin = dqcore.VQGAN.from_preset("vqgan-f8-tiny", channels=8).eval()
     cost, other = StreamCost.uniform(model.config), StreamCost.uniform(twin.config)
@@ -116,5 +130,17 @@ def test_why_a_photo_is_passed_over(monkeypatch):
     config = SimpleNamespace(strides=(16, 8), num_granularities=2)
     assert why_not(config, 33, 32) == "" and why_not(config, 33, 32, num_codes=6) == ""
     assert "expected at least 6, one for each region of 32x33 pixels, got 5" in why_not(config, 33, 32, num_codes=5)
-    monkeypatch.setattr(encoded, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(encode_batch, "MAX_PIXELS", 1000)
     assert "32x33 pixels are more than" in why_not(config, 33, 32) and not why_not(config, 33, 32, streams=False)
+
+
+def test_each_photo_of_a_batch_has_its_own_result(model, photo):
+    images = torch.stack([photo[:, :32, :32], -photo[:, 32:64, 32:64]])
+    shown = []
+    for batches in ([images], list(images.split(1))):
+        comparison = Comparison(model, StreamCost.uniform(model.config), codecs=(), keep=True)
+        evaluate_tokenizer(model, batches, each=comparison)
+        shown.append([one.states[0].result for one in comparison.shown])
+    for together, alone in zip(*shown, strict=True):
+        assert torch.equal(together.padded, alone.padded) and torch.equal(together.image, alone.image)
+        torch.testing.assert_close(together.reconstruction, alone.reconstruction, rtol=0, atol=1 / 127)

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 
+from dqcore import pack_codes
 from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import pad_to_stride, reconstruct
+from dqcore.inference.sample import decode_sequence
 from dqcore.metrics import psnr, round_to_8bit
 
 
@@ -28,3 +31,23 @@ def test_any_size_is_reconstructed(model):
     assert result.num_bytes == StreamCost.uniform(model.config).bytes_of(result.codes, result.grain, 35, 50)
     assert result.bits_per_pixel == 8 * result.num_bytes / (35 * 50)
     assert reconstruct(model, image, num_codes=30).num_codes == 30
+
+
+@pytest.mark.parametrize("image", [None, "photo.png", 3, [1], torch.zeros(3, 8, 8).long(), torch.zeros(3, 8, 8).bool()])
+def test_what_is_no_image_is_named(model, image):
+    with pytest.raises(TypeError, match=r"^image: expected"):
+        reconstruct(model, image)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (8, 8), (1, 3, 8, 8), (4, 8, 8), (3, 0, 8)])
+def test_another_shape_is_named(model, shape):
+    with pytest.raises(ValueError, match=r"^image: expected"):
+        reconstruct(model, torch.zeros(shape))
+
+
+def test_images_may_be_decoded_in_batches_of_any_size(model):
+    encoding = model.encode(torch.zeros(2, 3, 32, 32))
+    sequence = pack_codes(encoding.codes, encoding.grain, num_granularities=2)
+    whole = decode_sequence(model, sequence)
+    for size in (np.int64(1), 10**30):
+        torch.testing.assert_close(decode_sequence(model, sequence, size), whole)

@@ -50,7 +50,7 @@ def test_lookup(monkeypatch, last):
     problems = [(*problem(last), True) for _ in range(2)]
     equal(last_of(dynamic_lookup.dynamic_lookup_fwd, problems), dynamic_lookup.dynamic_lookup_fwd(*problems[-1]))
     (call,) = noted()
-    assert [step.known.run.times for step in call.steps] == [1] * 11
+    assert [step.known.run.times for step in call.launches] == [1] * 11
 
 
 @pytest.mark.parametrize(("room", "steps"), [(4, 16), (2, 26), (1, None)])
@@ -59,7 +59,7 @@ def test_a_lookup_in_parts(monkeypatch, room, steps):
     monkeypatch.setattr(nearest_code, "rows_at_once", lambda most, prepared: room)
     problems = [(*problem(), True) for _ in range(3)]
     equal(last_of(dynamic_lookup.dynamic_lookup_fwd, problems), dynamic_lookup.dynamic_lookup_fwd(*problems[-1]))
-    assert [len(call.steps) for call in noted()] == ([] if steps is None else [steps])
+    assert [len(call.launches) for call in noted()] == ([] if steps is None else [steps])
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -100,7 +100,7 @@ def test_a_training_step():
     expected = function(maps, grain, other, *rest)
     equal(last_of(function, [*problems, (maps, grain, state, *rest)]), expected)
     assert all(map(torch.equal, state, other))
-    assert [len(call.steps) for call in noted()] == [13]
+    assert [len(call.launches) for call in noted()] == [13]
 
 
 def test_vectors_drawn_from_a_part():
@@ -132,4 +132,4 @@ def test_loss(monkeypatch, cells):
     monkeypatch.setattr(lookup_loss, "PARTS", 4)
     problems = [(torch.rand(1, 1, cells), torch.randint(-1, 5, (1, 1, cells)), 8, 0.25) for _ in range(3)]
     equal(last_of(lookup_loss.lookup_loss_fwd, problems), lookup_loss.lookup_loss_fwd(*problems[-1]))
-    assert len(noted()) == 1 and len(noted()[0].steps) == 1 + (cells > 100)
+    assert len(noted()) == 1 and len(noted()[0].launches) == 1 + (cells > 100)

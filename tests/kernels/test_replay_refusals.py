@@ -79,9 +79,9 @@ def test_another_device_or_a_changed_global_is_no_repetition(monkeypatch):
     for given in problems[:3]:
         again(*given)
     (call,) = noted()
-    times = call.steps[0].known.run.times
+    times = call.launches[0].known.run.times
     monkeypatch.setattr(replay.triton.runtime.driver._active, "get_current_device", lambda: 1)
     again(*problems[3])
-    assert call.steps[0].known.run.times == times
+    assert call.launches[0].known.run.times == times
     assert not call._replace(watched=[({"X": 2}, "X", 1)]).holds()
     assert call.holds()

@@ -6,7 +6,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import dqcore
 from dqcore.models.sampling.draw import uniforms
-from dqcore.models.sampling.walk import Plan, Walk
+from dqcore.models.sampling.walk import Plan, TapeWalk
 from dqcore.models.tape import NULL
 from dqcore.models.tapes import coarse_to_fine_tape, raster_tape
 from dqcore.ops.reference.take_content import fill
@@ -81,7 +81,7 @@ def take(walk, entries, codes):
 def test_random_walks_are_valid_and_reach_every_granularity(granularities):
     for tape in tapes(granularities):
         slots = 40
-        walk = Walk(tape, slots)
+        walk = TapeWalk(tape, slots)
         walk.load(torch.ones(slots, dtype=torch.bool), plan_of(tape, slots))
         before = walk.entries.clone()
         for _ in range(tape.max_tokens):
@@ -102,7 +102,7 @@ def test_walks_allow_exactly_what_images_have(granularities):
     for tape in tapes(granularities):
         sequence = random_sequence(1, granularities)
         tokens = tape.lay_out(sequence, torch.zeros(1, dtype=torch.int64))
-        walk = Walk(tape, 1)
+        walk = TapeWalk(tape, 1)
         walk.load(torch.tensor([True]), plan_of(tape, 1))
         for entry in tokens.entries[1:]:
             assert not blocked_entries(walk.status)[0, entry]

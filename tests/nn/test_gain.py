@@ -1,6 +1,7 @@
 import pytest
 import torch
 from processes import launch
+from torch.optim.swa_utils import AveragedModel
 
 from dqcore.nn.gain import GainRouter, _threshold_of
 from dqcore.training.average import WeightAverage
@@ -238,3 +239,16 @@ assert torch.equal(router(images, maps).grain, torch.cat(found)) and torch.equal
 def test_processes_with_unequal_parts_share_a_batch():
     for code, _, errors in launch(TWO, size=2):
         assert code == 0, errors
+
+
+@pytest.mark.parametrize("too_early", [False, True])
+def test_an_average_takes_thresholds_in_from_its_first_update_on(too_early):
+    """It may be made at any time; that its first update copies a NaN is PyTorch's, and stands in the documentation."""
+    router = GainRouter(4, 0.5).train()
+    average = AveragedModel(router, use_buffers=True)
+    if too_early:
+        average.update_parameters(router)
+    for _ in range(2):
+        router(torch.randn(2, 3, 32, 32), [torch.randn(2, 4, 2, 2), torch.randn(2, 4, 4, 4)])
+        average.update_parameters(router)
+    assert bool(average.module.thresholds.isnan().any()) == too_early

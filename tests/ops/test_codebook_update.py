@@ -11,7 +11,7 @@ import dqcore
 from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA
 from dqcore.ops import CodeSums, codebook_update, dynamic_lookup
-from dqcore.ops.reference.codebook_update import is_new, seed_of
+from dqcore.ops.reference.codebook_update import Update, is_new, seed_of
 from dqcore.ops.reference.draw_vectors import STEP, mix
 
 NAMES = ("weight", "cluster_size", "idle", "embed_sum")
@@ -266,3 +266,8 @@ def test_other_arguments_that_do_not_fit(change, message):
     given = {"state": [getattr(book, name) for name in NAMES], "maps": maps, "grain": grain, "decay": 0.8} | change
     with pytest.raises(dqcore.errors.InputError, match=f"^{message}"):
         codebook_update(lookup=lookup, **given)
+
+
+def test_arguments_by_name_have_the_order_of_the_schema():
+    schema = torch.ops.dqcore.codebook_update.default._schema
+    assert [argument.name for argument in schema.arguments] == list(Update._fields)

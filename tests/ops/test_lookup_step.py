@@ -206,3 +206,15 @@ def test_what_is_refused_moves_no_code():
     with forward_ad.dual_level(), pytest.raises(NotImplementedError):
         quantizer([forward_ad.make_dual(values, torch.ones_like(values)) for values in maps], grain)
     assert all(map(torch.equal, quantizer.codebook.buffers(), before))
+
+
+def _refuse(_):
+    raise OverflowError("no memory for it")
+
+
+def test_a_hook_that_cannot_save_leaves_the_codes(steps):
+    (maps, grain), quantizer = problem(), layer()
+    before = [values.clone() for values in quantizer.codebook.buffers()]
+    with torch.autograd.graph.saved_tensors_hooks(_refuse, lambda held: held), pytest.raises(OverflowError):
+        quantizer(maps, grain)
+    assert all(map(torch.equal, quantizer.codebook.buffers(), before)) and steps == [False]

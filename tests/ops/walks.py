@@ -6,7 +6,7 @@ import torch
 
 from dqcore import backend
 from dqcore.models.sampling.draw import uniforms
-from dqcore.models.sampling.walk import Plan, Walk
+from dqcore.models.sampling.walk import Plan, TapeWalk
 from dqcore.models.tapes import coarse_to_fine_tape, raster_tape
 from dqcore.ops.reference.take_content import fill
 from dqcore.ops.reference.take_entry import blocked_entries, go
@@ -23,7 +23,7 @@ TAPES = {
 
 def walked(tape, slots, steps, copies=1, **options):
     """A walk after so many random steps; half of its slots end early, and rest."""
-    walk = Walk(tape, slots, copies)
+    walk = TapeWalk(tape, slots, copies)
     labels = torch.randint(0, 3, (copies, slots))
     plan = Plan(tape, labels, uniforms(steps, torch.arange(slots), 2 * len(tape)), **options)
     walk.load(torch.arange(slots) % 4 < 3, plan)

@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from dqcore import DynamicQuantizer
 from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
-from dqcore.codebook.recompute import FirstPasses
 from dqcore.errors import InputError
 from dqcore.estimators import Cosine, Rotation
+from dqcore.quantizer.recompute import FirstPasses
 
 SETTINGS = {
     "ema": {},

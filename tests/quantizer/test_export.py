@@ -2,10 +2,9 @@
 
 import copy
 import io
-import subprocess
-import sys
 import threading
 
+import processes
 import pytest
 import torch
 from torch import nn
@@ -203,4 +202,5 @@ assert len(batches) == 2 and all(torch.equal(batch, quantizer(x).codes) for batc
 
 def test_forked_workers():
     """In a process of its own: after products in other threads, as of a test before, MKL may hang in a forked one."""
-    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+    code, _, errors = processes.run(FORKED)
+    assert code == 0, errors

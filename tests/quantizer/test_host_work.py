@@ -80,5 +80,5 @@ def test_a_training_step_takes_the_host_little(gpu, options):
     for _ in range(3):
         step()
     counts = counted(step)
-    assert [type(call) for call in replay._calls.values()] == [replay.Replay] * len(LAUNCHERS)
+    assert [type(call) for call in replay._calls.values()] == [replay.Recording] * len(LAUNCHERS)
     assert counts["allocations"] <= 10 and counts["python"] <= 230, counts

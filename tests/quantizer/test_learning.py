@@ -1,6 +1,7 @@
 """What a batch teaches a codebook: as a whole, in parts, and by revived codes."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import dqcore
 from dqcore import DynamicQuantizer, backends
 from dqcore.codebook import EMA, Gradient, RandomRestart, fused
 from dqcore.errors import InputError
+from dqcore.estimators import Cosine, Rotation
 
 
 @pytest.mark.parametrize("values", [4, 40])
@@ -123,4 +125,34 @@ def test_parts_wait_for_no_other_codes():
         other = copy.deepcopy(quantizer)
     for _ in range(2):
         other(x)
-    assert not torch.equal(other.codes, codes) and other._accumulating == 0
+    assert not torch.equal(other.codes, codes) and other._gathering.open == 0
+
+
+class Refusing:
+    """Takes a number of tensors that are saved for the backward pass, and then no more."""
+
+    def __init__(self, number):
+        self.left = number
+
+    def __call__(self, values):
+        self.left -= 1
+        if self.left < 0:
+            raise OverflowError("no memory for it")
+        return values
+
+
+@pytest.mark.parametrize("options", [{}, {"codebook_dim": 4}, {"estimator": Rotation()}, {"metric": Cosine()}], ids=str)
+@pytest.mark.parametrize("learning", [EMA(), Gradient()], ids=str)
+def test_a_pass_that_fails_has_taught_nothing(options, learning):
+    """Whichever tensor cannot be saved; so the step can be tried again."""
+    quantizer = DynamicQuantizer(8, 12, learning=learning, restart=RandomRestart(0.9), **options)
+    maps, before = torch.randn(2, 8, 4, 4, requires_grad=True), copy.deepcopy(quantizer.state_dict())
+    for number in itertools.count():
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(Refusing(number), lambda held: held):
+                quantizer(maps)
+        except OverflowError:
+            assert all(map(torch.equal, quantizer.state_dict().values(), before.values())), number
+        else:
+            break
+    assert number > 0 and not all(map(torch.equal, quantizer.state_dict().values(), before.values()))

@@ -32,3 +32,14 @@ def test_the_loss_does_not_depend_on_the_projection():
         projected.project_in.weight.copy_(torch.eye(8, 64)[:, :, None, None])
         projected.project_in.bias.zero_()
     torch.testing.assert_close(projected(x.repeat(1, 8, 1, 1)).loss, quantizer(x).loss)
+
+
+def test_a_backward_hook_leaves_the_three_fields():
+    """PyTorch makes the tuple anew from its fields, with which the parts of the loss are lost."""
+    calls, quantizer = [], DynamicQuantizer(8, 16)
+    quantizer.register_full_backward_hook(lambda *_: calls.append(1))
+    maps = torch.randn(2, 8, 4, 4, requires_grad=True)
+    out = quantizer(maps)
+    assert out.commitment_loss is None and out.codebook_loss is None
+    (out.map.square().sum() + out.loss).backward()
+    assert calls and maps.grad.any()

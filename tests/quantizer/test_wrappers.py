@@ -1,14 +1,13 @@
 """Two gloo processes in other people's wrappers end with the codebook of one process on the joined batch."""
 
 import importlib.util
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import launch, places
 
 spec = importlib.util.spec_from_file_location("wrappers", Path(__file__).with_name("wrappers.py"))
 wrappers = importlib.util.module_from_spec(spec)
@@ -17,17 +16,11 @@ spec.loader.exec_module(wrappers)
 PACKAGES = {"accelerate": "accelerate", "fabric": "lightning_fabric"}
 
 
-def two_processes(names, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    processes = []
-    for rank in ("0", "1"):
-        command = [sys.executable, wrappers.__file__, names, rank, str(folder)]
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        place |= {"LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0", "GROUP_RANK": "0"}
-        environment = {**os.environ, **place}
-        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+def started_anew(name, folder):
+    """Other people's launchers may look at how a process was started."""
+    command, more = [sys.executable, wrappers.__file__, name, folder], {"NODE_RANK": "0", "GROUP_RANK": "0"}
+    pipes, more = {"stderr": subprocess.PIPE, "text": True}, more | {"LOCAL_WORLD_SIZE": "2"}
+    processes = [subprocess.Popen(command, env=place | more, **pipes) for place in places(2)]
     for started in processes:
         _, errors = started.communicate(timeout=400)
         assert started.returncode == 0, errors
@@ -47,7 +40,8 @@ def check(name, folder):
 @pytest.mark.slow
 def test_sharded_and_replicated_models_equal_one_process(tmp_path):
     names = ["ddp", "ddp-without-buffers", "fsdp2", *wrappers.OPTIONS]
-    two_processes(",".join(names), tmp_path)
+    for code, _, errors in launch(Path(wrappers.__file__).read_text(), ",".join(names), tmp_path, size=2):
+        assert code == 0, errors
     for name in names:
         check(name, tmp_path)
 
@@ -56,5 +50,5 @@ def test_sharded_and_replicated_models_equal_one_process(tmp_path):
 @pytest.mark.parametrize("name", PACKAGES)
 def test_launchers_equal_one_process(name, tmp_path):
     pytest.importorskip(PACKAGES[name])
-    two_processes(name, tmp_path)
+    started_anew(name, tmp_path)
     check(name, tmp_path)

@@ -1,5 +1,6 @@
-"""One of two processes that train a small model inside somebody's wrapper: ``wrappers.py NAME RANK FOLDER``."""
+"""One of two processes that train a small model inside somebody's wrapper: ``wrappers.py NAMES FOLDER``."""
 
+import os
 import sys
 
 import torch
@@ -108,7 +109,7 @@ WRAPPERS = {
 
 
 if __name__ == "__main__":
-    names, rank, folder = sys.argv[1].split(","), int(sys.argv[2]), sys.argv[3]
+    names, rank, folder = sys.argv[1].split(","), int(os.environ["RANK"]), sys.argv[2]
     if "fabric" not in names:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for name in names:

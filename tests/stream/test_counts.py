@@ -6,7 +6,7 @@ import torch
 import dqcore
 from dqcore.errors import InputError
 from dqcore.stream import CodeCounts, code_classes, fit_tables, read_stream, write_stream
-from dqcore.stream.walk import Walk
+from dqcore.stream.walk import MapWalk
 
 
 class Recorder:
@@ -31,7 +31,7 @@ def test_pairs_are_those_that_the_writer_meets(tables_of, photo, num_granulariti
         codes, grain = photo(6, 5, tables, seed)
         counts.add(codes[None], grain[None])
         occur += torch.stack([(grain == g).sum() for g in range(num_granularities)])
-        walk = Walk(tables, grain.clone().numpy(), codes.clone().numpy())
+        walk = MapWalk(tables, grain.clone().numpy(), codes.clone().numpy())
         walk.take_grain(recorder := Recorder())
         for before, after in recorder.pairs:
             grains[before, after] += 1
@@ -39,7 +39,9 @@ def test_pairs_are_those_that_the_writer_meets(tables_of, photo, num_granulariti
             walk.take_codes(recorder := Recorder(), g)
             for before, after in recorder.pairs:
                 expected[g, before, after] += 1
-    assert torch.equal(counts.grain_pairs, grains) and torch.equal(counts.code_pairs, expected)
+    assert torch.equal(counts.code_pairs, expected)
+    if num_granularities > 1:  # one alone is not written, so nobody walks over it
+        assert torch.equal(counts.grain_pairs, grains)
     assert torch.equal(counts.grains, occur)
     assert torch.equal(counts.codes.sum(1), occur * 4 ** torch.arange(num_granularities))
     assert int(counts.code_pairs.sum()) > 100 and counts.images == 3

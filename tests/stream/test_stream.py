@@ -11,7 +11,8 @@ import torch
 
 from dqcore.errors import InputError
 from dqcore.stream import CodeTables, read_header, read_stream, write_stream
-from dqcore.stream.walk import Walk
+from dqcore.stream import walk as walking
+from dqcore.stream.walk import MapWalk
 
 
 @pytest.mark.parametrize("codebook_size", [1, 2, 50, 16384])
@@ -57,7 +58,7 @@ def test_a_stream_is_as_short_as_its_predictions_allow(tables_of, photo, identit
             predictor.learn(number)
             return number
 
-    walk = Walk(tables, grain.clone().numpy(), codes.clone().numpy())
+    walk = MapWalk(tables, grain.clone().numpy(), codes.clone().numpy())
     walk.take_grain(Meter())
     walk.take_codes(Meter(), 0)
     walk.take_codes(Meter(), 1)
@@ -165,7 +166,7 @@ def test_the_smallest_photo(tables_of, photo, identity):
     codes, grain = photo(1, 1, tables)
     decoded = read_stream(write_stream(codes, grain, (1, 1), tables, identity), tables, identity)
     assert torch.equal(decoded.codes, codes) and decoded.size == (1, 1)
-    with pytest.raises(InputError, match="codes: expected a code map"):
+    with pytest.raises(InputError, match="grain: expected 2 dimensions, none of them empty"):
         write_stream(codes[:0], grain[:0], (0, 1), tables, identity)
 
 
@@ -228,3 +229,24 @@ def test_the_bytes_never_change(identity):
     codes = torch.where(fine == 1, torch.arange(48).view(6, 8) * 7 % 20, fine + 3)
     data = write_stream(codes, grain, (48, 64), CodeTables.fit(counts, torch.tensor([5, 3])), identity)
     assert data.hex() == "647163010123456789abcdefea58423040056d1844c753197f8aa4b6a0eb885a87e69707739ae4"
+
+
+def test_numbers_that_take_no_bits_take_no_time(identity, monkeypatch):
+    """26 bytes stand for 67 million pixels, where there is one code and one granularity."""
+    monkeypatch.setattr(walking, "_take", None)  # one number after another
+    tables, side = CodeTables.uniform(1, 1), 1 << 12
+    data = write_stream(torch.zeros(side, side).long(), torch.zeros(side, side).long(), (8192, 8192), tables, identity)
+    decoded = read_stream(data, tables, identity)
+    assert len(data) == 26 and decoded.codes.shape == decoded.grain.shape == (side, side)
+    assert not decoded.codes.any() and not decoded.grain.any()
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (1, 3), (5, 1)])
+def test_one_code_or_one_granularity(tables_of, photo, identity, sizes):
+    tables = tables_of(*sizes)
+    codes, grain = photo(5, 7, tables)
+    decoded = read_stream(write_stream(codes, grain, (79, 97), tables, identity), tables, identity)
+    assert torch.equal(decoded.codes, codes) and torch.equal(decoded.grain, grain)
+    whole = read_stream(write_stream(codes, grain, (79, 97), tables, identity), tables, identity, preview=True)
+    fine = grain.repeat_interleave(codes.shape[0] // 5, 0).repeat_interleave(codes.shape[1] // 7, 1) > 0
+    assert torch.equal(whole.codes, codes.masked_fill(fine, tables.codebook_size))

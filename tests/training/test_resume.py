@@ -1,11 +1,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -71,8 +70,8 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, tiny, options, tmp_path):
     fields = {name: value for name, value in vars(options(steps=10, average_decay=0.9, schedule="cosine")).items()}
     text = repr({name: str(value) if isinstance(value, Path) else value for name, value in fields.items()})
     shared = str(Path(__file__).with_name("conftest.py"))
-    process = subprocess.run([sys.executable, "-c", SCRIPT, shared, text], capture_output=True, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    code, _, errors = processes.run(SCRIPT, shared, text)
+    assert code == -signal.SIGKILL, errors
     folder = options().out
     assert read_state(folder / "checkpoint.pt")["step"] == 6
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 8

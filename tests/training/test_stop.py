@@ -3,10 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
+import processes
 import pytest
 import torch
 
@@ -95,8 +94,8 @@ def test_the_second_signal_ends_the_process_at_once():
         "    os.kill(os.getpid(), signal.SIGINT)\n    assert signals.received == signal.SIGINT\n"
         "    print('on', flush=True)\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGTERM and done.stdout == "on\n"
+    code, out, _ = processes.run(script)
+    assert code == -signal.SIGTERM and out == "on\n"
 
 
 def test_nothing_is_changed_outside():

@@ -1,17 +1,14 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import launch
 
 from dqcore.training import train_tokenizer
 
 SCRIPT = """
-import dataclasses, importlib.util, sys
+import dataclasses, importlib.util, os, sys
 from pathlib import Path
 import torch
 from dqcore.models.tokenizers.dqvae import DQVAE
@@ -31,7 +28,7 @@ for name, discriminator, router in runs:
         validation_share=0.2, workers=0, log_every=1, checkpoint_every=2, threshold_images=8,
     )
     run = train_tokenizer(options, model=model, progress=lambda row: None)
-    torch.save(run.model.state_dict(), f"{sys.argv[3]}/{name}-{sys.argv[4]}.pt")
+    torch.save(run.model.state_dict(), f"{sys.argv[3]}/{name}-{os.environ['RANK']}.pt")
 """
 
 
@@ -50,7 +47,7 @@ spec.loader.exec_module(shared)
 train = TokenizerStage.train
 
 def noisy(self, batch, completed, rate):
-    if sys.argv[4] == "1" and completed == 1:
+    if os.environ["RANK"] == "1" and completed == 1:
         os.kill(os.getpid(), signal.SIGTERM)
     return train(self, batch, completed, rate)
 
@@ -62,27 +59,13 @@ model = DQVAE(dataclasses.replace(shared.CONFIG, router="random", initialisation
 try:
     train_tokenizer(options, model=model, progress=lambda row: None)
 except StoppedError as stop:
-    Path(sys.argv[3], f"stopped-{sys.argv[4]}").write_text(f"{stop.step} {stop.exit_code}")
+    Path(sys.argv[3], f"stopped-{os.environ['RANK']}").write_text(f"{stop.step} {stop.exit_code}")
 """
 
 
 def _launch(script, pictures, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = str(Path(__file__).with_name("conftest.py"))
-    processes = []
-    for rank in ("0", "1"):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, "-c", script, shared, str(pictures), str(folder), rank]
-        processes.append(subprocess.Popen(command, env=os.environ | place, stderr=subprocess.PIPE, text=True))
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=150)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
+    for code, _, errors in launch(script, Path(__file__).with_name("conftest.py"), pictures, folder, size=2):
+        assert code == 0, errors
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from dqcore.compat.vector_quantize_pytorch.layout import layout_of, mask_of, row
 from dqcore.compat.vector_quantize_pytorch.options import resolve
 from dqcore.compat.vector_quantize_pytorch.search import lookup
 
-__all__ = ["CodebookLayer"]
+__all__ = ["VectorQuantizeBase"]
 
 #: Arguments that the codebook takes as they are.
 PASSED_ON = (
@@ -35,7 +35,7 @@ PASSED_ON = (
 )
 
 
-class CodebookLayer(nn.Module):
+class VectorQuantizeBase(nn.Module):
     """Everything of :class:`VectorQuantize` but ``forward``."""
 
     # Arguments that the layer keeps under their own names. Each may be changed later and counts from the next call.
@@ -115,7 +115,7 @@ class CodebookLayer(nn.Module):
         given = locals()
         super().__init__()
         options = resolve(given)
-        for name in CodebookLayer.__annotations__:
+        for name in VectorQuantizeBase.__annotations__:
             setattr(self, name, options[name])
         self._build(options)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dqcore.compat.vector_quantize_pytorch.base import CodebookLayer
+from dqcore.compat.vector_quantize_pytorch.base import VectorQuantizeBase
 from dqcore.compat.vector_quantize_pytorch.codebook import Averages, Weight
 from dqcore.compat.vector_quantize_pytorch.layout import layout_of, mask_of, merge_heads
 from dqcore.compat.vector_quantize_pytorch.losses import code_cross_entropy, commitment, masked_mean, total
@@ -19,7 +19,7 @@ from dqcore.errors import InputError
 __all__ = ["VectorQuantize"]
 
 
-class VectorQuantize(CodebookLayer):
+class VectorQuantize(VectorQuantizeBase):
     """Replace every vector by the nearest code of a codebook, as vector-quantize-pytorch 1.32 does.
 
     Arguments, attributes, state-dict keys and, from the same seed, random numbers are those of that package. Not
@@ -31,7 +31,7 @@ class VectorQuantize(CodebookLayer):
     a vector within rounding of it.
 
     Attributes:
-        codebook: The codes; see :attr:`CodebookLayer.codebook`.
+        codebook: The codes; see :attr:`VectorQuantizeBase.codebook`.
         project_in, project_out: Linear layers where ``heads * codebook_dim`` is not ``dim``, else the identity.
     """
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dqcore.errors import InputError
 
-__all__ = ["Layout", "layout_of", "mask_of", "merge_heads", "rows_mask", "split_heads"]
+__all__ = ["InputLayout", "layout_of", "mask_of", "merge_heads", "rows_mask", "split_heads"]
 
 
-class Layout(NamedTuple):
+class InputLayout(NamedTuple):
     """How an input holds its vectors."""
 
     grid: tuple[int, ...] | None  # extents between batch and channels; None for one vector a sample
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         return values.movedim(-1, 1) if self.channel_first else values
 
 
-def layout_of(layer: Any, x: Tensor) -> Layout:
+def layout_of(layer: Any, x: Tensor) -> InputLayout:
     """The layout of an input of ``layer``.
 
     Raises:
@@ -55,11 +55,11 @@ def layout_of(layer: Any, x: Tensor) -> Layout:
     if not good:
         raise InputError(f"x: expected {expected} dimensions, got shape {tuple(x.shape)}")
     if dims == 2:
-        return Layout(None, False)
-    return Layout(tuple(x.shape[2:] if first else x.shape[1:-1]), first)
+        return InputLayout(None, False)
+    return InputLayout(tuple(x.shape[2:] if first else x.shape[1:-1]), first)
 
 
-def mask_of(layer: Any, layout: Layout, mask: Tensor | None, lens: Tensor | None) -> Tensor | None:
+def mask_of(layer: Any, layout: InputLayout, mask: Tensor | None, lens: Tensor | None) -> Tensor | None:
     """The mask ``(B, N)`` that ``mask`` or ``lens`` ask for."""
     if mask is None and lens is None:
         return None

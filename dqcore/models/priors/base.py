@@ -6,11 +6,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqcore.codes import CodeSequence
+from dqcore.errors import InputError
 from dqcore.models.pretrained import Pretrained
 from dqcore.models.priors.config import PriorOutput
+from dqcore.models.priors.inputs import (
+    check_given,
+    check_places,
+    check_sequence,
+    class_labels,
+    drop_labels,
+    given_contents,
+    labels_to_sample,
+    slots_to_use,
+)
+from dqcore.models.priors.request import Request
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tape import Tape
 from dqcore.nn.attention import CacheKind
@@ -28,6 +40,7 @@ class Prior(Pretrained):
 
     config: Any
     tape: Tape
+    content_embedding: nn.Embedding
 
     def facts(self) -> dict[str, str]:
         """The codes that it predicts, its layers, and its classes if there are some."""
@@ -65,6 +78,13 @@ class Prior(Pretrained):
 
         def __call__(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput: ...  # noqa: D102
 
+    def _labels_to_read(self, sequence: CodeSequence, labels: Tensor | None) -> Tensor:
+        """The labels ``(B,)`` of a batch that :meth:`forward` is given, checked; in training some are hidden."""
+        check_sequence(sequence, self.config, self.content_embedding.weight.device)
+        chosen = class_labels(labels, len(sequence), self.config.num_classes, sequence.device)
+        hides = self.training and self.config.label_dropout
+        return drop_labels(chosen, self.config.label_dropout) if hides else chosen
+
     def token_counts(self, sequence: CodeSequence) -> Tensor:
         """How many tokens of each granularity :meth:`forward` predicts of these images, ``(G,)`` int64."""
         raise NotImplementedError
@@ -85,6 +105,7 @@ class Prior(Pretrained):
         sums = [torch.where(output.targets.grains == g, losses, 0.0).sum() for g in range(len(counts))]
         return content, (torch.stack(sums) / counts).mean()
 
+    @torch.no_grad()
     def sample(
         self,
         batch_size: int,
@@ -131,22 +152,44 @@ class Prior(Pretrained):
             another machine rounding may move a sum of probabilities past the random number, so that another code is
             drawn; so may what ``sampling.cache`` rounds, which "auto" does for a float32 model on a GPU.
         """
+        sampling, device = sampling or Sampling(), self.content_embedding.weight.device
+        check_places(seed, first)
+        chosen = labels_to_sample(labels, batch_size, sampling, self.config, device)
+        self._check_stages(closed, stop_after)
+        known = None
+        if given is not None:
+            check_given(given, batch_size, self.config)
+            given = given.to(device)
+            known = given_contents(given, self.tape)
+        slots = slots_to_use(slots, batch_size)
+        return self._draw(Request(chosen, sampling, seed, first, slots, given, known, closed, stop_after, progress))
+
+    def _draw(self, request: Request) -> CodeSequence:
+        """Draw what :meth:`sample` was asked for."""
         raise NotImplementedError
+
+    def _check_stages(self, closed: int, stop_after: int | None) -> None:
+        if not self.tape.coarse_to_fine and (closed or stop_after is not None):
+            raise InputError("stop_after, closed: granularities do not come one after the other in raster order")
+        count = self.config.num_granularities
+        for name, grain in {"closed": closed, "stop_after": stop_after}.items():
+            if grain is not None and grain not in range(count):
+                raise InputError(f"{name}: expected a whole number in [0, {count}), got {grain}")
 
     def generate(
         self,
         batch_size: int,
         labels: Tensor | int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = 300,
-        top_p: float = 1.0,
-        position_temperature: float | None = None,
-        position_top_k: int | None = None,
-        position_top_p: float = 1.0,
-        *,
-        guidance: float = 1.0,
-        cache: CacheKind = "auto",
+        temperature: float = Sampling.temperature,
+        top_k: int | None = Sampling.top_k,
+        top_p: float = Sampling.top_p,
+        position_top_k: int | None = Sampling.position_top_k,
         seed: int = 0,
+        *,
+        position_temperature: float | None = Sampling.position_temperature,
+        position_top_p: float = Sampling.position_top_p,
+        guidance: float = Sampling.guidance,
+        cache: CacheKind = Sampling.cache,
         first: int = 0,
         slots: int | None = None,
         given: CodeSequence | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +11,7 @@ from dqcore.codes import CodeSequence
 from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorConfig, PriorOutput, Targets
-from dqcore.models.priors.inputs import (
-    check_given,
-    check_places,
-    check_sequence,
-    class_labels,
-    drop_labels,
-    given_contents,
-    labels_to_sample,
-    slots_to_use,
-)
-from dqcore.models.sampling.draw import uniforms
+from dqcore.models.priors.request import Request
 from dqcore.models.sampling.regions import RegionSampler
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tapes import raster_tape
@@ -102,10 +91,7 @@ class GlobalLocal(Prior):
 
         Cost: grows with the places, placeholders included.
         """
-        check_sequence(sequence, self.config, self.region_embedding.device)
-        chosen = class_labels(labels, len(sequence), self.config.num_classes, sequence.device)
-        if self.training and self.config.label_dropout:
-            chosen = drop_labels(chosen, self.config.label_dropout)
+        chosen = self._labels_to_read(sequence, labels)
         contents = self.contents_of(sequence, self.config.codebook_size)
         logits = self.predict_contents(contents, chosen)
         losses = cross_entropy(logits, contents.flatten())
@@ -138,45 +124,21 @@ class GlobalLocal(Prior):
         ends = torch.arange(len(states) + 1, dtype=torch.int32, device=contents.device) * self.num_places
         return self.content_head(self.local_transformer(self.dropout(x).flatten(0, 1), ends))
 
-    @torch.no_grad()
-    def sample(
-        self,
-        batch_size: int,
-        labels: Tensor | int | None = None,
-        sampling: Sampling | None = None,
-        *,
-        seed: int = 0,
-        first: int = 0,
-        slots: int | None = None,
-        given: CodeSequence | None = None,
-        closed: int = 0,
-        stop_after: int | None = None,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> CodeSequence:
-        """Draw samples; see :meth:`Prior.sample`.
+    def _draw(self, request: Request) -> CodeSequence:
+        """Draw samples, ``request.slots`` of them at once, which all take the same number of steps.
 
-        All samples take the same number of steps, ``slots`` of them at once. ``closed``, ``stop_after`` and settings
-        for positions are refused.
+        Settings for positions are refused; ``closed`` and ``stop_after`` were, as in every raster order.
         """
-        sampling = sampling or Sampling()
-        device = self.region_embedding.device
-        _refuse_positions(sampling, closed, stop_after)
-        check_places(seed, first)
-        chosen = labels_to_sample(labels, batch_size, sampling, self.config, device)
-        known = None
-        if given is not None:
-            check_given(given, batch_size, self.config)
-            given = given.to(device)
-            given_contents(given, self.tape)  # raises unless they are whole regions
-            known = self.contents_of(given, -1)
-        parts = []
-        for part in torch.arange(batch_size, device=device).split(slots_to_use(slots, batch_size)):
-            numbers = uniforms(seed, part + first, self.num_regions * self.num_places)
+        _refuse_positions(request.sampling)
+        known = None if request.given is None else self.contents_of(request.given, -1)
+        parts, count = [], len(request.labels)
+        for part in torch.arange(count, device=request.labels.device).split(request.slots):
+            numbers = request.uniforms(part, self.num_regions * self.num_places)
             numbers = numbers.unflatten(1, (self.num_regions, self.num_places))
             some = None if known is None else known[part]
-            parts.append(RegionSampler(self, chosen[part], sampling).run(numbers, some))
-            if progress is not None:
-                progress(int(part[-1]) + 1, batch_size)
+            parts.append(RegionSampler(self, request.labels[part], request.sampling).run(numbers, some))
+            if request.progress is not None:
+                request.progress(int(part[-1]) + 1, count)
         return self.to_sequence(torch.cat(parts))
 
     def to_sequence(self, contents: Tensor) -> CodeSequence:
@@ -209,10 +171,8 @@ class GlobalLocal(Prior):
         return grains
 
 
-def _refuse_positions(sampling: Sampling, closed: int, stop_after: int | None) -> None:
+def _refuse_positions(sampling: Sampling) -> None:
     for name in ("position_temperature", "position_top_k", "position_top_p"):
         default = getattr(Sampling, name)
         if getattr(sampling, name) != default:
             raise InputError(f"{name}: expected {default}, a Global-Local prior has no positions to draw")
-    if closed or stop_after is not None:
-        raise InputError("stop_after, closed: granularities do not come one after the other in raster order")

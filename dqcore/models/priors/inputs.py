@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.codes import CodeSequence
-from dqcore.errors import InputError, whole_at_least
+from dqcore.errors import InputError, whole_at_least, whole_given
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tape import BANNED, NULL, Tape
 
@@ -103,7 +103,7 @@ def labels_to_sample(
     Raises:
         InputError: There is nothing to draw, the labels do not fit, or the model was not trained to be guided.
     """
-    whole_at_least(1, batch_size=batch_size)
+    whole_given(1, batch_size=batch_size)
     if sampling.copies > 1 and not config.label_dropout:
         raise InputError(f"guidance: expected 1 for a model without label_dropout, got {sampling.guidance}")
     each = _for_each(labels, batch_size, config.num_classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,19 +11,8 @@ from dqcore.codes import CodeSequence
 from dqcore.errors import InputError
 from dqcore.models.priors.base import Prior
 from dqcore.models.priors.config import PriorOutput, Targets
-from dqcore.models.priors.inputs import (
-    check_given,
-    check_places,
-    check_sequence,
-    class_labels,
-    drop_labels,
-    given_contents,
-    labels_to_sample,
-    slots_to_use,
-)
-from dqcore.models.sampling.draw import uniforms
+from dqcore.models.priors.request import Request
 from dqcore.models.sampling.sampler import Sampler
-from dqcore.models.sampling.settings import Sampling
 from dqcore.models.sampling.steps import CachedSteps, Tables
 from dqcore.models.sampling.walk import Plan
 from dqcore.models.tape import NULL, Tape
@@ -146,10 +134,7 @@ class TapePrior(Prior):
 
     def forward(self, sequence: CodeSequence, labels: Tensor | None = None) -> PriorOutput:
         """Predict the position and the content of every token; see :meth:`Prior.forward`."""
-        check_sequence(sequence, self.config, self.step_embedding.device)
-        chosen = class_labels(labels, len(sequence), self.config.num_classes, sequence.device)
-        if self.training and self.config.label_dropout:
-            chosen = drop_labels(chosen, self.config.label_dropout)
+        chosen = self._labels_to_read(sequence, labels)
         tokens = self.tape.lay_out(sequence, chosen)
         grains = self.tape.grains[tokens.entries]
         read, following = tokens.inputs, tokens.inputs + 1
@@ -174,7 +159,7 @@ class TapePrior(Prior):
         return torch.stack([(grains == g).sum() for g in range(self.config.num_granularities)])
 
     def _mean_position_loss(self, losses: Tensor, grains: Tensor) -> Tensor:
-        """In a coarse-to-fine prior every granularity has the same weight, however few codes it has (paper)."""
+        """In a coarse-to-fine prior, as in the authors' code, every granularity has the same weight, however short."""
         if not self.tape.coarse_to_fine:
             return losses.mean()
         means = []
@@ -183,62 +168,31 @@ class TapePrior(Prior):
             means.append(torch.where(mine, losses, 0.0).sum() / mine.sum())
         return torch.stack(means).mean()
 
-    @torch.no_grad()
-    def sample(
-        self,
-        batch_size: int,
-        labels: Tensor | int | None = None,
-        sampling: Sampling | None = None,
-        *,
-        seed: int = 0,
-        first: int = 0,
-        slots: int | None = None,
-        given: CodeSequence | None = None,
-        closed: int = 0,
-        stop_after: int | None = None,
-        progress: Callable[[int, int], object] | None = None,
-    ) -> CodeSequence:
-        """Draw samples with cached keys and values; see :meth:`Prior.sample`.
+    def _draw(self, request: Request) -> CodeSequence:
+        """Draw samples with cached keys and values.
 
         Once the coarser granularities of a coarse-to-fine tape are drawn, the finest positions are certain.
 
-        Cost: each step reads one token of each slot. Keys and values of ``slots`` samples are kept.
+        Cost: each step reads one token of each slot. Keys and values of ``request.slots`` samples are kept.
         """
-        sampling = sampling or Sampling()
-        device = self.step_embedding.device
-        check_places(seed, first)
-        chosen = labels_to_sample(labels, batch_size, sampling, self.config, device)
-        self._check_stages(closed, stop_after)
-        copies = torch.stack([chosen, torch.full_like(chosen, NULL)])[: sampling.copies]
-        known = None
-        if given is not None:
-            check_given(given, batch_size, self.config)
-            known = given_contents(given.to(device), self.tape)
+        sampling, slots = request.sampling, request.slots
+        copies = torch.stack([request.labels, torch.full_like(request.labels, NULL)])[: sampling.copies]
 
         def plan(samples: Tensor) -> Plan:
-            codes = None if known is None else known[samples]
-            numbers = uniforms(seed, samples + first, 2 * len(self.tape))
-            return Plan(self.tape, copies[:, samples], numbers, codes, closed, stop_after)
+            codes = None if request.known is None else request.known[samples]
+            numbers = request.uniforms(samples, 2 * len(self.tape))
+            return Plan(self.tape, copies[:, samples], numbers, codes, request.closed, request.stop_after)
 
-        slots = slots_to_use(slots, batch_size)
-        if device.type == "cpu":
+        if copies.device.type == "cpu":
             slots = -(-slots // 4) * 4  # products of fewer than 4 rows round differently from larger ones
         with torch.inference_mode():  # ops take a shorter way on tensors that were made in it
             steps = self.new_steps(slots * sampling.copies, self.tape.max_tokens, sampling.cache)
-            drawn = Sampler(self.tape, steps, slots, sampling, plan, batch_size).run(progress)
-        return self.tape.to_sequence(drawn, self.tape.order)
+            sampler = Sampler(self.tape, steps, slots, sampling, plan, copies.shape[1])
+            return self.tape.to_sequence(sampler.run(request.progress), self.tape.order)
 
     def new_steps(self, num_rows: int, capacity: int, kind: CacheKind = "auto") -> CachedSteps:
         """Empty caches to sample with: ``num_rows`` samples of up to ``capacity`` tokens, kept as ``kind`` says."""
         return CachedSteps(self, num_rows, capacity, kind)
-
-    def _check_stages(self, closed: int, stop_after: int | None) -> None:
-        if not self.tape.coarse_to_fine and (closed or stop_after is not None):
-            raise InputError("stop_after, closed: granularities do not come one after the other in raster order")
-        count = self.config.num_granularities
-        for name, grain in {"closed": closed, "stop_after": stop_after}.items():
-            if grain is not None and grain not in range(count):
-                raise InputError(f"{name}: expected a whole number in [0, {count}), got {grain}")
 
 
 def _run(transformer: Transformer, head: Head, x: Tensor, where: Tensor | Cache) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqcore import backends
 
-__all__ = ["Replay", "Watched", "can_capture"]
+__all__ = ["GraphedWork", "Watched", "can_capture"]
 
 
 def can_capture(weights: Tensor) -> bool:
@@ -27,7 +27,7 @@ def can_capture(weights: Tensor) -> bool:
 _capturing = threading.Lock()
 
 
-class Replay:
+class GraphedWork:
     """Calls ``run``; if ``captured``, the first calls are ordinary, then a CUDA graph of one call is replayed.
 
     A replay skips all that Python does in ``run``, which on a GPU takes longer than the kernels.

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dqcore.models.sampling.replay import Replay, Watched
+from dqcore.models.sampling.replay import GraphedWork, Watched
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.sampling.steps import Steps
-from dqcore.models.sampling.walk import Plan, Walk
+from dqcore.models.sampling.walk import Plan, TapeWalk
 from dqcore.models.tape import Tape
 
 __all__ = ["Sampler"]
@@ -22,7 +22,7 @@ class Sampler:
     It alternates between two pieces of work: :meth:`step` draws one token of every slot, and every few steps
     :meth:`turn` stores the samples that are complete and begins others in their slots. All tensors that either of them
     changes keep their addresses, and neither waits for a value of the device, so that a CUDA graph can hold each
-    (:class:`dqcore.models.sampling.replay.Replay`).
+    (:class:`dqcore.models.sampling.replay.GraphedWork`).
 
     What it draws is specified by :mod:`dqcore.models.sampling.naive`.
 
@@ -54,7 +54,7 @@ class Sampler:
         self.count, self.num_slots = count, num_slots
         device = tape.grains.device
         self.steps_a_turn = 8 if device.type == "cuda" else 2
-        self.walk = Walk(tape, num_slots, sampling.copies)
+        self.walk = TapeWalk(tape, num_slots, sampling.copies)
         self.samples = torch.full((num_slots,), count, device=device)  # the sample in each slot, ``count`` for none
         self.begun, self.finished, self.useful = torch.zeros(3, dtype=torch.int64, device=device).unbind()
         self.results = torch.full((count + 1, len(tape)), -1, dtype=torch.int32, device=device)
@@ -74,7 +74,7 @@ class Sampler:
         Returns:
             ``(count, L)`` int32: contents at the entries that each sample took, -1 elsewhere.
         """
-        step, turn = (Replay(run, self.steps.capturable) for run in (self.step, self.turn))
+        step, turn = (GraphedWork(run, self.steps.capturable) for run in (self.step, self.turn))
         finished = Watched(self.finished)
         known = 0
         with torch.inference_mode(), torch.cuda.device_of(self.results):  # graphs are captured on the current device

@@ -11,7 +11,7 @@ from dqcore.models.tape import BANNED, MANDATORY, Tape
 from dqcore.ops.take_content import take_content
 from dqcore.ops.take_entry import take_entry
 
-__all__ = ["Plan", "Walk"]
+__all__ = ["Plan", "TapeWalk"]
 
 #: More than any content.
 ANY = 1 << 62
@@ -65,7 +65,7 @@ class Plan:
         self.tokens = torch.cat([torch.stack(fields, -1), pairs], -1)
 
 
-class Walk:
+class TapeWalk:
     """``S`` slots that walk the tape.
 
     Every method works on all slots at once, keeps tensors at their addresses, and does not wait for the device. A slot

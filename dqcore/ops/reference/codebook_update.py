@@ -5,12 +5,45 @@ Which vectors are drawn depends on the cluster sizes and on where they lie in th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from dqcore.ops.reference.draw_vectors import draw, mix, multiples
 
-__all__ = ["codebook_update_reference", "distinct", "is_new", "move_averages", "revive", "seed_of", "smoothed"]
+__all__ = [
+    "Update",
+    "codebook_update_reference",
+    "distinct",
+    "is_new",
+    "move_averages",
+    "revive",
+    "seed_of",
+    "smoothed",
+]
+
+
+class Update(NamedTuple):
+    """The arguments of the op by name, in the order of its schema, which knows no structures.
+
+    Shapes, dtypes and meanings: :func:`dqcore.ops.codebook_update`.
+    """
+
+    weight: Tensor
+    cluster_size: Tensor
+    idle: Tensor
+    embed_sum: Tensor | None
+    counts: Tensor
+    sums: Tensor
+    maps: list[Tensor]
+    grain: Tensor
+    codes: Tensor
+    error: Tensor
+    keys: Tensor | None
+    decay: float
+    eps: float
+    threshold: float | None
 
 
 def codebook_update_reference(

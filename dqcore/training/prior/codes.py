@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from dqcore.data.batches import Crops
 from dqcore.data.codes import CachedCodes, read_codes
 from dqcore.data.crops import CenterCrop
-from dqcore.data.images import image_to_uint8, readable_images, uint8_to_float
+from dqcore.data.images import broken_as, image_to_uint8, read_image, readable_images, uint8_to_float
 from dqcore.data.labels import image_labels
 from dqcore.data.listing import image_name, list_images, source_root
 from dqcore.data.preprocessing import CROPS, crop_of
@@ -29,6 +29,9 @@ from dqcore.models.auto import TOKENIZERS, check_identity, fingerprint, load_sav
 from dqcore.progress import CountLines, counted
 from dqcore.training.prior.options import PriorTraining
 from dqcore.training.state import read_state, write_state
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["copy_tokenizer", "tokenizer_folder", "training_codes"]
 
@@ -209,13 +212,21 @@ class _Encoder:
         """All views of some images, each of which is read once."""
         broken: list[str] = []
         paths = [self.paths[index] for index in batch]
-        images = dict(readable_images(paths, lambda _, reason: broken.append(reason)))
+        whole: dict[Path, Image] = {}
+
+        def read(path: Path) -> Image:
+            image = read_image(path)
+            with broken_as(path):
+                if self.views > 1:
+                    whole[path] = self.crops.crop.prepare(image)
+                return self.central.prepare(image)
+
+        images = dict(readable_images(paths, lambda _, reason: broken.append(reason), read=read))
         good = [index for index in batch if self.paths[index] in images]
         if not good:
             return _Encoded([], broken, [])
-        crops = [[image_to_uint8(self.central.prepare(image)) for image in images.values()]]
-        if self.views > 1:
-            self.crops.read = {path: self.crops.crop.prepare(image) for path, image in images.items()}.__getitem__
+        crops = [[image_to_uint8(image) for image in images.values()]]
+        self.crops.read = whole.__getitem__
         crops += [[self.crops[view, index].image for index in good] for view in range(1, self.views)]
         return _Encoded(list(images), broken, [self._maps(torch.stack(some)) for some in crops])
 

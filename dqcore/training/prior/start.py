@@ -1,6 +1,6 @@
 """Initial embeddings of a prior that know which codes look alike and which positions are near each other.
 
-The paper draws every embedding at random (supplement, section 1), so that a prior must learn from the codes alone that
+The authors' code draws every embedding at random, so that a prior must learn from the codes alone that
 two of them are nearly the same patch, and that position 17 lies below position 1. Some hundreds of photographs do not
 say that often enough. Only initial values differ here: the model and its training are the paper's.
 """

@@ -126,11 +126,7 @@ class TokenizerStep(TrainingStep):
                 terms |= self._discriminator_losses(images, reconstruction)
         self.world.average_gradients(self.parameters)
         terms["gradient_norm"] = self._clip(self.parameters, self.weights.gradient_clip)
-        quantizer = getattr(self.model, "quantizer", None)
-        ratios = images.new_ones(1)
-        if grain is not None:
-            ratios = _shares(grain, getattr(quantizer, "num_granularities", 1))
-        numbers = self._numbers(terms, ratios, completed)
+        numbers = self._numbers(terms, self._ratios(grain), completed)
         self._update(self.optimizer, learning_rate)
         if adversarial and self.adversary is not None:
             self._update(self.adversary, learning_rate)
@@ -139,37 +135,46 @@ class TokenizerStep(TrainingStep):
         return numbers
 
     def _tokenizer_losses(self, images: Tensor, adversarial: bool) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Compute the tokenizer's losses and its gradients.
+        """Compute the tokenizer's losses, and its gradients with a single backward pass.
 
-        The gradients of the image losses with respect to the reconstruction are taken first and added up, with the
-        adaptive weight. The sum then goes back through the tokenizer once.
+        ::
+
+            images -> tokenizer -> reconstruction | cut | -> pixels, LPIPS, discriminator
+                               -> commitment, budget
+
+        The losses of the image are computed from a copy of the reconstruction that is cut off the tokenizer, so their
+        backward passes end there. What they give, weighted and added up, goes back through the tokenizer from the
+        reconstruction, together with the gradients of commitment and budget.
 
         Returns:
             The terms, the reconstruction ``(B, 3, H, W)`` float32, detached, and the grain map or None.
         """
         output = self._forward(images)
-        reconstruction = output.reconstruction.detach().float().requires_grad_()
-        terms = {"reconstruction_loss": PIXEL_LOSSES[self.weights.reconstruction](images, reconstruction)}
-        image_loss = terms["reconstruction_loss"]
-        if self.perceptual is not None:
-            terms["perceptual_loss"] = self.perceptual(images, reconstruction).mean()
-            image_loss = image_loss + self.weights.perceptual * terms["perceptual_loss"]
-        (gradient,) = torch.autograd.grad(image_loss, reconstruction)
+        cut = output.reconstruction.detach().float().requires_grad_()
+        terms, image_loss, gradient = self._image_losses(images, cut)
         terms |= {"commitment_loss": output.commitment_loss.float(), "budget_loss": output.budget_loss.float()}
         regularisers = terms["commitment_loss"] + terms["budget_loss"]
-        total = image_loss.detach() + regularisers.detach()
+        total = image_loss + regularisers.detach()
         if adversarial:
-            loss, adversarial_gradient = self._adversarial_gradient(reconstruction)
-            weight = self._adversarial_weight(output, gradient, adversarial_gradient)
-            gradient = gradient + weight * adversarial_gradient
+            loss, pull = self._adversarial_gradient(cut)
+            weight = self._adversarial_weight(output, gradient, pull)
             terms |= {"adversarial_loss": loss, "adversarial_weight": weight}
-            total = total + weight * loss
+            total, gradient = total + weight * loss, gradient + weight * pull
         terms["loss"] = total
         self.optimizer.zero_grad()
-        torch.autograd.backward(
-            [output.reconstruction, regularisers], [gradient.to(output.reconstruction.dtype), torch.ones_like(total)]
-        )
-        return terms, reconstruction.detach(), output.grain
+        starts = [output.reconstruction, regularisers]
+        torch.autograd.backward(starts, [gradient.to(output.reconstruction.dtype), torch.ones_like(total)])
+        return terms, cut.detach(), output.grain
+
+    def _image_losses(self, images: Tensor, reconstruction: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The losses of pixels and of LPIPS, their weighted sum, and its gradient for the reconstruction."""
+        terms = {"reconstruction_loss": PIXEL_LOSSES[self.weights.reconstruction](images, reconstruction)}
+        loss = terms["reconstruction_loss"]
+        if self.perceptual is not None:
+            terms["perceptual_loss"] = self.perceptual(images, reconstruction).mean()
+            loss = loss + self.weights.perceptual * terms["perceptual_loss"]
+        (gradient,) = torch.autograd.grad(loss, reconstruction)
+        return terms, loss.detach(), gradient
 
     def _forward(self, images: Tensor) -> Output:
         """The tokenizer's output for a batch, which may go through it in parts."""
@@ -231,10 +236,12 @@ class TokenizerStep(TrainingStep):
         shares = means[len(terms) :]
         return numbers | {"ratios": shares, "fine_ratio": shares[-1]}
 
+    def _ratios(self, grain: Tensor | None) -> Tensor:
+        """Share of regions at each granularity, ``(G,)`` float32."""
+        if grain is None:
+            return torch.ones(1, device=self.world.device)
+        count = getattr(getattr(self.model, "quantizer", None), "num_granularities", 1)
+        return torch.stack([(grain == g).float().mean() for g in range(count)])
+
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.weights.autocast)
-
-
-def _shares(grain: Tensor, num_granularities: int) -> Tensor:
-    """Share of regions at each granularity, ``(num_granularities,)`` float32."""
-    return torch.stack([(grain == g).float().mean() for g in range(num_granularities)])

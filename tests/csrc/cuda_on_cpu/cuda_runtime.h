@@ -43,56 +43,23 @@ struct Block {
   size_t current = 0;
   std::function<void()> body;
   uint64_t lanes[2048];
+  int passed;  // barriers that all fibers have reached
 };
 inline Block block;
 
 inline void yield() { swapcontext(&block.fibers[block.current].context, &block.scheduler); }
 
-// Waits until all fibers of [begin, end) that still run have passed as many barriers as this one.
-inline void barrier(size_t begin, size_t end) {
-  const int mine = ++block.fibers[block.current].waits;
-  const auto behind = [&](const Fiber& fiber) { return !fiber.done && fiber.waits < mine; };
-  end = std::min(end, block.fibers.size());
-  while (std::any_of(block.fibers.begin() + begin, block.fibers.begin() + end, behind)) yield();
-}
+// Waits until all fibers of [begin, end) that still run have passed as many barriers as this one. In watch.cpp, where no
+// access is noted: each fiber looks at all others.
+void barrier(size_t begin, size_t end);
 
 inline void warp_barrier() {
   const size_t warp = block.current / 32 * 32;
   barrier(warp, warp + 32);
 }
 
-inline void run_fiber() {
-  block.body();
-  block.fibers[block.current].done = true;
-  yield();
-  std::abort();  // a fiber that is done never runs again
-}
-
-inline void run_block(const std::function<void()>& body) {
-  block.body = body;
-  block.fibers.resize(blockDim.x * blockDim.y);
-  for (size_t i = 0; i < block.fibers.size(); ++i) {
-    Fiber& fiber = block.fibers[i];
-    fiber.stack.resize(1 << 16);
-    fiber.index = dim3(i % blockDim.x, i / blockDim.x);
-    fiber.waits = 0;
-    fiber.done = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    makecontext(&fiber.context, run_fiber, 0);
-  }
-  for (size_t left = block.fibers.size(); left > 0;) {
-    left = 0;
-    for (size_t i = block.fibers.size(); i-- > 0;) {  // from the last: an order that no kernel may rely on
-      if (block.fibers[i].done) continue;
-      block.current = i;
-      threadIdx = block.fibers[i].index;
-      swapcontext(&block.scheduler, &block.fibers[i].context);
-      left += !block.fibers[i].done;
-    }
-  }
-}
+// Runs the threads of one block.
+void run_block(const std::function<void()>& body);
 
 }  // namespace cuda_on_cpu
 

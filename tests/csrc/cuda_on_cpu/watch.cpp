@@ -1,5 +1,6 @@
-// Notes what the CUDA kernels load and store, where they are compiled with -fsanitize=thread: the compiler then calls
-// these functions before each access to memory. Nothing of that library is linked.
+// The turns that the threads of a block take; and notes of what the CUDA kernels load and store, where they are compiled
+// with -fsanitize=thread: the compiler then calls these functions before each access to memory. Nothing of that library
+// is linked.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -32,6 +33,52 @@ void note(const void* address, int64_t size, void* instruction) {
 }
 
 }  // namespace
+
+namespace cuda_on_cpu {
+
+void barrier(size_t begin, size_t end) {
+  const int mine = ++block.fibers[block.current].waits;
+  const auto behind = [&](const Fiber& fiber) { return !fiber.done && fiber.waits < mine; };
+  end = std::min(end, block.fibers.size());
+  while (block.passed < mine && std::any_of(block.fibers.begin() + begin, block.fibers.begin() + end, behind)) yield();
+  if (end - begin == block.fibers.size()) block.passed = std::max(block.passed, mine);
+}
+
+static void run_fiber() {
+  block.body();
+  block.fibers[block.current].done = true;
+  yield();
+  std::abort();  // a fiber that is done never runs again
+}
+
+void run_block(const std::function<void()>& body) {
+  block.body = body;
+  block.passed = 0;
+  block.fibers.resize(blockDim.x * blockDim.y);
+  for (size_t i = 0; i < block.fibers.size(); ++i) {
+    Fiber& fiber = block.fibers[i];
+    fiber.stack.resize(1 << 16);
+    fiber.index = dim3(i % blockDim.x, i / blockDim.x);
+    fiber.waits = 0;
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    makecontext(&fiber.context, run_fiber, 0);
+  }
+  for (size_t left = block.fibers.size(); left > 0;) {
+    left = 0;
+    for (size_t i = block.fibers.size(); i-- > 0;) {  // from the last: an order that no kernel may rely on
+      if (block.fibers[i].done) continue;
+      block.current = i;
+      threadIdx = block.fibers[i].index;
+      swapcontext(&block.scheduler, &block.fibers[i].context);
+      left += !block.fibers[i].done;
+    }
+  }
+}
+
+}  // namespace cuda_on_cpu
 
 #define SEEN extern "C" __attribute__((visibility("default")))
 #define ONE(name, size) \

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqcore.models.sampling import replay as module
-from dqcore.models.sampling.replay import Replay, Watched, can_capture
+from dqcore.models.sampling.replay import GraphedWork, Watched, can_capture
 
 
 class Device:
@@ -40,9 +40,9 @@ def test_work_is_done_once_a_call_and_captured_once(monkeypatch, captured):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(module, "_stream", lambda device: device)
-    replay = Replay(device.work, captured)
+    replay = GraphedWork(device.work, captured)
     for call in range(10):
-        assert device.captures == (captured and call > Replay.WARM_UP)
+        assert device.captures == (captured and call > GraphedWork.WARM_UP)
         replay()
         assert device.done == call + 1
     assert device.streams == [3] * captured
@@ -70,7 +70,7 @@ def test_threads_capture_one_after_the_other(monkeypatch):
         device.work()
 
     def sample():
-        replay = Replay(work, True)
+        replay = GraphedWork(work, True)
         together.wait()
         try:
             for _ in range(6):

@@ -26,6 +26,13 @@ def test_generate_and_the_command_line_have_the_same_defaults(function):
     assert Sampling() == Sampling(**{name: parameters[name].default for name in Sampling.__dataclass_fields__})
 
 
+def test_generate_takes_these_arguments_by_position():
+    """Code is written against this order, so what is added comes by name."""
+    parameters = inspect.signature(Prior.generate).parameters.values()
+    order = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    assert order == ["self", "batch_size", "labels", "temperature", "top_k", "top_p", "position_top_k", "seed"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -134,3 +134,19 @@ def test_learns_an_image():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_choices_are_the_codes_at_every_granularity(name):
+    """They teach no codebook, also where a model was left in training."""
+    model, images = build(name), detailed(2)
+    before = model.quantizer.codebook.weight.clone()
+    found = model.train().choices(images)
+    assert torch.equal(model.quantizer.codebook.weight, before)
+    model.eval()
+    features, routing = model.scan(images)
+    assert len(found.codes) == len(features) == model.config.num_granularities
+    for g, codes in enumerate(found.codes):
+        assert torch.equal(codes, model.quantizer(features, torch.full_like(routing.grain, g)).codes)
+        block = 2 ** (len(features) - 1 - g)
+        assert torch.equal(codes, codes[:, ::block, ::block].repeat_interleave(block, 1).repeat_interleave(block, 2))

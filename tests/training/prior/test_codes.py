@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from prior_runs import options, quiet
 
 import dqcore
+from dqcore.data import reading
 from dqcore.data.codes import CachedCodes
 from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, read_image
@@ -89,6 +91,19 @@ def test_a_broken_file_moves_no_code_and_no_label(folder, tmp_path, caplog):
         encoding = tokenizer.encode(image_to_tensor(crop)[None])
         expected = dqcore.pack_codes(encoding.codes, encoding.grain, num_granularities=2)
         assert torch.equal(codes.batch(torch.tensor([number]))[0].codes, expected.codes), name
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_strip_too_narrow_to_be_resized_is_a_broken_file(folder, tmp_path, caplog, monkeypatch, views):
+    """The error of its crop named neither file nor folder, and ended the run."""
+    images = tmp_path / "images"
+    shutil.copytree(folder / "images", images)
+    Image.new("RGB", (1, 400)).save(images / "bright" / "strip.png")
+    monkeypatch.setattr(reading, "main_memory", lambda: 40 * 3 * 10_000)
+    with caplog.at_level(logging.WARNING):
+        train_prior(options(folder, tmp_path / "run", data=images, views=views, steps=1), progress=quiet)
+    assert "strip.png: resized to 32 on its shorter side, its 32x12800 pixels are more than" in caplog.text
+    assert len(CachedCodes.of_state(read_state(tmp_path / "run" / "codes.pt"))) == 24 * views
 
 
 def test_codes_are_made_again_when_a_broken_file_can_be_read(folder, tmp_path):

@@ -51,14 +51,14 @@ torch.nn.Module.compile = functools.partialmethod(torch.nn.Module.compile, backe
 #: Every process dies when the tensors of its second checkpoint are written, and ``checkpoint.pt`` is not.
 KILLED = """
 import os
-from dqcore.training.shards import ShardWriter
-complete = ShardWriter._complete
+from dqcore.training.shards import ShardedCheckpoints
+complete = ShardedCheckpoints._complete
 def die(self, written, folder, state):
     if state["step"] < 4:
         return complete(self, written, folder, state)
     written.result()
     os._exit(9)
-ShardWriter._complete = die
+ShardedCheckpoints._complete = die
 """
 
 FIELDS = {

@@ -1,4 +1,8 @@
-"""``DynamicQuantizer``: a vector-quantization layer whose code length follows the image (paper section 3.2)."""
+"""``DynamicQuantizer``: a vector-quantization layer whose code length follows the image (paper section 3.2).
+
+Its arguments are here. How a pass is computed is in ``lookup_layer``, what becomes of one that activation checkpointing
+computes again in ``recompute``, and how the codebook learns in :mod:`dqcore.codebook`.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dqcore import backends
-from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform, fused
-from dqcore.codebook.checks import check_settings
-from dqcore.codebook.layer import CodebookLayer
-from dqcore.codebook.learning import pull
-from dqcore.codebook.recompute import substitute
-from dqcore.errors import whole_at_least
+from dqcore.codebook import EMA, PAPER, KMeans, Learning, RandomRestart, Uniform
+from dqcore.errors import whole_at_least, whole_given
 from dqcore.estimators import Cosine, Euclidean, Rotation, StraightThrough
-from dqcore.nn.arranged import Arranged, arrange, check_code_map
+from dqcore.nn.arranged import arrange, check_code_map
 from dqcore.nn.layouts import layout_of
-from dqcore.nn.lookup import look_up, loss_of
 from dqcore.nn.quantized import Quantized
-from dqcore.nn.vectors import finite_vectors, marked_vectors, project
-from dqcore.ops import Lookup
-from dqcore.ops.lookup_step import LookupStep
-from dqcore.ops.registry import in_backward, is_traced
+from dqcore.nn.vectors import project
+from dqcore.quantizer.checks import check_settings
+from dqcore.quantizer.lookup_layer import LookupLayer
 
 __all__ = ["DynamicQuantizer", "Quantized"]
 
 
-class DynamicQuantizer(CodebookLayer):
+class DynamicQuantizer(LookupLayer):
     """Quantize each region at its own granularity: vector i becomes ``e_k`` with ``k = argmin_k ||z_i - e_k||^2``.
 
     The paper's loss is ``||sg[z] - e||^2 + beta ||z - sg[e]||^2``, the squared norms of whole maps. Here both parts are
@@ -80,23 +77,25 @@ class DynamicQuantizer(CodebookLayer):
         nonfinite: Literal["raise", "mask"] | None = None,
         eval_loss: bool = True,
     ) -> None:
-        whole_at_least(1, dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
+        whole_given(1, dim=dim, codebook_size=codebook_size, num_granularities=num_granularities)
         whole_at_least(1, codebook_dim=codebook_dim)
         commitment = check_settings(nonfinite, commitment, learning, initialisation, restart, metric, estimator)
-        super().__init__(learning.build(codebook_size, codebook_dim or dim), initialisation, restart)
-        self.dim, self.codebook_size, self.num_granularities = dim, codebook_size, num_granularities
-        self.commitment, self.channel_last, self.portable = commitment, channel_last, False
-        self.nonfinite, self.eval_loss, self.metric, self.estimator = nonfinite, eval_loss, metric, estimator
-        self._projected = codebook_dim is not None and codebook_dim != dim
-        self.project_in = nn.Conv2d(dim, self.codebook.dim, 1) if self._projected else nn.Identity()
-        self.project_out = nn.Conv2d(self.codebook.dim, dim, 1) if self._projected else nn.Identity()
-        #: Neither metric nor estimator does anything to vectors and gradients; and, further, there is no projection.
-        self._direct = type(metric) is Euclidean and type(estimator) is StraightThrough
-        self._only_looks_up = self._direct and not self._projected
+        super().__init__(
+            learning.build(codebook_size, codebook_dim or dim),
+            initialisation,
+            restart,
+            dim=dim,
+            commitment=commitment,
+            metric=metric,
+            estimator=estimator,
+            nonfinite=nonfinite,
+            eval_loss=eval_loss,
+        )
+        self.codebook_size, self.num_granularities, self.channel_last = codebook_size, num_granularities, channel_last
 
     @classmethod
     def paper(cls, dim: int, codebook_size: int, num_granularities: int = 1, **changes: Any) -> DynamicQuantizer:
-        """With the paper's settings (section 3.2): decay 0.99, no restart; ``changes`` are arguments that differ."""
+        """No restart (supplement, section 1), decay 0.99 (authors' code); ``changes`` are arguments that differ."""
         return cls(dim, codebook_size, num_granularities, **{**PAPER, **changes})
 
     def forward(
@@ -130,20 +129,13 @@ class DynamicQuantizer(CodebookLayer):
             TypeError: An argument is no tensor, or has the wrong dtype.
         """
         given = arrange(features, grain, mask, lengths, self)
-        maps, bad_cells, dtype = self._vectors(given)
-        codes, learn, is_repeat = self._codes_for(maps, given, bad_cells, learn)
-        if learn and not is_repeat and bad_cells is None and (step := self._whole_step(maps, given)) is not None:
-            return Quantized(*given.restore(step.quantized, step.codes), step.loss, step.commitment, step.codebook)
-        lookup = look_up(maps, given, codes.detach(), bad_cells, with_sums=learn, portable=self._torch_only)
-        losses = self._losses(lookup, codes)
-        if lookup.statistics is not None and not is_repeat:
-            self._learn(maps, given.grain, lookup)
-        if self._only_looks_up and bad_cells is None:
-            return Quantized(*given.restore(lookup.quantized, lookup.codes), *losses)
-        quantized = project(self.project_out, self.estimator(maps, given.selected, lookup).to(dtype))
-        if bad_cells is not None or (self._projected and (given.mask is not None or self._lookup_skips_bad(given))):
-            quantized = quantized.masked_fill(lookup.codes[:, None] < 0, 0)
-        return Quantized(*given.restore(quantized, lookup.codes), *losses)
+        vectors = self._vectors(given)
+        codes, with_sums, learns = self._codes_for(given, vectors, learn)
+        codes = self.metric(codes, 1)
+        step = self._step_at_once(given, vectors) if learns else None
+        if step is None:
+            step = self._step_by_ops(given, vectors, codes, with_sums, learns)
+        return Quantized(*given.restore(step.quantized, step.codes), step.loss, step.commitment, step.codebook)
 
     if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
@@ -183,68 +175,10 @@ class DynamicQuantizer(CodebookLayer):
         """Start a data-dependent codebook from these features, as the first forward pass in training does."""
         with torch.no_grad():
             given = arrange(features, grain, None, None, self)
-            maps, bad_cells, _ = self._vectors(given)
-            self._initialise(maps, given.selected, bad_cells, force=True)
+            vectors = self._vectors(given)
+            self._initialise(vectors.maps, given.selected, vectors.bad_cells, force=True)
 
     def extra_repr(self) -> str:
         """The sizes and strategies."""
         sizes = f"{self.dim}, {self.codebook_size}, num_granularities={self.num_granularities}"
         return f"{sizes}, metric={self.metric}, estimator={self.estimator}, restart={self.restart}"
-
-    @property
-    def _torch_only(self) -> bool:
-        """Whether to compute with PyTorch's own operations: ``torch.func`` transforms do not know our ops."""
-        return self.portable or torch._C._are_functorch_transforms_active()
-
-    def _raises_if_bad(self, given: Arranged) -> bool:
-        """Whether a bad vector, one with a NaN or an infinity, is an error."""
-        default = "raise" if given.maps[-1].device.type == "cpu" else "mask"
-        return (self.nonfinite or default) == "raise" and not is_traced()
-
-    def _lookup_skips_bad(self, given: Arranged) -> bool:
-        """Whether the lookup itself gives bad vectors code -1, so that they need not be found before."""
-        quiet = self._direct and self._ready and not self.portable and not self._raises_if_bad(given)
-        return quiet and (self._only_looks_up or (backends.route(given.maps[-1].device) == "gpu" and not is_traced()))
-
-    def _vectors(self, given: Arranged) -> tuple[list[Tensor], Tensor | None, torch.dtype]:
-        """The maps to look up; their cells ``(B, H, W)`` with bad vectors, or None; the dtype of the projected maps."""
-        if self._lookup_skips_bad(given):
-            maps = list(given.maps) if self._only_looks_up else marked_vectors(given.maps, self.project_in)
-            return maps, None, maps[-1].dtype
-        return finite_vectors(given.maps, given.selected, self.project_in, self.metric, self._raises_if_bad(given))
-
-    def _codes_for(
-        self, maps: list[Tensor], given: Arranged, bad_cells: Tensor | None, learn: bool
-    ) -> tuple[Tensor, bool, bool]:
-        """The codes to look up in, started if need be; whether to learn; whether a checkpoint repeats a pass."""
-        learn = self._may_learn(learn)
-        if in_backward() and (past := self._first_passes.find(maps)) is not None:
-            codes = substitute(self.codebook.codes, past.codes)
-            return self.metric(codes, 1), past.learn and not self.frozen, True
-        if self._apart and learn:
-            self._agree()
-        if not self._ready:
-            self._initialise(maps, given.selected, bad_cells, learn=learn)
-        learn, codes = learn and not self.frozen, self.codebook.codes
-        if self.training:
-            self._first_passes.keep(maps, codes, learn)
-        if codes.requires_grad and self.restart is not None:
-            codes = codes.clone()  # a restart writes to the codes before the backward pass
-        return self.metric(codes, 1), learn, False
-
-    def _whole_step(self, maps: list[Tensor], given: Arranged) -> LookupStep | None:
-        """Lookup, loss and update by one call, which costs the host less; None where something comes between them."""
-        if given.mask is not None or self.portable or not (self._only_looks_up and self._learns_at_once):
-            return None
-        return fused.step(self.codebook, self.restart, maps, given.grain, self.commitment)
-
-    def _losses(self, lookup: Lookup, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, its commitment part and its codebook part."""
-        error, dim = lookup.error, self.codebook.dim
-        if not (self.training or self.eval_loss):
-            return error.new_zeros(()), error.new_zeros(()), error.new_zeros(())
-        loss, commitment, rest = loss_of(lookup, dim, self.commitment, portable=self._torch_only)
-        if codes.requires_grad and lookup.statistics is not None:
-            rest = rest + pull(self.codebook, codes, lookup)
-            loss = commitment + rest
-        return loss, commitment, rest

@@ -1,4 +1,7 @@
-"""Images that went through the encoder once, and their codes at any ratio."""
+"""A batch of images in memory to codes, by any tokenizer and at any ratio; every way from images to codes begins here.
+
+:mod:`dqcore.inference.encode_shards` and :mod:`dqcore.inference.encode_streams` go on to files.
+"""
 
 from __future__ import annotations
 

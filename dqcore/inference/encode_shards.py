@@ -1,4 +1,7 @@
-"""A folder of images to codes on disk."""
+"""Images to shards: the codes of a whole folder together, as training a prior reads them.
+
+The way to streams, a file for each photo, is :mod:`dqcore.inference.encode_streams`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from dqcore.data.images import BrokenImageError, image_to_tensor, pad_to_stride,
 from dqcore.data.shards import ShardWriter, file_digest
 from dqcore.distributed import ALONE, World
 from dqcore.distributed.sharing import Signals, share_work
-from dqcore.inference.encoded import encode, why_not
+from dqcore.inference.encode_batch import encode, why_not
 
 __all__ = ["encode_images", "hash_photos"]
 

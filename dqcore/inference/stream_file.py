@@ -1,17 +1,67 @@
-"""One stream into a folder that may be another command's: nothing of either is lost."""
+"""A stream and its file: what is known of a stream that was made, and where it may be written.
+
+A file is written alone by :func:`write_alone`; those of :mod:`dqcore.inference.stream_folder` come with an index.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from dqcore.data.shards import INDEX, read_index
 from dqcore.errors import InputError
-from dqcore.files import folder_lock, remove_leftovers
-from dqcore.inference.streams import write_stream_file
+from dqcore.files import folder_lock, remove_leftovers, write_atomically
 
-__all__ = ["write_alone"]
+__all__ = ["SUFFIX", "Written", "write_alone", "write_stream_file"]
+
+SUFFIX = ".dqc"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A photo's stream.
+
+    Attributes:
+        data: The stream.
+        size: Height and width of the photo in pixels.
+        num_codes: Its codes.
+        estimate: Bits per pixel without entropy coding, see :func:`dqcore.metrics.bits_per_pixel`.
+        finest: Whether every region has the finest granularity: there is no longer stream of this photo.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    num_codes: int
+    estimate: float
+    finest: bool
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits of the stream, as written, for each pixel of the photo."""
+        return 8 * len(self.data) / (self.size[0] * self.size[1])
+
+
+def write_stream_file(path: Path, data: bytes, *, overwrite: bool = False) -> bool:
+    """Write a stream to a file.
+
+    Returns:
+        Whether it was written; False where the file holds the same bytes already.
+
+    Raises:
+        InputError: The file is there and holds something else. ``overwrite`` allows another stream, nothing else.
+    """
+    if path.exists():
+        before = path.read_bytes()
+        if before == data:
+            return False
+        if before[:3] != b"dqc":
+            raise InputError(f"out: {path} is there and is no .dqc stream; choose another name")
+        if not overwrite:
+            raise InputError(f"out: {path} holds another stream; choose another name, or allow it with --overwrite")
+    write_atomically(path, lambda file: file.write(data))
+    return True
 
 
 def write_alone(path: Path, data: bytes, *, overwrite: bool = False) -> bool:
