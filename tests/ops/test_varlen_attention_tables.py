@@ -62,6 +62,24 @@ def test_tiles_change_only_rounding(stem):
                 assert_close(actual / 10, want / 10)
 
 
+@pytest.mark.parametrize("options", [{}, {"window_size": (9, 4), "causal": False}], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_another_order_on_hopper(monkeypatch, dropout, options):
+    """There the backward pass to keys and values multiplies first and weighs later."""
+    q, k, v = torch.randn(3, 100, 1, 40, device=DEVICE)
+    cu, seed = torch.tensor([0, 30, 100], dtype=torch.int32, device=DEVICE), torch.tensor([5, 6], device=DEVICE)
+    options = options | {"dropout_p": dropout, "dropout_seed": seed if dropout else None, "precision": "ieee"}
+    monkeypatch.setattr(varlen_attention_dkv, "architecture", lambda: 90)
+    results = []
+    for name in ("reference", BACKEND):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        with dqcore.backend(name):
+            out = varlen_attention(*leaves, cu, **options)
+            results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for expected, actual in zip(*results, strict=True):
+        assert_close(actual / 10, expected / 10)
+
+
 def test_products_of_bfloat16_parts_are_as_precise(monkeypatch):
     """On Hopper float32's tiles split their factors; nobody can tell by the results."""
     q, k, v = torch.randn(3, 90, 1, 40, device=DEVICE)
