@@ -19,7 +19,7 @@ def preload():
     import torch.distributed.fsdp  # noqa: F401
 
     import dqcore.cli
-    import dqcore.inference.encode
+    import dqcore.inference.encode_shards
     import dqcore.training.prior.run
     import dqcore.training.tokenizer.run  # noqa: F401
 
