@@ -126,12 +126,13 @@ def _dkv_tile(
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=SMALL)
 def _varlen_attention_dkv_kernel(
-    q, kv, grad, grads, sums, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
+    q, kv, grads, sums, cu_seqlens_q, cu_seqlens_k, prefix_lengths, seed, blocks,
     B, T, S, left, right, scales,
     KIND: tl.constexpr, HOPPER: tl.constexpr, CHUNK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     BLOCK_D: tl.constexpr = KIND.BLOCK_D  # Triton 3.6 takes no field of a tuple in a shape
     k, v = kv
+    grad, grad_k, grad_v = grads
     base, delta = sums
     scale, softmax_scale = scales
     inside, sequence, first = listed(blocks, tl.program_id(0), BLOCK_N)
@@ -164,7 +165,6 @@ def _varlen_attention_dkv_kernel(
     by_key, by_value = totals
     by_key *= softmax_scale * (256.0 / KIND.KEEP)
     by_value *= 256.0 / KIND.KEEP
-    grad_k, grad_v = grads
     store_rows(matrix(grad_k, column, key_head, keys), first, by_key, BLOCK_N, KIND.D, KIND.BLOCK_D)
     store_rows(matrix(grad_v, column, key_head, keys), first, by_value, BLOCK_N, KIND.D, KIND.BLOCK_D)
 
@@ -180,7 +180,7 @@ def varlen_attention_dkv(
         options = tile("varlen_attention_dkv", q, setting)
         blocks, size = block_list(setting.cu_seqlens_k, len(k), options["BLOCK_N"], last_first=False)
         launch(_varlen_attention_dkv_kernel, (size, k.shape[1]))(
-            *(packed(q), (packed(k), packed(v)), packed(grad), (packed(by_key), packed(by_value)), (sums[0], sums[1])),
+            *(packed(q), (packed(k), packed(v)), (packed(grad), packed(by_key), packed(by_value)), (sums[0], sums[1])),
             *(*setting.tensors, blocks, setting.batch, len(q), len(k), setting.left, setting.right),
             (setting.scale * LOG2E, setting.scale),
             KIND=kind(q, k, setting, options.pop("split", 0)),
