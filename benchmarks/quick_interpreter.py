@@ -7,7 +7,7 @@ from typing import Any
 
 
 def quicken() -> None:
-    """From here on the interpreter does the same in half of the time, if it has the functions that cost it."""
+    """From here on the interpreter does the same in three fifths of the time, if it has the functions that cost it."""
     import triton.language as tl
     from triton.runtime import interpreter
 
