@@ -8,11 +8,11 @@ namespace {
 
 template <typename T>
 __device__ Vector<T> read(const Layout& layout, const T* packed, int64_t total, int64_t channels,
-                          int64_t channel, int64_t image, uint32_t cell, bool aligned, bool divide) {
+                          int64_t channel, int64_t image, uint32_t cell, int word, bool divide) {
   const uint32_t width = static_cast<uint32_t>(layout.width());
   const Code code = layout.code_at(image, cell / width, cell % width);
   if (code.packed_index >= total) return {};
-  auto vector = Vector<T>::load(packed + code.packed_index * channels + channel, channels - channel, aligned);
+  auto vector = Vector<T>::load(packed + code.packed_index * channels + channel, channels - channel, word);
   if (divide) vector.scale(1.0f / static_cast<float>(1u << (2 * (layout.shift() - code.grain))));
   return vector;
 }
@@ -20,8 +20,8 @@ __device__ Vector<T> read(const Layout& layout, const T* packed, int64_t total, 
 // A block of threads handles kCells consecutive cells of one image, and of them kChannels channels.
 template <typename T>
 __global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64_t total,
-                              T* __restrict__ features, int64_t channels, bool aligned_rows,
-                              bool aligned_planes, bool divide) {
+                              T* __restrict__ features, int64_t channels, int row_word, int plane_word,
+                              bool divide) {
   __shared__ Tile<T> tile;
   constexpr int kSize = Vector<T>::kSize;
   const uint32_t cells = static_cast<uint32_t>(layout.cells()),
@@ -33,7 +33,7 @@ __global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64
     const uint32_t row = threadIdx.x / tile.kVectors, column = threadIdx.x % tile.kVectors * kSize;
     if (first_cell + row < cells && first_channel + column < channels) {
       const auto vector = read(layout, packed, total, channels, first_channel + column, image,
-                               first_cell + row, aligned_rows, divide);
+                               first_cell + row, row_word, divide);
       for (int i = 0; i < kSize; ++i) tile.values[row][column + i] = vector.values[i];
     }
   }
@@ -43,13 +43,13 @@ __global__ void expand_planes(Layout layout, const T* __restrict__ packed, int64
   Vector<T> vector;
   for (int i = 0; i < kSize; ++i) vector.values[i] = tile.values[cell + i][channel];
   T* plane = features + (image * channels + first_channel + channel) * cells;
-  vector.save(plane + first_cell + cell, cells - first_cell - cell, aligned_planes);
+  vector.save(plane + first_cell + cell, cells - first_cell - cell, plane_word);
 }
 
 // A row of threads for each cell.
 template <typename T>
 __global__ void expand_rows(Layout layout, const T* __restrict__ packed, int64_t total,
-                            T* __restrict__ features, int64_t channels, bool aligned, bool divide) {
+                            T* __restrict__ features, int64_t channels, int word, bool divide) {
   const uint32_t cells = static_cast<uint32_t>(layout.cells());
   const int64_t cell = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (cell >= layout.images * cells) return;
@@ -57,8 +57,8 @@ __global__ void expand_rows(Layout layout, const T* __restrict__ packed, int64_t
   for (int64_t channel = threadIdx.x * Vector<T>::kSize; channel < channels;
        channel += blockDim.x * Vector<T>::kSize) {
     const auto vector =
-        read(layout, packed, total, channels, channel, index / cells, index % cells, aligned, divide);
-    vector.save(features + cell * channels + channel, channels - channel, aligned);
+        read(layout, packed, total, channels, channel, index / cells, index % cells, word, divide);
+    vector.save(features + cell * channels + channel, channels - channel, word);
   }
 }
 
@@ -70,18 +70,18 @@ int expand_features(const Layout& layout, const Packed& in, const Features& out,
     const int64_t size = sizeof(T), channels = out.channels;
     const T* packed = static_cast<const T*>(in.data);
     T* features = static_cast<T*>(out.data);
-    const bool aligned_rows = divides_by_16(packed, channels * size);
+    const int row_word = word_of(packed, channels * size);
     if (out.channels_last) {
       const dim3 block = block_for<T>(channels);
       return launch(stream, blocks_for(layout.images * layout.cells(), block.y), block, expand_rows<T>,
-                    layout, packed, in.total, features, channels, aligned_rows && divides_by_16(features, 0),
+                    layout, packed, in.total, features, channels, std::min(row_word, word_of(features, 0)),
                     divide);
     }
-    const bool aligned_planes = divides_by_16(features, layout.cells() * size);
+    const int plane_word = word_of(features, layout.cells() * size);
     const dim3 grid(static_cast<unsigned>(layout.images) * blocks_for(layout.cells(), Tile<T>::kCells),
                     blocks_for(channels, Tile<T>::kChannels));
     return launch(stream, grid, kThreads, expand_planes<T>, layout, packed, in.total, features, channels,
-                  aligned_rows, aligned_planes, divide);
+                  row_word, plane_word, divide);
   });
 }
 

@@ -11,13 +11,13 @@ struct Sum {
   float values[Vector<T>::kSize] = {};
 
   __device__ void write(const Layout& layout, const Code& code, int64_t total, int64_t channels,
-                        int64_t channel, bool mean, bool aligned, T* packed) const {
+                        int64_t channel, bool mean, int word, T* packed) const {
     const float cells = static_cast<float>(1u << (2 * (layout.shift() - code.grain)));
     const float scale = mean ? 1.0f / cells : 1.0f;
     Vector<T> vector;
     for (int i = 0; i < Vector<T>::kSize; ++i) store(values[i] * scale, &vector.values[i]);
     if (code.packed_index >= total) return;
-    vector.save(packed + code.packed_index * channels + channel, channels - channel, aligned);
+    vector.save(packed + code.packed_index * channels + channel, channels - channel, word);
   }
 };
 
@@ -25,8 +25,7 @@ struct Sum {
 // after line. It loads the next line while it adds this one.
 template <typename T>
 __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __restrict__ packed,
-                            int64_t total, int64_t channels, bool aligned_planes, bool aligned_rows,
-                            bool mean) {
+                            int64_t total, int64_t channels, int plane_word, int row_word, bool mean) {
   __shared__ Tile<T> tile;
   constexpr int kSize = Vector<T>::kSize;
   const uint32_t width = static_cast<uint32_t>(layout.width()),
@@ -43,8 +42,7 @@ __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __
       features + (image * channels + first_channel + plane) * layout.cells() + first_x + from;
   const auto line = [&](uint32_t y) {
     if (!reads || y >= first_y + lines) return Vector<T>{};
-    return Vector<T>::load(line_start + static_cast<int64_t>(y) * width, width - first_x - from,
-                           aligned_planes);
+    return Vector<T>::load(line_start + static_cast<int64_t>(y) * width, width - first_x - from, plane_word);
   };
 
   const uint32_t cell = threadIdx.x / tile.kVectors, column = threadIdx.x % tile.kVectors * kSize;
@@ -65,7 +63,7 @@ __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __
       for (int i = 0; i < kSize; ++i) sum.values[i] += to_float(tile.values[x][column + i]);
     }
     if ((y + 1) % side == 0)
-      sum.write(layout, code, total, channels, first_channel + column, mean, aligned_rows, packed);
+      sum.write(layout, code, total, channels, first_channel + column, mean, row_word, packed);
   }
 }
 
@@ -73,7 +71,7 @@ __global__ void pack_planes(Layout layout, const T* __restrict__ features, T* __
 // a code may be wider than a tile.
 template <typename T>
 __global__ void pack_rows(Layout layout, const T* __restrict__ features, T* __restrict__ packed,
-                          int64_t total, int64_t channels, bool channels_last, bool aligned, bool mean) {
+                          int64_t total, int64_t channels, bool channels_last, int word, bool mean) {
   const uint32_t cells = static_cast<uint32_t>(layout.cells()), width = static_cast<uint32_t>(layout.width());
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (index >= layout.images * cells) return;
@@ -90,8 +88,8 @@ __global__ void pack_rows(Layout layout, const T* __restrict__ features, T* __re
         const int64_t at = cell + y * width + x;
         Vector<T> vector{};
         if (channels_last) {
-          vector = Vector<T>::load(features + (image * cells + at) * channels + channel, channels - channel,
-                                   aligned);
+          vector =
+              Vector<T>::load(features + (image * cells + at) * channels + channel, channels - channel, word);
         } else {
           for (int i = 0; i < Vector<T>::kSize && channel + i < channels; ++i) {
             vector.values[i] = features[(image * channels + channel + i) * cells + at];
@@ -100,7 +98,7 @@ __global__ void pack_rows(Layout layout, const T* __restrict__ features, T* __re
         for (int i = 0; i < Vector<T>::kSize; ++i) sum.values[i] += to_float(vector.values[i]);
       }
     }
-    sum.write(layout, code, total, channels, channel, mean, aligned, packed);
+    sum.write(layout, code, total, channels, channel, mean, word, packed);
   }
 }
 
@@ -112,19 +110,19 @@ int pack_features(const Layout& layout, const Features& in, const Packed& out, b
     const int64_t size = sizeof(T), channels = in.channels;
     const T* features = static_cast<const T*>(in.data);
     T* packed = static_cast<T*>(out.data);
-    const bool aligned_rows = divides_by_16(packed, channels * size);
+    const int row_word = word_of(packed, channels * size);
     if (in.channels_last || layout.shift() > 5) {
       const dim3 block = block_for<T>(channels);
       return launch(stream, blocks_for(layout.images * layout.cells(), block.y), block, pack_rows<T>, layout,
                     features, packed, out.total, channels, in.channels_last,
-                    aligned_rows && divides_by_16(features, 0), mean);
+                    std::min(row_word, word_of(features, 0)), mean);
     }
-    const bool aligned_planes = divides_by_16(features, layout.width() * size);
+    const int plane_word = word_of(features, layout.width() * size);
     const dim3 grid(
         static_cast<unsigned>(layout.images * layout.rows) * blocks_for(layout.width(), Tile<T>::kCells),
         blocks_for(channels, Tile<T>::kChannels));
     return launch(stream, grid, kThreads, pack_planes<T>, layout, features, packed, out.total, channels,
-                  aligned_planes, aligned_rows, mean);
+                  plane_word, row_word, mean);
   });
 }
 

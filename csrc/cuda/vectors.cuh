@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "cuda/launch.cuh"
@@ -36,24 +37,43 @@ struct alignas(16) Vector {
   static constexpr int kSize = 16 / sizeof(T);
   T values[kSize];
 
-  // Reads the first `count` values at `from`, zeros for the rest. `aligned` says that `from` is a multiple of
-  // 16 bytes.
-  __device__ static Vector load(const T* from, int64_t count, bool aligned) {
-    if (aligned && count >= kSize) return *reinterpret_cast<const Vector*>(from);
+  // Reads the first `count` values at `from`, zeros for the rest, in words of `unit` bytes, of which `from`
+  // and the whole row are multiples: so a row ends with a word.
+  __device__ static Vector load(const T* from, int64_t count, int unit) {
+    if (unit == 16 && count >= kSize) return *reinterpret_cast<const Vector*>(from);
+    if (unit >= 8) return load_words<uint64_t>(from, count);
+    if (unit >= 4) return load_words<uint32_t>(from, count);
+    return load_words<T>(from, count);
+  }
+
+  template <typename Word>
+  __device__ static Vector load_words(const T* from, int64_t count) {
+    constexpr int kStep = sizeof(Word) / sizeof(T);
     Vector vector{};
-    for (int i = 0; i < kSize; ++i) {
-      if (i < count) vector.values[i] = from[i];
+    for (int i = 0; i < kSize; i += kStep) {
+      if (i >= count) continue;
+      const Word word = *reinterpret_cast<const Word*>(from + i);
+      memcpy(&vector.values[i], &word, sizeof word);
     }
     return vector;
   }
 
-  __device__ void save(T* to, int64_t count, bool aligned) const {
-    if (aligned && count >= kSize) {
-      store_16_bytes(values, to);
-      return;
-    }
-    for (int i = 0; i < kSize; ++i) {
-      if (i < count) to[i] = values[i];
+  // Writes the first `count` values to `to`, in words as those of `load`.
+  __device__ void save(T* to, int64_t count, int unit) const {
+    if (unit == 16 && count >= kSize) return store_16_bytes(values, to);
+    if (unit >= 8) return save_words<uint64_t>(to, count);
+    if (unit >= 4) return save_words<uint32_t>(to, count);
+    save_words<T>(to, count);
+  }
+
+  template <typename Word>
+  __device__ void save_words(T* to, int64_t count) const {
+    constexpr int kStep = sizeof(Word) / sizeof(T);
+    for (int i = 0; i < kSize; i += kStep) {
+      if (i >= count) continue;
+      Word word;
+      memcpy(&word, &values[i], sizeof word);
+      *reinterpret_cast<Word*>(to + i) = word;
     }
   }
 
@@ -74,8 +94,10 @@ struct Tile {
   T values[kCells][kChannels + 4 / sizeof(T)];
 };
 
-inline bool divides_by_16(const void* data, int64_t row_bytes) {
-  return (reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(row_bytes)) % 16 == 0;
+// The widest word, of at most sixteen bytes, of which an address and a row's bytes are multiples.
+inline int word_of(const void* data, int64_t row_bytes) {
+  const uintptr_t both = reinterpret_cast<uintptr_t>(data) | static_cast<uintptr_t>(row_bytes) | 16;
+  return static_cast<int>(both & (~both + 1));
 }
 
 // A block of threads where channels are innermost: a row of threads for each cell, as wide as its channels
