@@ -18,13 +18,19 @@ def rows(machine):
     return {row["name"]: row["extra_info"] for row in record["rows"]}
 
 
-def attention(direction, dropout):
-    return [f"bench_varlen_attention::bench_varlen_attention[{direction},{dropout},{i}]" for i in (0, 1)]
+def attention(direction, dropout, sizes=(0, 1)):
+    return [f"bench_varlen_attention::bench_varlen_attention[{direction},{dropout},{i}]" for i in sizes]
+
+
+def long_ones(dropout):
+    return [name for way in ("forward", "backward") for name in attention(way, dropout, [2])]
 
 
 #: Beginning of a line of a table, its rows, and the peers named there.
 H100 = [
     ("| `nearest_code`, float32", ["bench_nearest_code::bench_nearest_code[0]"], ["cdist", "compiled_tf32"]),
+    ("| the same in bfloat16 and", [f"bench_nearest_code::bench_nearest_code[{i}]" for i in (1, 2)], ["addmm"]),
+    ("| the same, float32, 1048576", ["bench_nearest_code::bench_nearest_code[3]"], ["addmm", "compiled_tf32"]),
     ("| `dynamic_lookup`", ["bench_dynamic_lookup::bench_dynamic_lookup[torch.float32]"],
      ["replicated", "replicated_tf32"]),
     ("| training step of the quantizer, 32", ["bench_quantizer::bench_training_step[0.5]"], ["formula", VQP]),
@@ -33,7 +39,9 @@ H100 = [
     ("| its backward | 468", attention("backward", "0.0"), ["flash_attention_2", "padded"]),
     ("| the same with dropout", attention("forward", "0.1"), ["flash_attention_2", "padded"]),
     ("| its backward | 544", attention("backward", "0.1"), ["flash_attention_2", "padded"]),
-    ("| the same in float32",
+    ("| 64 sequences", long_ones("0.0"), ["flash_attention_2", "padded"]),
+    ("| these with dropout", long_ones("0.1"), ["flash_attention_2", "padded"]),
+    ("| 32 sequences in float32",
      [f"bench_varlen_attention::bench_float32[{way},tf32x3]" for way in ("forward", "backward")],
      ["efficient_attention"]),
     ("| `decode_attention`", ["bench_decode_attention::bench_decode_attention[500]"], ["flash_attention_2"]),
@@ -74,6 +82,10 @@ def test_sampling_and_training_on_an_h100():
     base = rows("h100")["bench_generate::bench_base_model[]"]
     assert "66 images/s | recomputation 18.7 |" in README
     assert agrees("66", base["images_per_second"]) and agrees("18.7", base["speedup_over_recomputation"])
+    steps = [rows("h100")[f"bench_prior_training::bench_base_training_step[{way}]"] for way in (False, True)]
+    assert "; compiled | 147, 136 ms | the peak of its products: **0.34**, **0.37** |" in README
+    assert all(agrees(ms, 32e3 / row["images_per_second"]) for ms, row in zip(("147", "136"), steps, strict=True))
+    assert all(agrees(part, row["share_of_matrix_peak"]) for part, row in zip(("0.34", "0.37"), steps, strict=True))
     packed = rows("h100")["bench_prior_training::bench_packed_training_step[]"]
     assert "| training step of a tiny prior, packed | 19 ms | padded **0.99** |" in README
     assert agrees("19", 16e3 / packed["images_per_second"]) and agrees("0.99", packed["speedup_over_padded"])

@@ -1,5 +1,7 @@
 """What the GPU's report makes of the words of pytest and of compute-sanitizer."""
 
+import re
+
 import children
 import gpu_report
 import gpu_tests
@@ -81,6 +83,29 @@ def test_a_sanitizer_that_cannot_run_has_found_nothing(log, why, expected):
     found = report_faults.verdict(log, children.Ended([], why))
     assert expected.items() <= found.items()
     assert gpu_report.wrong({"sanitizer": {"memcheck": found}}) is (found.get("passed") is False)
+
+
+def test_all_tests_run_in_parallel_whatever_fails(monkeypatch, tmp_path):
+    """A first failure that ended the run would hide the others; what ``gpu_tests`` keeps is chosen by no name."""
+    commands = []
+
+    class Child:
+        log = tmp_path / "log"
+
+        def __init__(self, command, folder, name):
+            commands.append(command)
+            self.log.write_text(SERIAL)
+
+        def finish(self, seconds):
+            return children.Ended([], None)
+
+    monkeypatch.setattr(report_faults, "Child", Child)
+    monkeypatch.setattr(report_faults.importlib.util, "find_spec", lambda name: name == "xdist")
+    run = report_faults.Run("cuda", False, re.compile(""), tmp_path)
+    assert report_faults.tests(run, 9)["tests"]["passed"] == 1
+    (command,) = commands
+    assert not {"-x", "--exitfirst", "-k", "--lf"} & {*command} and not any("--maxfail" in word for word in command)
+    assert {"-n", "gpu_tests", "--continue-on-collection-errors"} <= {*command} and command.count("tests") == 1
 
 
 def test_tests_that_a_gpu_decides():

@@ -26,6 +26,35 @@ def test_neighbours_halve_or_double(monkeypatch):
     assert all(values["CHUNK"] == 3 and values["enable_fp_fusion"] is True for values in found)
 
 
+@pytest.mark.skipif(not backends.interpreting(), reason="needs Triton's interpreter")
+@pytest.mark.parametrize("key", tune_constants.constants(), ids=".".join)
+def test_what_is_measured_launches_each_constants_kernel(key, monkeypatch):
+    """Launches change with it; else its times would be chance."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    found, launch = [], InterpretedFunction.__getitem__
+
+    def note(kernel, grid):
+        def run(*args, **options):
+            found.append((kernel.fn.__name__, grid, options))
+            launch(kernel, grid)(*args, **options)
+
+        return run
+
+    def launches(values):
+        found.clear()
+        with tune_constants.applied(tune_constants.Variant(*key, values)):
+            step()
+        return list(found)
+
+    monkeypatch.setattr(InterpretedFunction, "__getitem__", note)
+    with backends.backend("interpreter"):
+        step = tune_constants.problem(key[0], "cpu", tiny=True)
+        as_it_is = launches({})
+        warps = tune_constants.constants()[key]["num_warps"]
+        assert launches({}) == as_it_is != launches({"num_warps": warps // 2})
+
+
 def test_a_constant_is_put_back():
     module = importlib.import_module("dqcore.kernels.codes")
     before = dict(module.MEASURE)
