@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton")
 from dqcore import DynamicQuantizer, backends
@@ -16,6 +17,9 @@ from dqcore.kernels.launch import Known
 
 LAUNCHERS = {lookup_step: "lookup_step_fwd", dynamic_lookup_backward: "dynamic_lookup_bwd"}
 ALLOCATE = {"empty", "zeros", "empty_strided", "empty_like", "new_empty", "new_zeros", "zeros_like"}
+#: Methods of a tensor that launch nothing.
+ASK = {"data_ptr", "dim", "get_device", "is_contiguous", "is_floating_point", "is_inference", "is_neg", "numel", "size"}
+ASK |= {"stride", "detach", "expand"}
 
 
 def note(kernel, grid, *args, **constants):
@@ -44,21 +48,23 @@ def gpu(monkeypatch):
 
 
 def counted(call):
-    """How often a call calls Python functions, and PyTorch's functions by name."""
-    counts = Counter()
+    """How often a call calls Python functions and allocates; and what else it calls of PyTorch's tensors, by name."""
+    counts, computed = Counter(), Counter()
 
     def seen(frame, event, arg):
         if event == "call":
             counts["python"] += 1
         elif event == "c_call" and arg.__name__ in ALLOCATE:
             counts["allocations"] += 1
+        elif event == "c_call" and isinstance(getattr(arg, "__self__", arg), Tensor | None) and arg.__name__ not in ASK:
+            computed[arg.__name__] += 1
 
     sys.setprofile(seen)
     try:
         call()
     finally:
         sys.setprofile(None)
-    return counts
+    return counts, computed
 
 
 def training_step(**options):
@@ -79,6 +85,9 @@ def test_a_training_step_takes_the_host_little(gpu, options):
     step = training_step(**options)
     for _ in range(3):
         step()
-    counts = counted(step)
+    counts, computed = counted(step)
     assert [type(call) for call in replay._calls.values()] == [replay.Recording] * len(LAUNCHERS)
     assert counts["allocations"] <= 10 and counts["python"] <= 230, counts
+    # The grains of a CPU are checked, and the loss has a gradient of one.
+    assert computed == Counter(["min", "max", "ones_like"]), computed
+    assert sum(len(call.launches) for call in replay._calls.values()) <= 14
