@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dqcore.backends import exporting
 from dqcore.errors import InputError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -47,8 +48,17 @@ def check_codebook(codebook: Tensor, dim: int) -> None:
 
 def check_cells(regions: int, num_granularities: int) -> None:
     """Raise unless the kernels can number the cells of the finest grid in 32 bits."""
-    if regions * 4 ** (num_granularities - 1) >= 2**31:
+    if reaches(regions * 4 ** (num_granularities - 1), 2**31):
         raise InputError("grain: expected fewer than 2**31 cells on the finest grid")
+
+
+def reaches(size: int, limit: int) -> bool:
+    """Whether a size is ``limit`` or more.
+
+    A size that an export leaves open is taken to be below: compared, it would bind the program's dimensions to a bound
+    that the user did not give, and ``torch.export`` refuses a dimension without one.
+    """
+    return not (exporting() and isinstance(size, torch.SymInt)) and size >= limit
 
 
 def check_grain(grain: Tensor, num_granularities: int) -> None:

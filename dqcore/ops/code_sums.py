@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dqcore.errors import InputError
-from dqcore.ops.checks import check_same_device, check_tensor
+from dqcore.ops.checks import check_same_device, check_tensor, reaches
 from dqcore.ops.reference.code_sums import code_sums_reference
 from dqcore.ops.registry import Implementation, register
 
@@ -45,7 +45,7 @@ def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> CodeSums:
     check_same_device(x=x, codes=codes)
     if len(codes) != len(x):
         raise InputError(f"codes: expected one for each of {len(x)} vectors, got {len(codes)}")
-    if len(x) >= 2**31:
+    if reaches(x.shape[0], 2**31):
         raise InputError(f"x: expected fewer than 2**31 vectors, got {len(x)}")
     if num_codes < 1:
         raise InputError(f"num_codes: expected at least 1, got {num_codes}")

@@ -72,6 +72,23 @@ def test_onnx():
     torch.testing.assert_close(torch.from_numpy(map), expected.map)
 
 
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("granularities", [1, 3])
+def test_a_batch_without_an_upper_bound(granularities, portable):
+    """The check that cells can be numbered in 32 bits bounded it, and torch.export then refused the dimension."""
+    quantizer = DynamicQuantizer(8, 32, granularities).eval()
+    quantizer.portable = portable
+    maps = [torch.randn(5, 8, 4 * 2**g, 6 * 2**g) for g in range(granularities)]
+    grain = torch.randint(0, granularities, (5, 4, 6))
+    batch = {0: torch.export.Dim("B")}
+    program = torch.export.export(
+        quantizer,
+        ([x[:2] for x in maps], grain[:2]),
+        dynamic_shapes={"features": [batch] * granularities, "grain": batch},
+    )
+    assert torch.equal(program.module()(maps, grain)[1], quantizer(maps, grain).codes)
+
+
 def test_a_portable_program_is_small_and_takes_other_sizes():
     """36000 nodes once, and four minutes, for a VQGAN's 16384 codes of 256 channels."""
     quantizer = DynamicQuantizer(64, 16384).eval()

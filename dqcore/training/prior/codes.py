@@ -76,10 +76,12 @@ def copy_tokenizer(options: PriorTraining) -> None:
     """Copy the tokenizer's files beside the prior, at the start of a run: it may be saved anew or deleted meanwhile.
 
     Their bytes stay the same, and so does its fingerprint. A resumed run goes on with the copy that it has.
+    One that cannot be loaded raises before anything is copied, so that the message names the folder that was given.
     """
     folder = tokenizer_folder(options)
     if options.tokenizer is None or (options.resume and all((folder / name).is_file() for name in _NEEDED)):
         return
+    load_saved(options.tokenizer, TOKENIZERS)
     for file in (*saved_files(options.tokenizer), *model_folder(options.tokenizer).glob("code_tables*.safetensors")):
         write_atomically(folder / file.name, functools.partial(_write, file.read_bytes()))
 

@@ -1,6 +1,7 @@
 """The codes that a prior is trained on: made from images, kept, made again, or given."""
 
 import logging
+import re
 import shutil
 import tarfile
 from dataclasses import replace
@@ -18,7 +19,9 @@ from dqcore.data.crops import CenterCrop
 from dqcore.data.images import image_to_tensor, read_image
 from dqcore.data.shards import ShardWriter
 from dqcore.distributed import World
+from dqcore.errors import InputError
 from dqcore.inference.sample import load_pair
+from dqcore.models.auto import model_folder
 from dqcore.training.prior.codes import copy_tokenizer, training_codes
 from dqcore.training.prior.run import PriorTraining, train_prior
 from dqcore.training.state import read_state
@@ -138,3 +141,16 @@ def test_codes_of_a_shard_with_labels(folder, tmp_path):
         replace(asked, views=2)
     with pytest.raises(ValueError, match="views: expected 1, codes are not made anew for further crops, got 8"):
         PriorTraining(codes=folder / "codes", views=8)
+
+
+def test_a_damaged_tokenizer_is_named_where_it_lies_and_not_copied(folder, tmp_path):
+    """The message named the copy that the run had just made."""
+    asked = options(folder, tmp_path / "run", steps=1)
+    given = shutil.copytree(model_folder(asked.tokenizer), tmp_path / "given")
+    weights = given / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match=re.escape(f"{weights}: damaged")):
+        train_prior(replace(asked, tokenizer=given), progress=quiet)
+    assert not (tmp_path / "run" / "model").exists()
