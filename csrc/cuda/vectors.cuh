@@ -37,12 +37,12 @@ struct alignas(16) Vector {
   static constexpr int kSize = 16 / sizeof(T);
   T values[kSize];
 
-  // Reads the first `count` values at `from`, zeros for the rest, in words of `unit` bytes, of which `from`
-  // and the whole row are multiples: so a row ends with a word.
-  __device__ static Vector load(const T* from, int64_t count, int unit) {
-    if (unit == 16 && count >= kSize) return *reinterpret_cast<const Vector*>(from);
-    if (unit >= 8) return load_words<uint64_t>(from, count);
-    if (unit >= 4) return load_words<uint32_t>(from, count);
+  // Reads the first `count` values at `from`, zeros for the rest, in words of `word` bytes, of which `from`
+  // and the whole row are multiples: so a row ends with a whole one.
+  __device__ static Vector load(const T* from, int64_t count, int word) {
+    if (word == 16 && count >= kSize) return *reinterpret_cast<const Vector*>(from);
+    if (word >= 8) return load_words<uint64_t>(from, count);
+    if (word >= 4) return load_words<uint32_t>(from, count);
     return load_words<T>(from, count);
   }
 
@@ -52,17 +52,17 @@ struct alignas(16) Vector {
     Vector vector{};
     for (int i = 0; i < kSize; i += kStep) {
       if (i >= count) continue;
-      const Word word = *reinterpret_cast<const Word*>(from + i);
-      memcpy(&vector.values[i], &word, sizeof word);
+      const Word bits = *reinterpret_cast<const Word*>(from + i);
+      memcpy(&vector.values[i], &bits, sizeof bits);
     }
     return vector;
   }
 
   // Writes the first `count` values to `to`, in words as those of `load`.
-  __device__ void save(T* to, int64_t count, int unit) const {
-    if (unit == 16 && count >= kSize) return store_16_bytes(values, to);
-    if (unit >= 8) return save_words<uint64_t>(to, count);
-    if (unit >= 4) return save_words<uint32_t>(to, count);
+  __device__ void save(T* to, int64_t count, int word) const {
+    if (word == 16 && count >= kSize) return store_16_bytes(values, to);
+    if (word >= 8) return save_words<uint64_t>(to, count);
+    if (word >= 4) return save_words<uint32_t>(to, count);
     save_words<T>(to, count);
   }
 
@@ -71,9 +71,9 @@ struct alignas(16) Vector {
     constexpr int kStep = sizeof(Word) / sizeof(T);
     for (int i = 0; i < kSize; i += kStep) {
       if (i >= count) continue;
-      Word word;
-      memcpy(&word, &values[i], sizeof word);
-      *reinterpret_cast<Word*>(to + i) = word;
+      Word bits;
+      memcpy(&bits, &values[i], sizeof bits);
+      *reinterpret_cast<Word*>(to + i) = bits;
     }
   }
 
