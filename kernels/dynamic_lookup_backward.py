@@ -19,8 +19,10 @@ from dqcore.kernels.launch import launch
 from dqcore.kernels.replay import replayed
 from dqcore.kernels.vectors import is_channels_last
 
-#: A program has a tile of so many elements: of a plane so many columns and at most so many cells, of vectors so many.
-BACKWARD = {"ELEMENTS": 2048, "COLUMNS": 32, "CELLS": 256, "LAST_CELLS": 16, "num_warps": 4}
+#: A program has a tile of so many elements: of a plane so many columns, of vectors so many cells.
+BACKWARD = {"ELEMENTS": 2048, "COLUMNS": 32, "LAST_CELLS": 16, "num_warps": 4}
+#: The same where a line of a plane is no whole number of sectors: at most so many columns, and cells.
+UNEVEN = {"ELEMENTS": 4096, "COLUMNS": 128, "CELLS": 256, "num_warps": 8}
 SECTOR = 32  # bytes that memory moves at least
 
 
@@ -50,8 +52,8 @@ def _block_sum(cells, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPREAD: tl.cons
 @triton.jit
 def _gradient(
     x, grain, codes, straight, scale, value, grad, at,
-    GRANULARITY: tl.constexpr, G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, STRIPS: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
+    GRANULARITY: tl.constexpr, G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr,
+    STRIPS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of the map of one granularity; arguments are those of :func:`_dynamic_lookup_bwd_kernel`."""
     image, top, left, lines, columns, d = at
@@ -90,7 +92,7 @@ def _dynamic_lookup_bwd_kernel(
     G: tl.constexpr, D: tl.constexpr, LAST: tl.constexpr, STRIPS: tl.constexpr, COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of all maps in one tile: STRIPS lines of regions, of them COLUMNS columns of cells, BLOCK_D channels.
+    """The gradients of all maps in a tile: STRIPS lines of regions, of them COLUMNS columns of cells, BLOCK_D channels.
 
     Maps are tuples of a tensor and its strides, coarse to fine. ``lines`` and ``columns`` are those of the regions.
     """
@@ -163,23 +165,23 @@ def dynamic_lookup_bwd(
 
 
 def _backward_tile(maps: list[Tensor], last: bool) -> dict[str, Any]:
-    """Few cells and many channels where these lie side by side, the reverse in planes; whole lines of regions there.
+    """Few cells and many channels where these lie side by side, the reverse in planes; there whole lines of regions.
 
-    Where a line of cells is no whole number of sectors, a tile has twice the columns, so that more maps have one tile
-    from left to right, and so many lines of regions as are whole sectors together.
+    Where a line of a plane is no whole number of sectors, a tile has all of it if it can, and so many lines of regions
+    as are whole sectors together.
     """
-    (_, dim, height, width), rows = maps[-1].shape, 2 ** (len(maps) - 1)
+    (_, dim, height, width), rows, strips = maps[-1].shape, 2 ** (len(maps) - 1), 1
     size = width * maps[-1].element_size()
-    whole = size % SECTOR == 0
-    columns = BACKWARD["LAST_CELLS"] // rows if last else BACKWARD["COLUMNS"] * (1 if whole else 2)
+    form = BACKWARD if last or size % SECTOR == 0 else UNEVEN
+    columns = BACKWARD["LAST_CELLS"] // rows if last else form["COLUMNS"]
     columns = min(max(rows, columns), next_power_of_2(width))
-    strips = 1
-    while not last and rows * strips * size % SECTOR and 2 * rows * strips * columns <= BACKWARD["CELLS"]:
-        strips *= 2
-    strips = min(strips, next_power_of_2(height // rows))
-    block = max(1, min(BACKWARD["ELEMENTS"] // (rows * strips * columns), next_power_of_2(dim)))
+    if form is UNEVEN:
+        most = min(UNEVEN["CELLS"] // (rows * columns), next_power_of_2(height // rows))
+        while rows * strips * size % SECTOR and 2 * strips <= most:
+            strips *= 2
+    block = max(1, min(form["ELEMENTS"] // (rows * strips * columns), next_power_of_2(dim)))
     tile = {"STRIPS": strips, "COLUMNS": columns, "BLOCK_D": block}
-    return tile | {"num_warps": BACKWARD["num_warps"], "enable_fp_fusion": True}
+    return tile | {"num_warps": form["num_warps"], "enable_fp_fusion": True}
 
 
 def _strided(x: Tensor | None) -> tuple[Tensor | int, ...] | None:
