@@ -168,11 +168,11 @@ def _backward_tile(maps: list[Tensor], last: bool) -> dict[str, Any]:
     """Few cells and many channels where these lie side by side, the reverse in planes; there whole lines of regions.
 
     Where a line of a plane is no whole number of sectors, a tile has all of it if it can, and so many lines of regions
-    as are whole sectors together.
+    as are whole sectors together; not of more than three granularities, which would spill.
     """
     (_, dim, height, width), rows, strips = maps[-1].shape, 2 ** (len(maps) - 1), 1
     size = width * maps[-1].element_size()
-    form = BACKWARD if last or size % SECTOR == 0 else UNEVEN
+    form = BACKWARD if last or size % SECTOR == 0 or rows > 4 else UNEVEN
     columns = BACKWARD["LAST_CELLS"] // rows if last else form["COLUMNS"]
     columns = min(max(rows, columns), next_power_of_2(width))
     if form is UNEVEN:
