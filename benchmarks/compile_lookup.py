@@ -34,6 +34,8 @@ def cases(arch: int) -> Iterator[Callable[[], Any]]:
     for dtype, num_granularities in ((torch.float32, 2), (torch.bfloat16, 3)):
         for memory in (torch.contiguous_format, torch.channels_last):
             yield lambda dtype=dtype, num=num_granularities, memory=memory: _lookup(num, dtype, memory)
+    for num_granularities, side in ((1, 20), (2, 7), (2, 14), (2, 50), (3, 18)):
+        yield lambda num=num_granularities, side=side: _uneven_backward(num, side, torch.bfloat16)
     for dim, threshold, averages in ((256, None, True), (8, 0.03, True), (256, 0.03, True), (256, 0.03, False)):
         yield lambda given=(dim, threshold, averages): _update(*given)
     for dim in (8, 256):
@@ -70,6 +72,13 @@ def _lookup(num_granularities: int, dtype: torch.dtype, memory: torch.memory_for
     grain, codebook = _empty(8, 16, 16, dtype=torch.int64), _empty(1024, 256)
     dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, True)
     codes = _empty(8, *maps[-1].shape[2:], dtype=torch.int64)
+    dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
+
+
+def _uneven_backward(num_granularities: int, side: int, dtype: torch.dtype) -> None:
+    """Planes whose lines are no whole number of sectors."""
+    maps = [_empty(8, 256, side << g, side << g, dtype=dtype) for g in range(num_granularities)]
+    grain, codes = _empty(8, side, side, dtype=torch.int64), _empty(8, *maps[-1].shape[2:], dtype=torch.int64)
     dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, maps[-1], maps[-1], maps[-1][:, 0])
 
 

@@ -10,9 +10,10 @@ from typing import Any
 IMAGES, DIM, CODES, SIDE = 1, 256, 256, 16
 FORMATS = {"NCHW": "contiguous_format", "channels-last": "channels_last"}
 DTYPES = ("float32", "bfloat16")
+UNEVEN = (14, 18)  # regions of a line, so that a line of cells is no whole number of sectors
 
 
-def problem(form: str, dtype: str, device: str) -> Any:
+def problem(form: str, dtype: str, device: str, side: int = SIDE) -> Any:
     """Maps, grain map and codebook of a lookup with two granularities, half of the regions fine."""
     import torch
 
@@ -23,9 +24,9 @@ def problem(form: str, dtype: str, device: str) -> Any:
         values = torch.randn(shape, generator=generator).to(kind)
         return (values.to(memory_format=memory) if len(shape) == 4 else values).to(device)
 
-    maps = [normal(IMAGES, DIM, SIDE << g, SIDE << g) for g in range(2)]
-    fine = torch.rand(IMAGES, SIDE**2, generator=generator).argsort(1) < SIDE**2 // 2
-    grain = fine.long().view(IMAGES, SIDE, SIDE).to(device)
+    maps = [normal(IMAGES, DIM, side << g, side << g) for g in range(2)]
+    fine = torch.rand(IMAGES, side**2, generator=generator).argsort(1) < side**2 // 2
+    grain = fine.long().view(IMAGES, side, side).to(device)
     return maps, grain, torch.randn(CODES, DIM, generator=generator).to(device)
 
 
@@ -36,28 +37,32 @@ def cases(device: str) -> dict[str, Callable[[], Any]]:
         for dtype in DTYPES:
             found[f"dynamic_lookup {form} {dtype}"] = lambda f=form, d=dtype: lookup(f, d, device)
             found[f"dynamic_lookup_backward {form} {dtype}"] = lambda f=form, d=dtype: backward(f, d, device)
+    for side in UNEVEN:
+        name = f"NCHW bfloat16 {side} x {side}"
+        found[f"dynamic_lookup_backward {name}"] = lambda s=side: backward("NCHW", "bfloat16", device, s)
+    found["dynamic_lookup NCHW bfloat16 14 x 14"] = lambda: lookup("NCHW", "bfloat16", device, 14)
     for dtype in DTYPES:
         found[f"code_sums {dtype}"] = lambda d=dtype: sums(d, device)
     return found
 
 
-def lookup(form: str, dtype: str, device: str) -> Any:
+def lookup(form: str, dtype: str, device: str, side: int = SIDE) -> Any:
     """Forward, without statistics; returns the codebook."""
     from dqcore.kernels.dynamic_lookup import dynamic_lookup_fwd
 
-    maps, grain, codebook = problem(form, dtype, device)
+    maps, grain, codebook = problem(form, dtype, device, side)
     return codebook, dynamic_lookup_fwd(maps, grain, codebook, False)
 
 
-def backward(form: str, dtype: str, device: str) -> Any:
+def backward(form: str, dtype: str, device: str, side: int = SIDE) -> Any:
     """Both gradients."""
     import torch
 
     from dqcore.kernels.dynamic_lookup_backward import dynamic_lookup_bwd
 
-    maps, grain, codebook = problem(form, dtype, device)
+    maps, grain, codebook = problem(form, dtype, device, side)
     quantized, grad_quantized = torch.ones_like(maps[-1]), torch.ones_like(maps[-1])
-    codes = torch.zeros(IMAGES, 2 * SIDE, 2 * SIDE, dtype=torch.int64, device=device)
+    codes = torch.zeros(IMAGES, 2 * side, 2 * side, dtype=torch.int64, device=device)
     grad_error = torch.ones(codes.shape, device=device)
     return codebook, dynamic_lookup_bwd(maps, grain, codes, quantized, grad_quantized, grad_error)
 

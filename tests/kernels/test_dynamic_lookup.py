@@ -11,6 +11,8 @@ if not (backends.interpreting() or torch.cuda.is_available()):
     pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
 
 from dqcore.kernels import dynamic_lookup, dynamic_lookup_backward
+from dqcore.ops.reference.dynamic_lookup import dynamic_lookup_reference
+from dqcore.testing import TOLERANCE
 
 DEVICE = "cpu" if backends.interpreting() else "cuda"
 
@@ -42,6 +44,29 @@ def test_lookup_writes_every_cell(monkeypatch):
     assert (quantized.permute(0, 2, 3, 1)[none] == 0).all()
     assert (error[none] == 0).all()
     assert (error[~none] < 76).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("levels", "height", "width"), [(1, 5, 9), (1, 3, 20), (2, 7, 7), (2, 5, 9), (2, 3, 50), (3, 3, 9), (2, 4, 16)]
+)
+def test_backward_of_lines_that_are_no_whole_sectors(levels, height, width, dtype):
+    """Tiles of several lines of regions end beyond an image; what an expanded or strided gradient says is the same."""
+    maps = [torch.randn(2, 3, height << g, width << g, device=DEVICE).to(dtype) for g in range(levels)]
+    grain = torch.randint(-1, levels, (2, height, width), device=DEVICE)
+    codebook, finest = torch.randn(9, 3, device=DEVICE), maps[-1]
+    codes, quantized, *_ = dynamic_lookup.dynamic_lookup_fwd(maps, grain, codebook, False)
+    expanded = torch.ones((), dtype=dtype, device=DEVICE).expand(finest.shape)
+    strided = torch.randn(2, 3, *finest.shape[2:], 2, device=DEVICE).to(dtype)[..., 0]
+    for gradient in (torch.randn_like(finest), expanded, strided):
+        of_error = torch.randn(codes.shape, device=DEVICE)
+        found = dynamic_lookup_backward.dynamic_lookup_bwd(maps, grain, codes, quantized, gradient, of_error)
+        wide = [values.double().requires_grad_() for values in maps]
+        _, straight, error, *_ = dynamic_lookup_reference(wide, grain, codebook.double(), False)
+        expected = torch.autograd.grad((straight * gradient).sum() + (error * of_error).sum(), wide)
+        rtol, atol = TOLERANCE[dtype]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=4 * rtol, atol=4 * atol + 1e-5)
 
 
 def test_a_backward_pass_of_more_than_32_bits_takes_the_reference(monkeypatch):
