@@ -105,7 +105,7 @@ def alone(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [3])  # two divide what there is evenly, and find nothing that three do not
 def test_every_verb_makes_what_one_process_makes(folder, alone, size):
     out = folder / f"of-{size}"
     results = run(folder, out, size)

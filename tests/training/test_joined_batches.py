@@ -136,7 +136,7 @@ def test_parts_of_a_batch_train_as_the_whole(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [3])
 def test_processes_train_as_one(size, tmp_path, monkeypatch):
     """Each in one part, and in two."""
     monkeypatch.setattr(torch.Tensor, "exponential_", _no_noise)
