@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,7 +97,7 @@ def _print_headline(out: Path) -> None:
 def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> None:
     """Refuse what cannot run, before anything is read."""
     at_least(1, seeds=seeds, jobs=jobs)
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes_per_run: expected more than 0, got {minutes}")
     if scale == "gpu" and not torch.cuda.is_available():
         raise InputError("scale: gpu needs a CUDA device, and there is none; expected cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from dqcore.errors import DqcoreError
 from dqcore.experiments.arms import Arm, with_needs
 from dqcore.experiments.plan import Experiment
 from dqcore.experiments.setting import Setting
-from dqcore.experiments.train import check_same, is_trained, train_arm
+from dqcore.experiments.train import FINISHED, check_same, is_trained, read_notes, train_arm
 from dqcore.files import write_json
 from dqcore.progress import duration
 from dqcore.training import NonFiniteLossError, StoppedError
@@ -68,7 +67,7 @@ def measure_arm(experiment: Experiment, arm: Arm, setting: Setting) -> None:
     """
     start = time.perf_counter()
     measured = experiment.measure(arm, setting)
-    training = json.loads((setting.run_folder(arm) / "finished.json").read_text())
+    training = read_notes(setting.run_folder(arm) / FINISHED, "made_by", "seconds", "resumed")
     result = {
         "experiment": experiment.name,
         "arm": setting.described(arm),
@@ -85,12 +84,12 @@ def is_measured(experiment: Experiment, arm: Arm, setting: Setting) -> bool:
     """Whether the arm's JSON is there.
 
     Raises:
-        InputError: It is there, but was made with other options or photos.
+        InputError: It is there, but was made with other options or photos, or is damaged.
     """
     path = setting.result_file(experiment.name, arm)
     if not path.is_file():
         return False
-    check_same(path, json.loads(path.read_text())["arm"], setting.described(arm))
+    check_same(path, read_notes(path, "arm")["arm"], setting.described(arm))
     return True
 
 

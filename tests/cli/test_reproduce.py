@@ -42,6 +42,7 @@ def test_report_without_results_is_one_line(fails, tmp_path):
     [
         (("--seeds", "0"), "seeds: expected at least 1, got 0"),
         (("--minutes-per-run", "0"), "minutes_per_run: expected more than 0, got 0"),
+        (("--minutes-per-run", "inf"), "minutes_per_run: expected more than 0, got inf"),
         (("--jobs", "0"), "jobs: expected at least 1, got 0"),
         (("--data", "."), "data: expected a folder with train/ and val/"),
     ],

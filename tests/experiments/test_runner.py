@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dqcore.errors import InputError
 from dqcore.experiments import EXPERIMENTS, SCALES, Experiment, Setting, find_photos, run_experiments, say_plan, train
 from dqcore.experiments.arms import dual
 from dqcore.experiments.measure import metrics_of
+from dqcore.experiments.runner import is_measured
 
 
 def one_arm(scale, seeds):
@@ -55,6 +57,22 @@ def test_a_killed_arm_goes_on_to_the_same_numbers(setting_in, tmp_path, monkeypa
     photos = dataclasses.replace(broken.photos, hash="other")
     with pytest.raises(InputError, match=f"made with data {broken.photos.hash}, now it is other"):
         run_experiments([ONE], dataclasses.replace(broken, photos=photos), 1)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", "[]", '{"arm": null}'])
+def test_damaged_notes_are_named(setting_in, tmp_path, text):
+    """Those of a finished run and those of a measured arm."""
+    setting = setting_in(tmp_path)
+    (arm,) = one_arm(setting.scale, 1)
+    for path, look in (
+        (setting.run_folder(arm) / "finished.json", lambda: train.is_trained(arm, setting)),
+        (setting.result_file("one", arm), lambda: is_measured(ONE, arm, setting)),
+    ):
+        assert not look()
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"out: {re.escape(str(path))} is damaged"):
+            look()
 
 
 def test_minutes_stand_for_steps(setting_in, tmp_path):

@@ -72,6 +72,34 @@ def test_summaries_are_made_from_the_stored_files(tmp_path):
         read_results(tmp_path / "router")
 
 
+def refused(folder, text):
+    """Whether the result with this text is refused by its name."""
+    path = folder / "router" / "gain-r0.5-seed0.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"out: .*gain-r0\.5-seed0\.json is no result of an arm"):
+        read_summaries(EXPERIMENTS, folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"arm": ', "null", "[]", '"arm"'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("place", ["arm", "arm.scale", "arm.seed", "photos", "made_by", "measured", "seconds.training"])
+def test_a_result_that_lacks_something_is_named(tmp_path, place):
+    row = rows("router", MADE_UP["router"](True))[0]
+    *way, last = place.split(".")
+    (row[way[0]] if way else row)[last] = None
+    refused(tmp_path, json.dumps(row))
+
+
+def test_a_result_without_a_number_is_named(tmp_path):
+    row = rows("router", MADE_UP["router"](True))[0]
+    row["measured"]["0.5"]["psnr"] = float("nan")
+    refused(tmp_path, json.dumps(row))
+
+
 def test_hours_are_images_over_rates():
     ffhq = next(row for row in headline.ROWS if row.data == "FFHQ")
     assert ffhq.tokenizer_hours == pytest.approx(60_000 * 150 / 76 / 3600)
