@@ -5,13 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = ["Task", "do_in_processes"]
 #: A function, its arguments, and the line to say when it is done.
 Task = tuple[Callable[..., object], tuple[Any, ...], str]
 
-#: Seconds between two looks at whether to end.
+#: Seconds to wait before another look.
 PAUSE = 0.5
 
 
@@ -56,18 +57,22 @@ def do_in_processes(tasks: Sequence[Task], jobs: int, told: Callable[[int, str],
     """
     # A process that was forked after torch has started its threads may hang.
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(stop,))
+    # Nothing is sent through these pipes: they are closed, also by the death of this process. A lock would not do, as
+    # a process that is killed may hold it.
+    (stopped, stop), (left, leave) = context.Pipe(duplex=False), context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(stopped, left))
     try:
         running = {pool.submit(_do, function, arguments): text for function, arguments, text in tasks}
         for done, future in enumerate(concurrent.futures.as_completed(running), 1):
             future.result()
             told(done, running[future])
     except concurrent.futures.process.BrokenProcessPool as error:
+        leave.close()  # the pool has told the others to end, with a signal; a second one would end them at once
         reason = "a process was killed, as where memory runs out; the same command goes on, with fewer --jobs in less"
         raise DqcoreError(reason) from error
     finally:
-        stop.set()
+        if not leave.closed:
+            stop.close()
         try:
             pool.shutdown(wait=True, cancel_futures=True)
         except KeyboardInterrupt:  # the second one
@@ -76,17 +81,21 @@ def do_in_processes(tasks: Sequence[Task], jobs: int, told: Callable[[int, str],
             raise
 
 
-def _begin(stop: Event) -> None:
+def _begin(stopped: Connection, left: Connection) -> None:
     """Prepare a process of the pool.
 
     It leaves the group of processes that Ctrl-C reaches: from there a training run would get the signal twice, and the
-    second ends it at once. ``stop`` tells it to end.
+    second ends it at once.
+
+    Args:
+        stopped: Closed at the other end when what is under way shall end.
+        left: Closed at the other end when the process shall end that has nothing under way.
     """
     torch.set_num_threads(1)
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    threading.Thread(target=_watch, args=(stop,), daemon=True).start()
+    threading.Thread(target=_watch, args=(stopped, left), daemon=True).start()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -95,16 +104,14 @@ def _end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _watch(stop: Event) -> None:
-    """End what is under way when ``stop`` is set or the starter is gone; then end the process too."""
-    starter = multiprocessing.parent_process()
-    assert starter is not None
-    while starter.is_alive() and not stop.wait(PAUSE):
-        pass
+def _watch(stopped: Connection, left: Connection) -> None:
+    """Do what :func:`_begin` says of its arguments."""
+    multiprocessing.connection.wait([stopped, left])
     _here.told = True
-    if _here.busy:
+    if stopped.poll(PAUSE) and _here.busy:  # the starter's death closes one after the other
         os.kill(os.getpid(), signal.SIGTERM)
-    while starter.is_alive() or _here.busy:
+    left.poll(None)
+    while _here.busy:
         time.sleep(PAUSE)
     os._exit(1)
 
@@ -117,6 +124,7 @@ def _do(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     try:
         function(*arguments)
     except StoppedError as stop:
+        _here.told = True
         raise KeyboardInterrupt(str(stop)) from None
     except NonFiniteLossError as error:
         raise DqcoreError(str(error)) from None

@@ -8,16 +8,20 @@ import time
 
 import pytest
 
-from dqcore.errors import DqcoreError
-from dqcore.experiments.workers import do_in_processes
-
 SCRIPT = """
 import os, pathlib, sys, time
 from dqcore.experiments.workers import do_in_processes
+from dqcore.training import StoppedError
+from dqcore.training.stop import StopSignals
 
 def work(folder):
-    pathlib.Path(folder, str(os.getpid())).touch()
-    time.sleep(100)
+    with StopSignals() as signals:  # as a training run does
+        pathlib.Path(folder, str(os.getpid())).touch()
+        while not signals.received:
+            time.sleep(0.05)
+        time.sleep(1)  # it saves; a second signal would end it at once
+        pathlib.Path(folder, f"{os.getpid()}-saved").touch()
+    raise StoppedError(pathlib.Path(folder), 0, signals.received)
 
 if __name__ == "__main__":
     do_in_processes([(work, (sys.argv[1],), "")] * 3, 2, print)
@@ -38,13 +42,24 @@ def test_they_end_with_their_starter(tmp_path, number):
         starter.send_signal(number)
         assert starter.wait(30)
     wait(lambda: not any(map(runs, processes)))
-    assert len(list(busy.iterdir())) == 2, "the third task began"
+    names = {str(process) for process in processes}
+    assert {path.name for path in busy.iterdir()} == names | {f"{name}-saved" for name in names}
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed(tmp_path):
-    with pytest.raises(DqcoreError, match="a process was killed, as where memory runs out"):
-        do_in_processes([(os._exit, (1,), "")], 1, print)
+def test_one_is_killed(tmp_path):
+    """As where memory runs out: the other saves, nothing else begins, and the message says what happened."""
+    script, busy = tmp_path / "script.py", tmp_path / "busy"
+    script.write_text(SCRIPT)
+    busy.mkdir()
+    with subprocess.Popen([sys.executable, script, busy], stderr=subprocess.PIPE, text=True) as starter:
+        wait(lambda: len(list(busy.iterdir())) == 2)
+        killed, other = (int(path.name) for path in busy.iterdir())
+        os.kill(killed, signal.SIGKILL)
+        message = starter.communicate(timeout=60)[1]
+    assert "DqcoreError: a process was killed, as where memory runs out" in message
+    assert {path.name for path in busy.iterdir()} == {str(killed), str(other), f"{other}-saved"}
+    assert not runs(other)
 
 
 def heeding():
