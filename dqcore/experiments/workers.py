@@ -68,8 +68,8 @@ def do_in_processes(tasks: Sequence[Task], jobs: int, told: Callable[[int, str],
             told(done, running[future])
     except concurrent.futures.process.BrokenProcessPool as error:
         leave.close()  # the pool has told the others to end, with a signal; a second one would end them at once
-        reason = "a process was killed, as where memory runs out; the same command goes on, with fewer --jobs in less"
-        raise DqcoreError(reason) from error
+        reason = "a process was killed, as where memory runs out (fewer --jobs need less)"
+        raise DqcoreError(f"{reason}; the same command goes on") from error
     finally:
         if not leave.closed:
             stop.close()
