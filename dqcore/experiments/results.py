@@ -59,6 +59,7 @@ class Results:
         """What the numbers stand on: scale, photos, seeds, time, versions."""
         seconds = sum(row["seconds"]["training"] for row in self.rows)
         made_by = [row["made_by"] for row in self.rows]
+        resumed = sum(bool(row.get("resumed")) for row in self.rows)
         return {
             "scale": sorted({row["arm"]["scale"] for row in self.rows}),
             "photos": sorted({row["photos"] for row in self.rows}),
@@ -66,6 +67,7 @@ class Results:
             "seeds": sorted({row["arm"]["seed"] for row in self.rows}),
             "steps": sorted({_length(row["arm"]["options"]) for row in self.rows}),
             "minutes of training": round(seconds / 60, 1),
+            **({"interrupted runs, of which only the last part counts": resumed} if resumed else {}),
             **{name: sorted({str(each.get(name)) for each in made_by}) for name in (made_by[0] if made_by else ())},
         }
 

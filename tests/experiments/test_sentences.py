@@ -66,6 +66,10 @@ def test_summaries_are_made_from_the_stored_files(tmp_path):
     protocol = json.loads((tmp_path / "router" / "summary.json").read_text())["protocol"]
     assert protocol["seeds"] == [0, 1, 2] and protocol["photos"] == ["discs"] and protocol["commit"] == ["abc"]
     assert protocol["steps"] == ["2 steps"] and protocol["minutes of training"] == 18.0
+    assert "interrupted" not in " ".join(protocol)
+    path.write_text(json.dumps(row | {"resumed": True}))
+    again = read_results(tmp_path / "router").protocol()
+    assert again["interrupted runs, of which only the last part counts"] == 1
     assert write_summary(EXPERIMENTS["maps"], tmp_path) is None
     (tmp_path / "router" / "broken-seed0.json").write_text("{}")
     with pytest.raises(InputError, match=r"broken-seed0\.json is no result"):
