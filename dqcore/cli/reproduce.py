@@ -11,6 +11,7 @@ import torch
 from tyro.conf import Positional
 
 from dqcore.backends import this_machine
+from dqcore.cli.idle import note_idle
 from dqcore.errors import InputError, at_least
 from dqcore.experiments import (
     EXPERIMENTS,
@@ -62,6 +63,7 @@ def reproduce(
         jobs: Arms at once, in processes of their own; by default one for each core, and one on a GPU.
         page: With report: the Markdown file, whose charts lie in a folder of its name.
     """
+    _note_idle(name)
     if name == "report":
         print(write_results(read_summaries(EXPERIMENTS, out), page))
         return
@@ -83,6 +85,15 @@ def reproduce(
     if name == "all":
         _print_headline(out)
     print(f"\nresults in {out}; dqcore reproduce report --out {out} writes the page")
+
+
+def _note_idle(name: str) -> None:
+    """Say which of the named options this experiment does not look at."""
+    reasons = {} if name == "report" else {"page": "it is for report"}
+    if name in ("report", "headline"):
+        options = ("scale", "data", "test", "seeds", "minutes_per_run", "jobs")
+        reasons |= dict.fromkeys(options, f"{name} trains and measures nothing")
+    note_idle(reasons)
 
 
 def _print_headline(out: Path) -> None:
