@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dqcore.data.listing import list_images
 from dqcore.errors import InputError
@@ -123,6 +124,17 @@ def test_photos_that_are_not_there(tmp_path, photos):
         find_photos(photos, tmp_path / "none", SCALES["cpu"])
     found = find_photos(photos, photos / "val", SCALES["cpu"])
     assert len(found.test) == 2 and len(found.validation) == 2 and "measured on val" in found.name
+
+
+def test_photos_that_cannot_be_measured_are_refused_before_training(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "mine")
+    (tmp_path / "mine" / "val" / "9.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"data: a photo to measure on cannot be read: .*9\.png"):
+        find_photos(tmp_path / "mine", None, SCALES["cpu"])
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (40, 10)).save(tmp_path / "more" / "flat.png")
+    with pytest.raises(InputError, match=r"test: expected .* at least 11 pixels a side, .*flat\.png has 40x10"):
+        find_photos(photos, tmp_path / "more", SCALES["cpu"])
 
 
 def test_photos_that_are_trained_on_are_not_unseen(photos, tmp_path):
