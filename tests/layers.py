@@ -183,11 +183,20 @@ def imports(file: str) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call):
+            names = _named(node)
         else:
             continue
         for name in names:
             if name.partition(".")[0] == "dqcore" and (target := _imported(name)) != file:
                 yield target, node.lineno
+
+
+def _named(call: ast.Call) -> list[str]:
+    """The module that a call imports by its name, where that is written out; the extension is no file of a room."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    named = function in ("import_module", "__import__") and call.args and isinstance(call.args[0], ast.Constant)
+    return [str(call.args[0].value)] if named and call.args[0].value != "dqcore._C" else []
 
 
 def _imported(name: str) -> str:

@@ -31,6 +31,13 @@ def test_imports_point_down(file):
         assert other == room or layers.rank(other) < layers.rank(room), f"{file}:{line} imports {target}, above it"
 
 
+def test_imports_by_name_are_seen(tmp_path, monkeypatch):
+    path = tmp_path / "odd.py"
+    path.write_text('import importlib\nimportlib.import_module("dqcore.cli.train")\n__import__("dqcore.report.run")\n')
+    monkeypatch.setitem(layers.FILES, "odd", path)
+    assert {target for target, _ in layers.imports("odd")} == {"cli/train", "report/run"}
+
+
 def test_no_two_files_import_each_other():
     below = {file: {target for target, _ in layers.imports(file)} for file in layers.FILES}
     done: set[str] = set()

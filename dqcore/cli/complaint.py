@@ -11,9 +11,14 @@ __all__ = ["in_plain_words"]
 _KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
 
-def in_plain_words(text: str) -> str:
-    """The message in tyro's box, reworded if a value has the wrong kind or an argument is missing."""
-    complaint = _first_paragraph(text)
+def in_plain_words(text: str, positional: str = "") -> str:
+    """The message in tyro's box, reworded if a value has the wrong kind, or an argument is missing or too many.
+
+    Args:
+        text: What tyro printed.
+        positional: Name of the verb's argument without a flag, for which tyro has the kind of its value alone.
+    """
+    complaint = _first_paragraph(text).partition(" For full helptext")[0]
     if found := re.search(r"parsing (\S+): no type matching (\S+) could be instantiated from \['(.*?)'\]", complaint):
         kind = next((words for name, words in _KINDS.items() if name in found[2]), found[2])
         return f"{found[1]}: expected {kind}, got {found[3]!r}"
@@ -26,8 +31,21 @@ def in_plain_words(text: str) -> str:
         choices = sorted(choice.replace("- ", "-") for choice in re.findall(r"'([^']*)'", found[3]))
         return f"{found[2].split()[-1]}: expected one of {', '.join(choices)}, got {found[1]!r}"
     if found := re.match(r"Missing from dqcore (.+?): (?:-\w \S+, )?(\S+)", complaint):
-        return f"{found[2]}: it is missing, dqcore {found[1]} needs it"
-    return complaint
+        name = found[2] if found[2].startswith("-") else positional or found[2]
+        return f"{name}: it is missing, dqcore {found[1]} needs it"
+    return _of_several(complaint) or complaint
+
+
+def _of_several(complaint: str) -> str:
+    """What is wrong with the number of words, or with one of several values; empty if it is something else."""
+    if found := re.search(r"parsing (\S+): Could not find valid parse for .*?\[(.*)\] Argument.*?\[(\w+)", complaint):
+        kind = {"INT": "whole numbers", "FLOAT": "numbers"}.get(found[3], found[3])
+        return f"{found[1]}: expected {kind}, got {found[2]}"
+    if found := re.search(r"Missing value for argument '(\S+)'", complaint):
+        return f"{found[1]}: expected a value, got none"
+    if found := re.fullmatch(r"Unrecognized options: (.*)", complaint):
+        return f"there is no argument for {found[1]!r}"
+    return ""
 
 
 def _first_paragraph(text: str) -> str:

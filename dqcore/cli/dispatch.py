@@ -171,7 +171,8 @@ def read_arguments(verb: str, words: Sequence[str]) -> Callable[[], object]:
     except SystemExit as stop:
         if stop.code != 2:
             raise
-    raise InputError(f"{in_plain_words(complaint.getvalue())} (see dqcore {verb} --help)")
+    positional = next((option.name for option in options_of(verb) if option.positional), "")
+    raise InputError(f"{in_plain_words(complaint.getvalue(), positional)} (see dqcore {verb} --help)")
 
 
 def _check_words(verb: str, words: Sequence[str]) -> None:

@@ -1,18 +1,19 @@
-"""Notes on options of ``dqcore encode`` that were named but changed nothing."""
+"""Notes on options that were named but changed nothing."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from dqcore.cli.given import named_options
 
-__all__ = ["say_idle"]
+__all__ = ["note_idle", "say_idle"]
 
 _FOR_SHARDS = ("shard_size", "batch_size")
 
 
 def say_idle(kind: str, *, alone: bool = False, nothing_left: bool = False) -> None:
-    """Print a note on stderr for each option that was named but changed nothing.
+    """Print a note on stderr for each option of ``dqcore encode`` that was named but changed nothing.
 
     Args:
         kind: What is written: ``"dqc"`` or ``"shards"``.
@@ -27,5 +28,10 @@ def say_idle(kind: str, *, alone: bool = False, nothing_left: bool = False) -> N
             reasons[name] = "it is for shards"
         elif nothing_left:
             reasons[name] = "nothing was left to encode"
+    note_idle(reasons)
+
+
+def note_idle(reasons: Mapping[str, str]) -> None:
+    """Print a note on stderr for each of these options that was named: why it changed nothing. Names as in Python."""
     for name in named_options(tuple(reasons)):
         print(f"note: --{name.replace('_', '-')} changed nothing: {reasons[name]}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ import torch
 from tyro.conf import Positional
 
 from dqcore.backends import this_machine
+from dqcore.cli.idle import note_idle
 from dqcore.errors import InputError, at_least
 from dqcore.experiments import (
     EXPERIMENTS,
@@ -61,6 +63,7 @@ def reproduce(
         jobs: Arms at once, in processes of their own; by default one for each core, and one on a GPU.
         page: With report: the Markdown file, whose charts lie in a folder of its name.
     """
+    _note_idle(name)
     if name == "report":
         print(write_results(read_summaries(EXPERIMENTS, out), page))
         return
@@ -84,6 +87,15 @@ def reproduce(
     print(f"\nresults in {out}; dqcore reproduce report --out {out} writes the page")
 
 
+def _note_idle(name: str) -> None:
+    """Say which of the named options this experiment does not look at."""
+    reasons = {} if name == "report" else {"page": "it is for report"}
+    if name in ("report", "headline"):
+        options = ("scale", "data", "test", "seeds", "minutes_per_run", "jobs")
+        reasons |= dict.fromkeys(options, f"{name} trains and measures nothing")
+    note_idle(reasons)
+
+
 def _print_headline(out: Path) -> None:
     found = headline.summarise()
     write_json(out / "headline" / "summary.json", found)
@@ -96,7 +108,7 @@ def _print_headline(out: Path) -> None:
 def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> None:
     """Refuse what cannot run, before anything is read."""
     at_least(1, seeds=seeds, jobs=jobs)
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes_per_run: expected more than 0, got {minutes}")
     if scale == "gpu" and not torch.cuda.is_available():
         raise InputError("scale: gpu needs a CUDA device, and there is none; expected cpu")

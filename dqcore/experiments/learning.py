@@ -52,12 +52,19 @@ def measure(arm: Arm, setting: Setting) -> dict[str, Any]:
     """Curves over the steps, of each model that was kept: :data:`QUANTITIES`, all at equal codes; the ratio's curve."""
     twin = load_arm(arm.needs[-1], setting)
     found: dict[str, Any] = {name: [] for name in QUANTITIES}
-    for folder in sorted((setting.run_folder(arm) / "kept").iterdir()):
+    for step, folder in _kept(arm, setting):
         for name, value in _point(folder, twin, setting).items():
-            found[name].append([int(folder.name), value])
+            found[name].append([step, value])
     found["fine_ratio"] = curve(metrics_of(arm, setting), "fine_ratio")
     first = {name: found[name][0][1] for name in QUANTITIES}
     return found | {"first": first, "last": {name: points[-1][1] for name, points in found.items()}}
+
+
+def _kept(arm: Arm, setting: Setting) -> list[tuple[int, Path]]:
+    """Steps and folders of the models that the arm's training kept; of a run too short to keep any, its last model."""
+    run = setting.run_folder(arm)
+    kept = [(int(folder.name), folder) for folder in sorted((run / "kept").glob("[0-9]*"))]
+    return kept or [(int(metrics_of(arm, setting)[-1]["step"]), run)]
 
 
 def _point(folder: Path, twin: Any, setting: Setting) -> dict[str, float]:

@@ -65,9 +65,10 @@ def correlate(model: Any, twin: Any, photos: Sequence[Path]) -> dict[str, Any]:
     names, columns = ("scores", "grain"), list(zip(*triples, strict=True))
     found: dict[str, Any] = {}
     for name, values in zip(names, columns, strict=False):
-        each = [spearman(a, b) for a, b in zip(values, columns[-1], strict=True)]
+        each = [spearman(a, b) for a, b in zip(values, columns[-1], strict=True) if a.numel() > 1]
         finite = [value for value in each if math.isfinite(value)]
-        pooled = spearman(torch.cat([v.flatten() for v in values]), torch.cat([v.flatten() for v in columns[-1]]))
+        one, other = (torch.cat([v.flatten() for v in of_all]) for of_all in (values, columns[-1]))
+        pooled = spearman(one, other) if len(one) > 1 else math.nan
         found[name] = {
             "all regions": pooled if math.isfinite(pooled) else None,
             "mean of photos": sum(finite) / len(finite) if finite else None,

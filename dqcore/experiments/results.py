@@ -59,6 +59,7 @@ class Results:
         """What the numbers stand on: scale, photos, seeds, time, versions."""
         seconds = sum(row["seconds"]["training"] for row in self.rows)
         made_by = [row["made_by"] for row in self.rows]
+        resumed = sum(bool(row.get("resumed")) for row in self.rows)
         return {
             "scale": sorted({row["arm"]["scale"] for row in self.rows}),
             "photos": sorted({row["photos"] for row in self.rows}),
@@ -66,6 +67,7 @@ class Results:
             "seeds": sorted({row["arm"]["seed"] for row in self.rows}),
             "steps": sorted({_length(row["arm"]["options"]) for row in self.rows}),
             "minutes of training": round(seconds / 60, 1),
+            **({"interrupted runs, of which only the last part counts": resumed} if resumed else {}),
             **{name: sorted({str(each.get(name)) for each in made_by}) for name in (made_by[0] if made_by else ())},
         }
 
@@ -79,12 +81,30 @@ def read_results(folder: Path) -> Results:
     rows = []
     for path in sorted(folder.glob("*-seed*.json")):
         try:
-            row = json.loads(path.read_text())
-            _ = row["arm"]["name"], row["measured"], row["seconds"]["training"], row["made_by"]
+            row = json.loads(path.read_text(), parse_constant=_refuse)
+            _check(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"out: {path} is no result of an arm ({error!r})") from error
+            raise InputError(f"out: {path} is no result of an arm ({error!r}); remove it, or measure again") from error
         rows.append(row)
     return Results(rows)
+
+
+def _check(row: Any) -> None:
+    """Raise an error of Python unless a row has what :class:`Results` reads beside what was measured."""
+    arm, seconds = row["arm"], row["seconds"]["training"]
+    expected = {str: (arm["name"], arm["scale"], arm["data"], row["photos"]), int: (arm["seed"],)}
+    expected |= {dict: (arm["options"], row["made_by"], row["measured"])}
+    for kind, values in expected.items():
+        for value in values:
+            if not isinstance(value, kind):
+                raise TypeError(f"expected a value of kind {kind.__name__}, got {value!r}")
+    if not seconds >= 0:
+        raise ValueError(f"expected seconds, got {seconds!r}")
+
+
+def _refuse(constant: str) -> Any:
+    """NaN and infinities are no JSON, and no mean can be taken of them."""
+    raise ValueError(f"expected numbers, got {constant}")
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:

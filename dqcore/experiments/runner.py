@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import json
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
-from dqcore.errors import DqcoreError
 from dqcore.experiments.arms import Arm, with_needs
 from dqcore.experiments.plan import Experiment
 from dqcore.experiments.setting import Setting
-from dqcore.experiments.train import check_same, is_trained, train_arm
+from dqcore.experiments.train import FINISHED, check_same, is_trained, read_notes, train_arm
+from dqcore.experiments.workers import Task, do_in_processes
 from dqcore.files import write_json
 from dqcore.progress import duration
-from dqcore.training import NonFiniteLossError, StoppedError
 
 __all__ = ["is_measured", "measure_arm", "run_experiments"]
 
 Say = Callable[[str], object]
-Task = tuple[Callable[..., object], tuple[Any, ...], str]
 
 
 def run_experiments(
@@ -44,7 +38,7 @@ def run_experiments(
     Raises:
         InputError: The folder holds results with other options or photos.
         KeyboardInterrupt: A signal came; what was under way can be resumed.
-        DqcoreError: A loss became infinite or NaN.
+        DqcoreError: A loss became infinite or NaN, or a process was killed.
     """
     arms = {experiment.name: experiment.arms(setting.scale, seeds) for experiment in experiments}
     wanted = [arm for each in arms.values() for arm in each]
@@ -68,7 +62,7 @@ def measure_arm(experiment: Experiment, arm: Arm, setting: Setting) -> None:
     """
     start = time.perf_counter()
     measured = experiment.measure(arm, setting)
-    training = json.loads((setting.run_folder(arm) / "finished.json").read_text())
+    training = read_notes(setting.run_folder(arm) / FINISHED, "made_by", "seconds", "resumed")
     result = {
         "experiment": experiment.name,
         "arm": setting.described(arm),
@@ -85,12 +79,12 @@ def is_measured(experiment: Experiment, arm: Arm, setting: Setting) -> bool:
     """Whether the arm's JSON is there.
 
     Raises:
-        InputError: It is there, but was made with other options or photos.
+        InputError: It is there, but was made with other options or photos, or is damaged.
     """
     path = setting.result_file(experiment.name, arm)
     if not path.is_file():
         return False
-    check_same(path, json.loads(path.read_text())["arm"], setting.described(arm))
+    check_same(path, read_notes(path, "arm")["arm"], setting.described(arm))
     return True
 
 
@@ -112,23 +106,4 @@ def _work(tasks: Sequence[Task], jobs: int, say: Say) -> None:
         finally:
             torch.set_num_threads(threads)
         return
-    # A process that was forked after torch has started its threads may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        running = {pool.submit(_in_process, function, arguments): text for function, arguments, text in tasks}
-        for done, future in enumerate(concurrent.futures.as_completed(running), 1):
-            future.result()
-            told(done, running[future])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_process(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    """Do a task in a process of the pool; what it raises must be readable on the other side."""
-    try:
-        function(*arguments)
-    except StoppedError as stop:
-        raise KeyboardInterrupt(str(stop)) from None
-    except NonFiniteLossError as error:
-        raise DqcoreError(str(error)) from None
+    do_in_processes(tasks, jobs, told)

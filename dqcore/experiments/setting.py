@@ -7,13 +7,14 @@ import importlib.metadata
 import itertools
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dqcore.data.images import list_images
+from dqcore.data.images import BrokenImageError, list_images, read_image
 from dqcore.data.listing import spread
 from dqcore.data.photos import sample_folder
 from dqcore.data.provenance import hash_file
@@ -22,6 +23,7 @@ from dqcore.experiments.arms import Arm
 from dqcore.experiments.scales import Scale
 from dqcore.files import write_atomically
 from dqcore.files.checkout import checked_out_commit
+from dqcore.inference.photos import LEAST_SIDE
 from dqcore.progress import counted
 
 __all__ = ["Photos", "Setting", "find_photos", "versions"]
@@ -99,7 +101,7 @@ def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
 
     Raises:
         InputError: The folder has no ``train`` or ``val``, a path has a line break, or photos to measure on are in
-            ``train``.
+            ``train``, cannot be read or are too small.
         FileNotFoundError: A folder does not exist.
     """
     train, val = sample_folder("train"), sample_folder("heldout")
@@ -116,6 +118,8 @@ def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
     for photo in chosen[0]:
         if len(os.fsencode(photo.resolve()).splitlines()) > 1:  # they are handed on in a list
             raise InputError(f"data: expected paths without line breaks, got {str(photo.resolve())!r}")
+    _check_measurable("data", chosen[0])
+    _check_measurable("data" if test is None else "test", chosen[1])
     hashes = [[hash_file(path) for path in paths] for paths in (list_images(train), *chosen)]
     trained = set(hashes[0])
     if seen := [path for path, found in zip(chosen[1], hashes[2], strict=True) if found in trained]:
@@ -123,6 +127,18 @@ def find_photos(data: Path | None, test: Path | None, scale: Scale) -> Photos:
         raise InputError(f"{'data' if test is None else 'test'}: {which} are in {train} too, such as {seen[0]}")
     digest = hashlib.sha256("".join(itertools.chain(*hashes)).encode())
     return Photos(name, train, *chosen, digest.hexdigest()[:16])
+
+
+def _check_measurable(argument: str, photos: Iterable[Path]) -> None:
+    """Refuse photos that no arm could be measured on, before one is trained for hours."""
+    for photo in photos:
+        try:
+            width, height = read_image(photo).size
+        except BrokenImageError as error:
+            raise InputError(f"{argument}: a photo to measure on cannot be read: {error}") from error
+        if min(width, height) < LEAST_SIDE:
+            expected = f"photos to measure on of at least {LEAST_SIDE} pixels a side"
+            raise InputError(f"{argument}: expected {expected}, {photo} has {width}x{height}")
 
 
 def versions() -> dict[str, Any]:

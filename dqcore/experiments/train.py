@@ -17,8 +17,9 @@ from dqcore.files import write_json
 from dqcore.models.auto import TOKENIZERS, kind_of_preset
 from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train_tokenizer
 
-__all__ = ["check_same", "is_trained", "new_tokenizer", "train_arm"]
+__all__ = ["FINISHED", "check_same", "is_trained", "new_tokenizer", "read_notes", "train_arm"]
 
+#: The file that says that a run is finished, and what it was.
 FINISHED = "finished.json"
 
 
@@ -62,13 +63,29 @@ def is_trained(arm: Arm, setting: Setting) -> bool:
     """Whether a finished run of this arm is there.
 
     Raises:
-        InputError: A finished run of this name is there, but with other options or photos.
+        InputError: A finished run of this name is there, but with other options or photos, or its notes are damaged.
     """
     path = setting.run_folder(arm) / FINISHED
     if not path.is_file():
         return False
-    check_same(path, json.loads(path.read_text())["arm"], setting.described(arm))
+    check_same(path, read_notes(path, "arm")["arm"], setting.described(arm))
     return True
+
+
+def read_notes(path: Path, *names: str) -> dict[str, Any]:
+    """The JSON object that was written beside a finished piece of work; it must have what is named.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+        missing = [name for name in names if name not in found]
+        if missing or not isinstance(found.get("arm"), dict):
+            raise ValueError(f"no {', '.join(missing) or 'arm'}")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"out: {path} is damaged ({error}); remove it, and that piece is done again") from error
+    return dict(found)
 
 
 def check_same(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -89,6 +89,10 @@ def export_tokenizer(
         DqcoreError: What was exported does not compute what the model does.
     """
     whole_given(1, height=height, width=width, batch_size=batch_size)
+    stride = model.config.strides[0]
+    for name, side in (("height", height), ("width", width)):
+        if side % stride:
+            raise InputError(f"{name}: expected a multiple of {stride}, got {side}")
     check_export(out, format, plain_ops)
     _check_router(getattr(model, "router", None))
     model.eval()

@@ -17,6 +17,8 @@ MARK = "<!-- dqcore reproduce report writes this page -->"
 #: The chart at the top of the page.
 OPENING = "rate-distortion"
 
+#: What every chart has.
+_CHART_MARK = "<style>\nsvg { --ink:"
 _STYLE = """<style>
 svg { --ink: #1d1f24; --soft: #5d6678; --line: #e2dfd8; --first: #3a6ec4; --second: #c4620f; --third: #2b8a63;
   --faint: #8f97a6; background: #fff; font: 11px system-ui, sans-serif; }
@@ -43,17 +45,27 @@ def write_results(summaries: Sequence[dict[str, Any]], page: Path) -> Path:
         ``page``.
 
     Raises:
-        InputError: There is another file of this name.
+        InputError: There is another file of this name or of a chart's, or the name has no ending.
     """
-    if page.exists() and not (page.is_file() and page.read_bytes().startswith(MARK.encode())):
-        raise InputError(f"page: {page} is there already and is no page of results; choose another name")
+    charts = [chart for each in summaries for chart in each["charts"]]
+    _check_targets(page, [_file(page, chart) for chart in charts])
     parts = [MARK, "# Results", "", _opening(summaries, page), _verdicts(summaries)]
     parts += [_section(each, page) for each in summaries]
-    for each in summaries:
-        for chart in each["charts"]:
-            _write(_file(page, chart), _svg(chart))
+    for chart in charts:
+        _write(_file(page, chart), _svg(chart))
     _write(page, "\n".join(parts).rstrip() + "\n")
     return page
+
+
+def _check_targets(page: Path, charts: Sequence[Path]) -> None:
+    """Refuse names that belong to something else, before anything is written."""
+    if not page.suffix:
+        raise InputError(f"page: expected the name of a file with an ending, such as results.md, got {page}")
+    if page.exists() and not (page.is_file() and page.read_bytes().startswith(MARK.encode())):
+        raise InputError(f"page: {page} is there already and is no page of results; choose another name")
+    for path in charts:
+        if path.exists() and not (path.is_file() and _CHART_MARK.encode() in path.read_bytes()):
+            raise InputError(f"page: {path} is there already and is no chart of results; choose another name")
 
 
 def _opening(summaries: Sequence[dict[str, Any]], page: Path) -> str:

@@ -35,6 +35,21 @@ def test_what_is_missing(fails, pictures, tmp_path):
     assert "holidy.jpg: no such file" in fails("reconstruct", tmp_path / "holidy.jpg")
 
 
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (("export", "--out", "x"), "checkpoint: it is missing, dqcore export needs it"),
+        (("reproduce",), "name: it is missing, dqcore reproduce needs it"),
+        (("evaluate", "x", "--ratios", "0.5", "b"), "--ratios: expected numbers, got '0.5', 'b' (see"),
+        (("reproduce", "all", "--seeds"), "--seeds: expected a value, got none (see"),
+        (("train", "tokenizer", "--data", "x", "--compile", "yes"), "there is no argument for 'yes' (see"),
+        (("reproduce", "budget", "maps"), "there is no argument for 'maps' (see"),
+    ],
+)
+def test_too_few_and_too_many_words(fails, words, message):
+    assert message in fails(*words)
+
+
 def test_other_complaints_stay():
     assert in_plain_words("title\nsomething else\n\nmore") == "something else"
     assert in_plain_words("") == "the arguments cannot be read"

@@ -32,6 +32,13 @@ def test_the_commands_of_the_headline_results_are_real(number, run):
         assert option in shown, option
 
 
+def test_options_that_change_nothing_are_named(run, tmp_path):
+    _, _, told = run("reproduce", "headline", "--out", tmp_path, "--seeds", 5, "--page", "x.md")
+    assert "note: --seeds changed nothing: headline trains and measures nothing" in told
+    assert "note: --page changed nothing: it is for report" in told
+    assert not run("reproduce", "headline", "--out", tmp_path)[2]
+
+
 def test_report_without_results_is_one_line(fails, tmp_path):
     assert "out: " in fails("reproduce", "report", "--out", tmp_path, "--page", tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
@@ -42,6 +49,7 @@ def test_report_without_results_is_one_line(fails, tmp_path):
     [
         (("--seeds", "0"), "seeds: expected at least 1, got 0"),
         (("--minutes-per-run", "0"), "minutes_per_run: expected more than 0, got 0"),
+        (("--minutes-per-run", "inf"), "minutes_per_run: expected more than 0, got inf"),
         (("--jobs", "0"), "jobs: expected at least 1, got 0"),
         (("--data", "."), "data: expected a folder with train/ and val/"),
     ],

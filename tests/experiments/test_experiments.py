@@ -1,10 +1,16 @@
 """Every experiment runs from its arms to its sentences, on tiny networks; its files say what made them."""
 
+import dataclasses
 import json
 
 import pytest
+from PIL import Image
 
-from dqcore.experiments import EXPERIMENTS, read_results, write_summary
+import dqcore
+from dqcore.experiments import EXPERIMENTS, learning, read_results, write_summary
+from dqcore.experiments.arms import with_needs
+from dqcore.experiments.maps import correlate
+from dqcore.experiments.train import train_arm
 from dqcore.report.results import write_results
 
 
@@ -35,6 +41,27 @@ def test_a_finished_experiment_is_not_run_again(run_all):
     _, lines = run_all(experiment)
     assert lines == []
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_run_too_short_to_keep_a_model_is_measured_at_its_end(setting_in, tmp_path):
+    """As with ``--minutes-per-run``."""
+    setting = setting_in(tmp_path)
+    setting = dataclasses.replace(setting, scale=dataclasses.replace(setting.scale, keep_every=100))
+    arm = learning.arms(setting.scale, 1)[-1]
+    for each in with_needs([arm]):
+        train_arm(each, setting)
+    found = learning.measure(arm, setting)
+    assert [step for step, _ in found["psnr"]] == [2] and found["first"]["psnr"] == found["last"]["psnr"]
+
+
+def test_photos_of_one_region_have_no_rank_of_their_own(tmp_path):
+    model = dqcore.DQVAE.from_preset("dqvae-dual-tiny").eval()
+    photos = [tmp_path / f"{color}.png" for color in ("red", "blue")]
+    for photo in photos:
+        Image.new("RGB", (16, 16), photo.stem).save(photo)
+    assert correlate(model, model, photos)["scores"]["mean of photos"] is None
+    nothing = {"all regions": None, "mean of photos": None}
+    assert correlate(model, model, photos[:1]) == {"scores": nothing, "grain": nothing}
 
 
 def test_arms_in_common_are_trained_once(run_all):

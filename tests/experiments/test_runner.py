@@ -3,16 +3,19 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dqcore.data.listing import list_images
 from dqcore.errors import InputError
 from dqcore.experiments import EXPERIMENTS, SCALES, Experiment, Setting, find_photos, run_experiments, say_plan, train
 from dqcore.experiments.arms import dual
 from dqcore.experiments.measure import metrics_of
+from dqcore.experiments.runner import is_measured
 
 
 def one_arm(scale, seeds):
@@ -55,6 +58,22 @@ def test_a_killed_arm_goes_on_to_the_same_numbers(setting_in, tmp_path, monkeypa
     photos = dataclasses.replace(broken.photos, hash="other")
     with pytest.raises(InputError, match=f"made with data {broken.photos.hash}, now it is other"):
         run_experiments([ONE], dataclasses.replace(broken, photos=photos), 1)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", "[]", '{"arm": null}'])
+def test_damaged_notes_are_named(setting_in, tmp_path, text):
+    """Those of a finished run and those of a measured arm."""
+    setting = setting_in(tmp_path)
+    (arm,) = one_arm(setting.scale, 1)
+    for path, look in (
+        (setting.run_folder(arm) / "finished.json", lambda: train.is_trained(arm, setting)),
+        (setting.result_file("one", arm), lambda: is_measured(ONE, arm, setting)),
+    ):
+        assert not look()
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"out: {re.escape(str(path))} is damaged"):
+            look()
 
 
 def test_minutes_stand_for_steps(setting_in, tmp_path):
@@ -105,6 +124,17 @@ def test_photos_that_are_not_there(tmp_path, photos):
         find_photos(photos, tmp_path / "none", SCALES["cpu"])
     found = find_photos(photos, photos / "val", SCALES["cpu"])
     assert len(found.test) == 2 and len(found.validation) == 2 and "measured on val" in found.name
+
+
+def test_photos_that_cannot_be_measured_are_refused_before_training(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "mine")
+    (tmp_path / "mine" / "val" / "9.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"data: a photo to measure on cannot be read: .*9\.png"):
+        find_photos(tmp_path / "mine", None, SCALES["cpu"])
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (40, 10)).save(tmp_path / "more" / "flat.png")
+    with pytest.raises(InputError, match=r"test: expected .* at least 11 pixels a side, .*flat\.png has 40x10"):
+        find_photos(photos, tmp_path / "more", SCALES["cpu"])
 
 
 def test_photos_that_are_trained_on_are_not_unseen(photos, tmp_path):

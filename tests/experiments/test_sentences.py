@@ -66,10 +66,42 @@ def test_summaries_are_made_from_the_stored_files(tmp_path):
     protocol = json.loads((tmp_path / "router" / "summary.json").read_text())["protocol"]
     assert protocol["seeds"] == [0, 1, 2] and protocol["photos"] == ["discs"] and protocol["commit"] == ["abc"]
     assert protocol["steps"] == ["2 steps"] and protocol["minutes of training"] == 18.0
+    assert "interrupted" not in " ".join(protocol)
+    path.write_text(json.dumps(row | {"resumed": True}))
+    again = read_results(tmp_path / "router").protocol()
+    assert again["interrupted runs, of which only the last part counts"] == 1
     assert write_summary(EXPERIMENTS["maps"], tmp_path) is None
     (tmp_path / "router" / "broken-seed0.json").write_text("{}")
     with pytest.raises(InputError, match=r"broken-seed0\.json is no result"):
         read_results(tmp_path / "router")
+
+
+def refused(folder, text):
+    """Whether the result with this text is refused by its name."""
+    path = folder / "router" / "gain-r0.5-seed0.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"out: .*gain-r0\.5-seed0\.json is no result of an arm"):
+        read_summaries(EXPERIMENTS, folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"arm": ', "null", "[]", '"arm"'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("place", ["arm", "arm.scale", "arm.seed", "photos", "made_by", "measured", "seconds.training"])
+def test_a_result_that_lacks_something_is_named(tmp_path, place):
+    row = rows("router", MADE_UP["router"](True))[0]
+    *way, last = place.split(".")
+    (row[way[0]] if way else row)[last] = None
+    refused(tmp_path, json.dumps(row))
+
+
+def test_a_result_without_a_number_is_named(tmp_path):
+    row = rows("router", MADE_UP["router"](True))[0]
+    row["measured"]["0.5"]["psnr"] = float("nan")
+    refused(tmp_path, json.dumps(row))
 
 
 def test_hours_are_images_over_rates():

@@ -72,7 +72,7 @@ def test_what_does_not_compute_the_same_is_not_kept(fixed, tmp_path, monkeypatch
         ({"width": -1}, "width: expected at least 1 and whole, got -1"),
         ({"format": "jit"}, "format: expected onnx or torch, got 'jit'"),
         ({"plain_ops": False, "format": "onnx"}, "plain_ops: ONNX has no other ops"),
-        ({"height": 5, "format": "torch"}, "multiples of 2"),
+        ({"height": 5, "format": "torch"}, "height: expected a multiple of 2, got 5"),
     ],
 )
 def test_arguments_out_of_range(fixed, tmp_path, options, message):

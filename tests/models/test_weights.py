@@ -74,9 +74,29 @@ def test_the_cards_say_what_they_are(name):
 
 def test_the_card_counts_the_photographs():
     card = (FOLDER / "README.md").read_text()
-    files = sum(int(number) for number in re.findall(r"\| (\d+) \|", card))
+    photographs = sum(int(number) for number in re.findall(r"\| (\d+) \|", card))
     seen = json.loads((FOLDER / "seen_images.json").read_text())["training"]
-    assert files <= len(seen)
+    files, held_out, both, said = re.findall(r"(\d+) files; (\d+) more .* all (\d+) are of the (\d+) ", card)[0]
+    assert (int(files), int(said)) == (len(seen), photographs)
+    assert int(files) + int(held_out) == int(both) and f"each of the {files}" in card
+
+
+def test_the_cards_describe_the_networks(model):
+    prior = dqcore.DQTransformer.from_preset(PRIOR, pretrained=True)
+    for name, network in ((TOKENIZER, model), (PRIOR, prior)):
+        millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        assert f"| {millions:.1f} M parameters" in (weights_folder(name) / "README.md").read_text()
+    config, card = prior.config, (weights_folder(PRIOR) / "README.md").read_text()
+    assert f"; {config.position_layers} position layers, {config.content_layers} content layers, " in card
+    assert f" {config.dim} channels, {config.num_heads} heads |" in card
+    rows, columns = config.region_grid
+    assert f"{rows} x {columns} regions of one code or four, {config.codebook_size} codes" in card
+    assert f"{16 * rows} x {16 * columns} pixels" in card.replace("\n", " ")
+    mean = int(re.findall(r"(\d+) codes an image on average", card)[0])
+    assert f"are {11 * mean + rows * columns:,} |" in card
+    strides = " and ".join(map(str, model.config.strides))
+    said = f"strides {strides}, one codebook of {model.config.codebook_size} codes of {model.config.dim} channels"
+    assert said in (FOLDER / "README.md").read_text()
 
 
 def test_verbs_take_them(tmp_path, capsys):

@@ -56,6 +56,22 @@ def test_its_own_page_is_replaced_and_another_is_not(tmp_path):
     assert page.read_text() == "# My notes\n"
 
 
+def test_a_name_without_an_ending_is_refused_before_a_chart_is_written(tmp_path):
+    """It would be the name of the charts' folder too."""
+    with pytest.raises(InputError, match=r"page: expected the name of a file with an ending, such as results\.md"):
+        write_results([summary()], tmp_path / "results")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_picture_is_not_replaced(tmp_path):
+    picture = tmp_path / "results" / "rate-distortion.svg"
+    picture.parent.mkdir()
+    picture.write_text("<svg>mine</svg>")
+    with pytest.raises(InputError, match=r"page: .*rate-distortion\.svg is there already and is no chart"):
+        write_results([summary()], tmp_path / "results.md")
+    assert picture.read_text() == "<svg>mine</svg>" and not (tmp_path / "results.md").exists()
+
+
 def test_a_page_that_is_no_text_is_anothers(tmp_path):
     (tmp_path / "page.md").write_bytes(b"\x89PNG\xff")
     with pytest.raises(InputError, match="is no page of results"):

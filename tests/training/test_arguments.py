@@ -1,11 +1,13 @@
 """A run is resumed from its own config: what is named is changed, the rest stays."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from dqcore.cli.given import named_options, naming
+from dqcore.errors import InputError
 from dqcore.training import PriorTraining, TokenizerTraining, train_tokenizer
 
 
@@ -57,3 +59,11 @@ def test_damaged_options_are_one_clear_error(tmp_path, options):
     (tmp_path / "config.json").write_text(f'{{"options": {options}}}')
     with pytest.raises(ValueError, match=r"resume: .*config\.json cannot be read"):
         TokenizerTraining.of_run(tmp_path)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan])
+def test_both_stages_refuse_a_time_that_is_none(value):
+    for kind, data in ((TokenizerTraining, {}), (PriorTraining, {"tokenizer": "model"})):
+        for name in ("minutes", "checkpoint_minutes", "timeout"):
+            with pytest.raises(InputError, match=f"{name}: expected more than 0, got"):
+                kind(data="photos", out=Path("run"), **data, **{name: value})

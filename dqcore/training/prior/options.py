@@ -152,7 +152,8 @@ class PriorTraining(Arguments):
         for name in ("position_layers", "content_layers"):
             self._require(name, "a number from 1 to 1000", lambda value: 1 <= value <= 1000)
         self._at_least(1, "log_every", "validate_every", "checkpoint_every", "keep_every")
-        self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate", "checkpoint_minutes")
+        self._more_than_0("steps", "epochs", "minutes", "gradient_clip", "learning_rate")
+        self._more_than_0("checkpoint_minutes", "timeout")
         self._at_least(0, "weight_decay", "warmup_steps", "seed")
         self._below_1("dropout", "label_dropout", "validation_share", "average_decay")
         if self.codes is not None and (self.views or 1) > 1:
