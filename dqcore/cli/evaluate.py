@@ -18,6 +18,7 @@ from dqcore.inference.compare import CurvePoint
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation
 from dqcore.inference.peers import PeerNumbers
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.printing import say
 
 __all__ = ["evaluate"]
 
@@ -120,13 +121,15 @@ def _print(found: PhotoEvaluation) -> None:
     protocol = [(name, str(value)) for name, value in found.protocol.items() if value is not None]
     print_rows([*found.numbers.table(), *sets, *protocol])
     if found.peers:
-        print("\nbeside it, on the same photos (a codec's bytes include its header)")
+        say()
+        say("beside it, on the same photos (a codec's bytes include its header)")
         for peer in found.peers:
-            print(f"  {peer.name:<36}{_numbers(peer, found.numbers.num_images)}")
+            say(f"  {peer.name:<36}{_numbers(peer, found.numbers.num_images)}")
     if found.curve:
-        print("\nshare of fine regions, rate and distortion")
+        say()
+        say("share of fine regions, rate and distortion")
         for point in found.curve:
-            print(f"  {point.detail:<8.4g}{_point(point)}")
+            say(f"  {point.detail:<8.4g}{_point(point)}")
 
 
 def _numbers(peer: PeerNumbers, num_images: int) -> str:

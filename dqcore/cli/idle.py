@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from dqcore.cli.given import named_options
+from dqcore.printing import say
 
 __all__ = ["say_idle"]
 
@@ -28,4 +27,4 @@ def say_idle(kind: str, *, alone: bool = False, nothing_left: bool = False) -> N
         elif nothing_left:
             reasons[name] = "nothing was left to encode"
     for name in named_options(tuple(reasons)):
-        print(f"note: --{name.replace('_', '-')} changed nothing: {reasons[name]}", file=sys.stderr)
+        say(f"note: --{name.replace('_', '-')} changed nothing: {reasons[name]}", error=True)
