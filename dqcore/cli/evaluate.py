@@ -57,7 +57,7 @@ def evaluate(
     """
     if json is not None:
         check_json_target(json, "evaluate", "protocol")
-    _check_modes(images, options, checkpoint, compare, samples, reference)
+    _check_modes(images, options, checkpoint, compare, samples, reference, json)
     broken: list[str] = []
 
     def keep(numbers: dict[str, Any]) -> None:  # before they are printed
@@ -98,12 +98,15 @@ def _check_modes(
     compare: tuple[Path, Path] | None,
     samples: Path | None,
     reference: Path | None,
+    json: Path | None,
 ) -> None:
     """Raise if words of two different ways to call the verb are mixed."""
     if (samples is None) != (reference is None):
         raise InputError("samples: expected together with reference")
     if samples is not None and (images or checkpoint is not None or compare is not None):
         raise InputError("samples: not with images, checkpoint or compare; give real images as reference")
+    if compare is not None and json is not None and json.resolve() in [path.resolve() for path in compare]:
+        raise InputError(f"json: {json} is one of the two results to compare; choose another name")
     if compare is not None and checkpoint is not None:
         raise InputError("compare: not with checkpoint; name both tokenizers")
     idle: tuple[str, ...] = ("ratios", "twin") if compare is not None else ()

@@ -26,6 +26,7 @@ from dqcore.experiments import (
 from dqcore.files import sole_owner, write_json
 from dqcore.printing import say, typed
 from dqcore.report.results import write_results
+from dqcore.training.record import check_outside
 
 __all__ = ["reproduce"]
 
@@ -69,6 +70,8 @@ def reproduce(
         _print_headline(out)
         return
     _check(scale, seeds, minutes_per_run, jobs)
+    for folder in (data and data / "train", data and data / "val", test):
+        check_outside(out, folder)
     chosen = list(EXPERIMENTS.values()) if name == "all" else [EXPERIMENTS[name]]
     photos = find_photos(data, test, SCALES[scale])
     setting = Setting(SCALES[scale], photos, out, minutes_per_run, versions())
