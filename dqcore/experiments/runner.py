@@ -5,6 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -114,7 +118,7 @@ def _work(tasks: Sequence[Task], jobs: int, say: Say) -> None:
         return
     # A process that was forked after torch has started its threads may hang.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=_begin_process)
     try:
         running = {pool.submit(_in_process, function, arguments): text for function, arguments, text in tasks}
         for done, future in enumerate(concurrent.futures.as_completed(running), 1):
@@ -122,6 +126,24 @@ def _work(tasks: Sequence[Task], jobs: int, say: Say) -> None:
             told(done, running[future])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+_parent_lost = threading.Event()
+
+
+def _begin_process() -> None:
+    """Prepare a process of the pool: one core, and an end of its own if the program that started it is killed."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended; a training run saves first. Python lets such a process wait on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    _parent_lost.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _in_process(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
@@ -132,3 +154,6 @@ def _in_process(function: Callable[..., object], arguments: tuple[Any, ...]) -> 
         raise KeyboardInterrupt(str(stop)) from None
     except NonFiniteLossError as error:
         raise DqcoreError(str(error)) from None
+    finally:
+        if _parent_lost.is_set():  # nobody waits for what this gives
+            os._exit(128 + signal.SIGTERM)

@@ -4,6 +4,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +80,41 @@ def test_processes_do_what_one_does(setting_in, tmp_path):
         rows = [comparable(metrics_of(arm, setting)) for setting in (alone, together)]
         assert rows[0] == rows[1]
         assert together.result_file("budget", arm).is_file()
+
+
+POOL = """
+import sys
+from dqcore.experiments.runner import _work
+
+code = f"import os, pathlib, time; pathlib.Path({sys.argv[1]!r}, str(os.getpid())).touch(); time.sleep(300)"
+_work([(exec, (code,), "done")] * 2, 2, print)
+"""
+
+
+def _runs(process):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed elsewhere here")
+def test_no_process_works_on_for_one_that_was_killed(tmp_path):
+    started = subprocess.Popen([sys.executable, "-c", POOL, tmp_path])
+    end = time.monotonic() + 120
+    while len(found := os.listdir(tmp_path)) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    started.kill()
+    started.wait()
+    assert len(found) == 2
+    while any(map(_runs, found)) and time.monotonic() < end:
+        time.sleep(0.1)
+    left = [int(process) for process in found if _runs(process)]
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not left
 
 
 def test_the_plan_fits_the_promise():
