@@ -96,7 +96,8 @@ class Totals:
         decibels, similarity, scales, distance, codes, num_bytes, bits, _ = table.mean(0).tolist()
         pixels = int(table[:, -1].sum())
         per_pixel = len(table) / pixels
-        correlation = spearman(torch.cat(self._grains), torch.cat(self._entropies))
+        grains, entropies = torch.cat(self._grains), torch.cat(self._entropies)
+        correlation = spearman(grains, entropies) if len(grains) > 1 else math.nan  # one image of one region has none
         return {
             "num_images": len(table),
             "psnr": decibels,

@@ -54,6 +54,10 @@ def test_a_fixed_length_tokenizer():
         evaluate_tokenizer(model, [2 * torch.rand(1, 3, 32, 32) - 1], ratio=0.5)
 
 
+def test_an_image_of_one_region_has_no_rank_correlation(model):
+    assert evaluate_tokenizer(model, [2 * torch.rand(1, 3, 16, 16) - 1]).rank_correlation is None
+
+
 def test_no_images(model):
     with pytest.raises(ValueError, match="at least one image"):
         evaluate_tokenizer(model, [])
