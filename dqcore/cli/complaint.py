@@ -14,6 +14,10 @@ _KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 def in_plain_words(text: str) -> str:
     """The message in tyro's box, reworded if a value has the wrong kind or an argument is missing."""
     complaint = _first_paragraph(text)
+    several = r"parsing (\S+): no type matching \{None\}\|\{(\w+ [\w ]+)\} could be instantiated from \[(.*)\]"
+    if found := re.search(several, complaint):
+        expected, given = len(found[2].split()), len(re.findall(r"'(?:[^'\\]|\\.)*'|\"[^\"]*\"", found[3]))
+        return f"{found[1]}: expected {expected} values, got {given}"
     if found := re.search(r"parsing (\S+): no type matching (\S+) could be instantiated from \['(.*?)'\]", complaint):
         kind = next((words for name, words in _KINDS.items() if name in found[2]), found[2])
         return f"{found[1]}: expected {kind}, got {found[3]!r}"
