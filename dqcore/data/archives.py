@@ -64,6 +64,7 @@ def open_archive(path: Path) -> Archive:
     if key in _known and _known[key][0] != state:
         _known.pop(key)[1].close()
     if key not in _known:
-        kind = Lmdb if path.is_dir() else {".tar": Tar, ".zip": Zip, ".lmdb": Lmdb}[path.suffix.lower()]
+        ending = ".lmdb" if path.is_dir() else path.suffix.lower()
+        kind = Lmdb if ending == ".lmdb" else Tar if ending == ".tar" else Zip
         _known[key] = state, kind(path)
     return _known[key][1]
