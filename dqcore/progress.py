@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from dqcore.printing import one_line, say
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -38,7 +40,8 @@ def progress_bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+    what, left = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]}")
+    columns = (what, BarColumn(), MofNCompleteColumn(), left)
     quiet, talks = not sys.stderr.isatty(), _talks()
     lines: dict[int, CountLines] = {}
 
@@ -103,14 +106,14 @@ class CountLines:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, error=True)
 
 
 def ask(question: str) -> bool:
     """Ask a question at the terminal; without one, the answer is yes."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{one_line(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -158,4 +161,4 @@ class _Printing(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{mark}{record.getMessage()}", flush=True)
+        say(f"{mark}{record.getMessage()}")

@@ -22,6 +22,7 @@ ROOMS = {
     "files/tensors": "tensors on disk, with a checksum",
     "files/checkout": "the commit that is running",
     "files/pictures": "PNG files that say that dqcore made them",
+    "printing": "lines in which no name of a file ends the line or moves the cursor",
     "progress": "progress bars, and lines in the log where there is no terminal",
     "compat/moved": "old import paths",
     "drawing": "how objects show themselves: a line of text, and a picture in a notebook",

@@ -30,7 +30,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": "page"}
     for code in blocks(page, "python"):
-        needed = re.findall(r"^from (accelerate|lightning_fabric) ", code, re.MULTILINE)
+        needed = re.findall(r"^from (accelerate|lightning_fabric|pytorch_lightning) ", code, re.MULTILINE)
         if all(importlib.util.find_spec(name) for name in needed):
             exec(compile(code, str(page), "exec"), namespace)
 

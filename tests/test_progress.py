@@ -35,9 +35,9 @@ def test_nothing_is_shown_without_a_terminal(capfd):
 def test_a_bar_names_its_task(monkeypatch, capfd):
     _on_a_terminal(monkeypatch)
     with progress_bar() as bar:
-        bar.update(bar.add_task("encode", total=2), completed=2)
+        bar.update(bar.add_task("evaluate runs/[bold]1[/b]", total=2), completed=2)
     out, err = capfd.readouterr()
-    assert out == "" and "encode" in _words(err) and "2/2" in _words(err)
+    assert out == "" and "evaluate runs/[bold]1[/b]" in _words(err) and "2/2" in _words(err)
 
 
 def test_a_bar_says_what_is_left_from_the_first_item_on(monkeypatch, capfd):

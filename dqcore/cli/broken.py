@@ -5,11 +5,11 @@ It is 0 where finding or leaving out broken files is a part of the task: ``data 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from dqcore.distributed import process_rank
 from dqcore.errors import InputError
+from dqcore.printing import say
 
 __all__ = ["end_with_broken", "name_broken"]
 
@@ -17,7 +17,7 @@ __all__ = ["end_with_broken", "name_broken"]
 def name_broken(reasons: Sequence[str], word: str = "broken") -> None:
     """Say on stderr why each file was passed over, in the first of several processes."""
     for reason in reasons if process_rank() == 0 else ():
-        print(f"{word}: {reason}", file=sys.stderr)
+        say(f"{word}: {reason}", error=True)
 
 
 def end_with_broken(argument: str, reasons: Sequence[str], total: int) -> None:

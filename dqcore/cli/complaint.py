@@ -38,6 +38,10 @@ def in_plain_words(text: str, positional: str = "") -> str:
 
 def _of_several(complaint: str) -> str:
     """What is wrong with the number of words, or with one of several values; empty if it is something else."""
+    pair = r"parsing (\S+): no type matching \{None\}\|\{(\w+ [\w ]+)\} could be instantiated from \[(.*)\]"
+    if found := re.search(pair, complaint):
+        expected, given = len(found[2].split()), len(re.findall(r"'(?:[^'\\]|\\.)*'|\"[^\"]*\"", found[3]))
+        return f"{found[1]}: expected {expected} values, got {given}"
     if found := re.search(r"parsing (\S+): Could not find valid parse for .*?\[(.*)\] Argument.*?\[(\w+)", complaint):
         kind = {"INT": "whole numbers", "FLOAT": "numbers"}.get(found[3], found[3])
         return f"{found[1]}: expected {kind}, got {found[2]}"

@@ -19,6 +19,7 @@ from dqcore.inference.sample import load_pair
 from dqcore.models.auto import model_folder
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.weights import PRIOR, weights_folder
+from dqcore.printing import say
 from dqcore.progress import counted
 
 __all__ = ["complete"]
@@ -80,4 +81,4 @@ def complete(
     height, width = found.given.shape[-2:]
     regions = f"{width}x{height} pixels, {int(found.mask.sum())} of {found.mask.numel()} regions kept"
     regions += f", {counted(found.num_given, 'code')}"
-    print(f"{regions}; {counted(count, 'completion')} in {out}, what was kept: {kept}")
+    say(f"{regions}; {counted(count, 'completion')} in {out}, what was kept: {kept}")

@@ -22,6 +22,7 @@ from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.files.tensors import write_state
 from dqcore.models.auto import TOKENIZERS, load_saved
+from dqcore.printing import say
 
 __all__ = ["convert"]
 
@@ -57,7 +58,7 @@ def convert(
     with sole_owner(out):
         model.save_pretrained(out)
     parameters, codebook = count_numbers(model)
-    print(f"{parameters:,} parameters{f' and a codebook of {codebook:,} numbers' if codebook else ''} in {out}")
+    say(f"{parameters:,} parameters{f' and a codebook of {codebook:,} numbers' if codebook else ''} in {out}")
 
 
 def _read(checkpoint: Path, config: Path | None) -> Any:
@@ -67,7 +68,7 @@ def _read(checkpoint: Path, config: Path | None) -> Any:
         kind = recognise(state)
         if kind is None:
             raise InputError(f"config: {checkpoint} is neither taming-transformers' nor LlamaGen's; give its settings")
-        print(f"{checkpoint} holds a tokenizer of {'LlamaGen' if kind == 'llamagen' else 'taming-transformers'}")
+        say(f"{checkpoint} holds a tokenizer of {'LlamaGen' if kind == 'llamagen' else 'taming-transformers'}")
         return _READ[kind](state)
     try:
         settings = json.loads(config.read_text())
@@ -86,4 +87,4 @@ def _to_taming(folder: Path, out: Path, config: Path | None) -> None:
         raise InputError(f"out: {out} is there already; choose another name")
     state = vqgan_to_taming(load_saved(folder, TOKENIZERS))
     write_state(out, {"state_dict": state})
-    print(f"{len(state)} tensors in {out}")
+    say(f"{len(state)} tensors in {out}")

@@ -19,6 +19,7 @@ from dqcore.data.reading import allow_pixels
 from dqcore.data.shards import count_known, file_digest
 from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
+from dqcore.printing import say
 from dqcore.progress import counted, progress_bar
 
 __all__ = ["data_make"]
@@ -106,6 +107,4 @@ def _print_result(writer: DataWriter, before: int, out: Path, crops: int) -> Non
     shards = len({entry["shard"] for entry in images if "shard" in entry})
     cut = f" as {len(images) * crops} crops" if crops > 1 else ""
     packed = f" in {counted(shards, 'shard')}" if shards else ""
-    print(
-        f"{counted(len(images), 'image')}{cut}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}"
-    )
+    say(f"{counted(len(images), 'image')}{cut}{packed}, {counted(len(broken), 'broken file')} left out: {out}.{there}")

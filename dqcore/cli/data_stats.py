@@ -15,6 +15,7 @@ from dqcore.data.statistics import DataStatistics, Spread, measure_images
 from dqcore.errors import InputError, at_least
 from dqcore.files import write_json
 from dqcore.nn.router import entropy_thresholds
+from dqcore.printing import say
 from dqcore.progress import progress_bar
 
 __all__ = ["data_stats"]
@@ -102,7 +103,8 @@ def _print(numbers: dict[str, Any]) -> None:
         red, green, blue = numbers[name]
         rows += [(name.replace("_", " "), f"{red:.3f} {green:.3f} {blue:.3f} (red, green, blue; pixels in [-1, 1])")]
     for name, text in rows:
-        print(f"{name:<18}{text}")
-    print(f"\nshare of fine regions and threshold of entropy, patches of {numbers['patch_size']} pixels")
+        say(f"{name:<18}{text}")
+    say()
+    say(f"share of fine regions and threshold of entropy, patches of {numbers['patch_size']} pixels")
     for ratio, threshold in numbers["thresholds"].items():
-        print(f"  {ratio:<8}{threshold:.5f} nats")
+        say(f"  {ratio:<8}{threshold:.5f} nats")

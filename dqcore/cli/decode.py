@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dqcore.inference.codec import Codec, load_codec
 from dqcore.inference.decode import Item, decode_item, list_codes, list_names
 from dqcore.inference.stream_file import SUFFIX
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.printing import say
 from dqcore.progress import counted, progress_bar
 
 __all__ = ["decode"]
@@ -133,7 +133,7 @@ def _decode(job: _Job, world: World, check: Stoppable) -> None:
                 if total == 1:
                     raise
                 failures[number] = str(error)
-                print(f"not decoded: {error}", file=sys.stderr)
+                say(f"not decoded: {error}", error=True)
             done += 1
             bar.update(task, completed=number + 1)
             mine = turns.take()
@@ -147,7 +147,7 @@ def _decode(job: _Job, world: World, check: Stoppable) -> None:
 
 def _finish(number: int, failures: Sequence[str], out: Path) -> None:
     done = number - len(failures)
-    print(f"{counted(done, 'picture')} decoded, {len(failures)} not; in {out}")
+    say(f"{counted(done, 'picture')} decoded, {len(failures)} not; in {out}")
     if failures:
         raise InputError(f"{len(failures)} of {number} were not decoded, the first: {failures[0]}")
 

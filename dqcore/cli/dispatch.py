@@ -26,6 +26,7 @@ from dqcore.cli.output import unfailing_output
 from dqcore.cli.signals import endable, ending_at_once
 from dqcore.cli.verbs import VERBS
 from dqcore.errors import DqcoreError, InputError
+from dqcore.printing import say
 
 __all__ = ["VERBS", "main", "read_arguments", "split_verb"]
 
@@ -41,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     if args is None:  # called as the program, not by another one
-        warnings.showwarning = lambda message, *_, **__: print(f"dqcore: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: say(f"dqcore: warning: {_joined(message)}", error=True)
     with unfailing_output() as lost:
         code = _outcome(words)
         if not code and (reason := lost()):
@@ -59,21 +60,26 @@ def _outcome(words: list[str]) -> int:
         _tell(str(stop) or "interrupted")
         return int(getattr(stop, "exit_code", 130))
     except (DqcoreError, OSError) as error:
-        _tell(f"error: {' '.join(str(error).split()) or 'unknown error'}")
+        _tell(f"error: {str(error).strip() or 'unknown error'}")
         return 2
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "dqcore").startswith("dqcore"):
             _tell(f"error: the module {error.name} is missing; dqcore installed with its dependencies has it")
             return 2
         if _is_out_of_memory(error):
-            _tell(f"error: there is not enough memory for that {' '.join(str(error).split())[:300]}".rstrip())
+            _tell(f"error: there is not enough memory for that {_joined(error)[:300]}".rstrip())
             return 2
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = _joined(f"{type(error).__name__}: {error}")
         if _is_lost_process(error):
             _tell(f"error: another process ended, or did not answer in time (--timeout): {reason[:300]}")
             return 1
         _tell(f"error: unexpected {reason[:300]} (traceback: {_keep_traceback()})")
         return 1
+
+
+def _joined(message: object) -> str:
+    """What others say in several lines, in one."""
+    return " ".join(str(message).split())
 
 
 def _tell(message: str) -> None:
@@ -85,7 +91,7 @@ def _tell(message: str) -> None:
             return
     with contextlib.suppress(OSError, ValueError):  # so that the message comes last where both go to one file
         sys.stdout.flush()
-    print(f"dqcore: {message}", file=sys.stderr, flush=True)
+    say(f"dqcore: {message}", error=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -123,7 +129,7 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         from dqcore import __version__
 
-        print(f"dqcore {__version__}")
+        say(f"dqcore {__version__}")
         return 0
     verb, rest = split_verb(words)
     if verb is None or "-h" in rest or "--help" in rest:

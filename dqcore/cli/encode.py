@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from dqcore.inference.encode_streams import encode_photo, encode_photos
 from dqcore.inference.stream_file import SUFFIX, Written, write_alone
 from dqcore.inference.stream_folder import StreamFolder
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.printing import say
 from dqcore.progress import counted, progress_bar
 
 __all__ = ["encode"]
@@ -121,7 +121,7 @@ def _one(codec: Codec, path: Path, out: Path, budget: Budget, overwrite: bool, m
     with allow_pixels(max_pixels):
         result = encode_photo(codec, path, budget)
     new = write_alone(out, result.data, overwrite=overwrite)
-    print(f"{path}: {say_written(result)}: {out}{'' if new else ' (was there already, the same bytes)'}")
+    say(f"{path}: {say_written(result)}: {out}{'' if new else ' (was there already, the same bytes)'}")
     say_idle("dqc", alone=True)
 
 
@@ -148,7 +148,7 @@ def _streams(job: _Job, budget: Budget) -> None:
     if folder is None:
         return
     for reason in failures:
-        print(f"not encoded: {reason}", file=sys.stderr)
+        say(f"not encoded: {reason}", error=True)
     print_written(results)
     _print_result(folder.index, job, before)
     say_idle("dqc")
@@ -218,7 +218,7 @@ def _print_result(index: dict[str, Any], job: _Job, before: int) -> None:
     if before == len(job.named) == 1:
         there = " It was there already."
     passed = f"{counted(len(broken), 'broken file')} passed over"
-    print(f"{counted(len(images), 'image')}{mean}, {passed}; codes in {job.out}.{there}")
+    say(f"{counted(len(images), 'image')}{mean}, {passed}; codes in {job.out}.{there}")
 
 
 def _end(index: dict[str, Any], job: _Job) -> None:

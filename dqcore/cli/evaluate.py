@@ -18,6 +18,7 @@ from dqcore.inference.compare import CurvePoint
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation
 from dqcore.inference.peers import PeerNumbers
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.printing import say
 
 __all__ = ["evaluate"]
 
@@ -56,7 +57,7 @@ def evaluate(
     """
     if json is not None:
         check_json_target(json, "evaluate", "protocol")
-    _check_modes(images, options, checkpoint, compare, samples, reference)
+    _check_modes(images, options, checkpoint, compare, samples, reference, json)
     broken: list[str] = []
 
     def keep(numbers: dict[str, Any]) -> None:  # before they are printed
@@ -97,12 +98,15 @@ def _check_modes(
     compare: tuple[Path, Path] | None,
     samples: Path | None,
     reference: Path | None,
+    json: Path | None,
 ) -> None:
     """Raise if words of two different ways to call the verb are mixed."""
     if (samples is None) != (reference is None):
         raise InputError("samples: expected together with reference")
     if samples is not None and (images or checkpoint is not None or compare is not None):
         raise InputError("samples: not with images, checkpoint or compare; give real images as reference")
+    if compare is not None and json is not None and json.resolve() in [path.resolve() for path in compare]:
+        raise InputError(f"json: {json} is one of the two results to compare; choose another name")
     if compare is not None and checkpoint is not None:
         raise InputError("compare: not with checkpoint; name both tokenizers")
     idle: tuple[str, ...] = ("ratios", "twin") if compare is not None else ()
@@ -120,13 +124,15 @@ def _print(found: PhotoEvaluation) -> None:
     protocol = [(name, str(value)) for name, value in found.protocol.items() if value is not None]
     print_rows([*found.numbers.table(), *sets, *protocol])
     if found.peers:
-        print("\nbeside it, on the same photos (a codec's bytes include its header)")
+        say()
+        say("beside it, on the same photos (a codec's bytes include its header)")
         for peer in found.peers:
-            print(f"  {peer.name:<36}{_numbers(peer, found.numbers.num_images)}")
+            say(f"  {peer.name:<36}{_numbers(peer, found.numbers.num_images)}")
     if found.curve:
-        print("\nshare of fine regions, rate and distortion")
+        say()
+        say("share of fine regions, rate and distortion")
         for point in found.curve:
-            print(f"  {point.detail:<8.4g}{_point(point)}")
+            say(f"  {point.detail:<8.4g}{_point(point)}")
 
 
 def _numbers(peer: PeerNumbers, num_images: int) -> str:

@@ -13,6 +13,7 @@ from dqcore.errors import InputError
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
 from dqcore.inference.paired import compare_results, paired_notes, read_result
 from dqcore.inference.sets import evaluate_samples
+from dqcore.printing import one_line, say
 from dqcore.progress import progress_bar
 
 __all__ = ["Keep", "measure_pair", "measure_samples", "measured", "print_rows"]
@@ -24,7 +25,7 @@ Keep = Callable[[dict[str, Any]], None]
 def measured(title: str, images: Sequence[Path], checkpoint: Path, options: EvaluationOptions) -> PhotoEvaluation:
     """Measure a tokenizer under a progress bar, and name the broken files."""
     with progress_bar() as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(one_line(title), total=None)
         found = evaluate_photos(
             images,
             checkpoint,
@@ -91,7 +92,7 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Names and values, one below the other; of several processes the first one prints."""
     width = max([24, *(len(name) for name, _ in rows)]) + 2
     for name, text in rows if process_rank() == 0 else ():
-        print(f"{name:<{width}}{text}")
+        say(f"{name:<{width}}{text}")
 
 
 def _common_sets(results: Sequence[dict[str, Any]]) -> list[str]:

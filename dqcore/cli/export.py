@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from dqcore.inference.export import Format, check_export, export_tokenizer
 from dqcore.models.auto import TOKENIZERS, load_saved
+from dqcore.printing import say
 
 __all__ = ["export"]
 
@@ -47,8 +48,9 @@ def export(
         format=format,
         plain_ops=plain_ops,
     )
-    print(f"{found.encoder}\n{found.decoder}")
+    say(found.encoder)
+    say(found.decoder)
     if found.agreement is None or found.difference is None:
-        print("not run: pip install onnxruntime to compare them with the model")
+        say("not run: pip install onnxruntime to compare them with the model")
     else:
-        print(f"beside the model: {found.agreement:.2%} of the codes agree, pixels differ by {found.difference:.1e}")
+        say(f"beside the model: {found.agreement:.2%} of the codes agree, pixels differ by {found.difference:.1e}")

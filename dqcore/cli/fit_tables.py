@@ -15,6 +15,7 @@ from dqcore.data.listing import list_images, spread
 from dqcore.errors import InputError, at_least
 from dqcore.inference.load import load_tokenizer
 from dqcore.models.auto import model_folder
+from dqcore.printing import say
 from dqcore.progress import counted, progress_bar
 from dqcore.stream import fit_tables as fit
 from dqcore.stream import save_code_tables
@@ -65,5 +66,5 @@ def fit_tables(
             name_broken(broken)
     path = save_code_tables(tables, model_folder(checkpoint))
     photos = counted(len(paths) - len(broken), "photo")
-    print(f"tables of {photos}, {counted(len(broken), 'broken file')} passed over: {path}")
+    say(f"tables of {photos}, {counted(len(broken), 'broken file')} passed over: {path}")
     end_with_broken("data", broken, len(paths))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+
+from dqcore.printing import typed
 
 __all__ = ["given_line", "named_options", "naming"]
 
@@ -24,7 +25,7 @@ def naming(words: Sequence[str]) -> Iterator[None]:
 
 def given_line(verb: str) -> str:
     """The command that was given, as it is typed into a shell."""
-    return f"dqcore {verb} {shlex.join(_words.get())}"
+    return f"dqcore {verb} {' '.join(map(typed, _words.get()))}"
 
 
 def named_options(known: Sequence[str], renamed: dict[str, str] | None = None) -> list[str]:

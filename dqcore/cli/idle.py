@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 
 from dqcore.cli.given import named_options
+from dqcore.printing import say
 
 __all__ = ["note_idle", "say_idle"]
 
@@ -34,4 +34,4 @@ def say_idle(kind: str, *, alone: bool = False, nothing_left: bool = False) -> N
 def note_idle(reasons: Mapping[str, str]) -> None:
     """Print a note on stderr for each of these options that was named: why it changed nothing. Names as in Python."""
     for name in named_options(tuple(reasons)):
-        print(f"note: --{name.replace('_', '-')} changed nothing: {reasons[name]}", file=sys.stderr)
+        say(f"note: --{name.replace('_', '-')} changed nothing: {reasons[name]}", error=True)

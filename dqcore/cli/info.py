@@ -12,6 +12,7 @@ import torch
 from dqcore import __version__, backends
 from dqcore.codebook.modules import count_numbers
 from dqcore.models.auto import PRIORS, TOKENIZERS
+from dqcore.printing import say
 from dqcore.progress import counted
 
 __all__ = ["info", "lines"]
@@ -20,7 +21,7 @@ __all__ = ["info", "lines"]
 def info() -> None:
     """Show versions, devices, which kernels are there and why others are not, and the presets."""
     for line in lines():
-        print(line)
+        say(line)
 
 
 def lines() -> Iterator[str]:

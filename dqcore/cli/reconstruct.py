@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +25,7 @@ from dqcore.inference.rate import StreamCost
 from dqcore.inference.reconstruct import Reconstruction
 from dqcore.inference.reconstruct import reconstruct as reconstruct_image
 from dqcore.models.weights import TOKENIZER, weights_folder
+from dqcore.printing import say
 from dqcore.progress import counted
 from dqcore.report.pictures import grain_overlay, side_by_side
 
@@ -86,10 +86,10 @@ def reconstruct(
                 continue
             result = reconstruct_image(model, pixels, ratio=ratio, num_codes=num_codes, cost=cost)
             write_picture(target, _strip(result, model.config) if strip else tensor_to_image(result.reconstruction))
-            print(f"{path}: {_numbers(result)}: {target}")
+            say(f"{path}: {_numbers(result)}: {target}")
             done.append(result.psnr)
     if len(done) > 1:
-        print(f"{counted(len(done), 'image')}, {sum(done) / len(done):.2f} dB ({NATIVE})")
+        say(f"{counted(len(done), 'image')}, {sum(done) / len(done):.2f} dB ({NATIVE})")
     end_with_broken("images", broken, len(targets))
 
 
@@ -126,7 +126,7 @@ def _targets(sources: Sequence[Path], out: Path) -> dict[Path, Path]:
             raise InputError(f"images: {named[name]} and {path} would both be called {name}")
         named[name] = path
     if made:
-        print(f"left out: {counted(made, 'image')} in {out}, where results go", file=sys.stderr)
+        say(f"left out: {counted(made, 'image')} in {out}, where results go", error=True)
     if not named:
         raise InputError(f"images: there is none outside of {out}, where results go")
     return {named[name]: out / file for name, file in _free_files(named).items()}

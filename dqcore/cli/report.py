@@ -11,6 +11,7 @@ from dqcore.backends import choose_device
 from dqcore.cli.targets import check_place
 from dqcore.errors import InputError, at_least
 from dqcore.inference.protocol import Protocol
+from dqcore.printing import say
 from dqcore.report.page import check_page
 from dqcore.report.prior import is_prior, report_prior
 from dqcore.report.run import read_config, report_run
@@ -52,9 +53,9 @@ def report(
     if is_prior(config):
         if size is not None or twin is not None:
             raise InputError("size, twin: expected none for a prior's run")
-        print(report_prior(run, config, images=images, out=out, max_photos=photos, device=str(choose_device(device))))
+        say(report_prior(run, config, images=images, out=out, max_photos=photos, device=str(choose_device(device))))
         return
     page, _ = report_run(
         run, images=images, out=out, max_photos=photos, protocol=Protocol(size), twin=twin, device=device
     )
-    print(page)
+    say(page)

@@ -26,7 +26,9 @@ from dqcore.experiments import (
     write_summary,
 )
 from dqcore.files import sole_owner, write_json
+from dqcore.printing import say, typed
 from dqcore.report.results import write_results
+from dqcore.training.record import check_outside
 
 __all__ = ["reproduce"]
 
@@ -65,26 +67,29 @@ def reproduce(
     """
     _note_idle(name)
     if name == "report":
-        print(write_results(read_summaries(EXPERIMENTS, out), page))
+        say(write_results(read_summaries(EXPERIMENTS, out), page))
         return
     if name == "headline":
         _print_headline(out)
         return
     _check(scale, seeds, minutes_per_run, jobs)
+    for folder in (data and data / "train", data and data / "val", test):
+        check_outside(out, folder)
     chosen = list(EXPERIMENTS.values()) if name == "all" else [EXPERIMENTS[name]]
     photos = find_photos(data, test, SCALES[scale])
     setting = Setting(SCALES[scale], photos, out, minutes_per_run, versions())
     at_once = jobs or (1 if scale == "gpu" else this_machine(torch.device("cpu")).cores)
     _say(say_plan(chosen, setting, seeds, at_once))
     with sole_owner(out, "reproducing"):
-        run_experiments(chosen, setting, seeds, jobs=at_once, say=lambda line: print(line, flush=True))
+        run_experiments(chosen, setting, seeds, jobs=at_once, say=say)
     for experiment in chosen:
         summary = write_summary(experiment, out)
         if summary is not None:
             _say(["", summary["title"], *(claim["sentence"] for claim in summary["claims"])])
     if name == "all":
         _print_headline(out)
-    print(f"\nresults in {out}; dqcore reproduce report --out {out} writes the page")
+    say()
+    say(f"results in {out}; dqcore reproduce report --out {typed(str(out))} writes the page")
 
 
 def _note_idle(name: str) -> None:
@@ -102,7 +107,7 @@ def _print_headline(out: Path) -> None:
     (hours,) = found["tables"]
     _say([found["title"], *found["notes"], ""])
     for row in (hours["columns"], *hours["rows"]):
-        print("  ".join(f"{cell:<22}" for cell in row).rstrip())
+        say("  ".join(f"{cell:<22}" for cell in row).rstrip())
 
 
 def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> None:
@@ -115,4 +120,5 @@ def _check(scale: str, seeds: int, minutes: float | None, jobs: int | None) -> N
 
 
 def _say(lines: Sequence[Any]) -> None:
-    print("\n".join(lines), flush=True)
+    for line in lines:
+        say(line)

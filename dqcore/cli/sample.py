@@ -20,6 +20,7 @@ from dqcore.inference.sample import Samples, load_pair, write_samples
 from dqcore.models.auto import model_folder
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.weights import PRIOR, weights_folder
+from dqcore.printing import say
 from dqcore.progress import counted, progress_bar
 
 if TYPE_CHECKING:
@@ -110,9 +111,9 @@ def _write(model: Any, decoder: Any, out: Path, count: int, *, world: World, **r
 
 def _tell(samples: Samples, out: Path) -> None:
     speed = f"{samples.images_per_second:.2f} images/s"
-    print(f"{counted(len(samples.paths), 'image')} in {out}, {speed}; together: {samples.grid}")
+    say(f"{counted(len(samples.paths), 'image')} in {out}, {speed}; together: {samples.grid}")
     if samples.removed:
-        print(f"{counted(samples.removed, 'older sample')} in {out} removed")
+        say(f"{counted(samples.removed, 'older sample')} in {out} removed")
 
 
 def _report_to(bar: Progress, count: int) -> Callable[[int, int], object]:

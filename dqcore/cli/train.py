@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from tyro.conf import arg
 from dqcore import training
 from dqcore.cli.given import given_line, named_options
 from dqcore.distributed import process_rank
+from dqcore.printing import say, typed
 from dqcore.progress import ask, shown_log
 from dqcore.training import PriorTraining, StoppedError, TokenizerTraining
 from dqcore.training.arguments import Arguments
@@ -33,7 +33,7 @@ def train_tokenizer(options: Annotated[TokenizerTraining, arg(name="")]) -> None
         run = training.train_tokenizer(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_psnr" in row), None)
     numbers = f", {last['val_psnr']:.2f} dB on held-out images" if last else ""
-    _tell(f"model in {run.path / 'model'}{numbers}; dqcore report {run.path} makes its report")
+    _tell(f"model in {run.path / 'model'}{numbers}; dqcore report {typed(str(run.path))} makes its report")
 
 
 def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
@@ -46,13 +46,13 @@ def train_prior(options: Annotated[PriorTraining, arg(name="")]) -> None:
         run = training.train_prior(_of_run(options), confirm=ask)
     last = next((row for row in reversed(run.metrics) if "val_bits_per_image" in row), None)
     numbers = f", {last['val_bits_per_image']:.1f} bits an image on held-out ones" if last else ""
-    _tell(f"model in {run.path / 'model'}{numbers}; dqcore sample {run.path} draws from it")
+    _tell(f"model in {run.path / 'model'}{numbers}; dqcore sample {typed(str(run.path))} draws from it")
 
 
 def _tell(text: str) -> None:
     """Print the result, in the first of several processes."""
     if process_rank() == 0:
-        print(text)
+        say(text)
 
 
 def _of_run(options: Options) -> Options:
@@ -71,7 +71,7 @@ def _resumable(kind: str, out: Path) -> Iterator[None]:
     try:
         yield
     except StoppedError as stop:
-        stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {shlex.quote(str(stop.folder))} goes on",)
+        stop.args = (f"{stop.args[0]}; dqcore train {kind} --resume --out {typed(str(stop.folder))} goes on",)
         raise
     except KeyboardInterrupt as stop:  # before the first step, or the second signal
         stop.args = (f"{stop.args[0] if stop.args else 'interrupted'}; {_kept(kind, out)}",)
@@ -81,6 +81,6 @@ def _resumable(kind: str, out: Path) -> Iterator[None]:
 def _kept(kind: str, out: Path) -> str:
     """What a run that ended at once has left, and which command goes on."""
     if (out / "checkpoint.pt").is_file():
-        return f"the last checkpoint is in {out}; dqcore train {kind} --resume --out {shlex.quote(str(out))} goes on"
+        return f"the last checkpoint is in {out}; dqcore train {kind} --resume --out {typed(str(out))} goes on"
     begin = given_line(f"train {kind}")
     return f"that was before the first step, nothing is trained yet; the same line starts again: {begin}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dqcore.inference.stream_file import Written
+from dqcore.printing import say
 from dqcore.progress import counted
 
 __all__ = ["print_written", "say_written"]
@@ -17,12 +18,12 @@ def print_written(results: Sequence[tuple[str, Written]]) -> None:
     if not results:
         return
     for name, result in results if len(results) <= _FEW else ():
-        print(f"{name}: {say_written(result)}")
+        say(f"{name}: {say_written(result)}")
     areas = [result.size[0] * result.size[1] for _, result in results]
     size = sum(len(result.data) for _, result in results)
     estimate = sum(result.estimate * area for (_, result), area in zip(results, areas, strict=True)) / sum(areas)
     photos = counted(len(results), "photo")
-    print(
+    say(
         f"written: {photos}, {size} bytes, {8 * size / sum(areas):.4f} bits per pixel as written "
         f"(estimate without entropy coding {estimate:.4f})"
     )

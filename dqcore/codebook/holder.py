@@ -105,8 +105,8 @@ class CodebookHolder(nn.Module):
             self._ready = self.started
         if not self._ready:
             raise InputError(
-                "codebook: it starts from the first training batch, and there was none; train, call "
-                "initialise(features), set codes, or load a trained state"
+                "codebook: it starts from the first training batch, and there was none; train before evaluating "
+                "(Lightning: num_sanity_val_steps=0), call initialise(features), set codes, or load a trained state"
             )
 
     @torch.no_grad()

@@ -21,7 +21,17 @@ from dqcore.ops.autocast import without_autocast
 from dqcore.ops.code_sums import code_sums
 from dqcore.ops.nearest_code import nearest_code
 
-__all__ = ["Found", "as_map", "check_map", "counts_of", "lookup", "nearest", "one_hot"]
+__all__ = [
+    "Found",
+    "as_map",
+    "check_floats",
+    "check_map",
+    "check_map_shape",
+    "counts_of",
+    "lookup",
+    "nearest",
+    "one_hot",
+]
 
 #: Up to this many distances and elements of the codebook, one float64 product is faster than ``nearest_code``.
 FEW_DISTANCES, FEW_ELEMENTS = 2**16, 2**17
@@ -163,7 +173,19 @@ def _nearest_of_few(x: Tensor, codebook: Tensor) -> Tensor | None:
 
 
 def check_map(name: str, x: Tensor, dim: int) -> None:
-    """Raise unless ``x`` is a ``(B, dim, H, W)`` feature map."""
+    """Raise unless ``x`` is a ``(B, dim, H, W)`` feature map of floating-point numbers."""
+    check_map_shape(name, x, dim)
+    check_floats(name, x)
+
+
+def check_floats(name: str, x: Tensor) -> None:
+    """Raise unless ``x`` holds floating-point numbers: others would be looked up, and no gradient would pass."""
+    if not x.is_floating_point():
+        raise InputError(f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}")
+
+
+def check_map_shape(name: str, x: Tensor, dim: int) -> None:
+    """Raise unless ``x`` is a ``(B, dim, H, W)`` feature map, of any numbers."""
     if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != dim:
         given = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"{name}: expected a (B, {dim}, H, W) feature map, got {given}")

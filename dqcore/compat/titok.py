@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dqcore.compat.lookup import check_map, counts_of, lookup, nearest
+from dqcore.compat.lookup import check_map_shape, counts_of, lookup, nearest
 from dqcore.distributed import rows_of_all_processes
 from dqcore.errors import InputError
 from dqcore.ops.autocast import without_autocast
@@ -53,13 +53,13 @@ class VectorQuantizer(nn.Module):
         """Quantize a feature map.
 
         Args:
-            z: ``(B, D, H, W)``; computed in float32.
+            z: ``(B, D, H, W)`` of any real numbers; computed in float32.
 
         Returns:
             The quantized map, and ``quantizer_loss`` (the sum of the next two), ``commitment_loss``,
             ``codebook_loss`` and ``min_encoding_indices (B, H, W)``.
         """
-        check_map("z", z, self.token_size)
+        check_map_shape("z", z, self.token_size)
         z = z.float()
         learn = self.clustering_vq and self.training
         if self.use_l2_norm:

@@ -22,13 +22,13 @@ __all__ = ["MARK", "is_archive", "is_archive_name", "member_path", "open_archive
 
 #: Between the path of an archive and the name of an image in it.
 MARK = "::"
-_ENDINGS = frozenset({".tar", ".zip"})
+_ENDINGS = frozenset({".tar", ".zip", ".lmdb"})
 #: Archives by their real paths, each with the time and the size that its file had when it was indexed.
 _known: dict[str, tuple[tuple[int, int], Archive]] = {}
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is that of a ``.tar`` or ``.zip`` file or of an LMDB database, by its name or by what it holds."""
+    """Whether a path is that of a ``.tar``, ``.zip`` or ``.lmdb`` file, or of a folder with ``data.mdb``."""
     return (path.suffix.lower() in _ENDINGS and path.is_file()) or (path / DATABASE).is_file()
 
 
@@ -64,6 +64,7 @@ def open_archive(path: Path) -> Archive:
     if key in _known and _known[key][0] != state:
         _known.pop(key)[1].close()
     if key not in _known:
-        kind = Lmdb if path.is_dir() else Tar if path.suffix.lower() == ".tar" else Zip
+        ending = ".lmdb" if path.is_dir() else path.suffix.lower()
+        kind = Lmdb if ending == ".lmdb" else Tar if ending == ".tar" else Zip
         _known[key] = state, kind(path)
     return _known[key][1]

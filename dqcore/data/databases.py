@@ -18,11 +18,14 @@ DATABASE = "data.mdb"
 
 
 class Lmdb(OfProcess):
-    """An LMDB database of encoded images; the name of each is its key, with bytes that are no plain text as ``%XX``."""
+    """An LMDB database of encoded images, a folder or one ``.lmdb`` file.
+
+    The name of each image is its key, with bytes that are no plain text as ``%XX``.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._file = path, path / DATABASE if path.is_dir() else path
         self.handle()
 
     def _new(self) -> Any:
@@ -31,13 +34,14 @@ class Lmdb(OfProcess):
         except ImportError as error:
             raise InputError(f"{self._path}: an LMDB database needs: pip install 'dqcore[lmdb]'") from error
         try:
-            found = lmdb.open(os.fspath(self._path), readonly=True, lock=False, readahead=False, max_spare_txns=16)
+            options: dict[str, Any] = {"readonly": True, "lock": False, "readahead": False, "max_spare_txns": 16}
+            found = lmdb.open(os.fspath(self._path), subdir=self._file != self._path, **options)
         except lmdb.Error as error:
             raise InputError(f"{self._path}: damaged, or open already ({error})") from error
         needed = (found.info()["last_pgno"] + 1) * found.stat()["psize"]
-        if (self._path / DATABASE).stat().st_size < needed:  # reading on would end the process by a signal
+        if self._file.stat().st_size < needed:  # reading on would end the process by a signal
             found.close()
-            raise InputError(f"{self._path}: cut off, {DATABASE} has fewer than its {needed} bytes")
+            raise InputError(f"{self._path}: cut off, {self._file.name} has fewer than its {needed} bytes")
         return found
 
     def _keys(self) -> Iterator[bytes]:

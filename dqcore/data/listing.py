@@ -67,7 +67,7 @@ def list_images(source: str | Path) -> list[Path]:
     else:
         raise InputError(
             f"{source}: expected a folder of images or a .txt list of their paths, "
-            "a .tar or .zip file, or an LMDB database"
+            "a .tar or .zip file, or an LMDB database (a folder with data.mdb, or a .lmdb file)"
         )
     if not paths:
         raise InputError(f"{source}: holds no image ({', '.join(sorted(SUFFIXES))})")

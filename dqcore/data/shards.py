@@ -148,7 +148,7 @@ def open_index(folder: Path, description: dict[str, Any], what: str = "codes") -
         before = read_index(folder)
     except InputError as error:
         raise InputError(f"out: {folder / INDEX} cannot be read ({error})") from error
-    for name, value in description.items():
+    for name, value in {"format": None, **description}.items():
         if before.get(name) != value:
             raise InputError(
                 f"out: {folder} holds {what} of another {name} ({before.get(name)}); choose another folder"

@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import signal
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,6 +55,31 @@ def streams_of(out):
     index = json.loads((out / "index.json").read_text())
     listed = {entry["name"]: entry for entry in index["images"]}
     return {**bytes_of(out), "index.json": json.dumps([listed, index["broken"]], sort_keys=True)}
+
+
+def index_and_files(out):
+    """The files, and the index whatever its order."""
+    return {**bytes_of(out), "index.json": _listed(out)}
+
+
+def members_of(out):
+    """What the shards hold, in whichever of them it is; and that no other file is there."""
+    found = {"index.json": _listed(out), "others": sorted(p.name for p in out.iterdir() if p.suffix != ".tar")}
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as shard:
+            for member in shard:
+                if member.name in found:
+                    raise FoundError(f"{member.name} is there twice")
+                found[member.name] = hashlib.sha256(shard.extractfile(member).read()).hexdigest()
+    return found
+
+
+def _listed(out):
+    index = json.loads((out / "index.json").read_text())
+    images = {
+        entry["name"]: {key: value for key, value in entry.items() if key != "shard"} for entry in index["images"]
+    }
+    return json.dumps([images, index["broken"], sorted(index)], sort_keys=True)
 
 
 def codes_of(out):
@@ -106,6 +132,10 @@ def coded(*rest):
     return lambda root, out: [*("encode", root / "photos", "--checkpoint", root / "tokenizer"), "--out", out, *rest]
 
 
+def made(*rest):
+    return lambda root, out: ["data", "make", root / "photos", "--out", out, "--size", 24, *rest]
+
+
 def decoded(name):
     return lambda root, out: [*("decode", root / name, "--checkpoint", root / "tokenizer"), "--out", out]
 
@@ -138,6 +168,11 @@ JOBS = {
         ],
         bytes_of,
     ),
+    "reconstruct": Job(
+        lambda root, out: ["reconstruct", root / "photos", "--checkpoint", root / "tokenizer", "--out", out], bytes_of
+    ),
+    "data make": Job(made("--crop", "random", "--crops", 2), index_and_files),
+    "data make tar": Job(made("--packing", "tar", "--shard-size", 5, "--classes"), members_of, files_are_final=False),
     "sample": Job(
         lambda root, out: [
             *("sample", root / "prior", "--tokenizer", root / "tokenizer", "--out", out),
@@ -192,7 +227,8 @@ class Attack:
         return folder
 
     def begin(self, out, again=()):
-        words = [*self.job.words(self.root, out), "--device", "cpu", *again]
+        words = [*self.job.words(self.root, out), *again]
+        words += [] if words[0] == "data" else ["--device", "cpu"]
         return tiny.start(words, self.log)
 
     def end(self, process):
@@ -233,7 +269,7 @@ class Attack:
         if not self.job.files_are_final or not out.exists():
             return
         for name, sha in bytes_of(out).items():
-            if name != "index.json" and not name.endswith(".tmp") and self.files.get(name) != sha:
+            if name not in ("index.json", ".begun") and not name.endswith(".tmp") and self.files.get(name) != sha:
                 raise FoundError(f"{name} is not what it will be")
 
     def check_whole(self, out):

@@ -22,6 +22,11 @@ def test_values(fails, pictures, tmp_path, words, message):
     assert not (tmp_path / "a.dqc").exists()
 
 
+@pytest.mark.parametrize("given", [["a"], ["a", "it's", 'a "b" c'], []])
+def test_how_many_values(fails, given):
+    assert f"--compare: expected 2 values, got {len(given)}" in fails("evaluate", "--compare", *given, "--no-peers")
+
+
 def test_choices_are_named_in_one_order(fails, pictures, tmp_path):
     choices = "None, ffhq, imagenet, photos, released, small, small-adversarial"
     message = fails("train", "tokenizer", "--data", pictures, "--recipe", "huge's")

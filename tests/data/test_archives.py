@@ -3,6 +3,7 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -17,7 +18,9 @@ from dqcore.data.batches import Crops, StepSampler, batch_loader
 from dqcore.data.crops import RandomCrop
 from dqcore.data.dataset import Images
 from dqcore.data.images import BrokenImageError, list_images, read_image
+from dqcore.data.listing import image_name, source_root
 from dqcore.data.shards import file_digest
+from dqcore.data.stored import read_stored
 from dqcore.errors import InputError
 
 KINDS = ("photos", "photos.tar", "photos.zip", "photos_lmdb")
@@ -180,6 +183,20 @@ def test_a_file_may_have_the_mark_in_its_name(make, image):
     assert split_member(folder / "x::y.png") is None and red(folder / "x::y.png") == 50
     inside = make("odd::name/a.tar", {"z.png": image(6)})
     assert split_member(f"{inside}::z.png") == (inside, "z.png") and red(f"{inside}::z.png") == 60
+
+
+def test_a_database_may_be_one_file(make, image, tmp_path):
+    folder = make("photos_lmdb", {"1": image(1), "2": image(2)})
+    file = tmp_path / "all" / "one.lmdb"
+    file.parent.mkdir()
+    shutil.copy(folder / "data.mdb", file)
+    for source in (file, file.parent):
+        paths = list_images(source)
+        assert [image_name(path, source_root(source)) for path in paths] == ["one.lmdb::1", "one.lmdb::2"]
+    assert [read_stored(path) for path in paths] == [read_stored(path) for path in list_images(folder)]
+    file.write_bytes(file.read_bytes()[:-4096])
+    with pytest.raises(ValueError, match=r"one\.lmdb: cut off, one\.lmdb has fewer"):
+        list_images(file)
 
 
 def test_without_lmdb_the_extra_is_named(make, image, monkeypatch):

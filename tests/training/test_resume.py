@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,6 +112,10 @@ def test_a_run_does_not_lie_among_its_images(tiny, options, pictures):
     for out in (pictures, pictures / "run"):
         with pytest.raises(ValueError, match=r"out: .* lies in"):
             train_tokenizer(options(steps=1, out=out), model=tiny(), progress=_quiet)
+    validation = pictures.parent / "held out"
+    shutil.copytree(pictures, validation)
+    with pytest.raises(ValueError, match=r"out: .*held out lies in"):
+        train_tokenizer(options(steps=1, validation=validation, out=validation), model=tiny(), progress=_quiet)
     assert not (pictures / "run").exists()
 
 

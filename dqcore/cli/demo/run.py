@@ -18,6 +18,7 @@ from dqcore.data.photos import sample_folder
 from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner, write_json
 from dqcore.inference.measure import Evaluation
+from dqcore.printing import say
 from dqcore.progress import shown_log
 from dqcore.report.run import report_run
 from dqcore.training import PriorTraining, TokenizerTraining, train_prior, train_tokenizer
@@ -82,17 +83,17 @@ def run_demo(
 
 def _run(steps: int, out: Path, seed: int, prior: bool, start: float) -> DemoResult:
     line, first = opening()
-    print(line, flush=True)
+    say(line)
     train, heldout = sample_folder("train"), sample_folder("heldout")
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     with _one_thread(), shown_log():
-        print(f"training a tokenizer on sample photographs for {steps} steps", flush=True)
+        say(f"training a tokenizer on sample photographs for {steps} steps")
         sizes = {"image_size": 64, "resize": 128}  # of crops and photographs
         options = TokenizerTraining.small(train, out, validation=heldout, steps=steps, **sizes, **common)
         model = train_tokenizer(options).model
         trained = time.perf_counter() - start
         if prior:
-            print("training a prior on its codes", flush=True)
+            say("training a prior on its codes")
             train_prior(PriorTraining.small(train, out, out / "prior", steps=min(steps, PRIOR_STEPS), **common))
     page, evaluation = report_run(
         out,
@@ -112,8 +113,8 @@ def _write_and_print(result: DemoResult, out: Path) -> None:
     numbers = result.evaluation
     write_json(out / "evaluation.json", numbers.as_json() | {"target_ratio": result.target_ratio})
     for name, value in numbers.table():
-        print(f"{name:<24}{value}")
-    print(f"done in {result.seconds:.0f} s; open {result.page}")
+        say(f"{name:<24}{value}")
+    say(f"done in {result.seconds:.0f} s; open {result.page}")
 
 
 def _clear(out: Path) -> None:

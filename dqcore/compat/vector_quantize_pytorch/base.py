@@ -13,6 +13,7 @@ from dqcore.compat.vector_quantize_pytorch.codebook import Codebook
 from dqcore.compat.vector_quantize_pytorch.layout import layout_of, mask_of, rows_mask, split_heads
 from dqcore.compat.vector_quantize_pytorch.options import resolve
 from dqcore.compat.vector_quantize_pytorch.search import lookup
+from dqcore.errors import InputError
 
 __all__ = ["VectorQuantizeBase"]
 
@@ -195,6 +196,9 @@ class VectorQuantizeBase(nn.Module):
 
         As in the other package ``x`` is not projected, and without heads only its first sample is drawn from.
         """
+        width = self.heads * self._codebook.embed.shape[-1]
+        if not isinstance(x, Tensor) or x.shape[-1] != width:
+            raise InputError(f"x: expected (B, N, {width}), got {getattr(x, 'shape', type(x).__name__)}")
         self._codebook.expire_codes_(self.maybe_split_heads_from_input(self._codebook.transform_input(x)))
 
     def maybe_split_heads_from_input(self, x: Tensor) -> Tensor:
@@ -210,9 +214,11 @@ class VectorQuantizeBase(nn.Module):
             mask: Which vectors of a sequence count, ``(B, N)`` bool.
         """
         layout = layout_of(self, x)
-        kept = mask_of(self, layout, mask, None)
+        kept = mask_of(self, layout, len(x), mask, None)
         with torch.no_grad():
             z = self._vectors(layout.sequence(x)).float()
+            if indices.shape[:1] != x.shape[:1] or indices.numel() * z.shape[-1] != z.numel():
+                raise InputError(f"indices: expected a code for each vector of x, got shape {tuple(indices.shape)}")
             codes = indices.reshape(len(x), -1, *([self.heads] if self.heads > 1 else []))
             codes = self._split(codes).reshape(z.shape[:-1]).clamp_min(0)
             self._codebook.update_codebook(

@@ -14,7 +14,7 @@ from dqcore.compat.vector_quantize_pytorch.layout import layout_of, mask_of, mer
 from dqcore.compat.vector_quantize_pytorch.losses import code_cross_entropy, commitment, masked_mean, total
 from dqcore.compat.vector_quantize_pytorch.passing import pass_and_commit, pass_direction
 from dqcore.compat.vector_quantize_pytorch.quantize import Found, Transform, Wish
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_given
 
 __all__ = ["VectorQuantize"]
 
@@ -74,7 +74,7 @@ class VectorQuantize(VectorQuantizeBase):
             is one for each code.
         """
         layout, top = layout_of(self, x), self._top(topk)
-        kept = mask_of(self, layout, mask, lens)
+        kept = mask_of(self, layout, len(x), mask, lens)
         routed = self.training and x.requires_grad and self.route_gradients_to_input
         sequence = layout.sequence(x)
         z = self._vectors(sequence)
@@ -100,8 +100,7 @@ class VectorQuantize(VectorQuantizeBase):
         """The k of top-k, at most the size of the codebook."""
         if topk is None:
             return None
-        if topk < 1:
-            raise InputError(f"topk: expected at least 1, got {topk}")
+        whole_given(1, topk=topk)
         if self.heads > 1:
             raise InputError("topk: cannot be used with heads")
         if self.training and self.commitment_use_cross_entropy_loss:

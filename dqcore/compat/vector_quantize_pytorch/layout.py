@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.compat.lookup import check_floats
 from dqcore.errors import InputError
 
 __all__ = ["InputLayout", "layout_of", "mask_of", "merge_heads", "rows_mask", "split_heads"]
@@ -41,8 +42,11 @@ def layout_of(layer: Any, x: Tensor) -> InputLayout:
     """The layout of an input of ``layer``.
 
     Raises:
-        InputError: a number of dimensions that the layer does not take.
+        InputError: dimensions, channels or numbers that the layer does not take.
     """
+    if not isinstance(x, Tensor):
+        raise InputError(f"x: expected a tensor, got {type(x).__name__}")
+    check_floats("x", x)
     dims = x.dim()
     fmap = 4 if layer.accept_image_fmap else 5 if layer.accept_3d_fmap else None
     first = fmap is not None or not layer.channel_last
@@ -54,13 +58,16 @@ def layout_of(layer: Any, x: Tensor) -> InputLayout:
         good = dims in (2, 3) if first else dims >= 2
     if not good:
         raise InputError(f"x: expected {expected} dimensions, got shape {tuple(x.shape)}")
+    axis = 1 if first and dims > 2 else dims - 1
+    if x.shape[axis] != layer.dim:
+        raise InputError(f"x: expected {layer.dim} channels in dimension {axis}, got shape {tuple(x.shape)}")
     if dims == 2:
         return InputLayout(None, False)
     return InputLayout(tuple(x.shape[2:] if first else x.shape[1:-1]), first)
 
 
-def mask_of(layer: Any, layout: InputLayout, mask: Tensor | None, lens: Tensor | None) -> Tensor | None:
-    """The mask ``(B, N)`` that ``mask`` or ``lens`` ask for."""
+def mask_of(layer: Any, layout: InputLayout, batch: int, mask: Tensor | None, lens: Tensor | None) -> Tensor | None:
+    """The mask ``(B, N)`` that ``mask`` or ``lens`` ask for, of ``B = batch`` sequences."""
     if mask is None and lens is None:
         return None
     if mask is not None and lens is not None:
@@ -68,11 +75,15 @@ def mask_of(layer: Any, layout: InputLayout, mask: Tensor | None, lens: Tensor |
     name = "lens" if mask is None else "mask"
     if layer.accept_image_fmap or layer.accept_3d_fmap or layout.grid is None or len(layout.grid) > 1:
         raise InputError(f"{name}: only sequences (B, N, dim) can be masked")
+    given: Any = lens if mask is None else mask
+    if not isinstance(given, Tensor):
+        raise InputError(f"{name}: expected a tensor, got {type(given).__name__}")
     if mask is None:
-        assert lens is not None
-        mask = torch.arange(layout.grid[0], device=lens.device) < lens[:, None]
-    if mask.dtype != torch.bool or mask.shape[1:] != layout.grid:
-        raise InputError(f"mask: expected bool (B, {layout.grid[0]}), got {mask.dtype} {tuple(mask.shape)}")
+        if given.shape != (batch,):
+            raise InputError(f"lens: expected shape ({batch},), got {tuple(given.shape)}")
+        return torch.arange(layout.grid[0], device=given.device) < given[:, None]
+    if mask.dtype != torch.bool or mask.shape != (batch, *layout.grid):
+        raise InputError(f"mask: expected bool ({batch}, {layout.grid[0]}), got {mask.dtype} {tuple(mask.shape)}")
     return mask
 
 

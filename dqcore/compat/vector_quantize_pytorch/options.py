@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dqcore.errors import InputError
+from dqcore.errors import InputError, whole_given
 
 __all__ = ["resolve"]
 
@@ -44,8 +44,7 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
 
 def _check_sizes(options: dict[str, Any]) -> None:
     for name in ("dim", "codebook_size", "codebook_dim", "heads"):
-        if options[name] < 1:
-            raise InputError(f"{name}: expected at least 1, got {options[name]}")
+        whole_given(1, **{name: options[name]})
     if options["kmeans_init"] and options["kmeans_iters"] < 1:
         raise InputError(f"kmeans_iters: expected at least 1 with kmeans_init, got {options['kmeans_iters']}")
     if not 0 <= options["sync_update_v"] <= 1:

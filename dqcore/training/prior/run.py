@@ -16,6 +16,7 @@ from torch import nn
 from dqcore.backends import this_machine
 from dqcore.codebook.modules import count_numbers
 from dqcore.distributed import join_world
+from dqcore.errors import InputError
 from dqcore.files import sole_owner
 from dqcore.progress import counted
 from dqcore.training.card import write_run_card
@@ -129,6 +130,8 @@ def _check_folder(options: PriorTraining) -> None:
     """Raise if the run would write where it may not, or goes on with other options: before any code is made anew."""
     check_unused(options.out, resume=options.resume)
     check_outside(options.out, options.data)
+    if options.codes is not None and options.out.resolve() == options.codes.resolve():
+        raise InputError(f"out: {options.out} holds the codes themselves; choose another folder")
     if options.resume and (options.out / CHECKPOINT).is_file():
         check_options(options, options.out, free=FREE_ON_RESUME)
 

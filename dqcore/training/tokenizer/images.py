@@ -99,7 +99,8 @@ def find_images(options: TokenizerTraining, world: World) -> TrainingImages:
         ValueError: a folder is empty, or holds fewer images than a batch, or the run lies in it.
     """
     assert options.data is not None and options.resize is not None and options.image_size is not None
-    check_outside(options.out, options.data)
+    for source in (options.data, options.validation):
+        check_outside(options.out, source)
     training, validation, roots = _listed(options)
     digest = hashlib.sha256()
     for paths, root in zip((training, validation), roots, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from dqcore.data.batches import Batch
 from dqcore.data.images import uint8_to_float
 from dqcore.distributed import World
 from dqcore.files import write_atomically
+from dqcore.printing import one_line
 from dqcore.training.log import Row
 from dqcore.training.stage import all_finite
 from dqcore.training.tokenizer.images import TrainingImages
@@ -77,8 +77,8 @@ class TokenizerStage:
         """The messages of all processes, which ``broken_images.txt`` lists."""
         everyone = sorted(set().union(*self.world.gather(sorted(self.broken))))
         if everyone and self.world.is_main:
-            text = "".join(f"{reason}\n" for reason in everyone)
-            write_atomically(self.options.out / "broken_images.txt", lambda file: file.write(os.fsencode(text)))
+            text = "".join(f"{one_line(reason)}\n" for reason in everyone)
+            write_atomically(self.options.out / "broken_images.txt", lambda file: file.write(text.encode()))
         return everyone
 
     def validate(self) -> Row | None:

@@ -72,15 +72,16 @@ def _seconds_of_a_plain_step() -> float:
 
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path, monkeypatch):
-    """What the README promises, in half of the tokenizer's steps, on photographs that training never saw."""
+    """What the README promises, in a third of the steps, on photographs that training never saw."""
+    monkeypatch.setattr(demo, "PRIOR_STEPS", demo.PRIOR_STEPS // 2)
     begun, plain = [time.process_time()], [_seconds_of_a_plain_step()]
     train = demo.train_prior
     monkeypatch.setattr(demo, "train_prior", lambda *args: begun.append(time.process_time()) or train(*args))
-    result = run_demo(out=tmp_path / "demo", steps=demo.STEPS // 2)
+    result = run_demo(out=tmp_path / "demo", steps=3 * demo.STEPS // 10)
     tokenizer, whole = begun[1] - begun[0], time.process_time() - begun[0]
     found = result.evaluation
     assert found.psnr >= 22
-    assert abs(found.fine_ratio - result.target_ratio) <= 0.05
+    assert abs(found.fine_ratio - result.target_ratio) <= 0.08
     assert found.usage > 0.5
     assert found.rank_correlation >= 0.5
     rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
@@ -88,5 +89,5 @@ def test_the_demo_learns(tmp_path, monkeypatch):
     assert losses[-1] < 0.9 * math.log(512), "of someone who knows nothing about 512 codes"
     # Others slow a shared machine threefold, and a plain step with it: minutes alone would say nothing of the demo.
     plain.append(_seconds_of_a_plain_step())
-    assert tokenizer < 1500 * max(plain), "three times what a step takes today"
-    assert whole < 2500 * max(plain)
+    assert tokenizer < 900 * max(plain), "three times what a step takes today"
+    assert whole < 1700 * max(plain)

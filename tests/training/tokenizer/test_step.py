@@ -180,7 +180,8 @@ def test_the_adaptive_weight_of_a_batch_in_parts_is_that_of_its_reconstruction(t
 
 def test_a_fixed_length_codebook_starts_from_all_parts_of_a_batch():
     sizes = {"channels": 8, "dim": 8, "latent_channels": 8, "groups": 4, "codebook_size": 16, "resolution": 32}
-    images = torch.linspace(-0.8, 0.8, 8)[:, None, None, None] + 0.1 * torch.rand(8, 3, 32, 32)
+    grey = torch.linspace(-0.8, 0.8, 8)[[0, 7, 1, 6, 2, 5, 3, 4]]  # no part is all above 0, which asks for [-1, 1]
+    images = grey[:, None, None, None] + 0.1 * torch.rand(8, 3, 32, 32)
     codes = []
     for parts in (1, 4):
         torch.manual_seed(0)
