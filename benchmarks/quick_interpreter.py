@@ -67,7 +67,9 @@ def _types_of_a_shape(make: Any) -> Any:
     known: dict[Any, dict[str, Any]] = {}
 
     def init(self: Any, element_ty: Any, shape: Any) -> None:
-        key = (element_ty.name, *shape) if type(element_ty) is tl.dtype else None  # pointers have more than a name
+        key = None  # pointers have more than a name
+        if type(element_ty) is tl.dtype:
+            key = (element_ty.name, *(getattr(size, "value", size) for size in shape))  # constexpr before Triton 3.5
         if key in known:
             self.__dict__.update(known[key], element_ty=element_ty)
             return

@@ -49,7 +49,12 @@ def test_the_gradients_of_each_sample(kind, dtype):
     model, z = Loss(kind).to(dtype), 0.1 * torch.randn(3, 8, 4, 4, dtype=dtype)
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     each = vmap(grad(lambda w, x: functional_call(model, w, (x[None],)), argnums=(0, 1)), in_dims=(None, 0))
-    of_weights, of_inputs = each({name: weight.detach() for name, weight in weights.items()}, z)
+    try:
+        of_weights, of_inputs = each({name: weight.detach() for name, weight in weights.items()}, z)
+    except RuntimeError as error:
+        if "Batching rule not implemented for aten::view.dtype" in str(error):  # as in 2.8
+            pytest.skip("this PyTorch cannot batch a view of other bits, which the reference in float64 takes")
+        raise
     for number in range(3):
         x = z[number : number + 1].clone().requires_grad_()
         one, *rest = torch.autograd.grad(model(x), [x, *weights.values()])
@@ -86,6 +91,7 @@ def test_traced_programs_need_no_dqcore(kind):
     torch.testing.assert_close(traced(z), model(z))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="the exporter of PyTorch 2.8 takes no None among the results")
 def test_onnx():
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
