@@ -136,9 +136,9 @@ def test_parts_of_a_batch_train_as_the_whole(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [3])
-def test_processes_train_as_one(size, tmp_path, monkeypatch):
+def test_processes_train_as_one(tmp_path, monkeypatch):
     """Each in one part, and in two."""
+    size = 3
     monkeypatch.setattr(torch.Tensor, "exponential_", _no_noise)
     for code, _, errors in launch(SCRIPT, __file__, tmp_path, size=size):
         assert code == 0 and not errors, errors
