@@ -39,10 +39,9 @@ WITHOUT_LOOP = {
     "_bias_gelu_fwd_kernel": "one tile a program",
     "_decode_attention_merge_kernel": "its few splits are unrolled",
     "_dynamic_lookup_bwd_kernel": "one tile a program",
-    "_dynamic_lookup_list_kernel": "one block of regions a program",
     "_nearest_code_certify_kernel": "its few stretches are unrolled",
-    "_nearest_code_round_codes_kernel": "whole codes are one tile",
-    "_nearest_code_round_vectors_kernel": "a small D is unrolled",
+    "_nearest_code_round_kernel": "whole codes are one tile, and a small D is unrolled",
+    "_nearest_code_survey_kernel": "one block of regions a program, where codes are not measured",
     "_patch_entropy_fwd_kernel": "a small patch is unrolled",
     "_take_entry_kernel": "nothing is cut off without top_k and top_p",
 }

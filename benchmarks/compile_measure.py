@@ -17,6 +17,7 @@ LIMITS = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227
 ELEMENTS = {
     "_nearest_code_scan_kernel": ("BLOCK_N", "BLOCK_K"),
     "_nearest_code_rescan_kernel": ("BLOCK_N", "BLOCK_K"),
+    "_nearest_code_round_kernel": ("BLOCK_N", "BLOCK_D"),
     "_nearest_code_settle_kernel": ("BLOCK_K", "WIDTH"),
     "_varlen_attention_fwd_kernel": ("BLOCK_M", "BLOCK_N"),
     "_varlen_attention_dq_kernel": ("BLOCK_M", "BLOCK_N"),

@@ -28,7 +28,7 @@ DRIFT = 0.05
 STORED = Path(__file__).with_name("results") / "sectors.json"
 #: Those whose time goes into moving what grows with the batch; the others belong to the scan.
 KERNELS = (
-    "_nearest_code_round_vectors_kernel", "_dynamic_lookup_fill_kernel", "_dynamic_lookup_bwd_kernel",
+    "_nearest_code_round_kernel", "_dynamic_lookup_fill_kernel", "_dynamic_lookup_bwd_kernel",
     "_code_sums_runs_kernel", "_code_sums_total_kernel",
 )  # fmt: skip
 

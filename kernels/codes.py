@@ -15,9 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
 from dqcore.kernels.common import bound, cdiv, next_power_of_2
-from dqcore.kernels.launch import launch
 
 PADDING = 256  # the number of codes is padded to a multiple of it; every block of a scan divides it
 #: A program measures so many numbers at once, and of the mean it finds so many channels.
@@ -29,7 +27,7 @@ SPLIT_DIM = 16  # up to so many channels comparing scores takes longer than a pr
 class Codes(NamedTuple):
     """A codebook prepared for the scan. K is padded to K', a multiple of PADDING, with codes that are never nearest.
 
-    A code with a NaN or an infinity is such a code, too.
+    A code with a NaN or an infinity is such a code, too. ``survey`` fills the centre, ``rounding`` the rest.
     """
 
     values: Tensor  # (K', W) float16 or bfloat16, -q
@@ -38,6 +36,30 @@ class Codes(NamedTuple):
     centre: Tensor | None  # (D,) float32, m; None where values are taken as they are
     largest: Tensor | None  # (1,) float32, at least half of the largest |e - m|
     split: bool
+
+    @classmethod
+    def empty(cls, codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> Codes:
+        """Room for ``codebook (K, D)``; ``exact`` says that it and the vectors are both float16 or both bfloat16.
+
+        ``sizes`` are zeros ``(5,)`` float32, if there are some at hand.
+        """
+        size, dim = codebook.shape
+        split = not exact and dim <= SPLIT_DIM
+        whole = max(4 if split else 16, next_power_of_2(dim))
+        room = cdiv(size, PADDING) * PADDING
+        kind = codebook.dtype if exact else torch.float16
+        values = torch.empty(room, (4 if split else 1) * whole, dtype=kind, device=codebook.device)
+        squares = torch.empty(room, dtype=torch.float32, device=codebook.device)
+        sizes = torch.zeros(5, dtype=torch.float32, device=codebook.device) if sizes is None else sizes
+        if exact:
+            return cls(values, squares, sizes, None, None, split)
+        centre = torch.empty(dim, dtype=torch.float32, device=codebook.device)
+        return cls(values, squares, sizes, centre, sizes[4:], split)
+
+    @property
+    def whole(self) -> int:
+        """D padded to a power of two: the channels of a code before it is split."""
+        return self.values.shape[1] // (4 if self.split else 1)
 
 
 @triton.jit
@@ -64,17 +86,18 @@ def _raise(maximum, values):
     tl.atomic_max(maximum, tl.max(bits, 0))
 
 
-@triton.jit(do_not_specialize=["K"])
-def _nearest_code_measure_kernel(
-    codebook, centre, largest, K,
+@triton.jit
+def measure_codes(
+    codebook, measured, K, program, programs,
     D: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The largest channel of all codes, and the mean of up to SAMPLES codes that are spread evenly over the codebook.
 
-    A program takes a block of codes for the first, and CHANNELS for the second. NaN and infinity count as 0.
+    Each of ``programs`` takes a block of codes for the first, and CHANNELS for the second. NaN and infinity count as 0.
     """
     start, stride_k, stride_d = codebook
-    k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    centre, largest = measured
+    k = program.to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     size = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     for channel in range(0, D, BLOCK_D):
         d = channel + tl.arange(0, BLOCK_D)
@@ -86,7 +109,7 @@ def _nearest_code_measure_kernel(
     step = tl.cdiv(K, SAMPLES)
     number = tl.cdiv(K, step)
     sample = tl.arange(0, SAMPLES)
-    own, jump = tl.program_id(0) * CHANNELS, tl.num_programs(0) * CHANNELS
+    own, jump = program * CHANNELS, programs * CHANNELS
     for channel in range(bound(own), D, bound(jump)):
         d = channel + tl.arange(0, CHANNELS)
         where = (sample < number)[:, None] & (d < D)[None, :]
@@ -97,14 +120,19 @@ def _nearest_code_measure_kernel(
         tl.store(centre + d, total, mask=d < D)  # (CHANNELS,)
 
 
-@triton.jit(do_not_specialize=["K"])
-def _nearest_code_round_codes_kernel(
-    codebook, centre, largest, values, squares, sizes, K,
+@triton.jit
+def round_codes(
+    codebook, prepared, K, program,
     D: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Round a block of codes. A code with a NaN or an infinity becomes one that only pads the codebook."""
+    """Round a block of codes. A code with a NaN or an infinity becomes one that only pads the codebook.
+
+    ``prepared`` are the tensors of :class:`Codes`, in their order.
+    """
     start, stride_k, stride_d = codebook
-    k = tl.program_id(0).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
+    values, squares, sizes, centre, largest = prepared
+    sizes = sizes.to(tl.pointer_type(tl.int32), bitcast=True)  # see _raise
+    k = program.to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     d = tl.arange(0, WHOLE)
     where = (k < K)[:, None] & (d < D)[None, :]
     from_code = start + k[:, None] * stride_k + d[None, :].to(tl.int64) * stride_d
@@ -143,45 +171,3 @@ def fits(size: int, dim: int) -> bool:
     """Whether the rounded codes are fewer than 2^31 numbers, whose places the scan counts in 32 bits."""
     whole = max(16, next_power_of_2(dim))
     return (size + PADDING) * (4 * whole if dim <= SPLIT_DIM else whole) < 2**31
-
-
-def round_codes(codebook: Tensor, exact: bool, sizes: Tensor | None = None) -> Codes:
-    """Prepare ``codebook (K, D)``; ``exact`` says that it and the vectors are both float16 or both bfloat16.
-
-    ``sizes`` are zeros ``(5,)`` float32, if there are some at hand.
-    """
-    size, dim = codebook.shape
-    split = not exact and dim <= SPLIT_DIM
-    whole = max(4 if split else 16, next_power_of_2(dim))
-    room = cdiv(size, PADDING) * PADDING
-    kind = codebook.dtype if exact else torch.float16
-    values = torch.empty(room, (4 if split else 1) * whole, dtype=kind, device=codebook.device)
-    squares = torch.empty(room, dtype=torch.float32, device=codebook.device)
-    sizes = torch.zeros(5, dtype=torch.float32, device=codebook.device) if sizes is None else sizes
-    centre = largest = None
-    if not exact:
-        centre = torch.empty(dim, dtype=torch.float32, device=codebook.device)
-        largest = sizes[4:]
-        block = min(256, next_power_of_2(dim))
-        rows = max(1, MEASURE["ELEMENTS"] // block)
-        launch(_nearest_code_measure_kernel, (cdiv(size, rows),))(
-            *((codebook, *codebook.stride()), centre, largest.view(torch.int32), size),
-            D=dim,
-            SAMPLES=SAMPLES,
-            CHANNELS=MEASURE["CHANNELS"],
-            BLOCK_K=rows,
-            BLOCK_D=block,
-            num_warps=MEASURE["num_warps"],
-            enable_fp_fusion=True,
-        )
-    block = min(PADDING, 64) if common.INTERPRETED else max(1, 1024 // whole)
-    launch(_nearest_code_round_codes_kernel, (room // block,))(
-        *((codebook, *codebook.stride()), centre, largest, values, squares, sizes.view(torch.int32), size),
-        D=dim,
-        WHOLE=whole,
-        SPLIT=split,
-        BLOCK_K=block,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
-    return Codes(values, squares, sizes, centre, largest, split)

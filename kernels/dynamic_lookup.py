@@ -1,7 +1,7 @@
 """Multi-granularity lookup: only the codes that exist are searched, each vector read once from its own map.
 
-One launch lists the vectors of all granularities, neighbours beside each other, so that lanes read whole sectors. While
-``nearest_code`` rounds them it also stores planes as packed rows, one a vector, which all that follows reads;
+The first launch lists the vectors of all granularities, neighbours beside each other, so that lanes read whole sectors.
+While ``nearest_code`` rounds them it also stores planes as packed rows, one a vector, which all that follows reads;
 channels-last maps hold such rows already. The search leaves each code at the first cell of its block. Then one program
 a run of cells of the finest grid writes code map, quantized map and error, every cell once, in the memory format of the
 finest map. Reference: ``dqcore.ops.dynamic_lookup``; the backward pass: ``dynamic_lookup_backward``.

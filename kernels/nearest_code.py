@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from dqcore.kernels import tuned
-from dqcore.kernels.codes import Codes, round_codes
+from dqcore.kernels.codes import Codes
 from dqcore.kernels.common import architecture, cdiv, on_device, processors
 from dqcore.kernels.launch import launch
 from dqcore.kernels.replay import refuse
-from dqcore.kernels.rounding import round_vectors
+from dqcore.kernels.rounding import error_of, round_vectors
 from dqcore.kernels.scan import _nearest_code_certify_kernel, _nearest_code_rescan_kernel, _nearest_code_scan_kernel
 from dqcore.kernels.settle import LIST, _nearest_code_settle_kernel, tree_tile
+from dqcore.kernels.survey import survey
 from dqcore.kernels.vectors import Vectors
 
 WORKSPACE = 2**25  # bytes for the vectors of one part: a batch that needs more is searched in parts
@@ -104,19 +105,19 @@ class Part:
     def __init__(
         self, batch: Vectors, codebook: Tensor, prepared: Codes, first: int, room: int, numbers: Tensor | None = None
     ) -> None:
-        """Round the vectors.
+        """Round the vectors, and with the first ones the codes.
 
         Args:
             batch: All vectors.
             codebook: ``(K, D)``.
-            prepared: The same, rounded.
+            prepared: Where the same is rounded.
             first: The first vector of this part.
             room: How many it has, at most.
             numbers: Zeros for the workspace, if there are some at hand.
         """
         self.batch, self.codebook, self.prepared, self.first, self.room = batch, codebook, prepared, first, room
         splits, self.span = stretches(batch.most, prepared)
-        *self.rounded, self.margins = round_vectors(batch, prepared, first, room, codebook.shape[1])
+        self.rounded = round_vectors(batch, prepared, first, room, codebook)
         self.work = Workspace.allocate(room, splits, codebook.device, numbers)
         self.config = tuned.config("nearest_code", width=prepared.values.shape[1])
 
@@ -125,7 +126,7 @@ class Part:
         size, width = self.prepared.values.shape
         config = self.config | {"BLOCK_D": min(self.config["BLOCK_D"], width)}
         launch(_nearest_code_scan_kernel, (cdiv(self.room, config["BLOCK_N"]), len(self.work.best)))(
-            *(tuple(self.rounded), self.prepared[:2], self.batch.number, self.work.scanned),
+            *(self.rounded[:2], self.prepared[:2], self.batch.number, self.work.scanned),
             *(self.first, self.first + self.room, self.room, size, self.span),
             W=width,
             **config,
@@ -135,9 +136,11 @@ class Part:
     def certify(self, codes: Tensor, *, exact: bool) -> None:
         """Write the codes that are certain, and note what is open: if not ``exact``, only vectors without a margin."""
         launch(_nearest_code_certify_kernel, (cdiv(self.room, ROWS),))(
-            *(self.work.scanned, self.margins, self.batch.cells, self.batch.number),
-            *(codes, self.work.limits, self.work.lists),
+            *(self.work.scanned, tuple(self.rounded), (self.prepared.sizes, self.prepared.largest)),
+            *(self.batch.cells, self.batch.number, codes, self.work.limits, self.work.lists),
             *(self.first, self.first + self.room, self.room, *self.batch.maps[-1].shape[2:]),
+            ERROR=error_of(self.prepared.values.shape[1]),
+            SPLIT=self.prepared.split,
             SPLITS=len(self.work.best),
             PACK=1.02 * (self.config["BLOCK_K"] + 1) * 2.0**-23 if exact else None,
             LIST=LIST,
@@ -152,7 +155,7 @@ class Part:
         (size, width), splits, parts = self.prepared.values.shape, len(self.work.best), cdiv(self.span, PART)
         programs = min(cdiv(self.room, RESCAN["BLOCK_N"]), cdiv(8 * processors(), splits * parts))
         launch(_nearest_code_rescan_kernel, (programs, splits, parts))(
-            *(tuple(self.rounded), self.prepared[:2], self.work.limits, self.work.lists),
+            *(self.rounded[:2], self.prepared[:2], self.work.limits, self.work.lists),
             *(self.room, size, self.span, PART),
             W=width,
             LIST=LIST,
@@ -186,9 +189,9 @@ def parts(batch: Vectors, codebook: Tensor, counters: Counters | None = None) ->
     """The batch in parts that fit the workspace."""
     counters = Counters.zeros(codebook.device) if counters is None else counters
     given = (batch.maps[-1].dtype, codebook.dtype)
-    prepared = round_codes(
-        codebook, given in [(half, half) for half in (torch.float16, torch.bfloat16)], counters.sizes
-    )
+    halves = [(half, half) for half in (torch.float16, torch.bfloat16)]
+    prepared = Codes.empty(codebook, given in halves, counters.sizes)
+    survey(batch, codebook, prepared)
     room = rows_at_once(batch.most, prepared)
     if batch.most > MOST_NOTED * room:
         refuse()  # each part of a call that is made again has a memory of its own

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from dqcore.kernels.common import IN_INTERPRETER, bound, multiplicand
+from dqcore.kernels.rounding import margin
 from dqcore.kernels.vectors import locate
 
 
@@ -138,8 +139,8 @@ def _nearest_code_scan_kernel(
 
 @triton.jit(do_not_specialize=["first", "N", "room", "height", "width"])
 def _nearest_code_certify_kernel(
-    scanned, margins, cells, count, codes, limits, lists, first, N, room, height, width,
-    SPLITS: tl.constexpr, PACK: tl.constexpr, LIST: tl.constexpr, BLOCK_N: tl.constexpr,
+    scanned, rounded, prepared, cells, count, codes, limits, lists, first, N, room, height, width, ERROR,
+    SPLIT: tl.constexpr, SPLITS: tl.constexpr, PACK: tl.constexpr, LIST: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Store the codes that are sure, and list the vectors and stretches that are not.
 
@@ -161,13 +162,13 @@ def _nearest_code_certify_kernel(
         code = tl.where(low < smallest, tl.load(nearest + s * room + row, mask=inside, other=0), code)
         smallest = tl.minimum(smallest, low)
     candidates, found, rescans, numbers, pending = lists
-    margin = tl.load(margins + row, mask=inside, other=0.0)
+    apart = margin(rounded, prepared, row, inside, ERROR, SPLIT)
     if PACK is None:
-        sure = inside & (margin < float("inf")) & (smallest < float("inf"))
+        sure = inside & (apart < float("inf")) & (smallest < float("inf"))
         settled = sure
         several = sure.to(tl.int32)
     else:
-        limit = smallest + tl.abs(smallest) * PACK + margin
+        limit = smallest + tl.abs(smallest) * PACK + apart
         sure = inside & (limit < 1e37)
         several = tl.zeros([BLOCK_N], tl.int32)  # how many codes are noted
         open_ = tl.zeros([BLOCK_N], tl.int32)  # how many stretches have more than one

@@ -13,12 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels.common import cdiv, next_power_of_2
-from dqcore.kernels.launch import launch
-
 #: A listed vector has 3 bits for its granularity.
 MAX_GRANULARITIES = 8
-REGIONS = 128  # regions whose vectors one program lists
 
 
 @triton.jit
@@ -93,18 +89,18 @@ def row_of(places, regions, region, line, column, halvings, inside, G: tl.conste
     return start + ((line & within) >> halvings) * step + ((column & within) >> halvings)
 
 
-@triton.jit(do_not_specialize=["lines", "columns"])
-def _dynamic_lookup_list_kernel(
-    grain, out, lines, columns, G: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr
+@triton.jit
+def list_vectors(
+    grain, out, lines, columns, program, across, G: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """List the vectors of LINES lines of regions, coarse to fine, each granularity row after row.
 
     So neighbours in the list are neighbours in their map, and lanes that read them share sectors. Where a program's
-    vectors begin differs from run to run, which changes no result.
+    vectors begin differs from run to run, which changes no result. ``across`` programs take the same lines.
     """
     cells, places, count = out
-    line = tl.program_id(0) * LINES + tl.arange(0, LINES)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    line = program // across * LINES + tl.arange(0, LINES)
+    column = program % across * COLUMNS + tl.arange(0, COLUMNS)
     region = line[:, None] * columns + column[None, :]
     inside = (line < lines)[:, None] & (column < columns)[None, :]
     granularity = tl.load(grain + region, mask=inside, other=-1).to(tl.int32)  # (LINES, COLUMNS)
@@ -133,37 +129,18 @@ def _dynamic_lookup_list_kernel(
         tl.store(cells + start + row * step + place, cell * 8 + granularity, mask=known)
 
 
-def list_vectors(grain: Tensor, num_granularities: int, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """All vectors that a grain map ``(B, h, w)`` selects, their number ``(1,)``, and their places ``(2, B, h, w)``.
-
-    The list has room for the finest grid. A granularity out of range marks a region without vectors. Places are int32:
-    where the list holds a region's first vector, and how far it is from there to the next row of its vectors.
-    ``count``, a zero ``(1,)`` int64, becomes their number, if there is one at hand.
-    """
-    batch, height, width = grain.shape
-    cells = torch.empty(grain.numel() * 4 ** (num_granularities - 1), dtype=torch.int64, device=grain.device)
-    count = torch.zeros(1, dtype=torch.int64, device=grain.device) if count is None else count
-    places = torch.empty((2, *grain.shape), dtype=torch.int32, device=grain.device)
-    columns = min(REGIONS, next_power_of_2(width))
-    lines = REGIONS // columns
-    launch(_dynamic_lookup_list_kernel, (cdiv(batch * height, lines), cdiv(width, columns)))(
-        *(grain.contiguous(), (cells, places, count), batch * height, width),
-        G=num_granularities,
-        LINES=lines,
-        COLUMNS=columns,
-        num_warps=4,
-        enable_fp_fusion=True,
-    )
-    return cells, count, places
-
-
 class Vectors(NamedTuple):
-    """The vectors to look up. Their codes go to the finest grid."""
+    """The vectors to look up. Their codes go to the finest grid.
+
+    A list has room for the finest grid; ``survey`` writes it. A granularity out of range marks a region without
+    vectors. Places are where the list holds a region's first vector, and how far it is to the next row of its vectors.
+    """
 
     maps: tuple[Tensor, ...]  # each (B, D, H_g, W_g), coarse to fine
-    cells: Tensor | None = None  # the list; None: every cell of the one map
+    grain: Tensor | None = None  # (B, h, w) int64, which of them are listed; None: every cell of the one map
+    cells: Tensor | None = None  # the list
     number: Tensor | None = None  # (1,) int64, how many are listed
-    places: Tensor | None = None  # (2, B, h, w) int32, where the list holds them
+    places: Tensor | None = None  # (2, B, h, w) int32
     rows: Tensor | None = None  # (most, D), the listed vectors packed: the lookup fills it while it rounds them
 
     @classmethod
@@ -175,8 +152,15 @@ class Vectors(NamedTuple):
 
     @classmethod
     def listed(cls, maps: list[Tensor], grain: Tensor, count: Tensor | None = None) -> Vectors:
-        """Those that a grain map selects; with room for packed rows if the channels of a vector lie apart."""
-        batch = cls(tuple(maps), *list_vectors(grain, len(maps), count))
+        """Room for those that a grain map selects; for packed rows, too, if the channels of a vector lie apart.
+
+        ``count``, a zero ``(1,)`` int64, becomes their number, if there is one at hand.
+        """
+        grain, device = grain.contiguous(), grain.device
+        cells = torch.empty(grain.numel() * 4 ** (len(maps) - 1), dtype=torch.int64, device=device)
+        count = torch.zeros(1, dtype=torch.int64, device=device) if count is None else count
+        places = torch.empty((2, *grain.shape), dtype=torch.int32, device=device)
+        batch = cls(tuple(maps), grain, cells, count, places)
         if batch.align > 0:
             return batch
         return batch._replace(rows=maps[-1].new_empty(batch.most, maps[-1].shape[1]))

@@ -50,10 +50,10 @@ def test_lookup(monkeypatch, last):
     problems = [(*problem(last), True) for _ in range(2)]
     equal(last_of(dynamic_lookup.dynamic_lookup_fwd, problems), dynamic_lookup.dynamic_lookup_fwd(*problems[-1]))
     (call,) = noted()
-    assert [step.known.run.times for step in call.launches] == [1] * 11
+    assert [step.known.run.times for step in call.launches] == [1] * 9
 
 
-@pytest.mark.parametrize(("room", "steps"), [(4, 16), (2, 26), (1, None)])
+@pytest.mark.parametrize(("room", "steps"), [(4, 14), (2, 24), (1, None)])
 def test_a_lookup_in_parts(monkeypatch, room, steps):
     """As of 64 images: a few parts are noted, each with a memory of its own; many would take too much of it."""
     monkeypatch.setattr(nearest_code, "rows_at_once", lambda most, prepared: room)
@@ -100,7 +100,7 @@ def test_a_training_step():
     expected = function(maps, grain, other, *rest)
     equal(last_of(function, [*problems, (maps, grain, state, *rest)]), expected)
     assert all(map(torch.equal, state, other))
-    assert [len(call.launches) for call in noted()] == [13]
+    assert [len(call.launches) for call in noted()] == [11]
 
 
 def test_vectors_drawn_from_a_part():

@@ -9,21 +9,26 @@ pytest.importorskip("triton")
 if not (backends.interpreting() or torch.cuda.is_available()):
     pytest.skip("needs Triton's interpreter or a GPU", allow_module_level=True)
 
-from dqcore.kernels import vectors
+from dqcore.kernels import survey
+from dqcore.kernels.codes import Codes
+from dqcore.kernels.vectors import Vectors
 
 DEVICE = "cpu" if backends.interpreting() else "cuda"
 
 
 def listed(grain, levels):
-    cells, count, places = vectors.list_vectors(grain, levels)
-    return cells[: int(count)].tolist(), places
+    images, height, width = grain.shape
+    maps = [torch.zeros(images, 4, height << g, width << g, dtype=torch.half, device=DEVICE) for g in range(levels)]
+    codebook, batch = maps[0].new_zeros(3, 4), Vectors.listed(maps, grain)
+    survey.survey(batch, codebook, Codes.empty(codebook, exact=True))
+    return batch.cells[: int(batch.number)].tolist(), batch.places
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("regions", [4, 16, 128])
 def test_every_vector_is_listed_once(monkeypatch, levels, regions):
     """Whatever part of the regions a program lists."""
-    monkeypatch.setattr(vectors, "REGIONS", regions)
+    monkeypatch.setattr(survey, "REGIONS", regions)
     grain = torch.randint(-1, levels, (2, 3, 7), device=DEVICE)
     found, (starts, steps) = listed(grain, levels)
     width, expected = 7 << (levels - 1), set()
@@ -54,9 +59,9 @@ def test_what_is_known_of_addresses(levels):
     grain = torch.zeros(1, 2, 2, dtype=torch.int64, device=DEVICE)
     last = torch.channels_last
     maps = [torch.randn(1, 8, 2 << g, 2 << g, device=DEVICE) for g in range(levels)]
-    batch = vectors.Vectors.listed(maps, grain)
+    batch = Vectors.listed(maps, grain)
     assert (batch.align, batch.packed, batch.rows.shape) == (0, 4, (4**levels, 8))
-    batch = vectors.Vectors.listed([values.contiguous(memory_format=last) for values in maps], grain)
+    batch = Vectors.listed([values.contiguous(memory_format=last) for values in maps], grain)
     assert (batch.align, batch.packed, batch.rows) == (16, 16, None)
     odd = [torch.randn(1, 2 << g, 2 << g, 9, device=DEVICE)[..., 1:].permute(0, 3, 1, 2) for g in range(levels)]
-    assert vectors.Vectors.listed(odd, grain).align == 4
+    assert Vectors.listed(odd, grain).align == 4
