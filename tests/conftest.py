@@ -22,8 +22,10 @@ from dqcore import backends
 gc.disable()  # until all tests are collected
 
 if backends.has_triton() and backends.interpreting():
+    import bounds
     import quick_interpreter
 
+    bounds.watch()
     quick_interpreter.quicken()  # half of the time of most tests that interpret a kernel
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests interrupt themselves
