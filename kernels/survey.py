@@ -42,11 +42,11 @@ def survey(batch: Vectors, codebook: Tensor, prepared: Codes) -> None:
     size, dim = codebook.shape
     block = min(256, next_power_of_2(dim))
     rows = max(1, MEASURE["ELEMENTS"] // block)
-    measured = prepared.centre is not None
-    measuring = cdiv(size, rows) if measured else 0
-    lines, width = (
-        (batch.grain.shape[0] * batch.grain.shape[1], batch.grain.shape[2]) if batch.grain is not None else (0, 1)
-    )
+    largest = prepared.largest
+    measured = None if largest is None else (prepared.centre, largest.view(torch.int32))
+    measuring = 0 if measured is None else cdiv(size, rows)
+    images, height, width = (0, 0, 1) if batch.grain is None else batch.grain.shape
+    lines = images * height
     columns = min(REGIONS, next_power_of_2(width))
     across = cdiv(width, columns)
     programs = measuring + cdiv(lines, REGIONS // columns) * across
@@ -55,8 +55,7 @@ def survey(batch: Vectors, codebook: Tensor, prepared: Codes) -> None:
     launch(_nearest_code_survey_kernel, (programs,))(
         *(batch.grain, (batch.cells, batch.places, batch.number), lines, width, across),
         (codebook, *codebook.stride()),
-        (prepared.centre, prepared.largest.view(torch.int32)) if measured else None,
-        *(size, measuring),
+        *(measured, size, measuring),
         G=len(batch.maps),
         LINES=REGIONS // columns,
         COLUMNS=columns,

@@ -34,7 +34,7 @@ def test_what_lies_outside_is_found(kind, most):
     whole = torch.zeros(64, dtype=torch.int32)
     given = (whole[8:16][::2], 2), whole[32:36]
     _copy[(1,)](*given, most, kind)
-    with pytest.raises(triton.runtime.errors.InterpreterError, match="1 of . addresses are in no tensor"):
+    with pytest.raises(triton.runtime.errors.InterpreterError, match=r"1 of . addresses are in no tensor"):
         _copy[(1,)](*given, most + 1, kind)
 
 
