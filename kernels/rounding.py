@@ -24,8 +24,9 @@ from dqcore.kernels.vectors import Vectors, block_of, locate, starts
 #: What a tensor core may lose of a sum of W products, for each channel and as a share of ||p|| ||q||. An H100 loses at
 #: most a third of this: docs/exactness.md.
 ACCUMULATION = 2.0**-24
-#: A program holds so many elements at once: at most ROWS vectors, and of each at most WIDEST channels. Of codes, CODES.
-ROUND = {"ELEMENTS": 4096, "ROWS": 128, "WIDEST": 512, "CODES": 2048, "num_warps": 8}
+#: A program holds so many elements at once: at most ROWS vectors, and of each at most WIDEST channels.
+ROUND = {"ELEMENTS": 4096, "ROWS": 128, "WIDEST": 512, "num_warps": 8}
+ELEMENTS_OF_CODES = 2048  # the same of codes, which are float64
 
 
 @triton.jit
@@ -195,8 +196,8 @@ def error_of(width: int) -> float:
 
 
 def codes_of_a_program(whole: int) -> int:
-    """How many codes of ``whole`` channels a program rounds, in float64."""
-    return min(PADDING, 64) if common.INTERPRETED else max(1, ROUND["CODES"] // whole)
+    """How many codes of ``whole`` channels a program rounds."""
+    return min(PADDING, 64) if common.INTERPRETED else max(1, ELEMENTS_OF_CODES // whole)
 
 
 def tile_for(whole: int) -> dict[str, int]:
