@@ -6,8 +6,9 @@ The command line prints these in one line. ``except ValueError`` catches an :cla
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Any, SupportsFloat
 
-__all__ = ["DqcoreError", "InputError", "at_least", "whole_at_least", "whole_given"]
+__all__ = ["DqcoreError", "InputError", "at_least", "number_given", "whole_at_least", "whole_given"]
 
 
 class DqcoreError(Exception):
@@ -43,3 +44,10 @@ def whole_given(least: int | None = None, **numbers: int) -> None:
         if isinstance(number, bool) or not isinstance(number, Integral) or (least is not None and number < least):
             expected = "a whole number" if least is None else f"at least {least} and whole"
             raise InputError(f"{name}: expected {expected}, got {number!r}")
+
+
+def number_given(**numbers: Any) -> None:
+    """Raise :class:`InputError` unless each argument, given by its name, is a number of any kind, a tensor too."""
+    for name, number in numbers.items():
+        if not isinstance(number, SupportsFloat):
+            raise InputError(f"{name}: expected a number, got {number!r}")

@@ -21,6 +21,7 @@ ROOMS = {
     "files/sealed": "JSON objects with a checksum",
     "files/tensors": "tensors on disk, with a checksum",
     "files/checkout": "the commit that is running",
+    "files/signals": "a signal that comes twice",
     "files/pictures": "PNG files that say that dqcore made them",
     "printing": "lines in which no name of a file ends the line or moves the cursor",
     "progress": "progress bars, and lines in the log where there is no terminal",

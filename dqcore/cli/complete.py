@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from dqcore.backends import choose_device
 from dqcore.cli.sample import class_labels
 from dqcore.data.images import read_image, tensor_to_image
+from dqcore.data.listing import bare_name
 from dqcore.errors import InputError, at_least
 from dqcore.files import sole_owner
 from dqcore.files.pictures import check_targets, write_picture
@@ -60,8 +61,9 @@ def complete(
         device: auto, cpu, cuda or cuda:N.
     """
     at_least(1, count=count)
-    targets = [out / f"{photo.stem}-{index + 1}.png" for index in range(count)]
-    kept = out / f"{photo.stem}-kept.png"
+    name = bare_name(photo.name)
+    targets = [out / f"{name}-{index + 1}.png" for index in range(count)]
+    kept = out / f"{name}-kept.png"
     check_targets([kept, *targets])
     image = read_image(photo)
     kept_part(keep, image.size)  # refuse what cannot be read before the models are loaded

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from dqcore.files.signals import FirstSignal
+
 __all__ = ["endable", "ending_at_once"]
 
 
@@ -23,8 +25,11 @@ def endable() -> Iterator[None]:
     Libraries may turn the interruption into another error or swallow it; it is raised again at the end.
     """
     noted: list[KeyboardInterrupt] = []
+    first = FirstSignal()
 
     def end(number: int, frame: object) -> None:
+        if first.is_echo():  # it would interrupt the cleaning up, and kill the processes that are saving
+            return
         noted.append(_TerminatedError("terminated") if number == signal.SIGTERM else KeyboardInterrupt())
         raise noted[0]
 

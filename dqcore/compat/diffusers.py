@@ -7,6 +7,7 @@ from os import PathLike
 from torch import Tensor
 
 from dqcore.compat.remap import MapQuantizer
+from dqcore.errors import whole_given
 
 __all__ = ["VectorQuantizer"]
 
@@ -22,6 +23,9 @@ class VectorQuantizer(MapQuantizer):
         unknown_index: What a code outside that file becomes: ``"random"``, ``"extra"`` (one more number) or a number.
         sane_index_shape: Return codes as ``(B, H, W)`` instead of ``(N,)``.
         legacy: Whether ``beta`` weighs the codebook's term ``mean((e - sg[z])^2)``; else the encoder's.
+
+    Raises:
+        InputError: A size that is not whole or below 1, or a weight that is no number.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class VectorQuantizer(MapQuantizer):
         sane_index_shape: bool = False,
         legacy: bool = True,
     ) -> None:
+        whole_given(1, n_e=n_e, vq_embed_dim=vq_embed_dim)
         super().__init__(n_e, vq_embed_dim, beta, remap, unknown_index, sane_index_shape, legacy)
         self.vq_embed_dim = vq_embed_dim
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dqcore.compat.entropy import entropy_loss
 from dqcore.compat.lookup import Found, check_map, lookup
+from dqcore.errors import number_given, whole_given
 
 __all__ = ["VectorQuantizer"]
 
@@ -32,6 +33,9 @@ class VectorQuantizer(nn.Module):
 
     Attributes:
         codebook_used: These codes ``(65536,)`` float32, 0 at first; only with ``show_usage``.
+
+    Raises:
+        InputError: A size that is not whole or below 1, or a weight that is no number.
     """
 
     codebook_used: Tensor
@@ -40,6 +44,8 @@ class VectorQuantizer(nn.Module):
         self, n_e: int, e_dim: int, beta: float, entropy_loss_ratio: float, l2_norm: bool, show_usage: bool
     ) -> None:
         super().__init__()
+        whole_given(1, n_e=n_e, e_dim=e_dim)
+        number_given(beta=beta, entropy_loss_ratio=entropy_loss_ratio)
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.entropy_loss_ratio, self.l2_norm, self.show_usage = entropy_loss_ratio, l2_norm, show_usage
         self.embedding = nn.Embedding(n_e, e_dim)

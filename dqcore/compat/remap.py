@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqcore.compat.lookup import as_map, check_map, lookup
-from dqcore.errors import InputError
+from dqcore.errors import InputError, number_given
 
 __all__ = ["MapQuantizer", "Remapped"]
 
@@ -82,6 +82,7 @@ class MapQuantizer(Remapped):
         legacy: bool,
     ) -> None:
         super().__init__()
+        number_given(beta=beta)
         self.n_e, self.beta, self.legacy = num_codes, beta, legacy
         self.embedding = nn.Embedding(num_codes, dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / num_codes, 1.0 / num_codes)

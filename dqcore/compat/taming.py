@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dqcore.compat.lookup import as_map, check_map, lookup, one_hot
 from dqcore.compat.remap import MapQuantizer, Remapped
-from dqcore.errors import InputError
+from dqcore.errors import InputError, number_given, whole_given
 from dqcore.ops.code_sums import code_sums
 
 __all__ = ["EMAVectorQuantizer", "EmbeddingEMA", "VectorQuantizer", "VectorQuantizer2"]
@@ -26,10 +26,15 @@ class VectorQuantizer(nn.Module):
         n_e: Number of codes K.
         e_dim: Channels D.
         beta: Weight of the codebook's term.
+
+    Raises:
+        InputError: A size that is not whole or below 1, or a weight that is no number.
     """
 
     def __init__(self, n_e: int, e_dim: int, beta: float) -> None:
         super().__init__()
+        whole_given(1, n_e=n_e, e_dim=e_dim)
+        number_given(beta=beta)
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.embedding = nn.Embedding(n_e, e_dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / n_e, 1.0 / n_e)
@@ -65,6 +70,9 @@ class VectorQuantizer2(MapQuantizer):
         unknown_index: What a code outside that file becomes: ``"random"``, ``"extra"`` (one more number) or a number.
         sane_index_shape: Return codes as ``(B, H, W)`` instead of ``(N,)``.
         legacy: Whether ``beta`` weighs the codebook's term ``mean((e - sg[z])^2)``; else the encoder's.
+
+    Raises:
+        InputError: A size that is not whole or below 1, or a weight that is no number.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class VectorQuantizer2(MapQuantizer):
         sane_index_shape: bool = False,
         legacy: bool = True,
     ) -> None:
+        whole_given(1, n_e=n_e, e_dim=e_dim)
         super().__init__(n_e, e_dim, beta, remap, unknown_index, sane_index_shape, legacy)
         self.e_dim = e_dim
 
@@ -119,10 +128,15 @@ class EmbeddingEMA(nn.Module):
         cluster_size: Moving average of how many vectors each code had ``(K,)``.
         embed_avg: Moving average of the sum of these vectors ``(K, D)``.
         update: Whether training moves them.
+
+    Raises:
+        InputError: A size that is not whole or below 1, or a weight that is no number.
     """
 
     def __init__(self, num_tokens: int, codebook_dim: int, decay: float = 0.99, eps: float = 1e-5) -> None:
         super().__init__()
+        whole_given(1, num_tokens=num_tokens, codebook_dim=codebook_dim)
+        number_given(decay=decay, eps=eps)
         self.decay, self.eps = decay, eps
         weight = torch.randn(num_tokens, codebook_dim)
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -167,7 +181,7 @@ class EMAVectorQuantizer(Remapped):
         unknown_index: Unused without ``remap``.
 
     Raises:
-        InputError: If ``remap`` is given.
+        InputError: If ``remap`` is given; a size that is not whole or below 1, or a weight that is no number.
     """
 
     def __init__(
@@ -183,6 +197,8 @@ class EMAVectorQuantizer(Remapped):
         super().__init__()
         if remap is not None:
             raise InputError(f"remap: expected None, as EMAVectorQuantizer returns codes as they are; got {remap!r}")
+        whole_given(1, n_embed=n_embed, embedding_dim=embedding_dim)
+        number_given(beta=beta)
         self.codebook_dim, self.num_tokens, self.beta = embedding_dim, n_embed, beta
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
         self._read_remap(None, unknown_index, n_embed)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dqcore.compat.lookup import check_map_shape, counts_of, lookup, nearest
 from dqcore.distributed import rows_of_all_processes
-from dqcore.errors import InputError
+from dqcore.errors import InputError, number_given, whole_given
 from dqcore.ops.autocast import without_autocast
 
 __all__ = ["VectorQuantizer"]
@@ -27,6 +27,9 @@ class VectorQuantizer(nn.Module):
     Attributes:
         embed_prob: Moving average of how often each code is used ``(K,)``; only with ``clustering_vq``.
         decay: Share of the old average that is kept, 0.99; only with ``clustering_vq``.
+
+    Raises:
+        InputError: A size that is not whole or below 1, or a weight that is no number.
     """
 
     embed_prob: Tensor
@@ -40,6 +43,8 @@ class VectorQuantizer(nn.Module):
         clustering_vq: bool = False,
     ) -> None:
         super().__init__()
+        whole_given(1, codebook_size=codebook_size, token_size=token_size)
+        number_given(commitment_cost=commitment_cost)
         self.codebook_size, self.token_size, self.commitment_cost = codebook_size, token_size, commitment_cost
         self.embedding = nn.Embedding(codebook_size, token_size)
         nn.init.uniform_(self.embedding.weight, -1.0 / codebook_size, 1.0 / codebook_size)

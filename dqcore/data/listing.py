@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from dqcore.errors import InputError, whole_at_least, whole_given
 from dqcore.progress import counted
 
 __all__ = [
+    "bare_name",
     "choose",
     "files_for",
     "image_name",
@@ -36,6 +37,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+#: Endings that give way to that of what is made of a file; any other dot is part of a name, as in a database's key.
+_REPLACED = SUFFIXES | {".dqc"}
 
 
 def list_images(source: str | Path) -> list[Path]:
@@ -97,6 +100,12 @@ def name_below(name: str) -> str:
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("..", "/", "//")) or "_"
 
 
+def bare_name(name: str, endings: Set[str] = SUFFIXES) -> str:
+    """A name without the ending of an image: ``cat/1`` of ``cat/1.jpg``, and ``a.b`` as it is."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in endings else name
+
+
 def files_for(name: str, ending: str) -> Iterator[str]:
     """What a file made of an image may be called, the first that is free: ``a.dqc``, ``a.jpg.dqc``, ``a.jpg-2.dqc``..
 
@@ -104,7 +113,7 @@ def files_for(name: str, ending: str) -> Iterator[str]:
         name: The image's name, such as ``a.jpg``.
         ending: That of the file, such as ``.dqc``.
     """
-    yield str(PurePosixPath(name).with_suffix(ending))
+    yield bare_name(name, _REPLACED) + ending
     yield name + ending
     yield from (f"{name}-{number}{ending}" for number in itertools.count(2))
 

@@ -14,10 +14,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dqcore.data.archives import MARK
-from dqcore.data.containers import SUFFIXES
 from dqcore.data.crops import CenterCrop, Crop, RandomCropAtMost, WholeImage, resize_short_side
 from dqcore.data.images import BrokenImageError, broken_as, read_image
-from dqcore.data.listing import name_below
+from dqcore.data.listing import bare_name, name_below
 from dqcore.data.reading import allow_pixels, check_sides, format_of, named_limit
 from dqcore.data.shards import file_digest
 from dqcore.data.stored import read_stored
@@ -80,7 +79,7 @@ class Making:
         image = read_image(path)  # also where the file is copied, so that no broken one is
         if self.size is None:
             data = read_stored(path)
-            return [(name if _bare(name) != name else f"{name}.{_format(data)}", data)]
+            return [(name if bare_name(name) != name else f"{name}.{_format(data)}", data)]
         crop, rng = self._crop(self.size), random.Random(os.fsencode(f"{self.seed}/{name}"))  # names may be no UTF-8
         with broken_as(path):
             prepared = crop.prepare(resize_short_side(image, self.size) if self.crop == "none" else image)
@@ -144,7 +143,7 @@ class MadeImages(Dataset[Made]):
             return Made(name, digest, [], str(error))
         if name in self.labels:
             label = str(self.labels[name]).encode()
-            files = [each for file in files for each in (file, (f"{_bare(file[0])}.cls", label))]
+            files = [each for file in files for each in (file, (f"{bare_name(file[0])}.cls", label))]
         return Made(name, digest, files)
 
 
@@ -164,7 +163,9 @@ def new_names(names: Sequence[str], *, whole: bool, dots: bool = True) -> dict[s
     """
     short = [name_below(name.rpartition(MARK)[2]) for name in names]
     long = [name_below(name.replace(MARK, "/")) for name in names]
-    choices = (short, long) if whole else ([_bare(name) for name in short], [_bare(name) for name in long], long)
+    choices = (
+        (short, long) if whole else ([bare_name(name) for name in short], [bare_name(name) for name in long], long)
+    )
     for found in choices:
         found = found if dots else [_without_dots(name, whole) for name in found]
         if len(set(found)) == len(found):
@@ -174,14 +175,8 @@ def new_names(names: Sequence[str], *, whole: bool, dots: bool = True) -> dict[s
 
 def _without_dots(name: str, whole: bool) -> str:
     path = PurePosixPath(name)
-    ending = path.suffix if whole and _bare(name) != name else ""
+    ending = path.suffix if whole and bare_name(name) != name else ""
     return str(path.with_name(path.name.removesuffix(ending).replace(".", "_") + ending))
-
-
-def _bare(name: str) -> str:
-    """A name without the ending of an image."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
 def _format(data: bytes) -> str:

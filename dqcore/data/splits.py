@@ -45,7 +45,7 @@ def listed_split(source: Path, paths: Sequence[Path]) -> Split | None:
         for names in LISTS:
             training, validation = (folder / name for name in names)
             if training.is_file() and validation.is_file():
-                by_stem = {path.stem.rpartition("::")[2]: path for path in paths}
+                by_stem = {Path(path.name.rpartition("::")[2]).stem: path for path in paths}
                 if _stem(read_lines(training)[:1]) not in by_stem:
                     continue  # the lists of another data set beside this one
                 if len(by_stem) < len(paths):

@@ -62,7 +62,7 @@ def measure_arm(experiment: Experiment, arm: Arm, setting: Setting) -> None:
     """
     start = time.perf_counter()
     measured = experiment.measure(arm, setting)
-    training = read_notes(setting.run_folder(arm) / FINISHED, "made_by", "seconds", "resumed")
+    training = read_notes(setting.run_folder(arm) / FINISHED, made_by=dict, seconds=float, resumed=bool)
     result = {
         "experiment": experiment.name,
         "arm": setting.described(arm),
@@ -84,7 +84,7 @@ def is_measured(experiment: Experiment, arm: Arm, setting: Setting) -> bool:
     path = setting.result_file(experiment.name, arm)
     if not path.is_file():
         return False
-    check_same(path, read_notes(path, "arm")["arm"], setting.described(arm))
+    check_same(path, read_notes(path)["arm"], setting.described(arm))
     return True
 
 

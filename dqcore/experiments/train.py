@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -68,22 +69,27 @@ def is_trained(arm: Arm, setting: Setting) -> bool:
     path = setting.run_folder(arm) / FINISHED
     if not path.is_file():
         return False
-    check_same(path, read_notes(path, "arm")["arm"], setting.described(arm))
+    check_same(path, read_notes(path)["arm"], setting.described(arm))
     return True
 
 
-def read_notes(path: Path, *names: str) -> dict[str, Any]:
-    """The JSON object that was written beside a finished piece of work; it must have what is named.
+def read_notes(path: Path, **kinds: type) -> dict[str, Any]:
+    """The JSON object that was written beside a finished piece of work.
+
+    Args:
+        path: The file.
+        kinds: What it must have beside ``arm``, and of which kind.
 
     Raises:
         InputError: It is damaged.
     """
     try:
         found = json.loads(path.read_text())
-        missing = [name for name in names if name not in found]
-        if missing or not isinstance(found.get("arm"), dict):
-            raise ValueError(f"no {', '.join(missing) or 'arm'}")
-    except (ValueError, TypeError, AttributeError) as error:
+        for name, kind in {"arm": dict, **kinds}.items():
+            value = found.get(name)
+            if not isinstance(value, kind) or (kind is float and not 0 <= found[name] < math.inf):
+                raise ValueError(f"{name}: expected {kind.__name__}, got {value!r:.60}")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"out: {path} is damaged ({error}); remove it, and that piece is done again") from error
     return dict(found)
 

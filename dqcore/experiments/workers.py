@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from dqcore.errors import DqcoreError
+from dqcore.files.signals import FirstSignal
 from dqcore.training import NonFiniteLossError, StoppedError
 
 __all__ = ["Task", "do_in_processes"]
@@ -32,10 +33,11 @@ PAUSE = 0.5
 
 @dataclass
 class _Worker:
-    """What a process of the pool knows of itself: whether it is at work, and whether it shall end."""
+    """What a process of the pool knows of itself: whether it works, whether it shall end, and of the first signal."""
 
     busy: bool = False
     told: bool = False
+    first: FirstSignal = field(default_factory=FirstSignal)
 
 
 _here = _Worker()
@@ -100,7 +102,7 @@ def _begin(stopped: Connection, left: Connection) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     _here.told = True
-    if _here.busy:
+    if _here.busy and not _here.first.is_echo():
         raise KeyboardInterrupt
 
 

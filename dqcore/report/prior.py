@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dqcore.data.images import read_image
+from dqcore.data.listing import bare_name
 from dqcore.inference.complete import complete
 from dqcore.inference.photos import list_photos
 from dqcore.inference.sample import decode_preview, decode_sequence, load_pair
@@ -92,7 +93,7 @@ def _completions(prior: Any, tokenizer: Any, paths: list[Path]) -> Gallery:
     for path in paths:
         label = 0 if prior.config.num_classes and not prior.config.label_dropout else None
         found = complete(prior, tokenizer, read_image(path), "upper", 2, labels=label, seed=SEED)
-        pictures += [(found.photo, path.stem), (found.given, "kept")]
+        pictures += [(found.photo, bare_name(path.name)), (found.given, "kept")]
         pictures += [(image, "completed") for image in found.images]
     return Gallery("The lower half imagined", "The codes of the upper half are kept.", pictures)
 

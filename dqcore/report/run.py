@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqcore.data.images import image_to_tensor, list_images, read_image
-from dqcore.data.listing import spread
+from dqcore.data.listing import bare_name, spread
 from dqcore.data.provenance import Provenance, provenance, say_provenance
 from dqcore.data.splits import training_split
 from dqcore.errors import InputError
@@ -118,7 +118,7 @@ def _twin(
         return (), []
     twin = load_tokenizer(folder, device)
     numbers = compare_twin(model, cost, twin, StreamCost.of_checkpoint(folder, twin.config), shown)
-    names = [path.stem for path in shown.good]
+    names = [bare_name(path.name) for path in shown.good]
     return numbers, codes_beside_errors(twin, comparison.shown, names, model.config)
 
 
@@ -137,7 +137,7 @@ def _entries(
 ) -> list[dict[str, Any]]:
     """The photos shown."""
     trios = zip(paths, comparison.shown, known, strict=False)
-    return [photo_entry(path.stem, photo, config, _remark(kind)) for path, photo, kind in trios]
+    return [photo_entry(bare_name(path.name), photo, config, _remark(kind)) for path, photo, kind in trios]
 
 
 def _parts(

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from dqcore.files.signals import FirstSignal
+
 __all__ = ["StopSignals", "StoppedError", "StoppedWorkError"]
 
 
@@ -43,6 +45,8 @@ class StoppedError(StoppedWorkError):
 class StopSignals:
     """While this is open, the first SIGINT or SIGTERM is only noted; the second ends the program at once.
 
+    One that comes right after the first is no second one, see :mod:`dqcore.files.signals`.
+
     In threads other than the main one, where Python allows no handlers, signals do what they did before.
 
     Args:
@@ -54,7 +58,7 @@ class StopSignals:
 
     def __init__(self, unit: str = "step") -> None:
         self.received, self._unit = 0, unit
-        self._owner = os.getpid()
+        self._owner, self._first = os.getpid(), FirstSignal()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -69,6 +73,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a loader process, forked while this was open: its owner stops it
+            return
+        if self._first.is_echo():
             return
         if self.received:
             signal.signal(number, signal.SIG_DFL)

@@ -44,6 +44,20 @@ def test_complete(run, fails, prior, tmp_path):
     assert "count: expected at least 1" in fails(*args, "--count", 0)
 
 
+def test_keys_of_a_database_do_not_share_a_file(run, prior, tmp_path):
+    lmdb = pytest.importorskip("lmdb", reason="pip install 'dqcore[lmdb]'")
+    keys, photo = ("a.b%2Fc", "a.b%2Fd"), sample_photos("heldout")[0].read_bytes()
+    file = lmdb.open(str(tmp_path / "in.lmdb"), subdir=False, map_size=1 << 22)
+    with file as database, database.begin(write=True) as writing:
+        for key in (b"a.b/c", b"a.b/d"):
+            writing.put(key, photo)
+    args = ("--prior", prior, "--out", tmp_path / "o", "--device", "cpu", "--count", 1)
+    for key in keys:
+        assert run("complete", f"{tmp_path}/in.lmdb::{key}", *args)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "o").iterdir())
+    assert names == [f"in.lmdb::{key}-{name}.png" for key in keys for name in ("1", "kept")]
+
+
 def test_the_report_of_a_prior(run, fails, prior, tmp_path):
     page = tmp_path / "page.html"
     code, out, _ = run("report", prior, "--out", page, "--images", sample_photos("heldout")[0], "--device", "cpu")

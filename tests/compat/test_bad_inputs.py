@@ -1,4 +1,6 @@
-"""An input of another width, kind or dtype is one error that names the argument, in every class of ``compat``."""
+"""A bad input or constructor argument is one error that names it, in every class of ``compat``."""
+
+import inspect
 
 import numpy as np
 import pytest
@@ -89,3 +91,73 @@ def test_what_moves_the_codebook_by_hand_checks_too():
         layer.expire_codes_(torch.randn(1, 9, DIM + 1))
     layer.update_indices(x, codes)
     layer.expire_codes_(x)
+
+
+SIZES = {
+    taming.VectorQuantizer: {"n_e": SIZE, "e_dim": DIM, "beta": 0.25},
+    taming.VectorQuantizer2: {"n_e": SIZE, "e_dim": DIM, "beta": 0.25},
+    taming.EmbeddingEMA: {"num_tokens": SIZE, "codebook_dim": DIM},
+    taming.EMAVectorQuantizer: {"n_embed": SIZE, "embedding_dim": DIM, "beta": 0.25},
+    llamagen.VectorQuantizer: {
+        "n_e": SIZE,
+        "e_dim": DIM,
+        "beta": 0.25,
+        "entropy_loss_ratio": 0.1,
+        "l2_norm": True,
+        "show_usage": True,
+    },
+    titok.VectorQuantizer: {"codebook_size": SIZE, "token_size": DIM},
+    diffusers.VectorQuantizer: {"n_e": SIZE, "vq_embed_dim": DIM, "beta": 0.25},
+    VectorQuantize: {"dim": DIM, "codebook_size": SIZE},
+}
+USED = {
+    "kmeans_iters": {"kmeans_init": True},
+    "sample_codebook_temp": {"stochastic_sample_codes": True},
+    "directional_reparam_variance": {"directional_reparam": True, "threshold_ema_dead_code": 1},
+    "sync_update_v": {"learnable_codebook": True, "ema_update": False},
+    "codebook_diversity_temperature": {"codebook_diversity_loss_weight": 1.0},
+    "orthogonal_reg_max_codes": {"orthogonal_reg_weight": 1.0},
+}
+
+
+def _numbers(kind):
+    numbers = ("int", "float", "int | None")
+    return [p.name for p in inspect.signature(kind).parameters.values() if p.annotation in numbers]
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_size_is_whole_and_at_least_one(kind):
+    for name in [*SIZES[kind]][:2]:
+        for bad in (0, -1, float("nan"), 2.5, True, "3"):
+            with pytest.raises(InputError, match=f"^{name}: expected at least 1 and whole, got "):
+                kind(**SIZES[kind] | {name: bad})
+        kind(**SIZES[kind] | {name: np.int64(4)})
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in SIZES for name in _numbers(kind)])
+def test_what_is_no_number_is_refused(kind, name):
+    for bad in ("3", [1]):
+        with pytest.raises(InputError, match=f"^{name}: "):
+            kind(**SIZES[kind] | USED.get(name, {}) | {name: bad})
+
+
+@pytest.mark.parametrize("name", ["beta", "decay", "eps"])
+@pytest.mark.parametrize("number", [0, -1, True, float("nan"), np.float32(0.5), torch.tensor(0.5)])
+def test_a_weight_is_any_number_as_in_the_originals(name, number):
+    taming.EMAVectorQuantizer(**SIZES[taming.EMAVectorQuantizer] | {name: number})(_input("taming"))
+
+
+def test_numbers_that_fail_in_the_first_step_are_refused_before_it():
+    given = {"dim": DIM, "codebook_size": SIZE}
+    with pytest.raises(InputError, match=r"^directional_reparam_variance: expected at least 0, got -1"):
+        VectorQuantize(**given | USED["directional_reparam_variance"], directional_reparam_variance=-1)
+    for bad in (0, 2.5):
+        with pytest.raises(InputError, match=r"^orthogonal_reg_max_codes: expected at least 1 and whole"):
+            VectorQuantize(**given, orthogonal_reg_weight=1.0, orthogonal_reg_max_codes=bad)
+
+
+def test_numbers_that_are_not_used_are_not_looked_at():
+    unused = {"decay": None, "eps": None, "ema_update": False, "sample_codebook_temp": None, "kmeans_iters": None}
+    layer = VectorQuantize(DIM, SIZE, **unused, orthogonal_reg_max_codes=0, directional_reparam_variance=-1)
+    layer(_input("plain"))
+    VectorQuantize(DIM, SIZE, orthogonal_reg_weight=1.0, orthogonal_reg_max_codes=float("inf"))(_input("plain"))

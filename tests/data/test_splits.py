@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dqcore.data.listing import choose, spread
+from dqcore.data.listing import choose, files_for, spread
 from dqcore.data.splits import LISTS, least_held_out, listed_split, training_split
 
 
@@ -53,3 +53,35 @@ def test_one_list_alone_splits_nothing(tmp_path):
     assert listed_split(tmp_path, paths) is None
     validation.write_text("3.png\n")
     assert listed_split(tmp_path, paths).validation == paths[3:]
+
+
+def test_lists_name_the_keys_of_a_database_in_one_file(tmp_path):
+    paths = [tmp_path / f"faces.lmdb::{index}" for index in range(5)]
+    (tmp_path / LISTS[0][0]).write_text("0.png\n1.png\n2.png\n")
+    (tmp_path / LISTS[0][1]).write_text("3.png\n4.png\n")
+    assert listed_split(tmp_path / "faces.lmdb", paths).validation == paths[3:]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("a.jpg", "a.png"),
+        ("cat/a.b.JPEG", "cat/a.b.png"),
+        ("a.dqc", "a.png"),
+        ("church_lmdb::a.b%2Fc", "church_lmdb::a.b%2Fc.png"),
+        ("church.lmdb::0a1b", "church.lmdb::0a1b.png"),
+        ("x.tar::a.b/c.png", "x.tar::a.b/c.png"),
+        ("a.", "a..png"),
+    ],
+)
+def test_a_file_keeps_all_of_a_name_but_the_ending_of_an_image(name, first):
+    files = files_for(name, ".png")
+    assert next(files) == first
+    assert next(files) == f"{name}.png" and next(files) == f"{name}-2.png"
+
+
+def test_no_two_keys_of_a_database_become_one_file():
+    keys = ["a.b%2Fc", "a.b%2Fd", "a.b", "a", "a.png", "a.PNG"]
+    names = [f"{database}::{key}" for database in ("x.lmdb", "x_lmdb") for key in keys]
+    plain = {next(files_for(name, ".dqc")) for name in names if not name.lower().endswith("g")}
+    assert len(plain) == 8

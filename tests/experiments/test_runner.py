@@ -15,7 +15,7 @@ from dqcore.errors import InputError
 from dqcore.experiments import EXPERIMENTS, SCALES, Experiment, Setting, find_photos, run_experiments, say_plan, train
 from dqcore.experiments.arms import dual
 from dqcore.experiments.measure import metrics_of
-from dqcore.experiments.runner import is_measured
+from dqcore.experiments.runner import is_measured, measure_arm
 
 
 def one_arm(scale, seeds):
@@ -74,6 +74,22 @@ def test_damaged_notes_are_named(setting_in, tmp_path, text):
         path.write_text(text)
         with pytest.raises(InputError, match=f"out: {re.escape(str(path))} is damaged"):
             look()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seconds", "text"), ("seconds", float("nan")), ("seconds", -1.0), ("made_by", [1]), ("resumed", None)],
+)
+def test_a_note_of_another_kind_is_named(setting_in, tmp_path, name, value):
+    setting = setting_in(tmp_path)
+    (arm,) = one_arm(setting.scale, 1)
+    path = setting.run_folder(arm) / "finished.json"
+    notes = {"arm": setting.described(arm), "made_by": {}, "seconds": 1.0, "resumed": False}
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(notes | {name: value}))
+    experiment = dataclasses.replace(ONE, measure=lambda *_: {})
+    with pytest.raises(InputError, match=rf"finished\.json is damaged \({name}: expected "):
+        measure_arm(experiment, arm, setting)
 
 
 def test_minutes_stand_for_steps(setting_in, tmp_path):

@@ -98,10 +98,76 @@ def test_a_result_that_lacks_something_is_named(tmp_path, place):
     refused(tmp_path, json.dumps(row))
 
 
-def test_a_result_without_a_number_is_named(tmp_path):
+NO_NUMBERS = ['"text"', '"3.5"', "[]", "[1]", "{}", "true", "NaN", "Infinity", "1e999", "-1e999", "1" + "0" * 400]
+NO_CURVES = [
+    '"text"',
+    "3",
+    "{}",
+    "[1]",
+    "[[1]]",
+    '[[1, "a"]]',
+    '[["a", 1]]',
+    "[[1, null]]",
+    "[[NaN, 1]]",
+    "[[1, 1e999]]",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "texts"),
+    [
+        ("router", ("measured", "0.5", "psnr"), NO_NUMBERS),
+        ("ratios", ("measured", "equal", "codes_per_image"), [*NO_NUMBERS, "0", "-1"]),
+        ("ratios", ("measured", "equal"), ['"text"', "3", "[1]"]),
+        ("layers", ("measured", "rise"), NO_NUMBERS),
+        ("budget", ("measured", "training", "fine_ratio"), NO_CURVES),
+        ("router", ("seconds", "training"), [*NO_NUMBERS, "null", "-1"]),
+        ("router", ("arm", "seed"), ["1.5", '"0"', "true", "null", "NaN"]),
+        ("router", ("arm", "options", "minutes"), ['"5"', "null", "NaN"]),
+        ("router", ("made_by", "threads"), ["NaN"]),
+        ("layers", ("arm", "name"), ['"text"', '"layers-x-y"', "3"]),
+    ],
+)
+def test_what_is_no_number_is_named_with_its_file(tmp_path, name, place, texts):
+    made = rows(name, MADE_UP[name](True))
+    folder = tmp_path / name
+    folder.mkdir()
+    for row in made:
+        (folder / f"{row['arm']['name']}-seed{row['arm']['seed']}.json").write_text(json.dumps(row))
+    row = json.loads(json.dumps(made[0]))  # rows share their parts
+    key, value = f"{row['arm']['name']}-seed{row['arm']['seed']}", row
+    *way, last = place
+    for part in way:
+        value = value[part]
+    value[last] = "HERE"
+    for text in texts:
+        (folder / f"{key}.json").write_text(json.dumps(row).replace('"HERE"', text))
+        with pytest.raises(InputError) as error:
+            read_summaries({name: EXPERIMENTS[name]}, tmp_path)
+        message = str(error.value)
+        assert message.startswith(f"out: {folder}/{key}.json is no result of an arm ({'.'.join(place)}"), (
+            text,
+            message,
+        )
+        assert "\n" not in message and len(message) < 400
+
+
+def test_a_copied_result_is_not_counted_twice(tmp_path):
     row = rows("router", MADE_UP["router"](True))[0]
-    row["measured"]["0.5"]["psnr"] = float("nan")
-    refused(tmp_path, json.dumps(row))
+    (tmp_path / "router").mkdir()
+    for name in (f"{row['arm']['name']}-seed0", "copy-seed0"):
+        (tmp_path / "router" / f"{name}.json").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=r"copy-seed0\.json is no result of an arm \(arm\.name and arm\.seed: "):
+        read_results(tmp_path / "router")
+
+
+def test_a_number_that_is_not_there_is_left_out():
+    made = rows("router", MADE_UP["router"](True))
+    made[0]["measured"] = {"0.5": {"psnr": None}}
+    name = made[0]["arm"]["name"]
+    assert sorted(Results(made).values(name, "0.5", "psnr")) == [1, 2]
+    assert sorted(Results(made).values(name, "0.5", "ssim")) == [1, 2]
+    assert Results(made).curve(name, "fine_ratio") == []
 
 
 def test_hours_are_images_over_rates():

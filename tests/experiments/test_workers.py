@@ -10,6 +10,7 @@ import pytest
 
 SCRIPT = """
 import os, pathlib, sys, time
+from dqcore.cli.signals import endable
 from dqcore.experiments.workers import do_in_processes
 from dqcore.training import StoppedError
 from dqcore.training.stop import StopSignals
@@ -24,7 +25,8 @@ def work(folder):
     raise StoppedError(pathlib.Path(folder), 0, signals.received)
 
 if __name__ == "__main__":
-    do_in_processes([(work, (sys.argv[1],), "")] * 3, 2, print)
+    with endable():  # as the command line does
+        do_in_processes([(work, (sys.argv[1],), "")] * 3, 2, print)
 """
 
 
@@ -42,6 +44,25 @@ def test_they_end_with_their_starter(tmp_path, number):
         starter.send_signal(number)
         assert starter.wait(30)
     wait(lambda: not any(map(runs, processes)))
+    names = {str(process) for process in processes}
+    assert {path.name for path in busy.iterdir()} == names | {f"{name}-saved" for name in names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starter_first", [True, False])
+def test_a_signal_to_all_of_them_is_one(tmp_path, starter_first):
+    """As systemd and Slurm send it; and ``timeout`` sends it to the starter, then to its whole group."""
+    script, busy = tmp_path / "script.py", tmp_path / "busy"
+    script.write_text(SCRIPT)
+    busy.mkdir()
+    with subprocess.Popen([sys.executable, script, busy], stderr=subprocess.DEVNULL) as starter:
+        wait(lambda: len(list(busy.iterdir())) == 2)
+        processes = [int(path.name) for path in busy.iterdir()]
+        for process in [starter.pid, *processes] if starter_first else [*processes, starter.pid]:
+            os.kill(process, signal.SIGTERM)
+        time.sleep(0.2)
+        starter.send_signal(signal.SIGTERM)
+        assert starter.wait(30)
     names = {str(process) for process in processes}
     assert {path.name for path in busy.iterdir()} == names | {f"{name}-saved" for name in names}
 

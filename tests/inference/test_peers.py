@@ -144,3 +144,17 @@ def test_each_photo_of_a_batch_has_its_own_result(model, photo):
     for together, alone in zip(*shown, strict=True):
         assert torch.equal(together.padded, alone.padded) and torch.equal(together.image, alone.image)
         torch.testing.assert_close(together.reconstruction, alone.reconstruction, rtol=0, atol=1 / 127)
+
+
+@pytest.mark.parametrize("details", [(-0.1,), (0.5, 1.1), (float("nan"),)])
+def test_a_share_of_detail_lies_between_0_and_1(model, details):
+    with pytest.raises(ValueError, match=r"ratios: expected numbers in \[0, 1\]"):
+        Comparison(model, StreamCost.uniform(model.config), details=details)
+    Comparison(model, StreamCost.uniform(model.config), details=(0, 1))
+
+
+def test_a_fixed_number_of_codes_has_no_curve():
+    fixed = dqcore.VQGAN.from_preset("vqgan-f16-tiny", channels=8).eval()
+    with pytest.raises(ValueError, match="ratios: this tokenizer has one granularity"):
+        Comparison(fixed, StreamCost.uniform(fixed.config), details=(0.5,))
+    assert Comparison(fixed, StreamCost.uniform(fixed.config)).curve == []

@@ -89,13 +89,22 @@ def test_an_interruption_before_the_first_step_says_what_is_kept(pictures, tmp_p
 @pytest.mark.slow
 def test_the_second_signal_ends_the_process_at_once():
     script = (
-        "import os, signal, time\nfrom dqcore.training.stop import StopSignals\n"
+        "import os, signal, time\nfrom dqcore.files import signals\nfrom dqcore.training.stop import StopSignals\n"
+        "signals.TOGETHER = 0\n"
         "with StopSignals() as signals:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    assert signals.received == signal.SIGINT\n"
         "    print('on', flush=True)\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
     )
     code, out, _ = processes.run(script)
     assert code == -signal.SIGTERM and out == "on\n"
+
+
+def test_a_signal_that_comes_twice_is_one():
+    """As to a process of ``torchrun`` in a job that is told to end."""
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGTERM
 
 
 def test_nothing_is_changed_outside():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dqcore.errors import InputError, whole_given
+from dqcore.errors import InputError, number_given, whole_given
 
 __all__ = ["resolve"]
 
@@ -15,6 +15,14 @@ REFUSED = {
     "affine_param_batch_decay": 0.99,
     "affine_param_codebook_decay": 0.9,
 }
+#: Numbers that every layer uses.
+WEIGHTS = (
+    "commitment_weight",
+    "orthogonal_reg_weight",
+    "codebook_diversity_loss_weight",
+    "threshold_ema_dead_code",
+    "sync_update_v",
+)
 _APART = "cannot be used with separate_codebook_per_head, whose codebooks have active codes each"
 
 
@@ -28,6 +36,9 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
         if given[name] != default:
             raise InputError(f"{name}: {given[name]!r} is not supported, leave it at {default!r}")
     options = dict(given)
+    if options["codebook_dim"] is None:
+        options["codebook_dim"] = options["dim"]
+    _check_sizes(options)
     learned = options["directional_reparam"] or options["vq_bridge"] is not None
     if options["ema_update"] is None:
         options["ema_update"] = not learned
@@ -35,9 +46,7 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
         options["learnable_codebook"] = learned
     if options["rotation_trick"] is None:
         options["rotation_trick"] = not options["directional_reparam"] and options["dim"] > 1
-    if options["codebook_dim"] is None:
-        options["codebook_dim"] = options["dim"]
-    _check_sizes(options)
+    _check_numbers(options)
     _check_pairs(options)
     return options
 
@@ -45,8 +54,31 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
 def _check_sizes(options: dict[str, Any]) -> None:
     for name in ("dim", "codebook_size", "codebook_dim", "heads"):
         whole_given(1, **{name: options[name]})
-    if options["kmeans_init"] and options["kmeans_iters"] < 1:
-        raise InputError(f"kmeans_iters: expected at least 1 with kmeans_init, got {options['kmeans_iters']}")
+    if options["kmeans_init"]:
+        whole_given(1, kmeans_iters=options["kmeans_iters"])
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    """Raise for what is no number; the other package takes anything for a number that it does not use."""
+    number_given(**{name: options[name] for name in WEIGHTS})
+    learns = options["ema_update"] or options["threshold_ema_dead_code"] > 0
+    for name, used in (
+        ("decay", learns),
+        ("eps", learns),
+        ("codebook_diversity_temperature", options["codebook_diversity_loss_weight"] > 0),
+        ("sample_codebook_temp", options["stochastic_sample_codes"] or options["straight_through"]),
+        ("directional_reparam_variance", options["directional_reparam"]),
+    ):
+        if used:
+            number_given(**{name: options[name]})
+    if options["directional_reparam"] and options["directional_reparam_variance"] < 0:
+        variance = options["directional_reparam_variance"]
+        raise InputError(f"directional_reparam_variance: expected at least 0, got {variance}")
+    most = options["orthogonal_reg_max_codes"]
+    if most is not None and options["orthogonal_reg_weight"] > 0:
+        number_given(orthogonal_reg_max_codes=most)
+        if most < options["codebook_size"]:
+            whole_given(1, orthogonal_reg_max_codes=most)
     if not 0 <= options["sync_update_v"] <= 1:
         raise InputError(f"sync_update_v: expected a value in [0, 1], got {options['sync_update_v']}")
 

@@ -100,7 +100,7 @@ def test_random_router():
 
 
 def test_what_a_gain_router_tries_teaches_the_codebook_nothing():
-    model, images = DQVAE.from_preset("dqvae-dual-tiny", router="gain").train(), torch.rand(4, 3, 32, 32)
+    model, images = DQVAE.from_preset("dqvae-dual-tiny", router="gain").train(), 2 * torch.rand(4, 3, 32, 32) - 1
     other = copy.deepcopy(model)
     model(images)
     other.encode(images)
