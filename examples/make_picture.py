@@ -62,7 +62,7 @@ def _row(codec: Codec, path: Path, box: tuple[int, int, int, int]) -> Image.Imag
     raw = image.shape[1] * image.shape[2] * 3
     words = [
         f"{path.stem}, {image.shape[2]} x {image.shape[1]}: {raw:,} bytes of pixels",
-        f"{int((4**coded.grain).sum())} codes",
+        f"{int((4**coded.grain).sum()):,} codes",
         f"{len(coded.data):,} bytes, {decibels:.1f} dB",
     ]
     draw, font = ImageDraw.Draw(row), ImageFont.load_default(14)

@@ -46,6 +46,12 @@ def test_commands_parse(command):
     assert callable(read_arguments(verb, rest))
 
 
+def test_shown_numbers_of_codes_can_be_had():
+    """3000 codes a megapixel were shown once; at a stride of 16 there are 3906 regions, so every photo was refused."""
+    shown = re.findall(r"--num-codes (\d+) --per-megapixel", "".join(page.read_text() for page in PAGES))
+    assert shown and all(1e6 / 16**2 < int(number) < 4e6 / 16**2 for number in shown)
+
+
 def test_switches_to_the_authors_ways_are_real():
     """Each stands in the last column of the table, as an option of training or a field of a model's config."""
     _, _, section = (ROOT / "docs" / "exchange.md").read_text().partition("## Where the authors' code does otherwise")

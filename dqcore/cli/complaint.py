@@ -27,8 +27,10 @@ def in_plain_words(text: str, positional: str = "") -> str:
     if found := re.search(r"parsing (\S+): could not convert string to float: (.*)", complaint):
         return f"{found[1]}: expected a number, got {found[2]}"
     if found := re.search(r"invalid choice '(.*)' for argument '([^']+)'\. Expected one of \W(.*)\W\.", complaint):
-        # tyro keeps them in a set, whose order is another in each process; a long name may be broken at its hyphen
-        choices = sorted(choice.replace("- ", "-") for choice in re.findall(r"'([^']*)'", found[3]))
+        # tyro keeps them in a set, whose order is another in each process; a long name may be broken at its hyphen.
+        # None is what leaving the option out gives: --help does not list it either.
+        named = {choice.replace("- ", "-") for choice in re.findall(r"'([^']*)'", found[3])}
+        choices = sorted(named - {"None"})
         return f"{found[2].split()[-1]}: expected one of {', '.join(choices)}, got {found[1]!r}"
     if found := re.match(r"Missing from dqcore (.+?): (?:-\w \S+, )?(\S+)", complaint):
         name = found[2] if found[2].startswith("-") else positional or found[2]

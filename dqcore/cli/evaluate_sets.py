@@ -11,7 +11,7 @@ from dqcore.cli.broken import name_broken
 from dqcore.distributed import join_world, process_rank
 from dqcore.errors import InputError
 from dqcore.inference.evaluate import EvaluationOptions, PhotoEvaluation, evaluate_photos
-from dqcore.inference.paired import compare_results, paired_notes, read_result
+from dqcore.inference.paired import compare_results, in_columns, paired_notes, read_result
 from dqcore.inference.sets import evaluate_samples
 from dqcore.printing import one_line, say
 from dqcore.progress import progress_bar
@@ -61,10 +61,11 @@ def measure_pair(
     numbers = {name: each.as_json() for name, each in found.items()}
     kept = protocol | {"compared": [str(path) for path in pair], "numbers": numbers, "sets": rows, "notes": notes}
     keep(kept)
-    print_rows([("A", str(pair[0])), ("B", str(pair[1]))])
-    print_rows([("", "A  B  A - B, photo by photo, with 95 % interval"), *((x.name, x.text) for x in found.values())])
-    print_rows([(name, f"{a:.5g}  {b:.5g}  {a - b:+.5g}") for name, (a, b) in rows.items()])
-    print_rows([*((name, str(value)) for name, value in protocol.items()), *(("not the same", note) for note in notes)])
+    table = [("", in_columns("A", "B", "A - B, photo by photo, with 95 % interval"))]
+    table += [(x.name, x.text) for x in found.values()]
+    table += [(name, in_columns(f"{a:.5g}", f"{b:.5g}", f"{a - b:+.5g}")) for name, (a, b) in rows.items()]
+    about = [*((name, str(value)) for name, value in protocol.items()), *(("not the same", note) for note in notes)]
+    print_rows([("A", str(pair[0])), ("B", str(pair[1])), *table, *about])
     return kept
 
 

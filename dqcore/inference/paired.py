@@ -17,7 +17,7 @@ from dqcore.files.sealed import read_sealed
 from dqcore.inference.protocol import check_same_protocol, said_otherwise
 from dqcore.metrics.intervals import Interval, interval
 
-__all__ = ["Paired", "compare_results", "paired_notes", "read_result"]
+__all__ = ["Paired", "compare_results", "in_columns", "paired_notes", "read_result"]
 
 #: What is compared: name in a result, name for people, unit, digits.
 QUANTITIES = (
@@ -27,6 +27,11 @@ QUANTITIES = (
     ("lpips", "LPIPS", "", 5),
     ("bits_per_pixel", "bits per pixel, mean of photos", "", 5),
 )
+
+
+def in_columns(a: str, b: str, difference: str) -> str:
+    """A line of the table of two results."""
+    return f"{a:<8}  {b:<8}  {difference}"
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,9 @@ class Paired:
 
     @property
     def text(self) -> str:
-        """Such as ``"28.412  28.001  +0.411 ± 0.120 dB"``."""
-        values = f"{self.a:.{self.digits}f}  {self.b:.{self.digits}f}"
-        return f"{values}  {self.difference.text(self.digits, self.unit, sign=True)}"
+        """Such as ``"28.412    28.001    +0.411 ± 0.120 dB"``: three columns of :func:`in_columns`."""
+        difference = self.difference.text(self.digits, self.unit, sign=True)
+        return in_columns(f"{self.a:.{self.digits}f}", f"{self.b:.{self.digits}f}", difference)
 
     def as_json(self) -> dict[str, Any]:
         """As plain values; an interval of one photo is null."""

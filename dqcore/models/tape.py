@@ -18,10 +18,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqcore.codes import CodeSequence, Order
 from dqcore.kernels.tape import BANNED, MANDATORY, POSSIBLE
+from dqcore.nn.constants import KeepsTables
 
 __all__ = ["BANNED", "MANDATORY", "NULL", "POSSIBLE", "Entries", "Tape", "Tokens", "positions_in_order"]
 
@@ -74,7 +75,7 @@ class Tokens(NamedTuple):
     cu_seqlens: Tensor
 
 
-class Tape(nn.Module):
+class Tape(KeepsTables):
     """``L`` entries, their rules, and the way from code sequences to the tape and back.
 
     Its tables are buffers, so they move with the model, but they are not saved.

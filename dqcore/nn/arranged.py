@@ -67,6 +67,8 @@ def arrange(
     """Check the arguments of a quantizer, and bring them into one layout. See :class:`dqcore.DynamicQuantizer`."""
     dim, num_granularities, device = layer.dim, layer.num_granularities, layer.codebook.weight.device
     if isinstance(features, Tensor):
+        if features.layout is not torch.strided or features.is_nested:
+            _refuse("features", features)
         layout = layout_of(features.dim(), layer.channel_last)
         _check_features(features, layout, layer)
         rows = tuple(features.movedim(layout.channel, 1).shape[2:-1]) if features.dim() > 4 else ()
@@ -111,6 +113,13 @@ def _check_features(features: Tensor, layout: Layout, layer: QuantizerLike) -> N
             raise InputError(f"features: expected height and width to be {multiple}, got {shape}")
 
 
+def _refuse(name: str, values: Tensor) -> None:
+    """Say what to pass instead of a nested or a sparse tensor, which PyTorch itself would refuse far from here."""
+    if values.is_nested:
+        raise TypeError(f"{name}: expected a plain tensor, got a nested one: pass .to_padded_tensor(0), and lengths")
+    raise TypeError(f"{name}: expected a plain tensor, got {values.layout}: pass .to_dense()")
+
+
 def _checked_maps(features: Any, dim: int, num_granularities: int) -> list[Tensor]:
     """The maps of a list, which fit each other."""
     wanted = f"a feature map (B, {dim}, H, W)"
@@ -125,6 +134,8 @@ def _checked_maps(features: Any, dim: int, num_granularities: int) -> list[Tenso
         raise (InputError if listed else TypeError)(f"features: expected {wanted}, got {got}")
     first = maps[0]
     for g, values in enumerate(maps):
+        if values.layout is not torch.strided or values.is_nested:
+            _refuse(f"features[{g}]", values)
         if values.dim() != 4 or values.shape[1] != dim:
             raise InputError(f"features[{g}]: expected (B, {dim}, H, W), got {tuple(values.shape)}")
         expected = (first.shape[0], dim, first.shape[2] * 2**g, first.shape[3] * 2**g)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils import _pytree
 
 from dqcore.drawing import as_html, code_figures, different, line, readable
 
@@ -62,3 +63,7 @@ class Quantized(_Three):
         if codes is None or codes.ndim not in (2, 3) or codes.size == 0:
             return None
         return as_html(repr(self), code_figures(codes if codes.ndim == 3 else codes[:, None]))
+
+
+#: By this name torch.export.save writes what an exported layer returns; who loads the program imports dqcore before.
+_pytree._register_namedtuple(Quantized, serialized_type_name="dqcore.Quantized")

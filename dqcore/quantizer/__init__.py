@@ -121,7 +121,8 @@ class DynamicQuantizer(LookupLayer):
             learn: False leaves the codebook as it is, in training too.
 
         Returns:
-            ``Quantized(map, codes, loss)``; the map has the layout, dtype and memory format of ``features``.
+            ``Quantized(map, codes, loss)``; the map has the layout, dtype and memory format of ``features``. The
+            backward pass reads both: what writes into one of them before, as ``ReLU(inplace=True)``, needs a clone.
 
         Raises:
             InputError: Shapes that do not fit, a grain or length out of range, vectors that are not finite,

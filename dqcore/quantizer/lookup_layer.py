@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dqcore import backends
+from dqcore.backends import exporting
 from dqcore.codebook import fused
 from dqcore.codebook.layer import CodebookLayer
 from dqcore.codebook.learning import Initialisation, Restart, pull
@@ -47,7 +48,8 @@ class LookupLayer(CodebookLayer):
         eval_loss: Whether there is a loss in evaluation.
 
     Attributes:
-        portable: Whether to compute with PyTorch's own operations, so that a graph can be exported.
+        portable: Whether to compute with PyTorch's own operations, so that another runtime can run an exported graph.
+            ONNX and ``torch.jit.trace`` do so by themselves.
     """
 
     def __init__(
@@ -75,9 +77,16 @@ class LookupLayer(CodebookLayer):
         self._only_looks_up = self._direct and not self._projected
 
     @property
+    def _exported(self) -> bool:
+        """Whether the graph that is made is for other runtimes. ``torch.export`` by itself keeps our ops."""
+        if torch.compiler.is_compiling():
+            return self.portable or (exporting() and torch.onnx.is_in_onnx_export())
+        return self.portable or torch._C._is_tracing()
+
+    @property
     def _torch_only(self) -> bool:
         """Whether to compute with PyTorch's own operations: ``torch.func`` transforms do not know our ops."""
-        return self.portable or torch._C._are_functorch_transforms_active()
+        return self._exported or torch._C._are_functorch_transforms_active()
 
     def _raises_if_bad(self, given: Arranged) -> bool:
         """Whether a bad vector, one with a NaN or an infinity, is an error."""
@@ -86,7 +95,7 @@ class LookupLayer(CodebookLayer):
 
     def _lookup_skips_bad(self, given: Arranged) -> bool:
         """Whether the lookup itself gives bad vectors code -1, so that they need not be found before."""
-        quiet = self._direct and self._ready and not self.portable and not self._raises_if_bad(given)
+        quiet = self._direct and self._ready and not self._exported and not self._raises_if_bad(given)
         return quiet and (self._only_looks_up or (backends.route(given.maps[-1].device) == "gpu" and not is_traced()))
 
     def _vectors(self, given: Arranged) -> Vectors:
@@ -129,7 +138,7 @@ class LookupLayer(CodebookLayer):
 
     def _step_at_once(self, given: Arranged, vectors: Vectors) -> LookupStep | None:
         """Lookup, loss and update by one call, which costs the host less; None where something comes between them."""
-        if vectors.bad_cells is not None or given.mask is not None or self.portable:
+        if vectors.bad_cells is not None or given.mask is not None or self._exported:
             return None
         if not (self._only_looks_up and self._learns_at_once):
             return None

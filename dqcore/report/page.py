@@ -125,5 +125,6 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
         scale = max(1, GALLERY_SIZE // max(picture.size))
         large = picture.resize((picture.width * scale, picture.height * scale))
         pictures.append({"caption": caption, "source": inline(large, "WEBP", quality=90)})
-    wide = any(image.shape[2] > 1.5 * image.shape[1] for image, _ in gallery.pictures)
-    return {"title": gallery.title, "remark": gallery.remark, "pictures": pictures, "wide": wide}
+    shape = max((image.shape[2] / image.shape[1] for image, _ in gallery.pictures), default=1.0)
+    broad = "wide" if shape > 1.5 else "broad" if shape > 1.2 else ""  # more than one picture in each: fewer in a row
+    return {"title": gallery.title, "remark": gallery.remark, "pictures": pictures, "broad": broad}

@@ -107,8 +107,9 @@ def _table(table: dict[str, Any]) -> str:
 
 
 def _picture(chart: dict[str, Any], page: Path) -> str:
+    """A chart below its title, since no page shows the text that stands for a picture."""
     path = _file(page, chart).relative_to(page.parent)
-    return f"![{chart['title']}]({path.as_posix()})"
+    return f"**{chart['title']}**\n\n![{chart['title']}]({path.as_posix()})"
 
 
 def _file(page: Path, chart: dict[str, Any]) -> Path:

@@ -121,7 +121,7 @@ def read_stream(
     if zlib.crc32(coarse, zlib.crc32(data[: header.length - 2])) & 0xFFFF != header.coarse_check:
         raise InputError(f"{name}: damaged, the checksum of its coarse part is wrong")
     if not preview and _checksum(data[:-CHECKSUM], chosen) != data[-CHECKSUM:]:
-        raise InputError(f"{name}: damaged or truncated, its checksum is wrong")
+        raise InputError(f"{name}: damaged or truncated, its checksum is wrong; its preview can still be decoded")
     _check_size(header, chosen, max_pixels, name)
     return _decode(header, chosen, coarse, None if preview else finer, name)
 

@@ -69,12 +69,13 @@ class EvenLines:
     def __init__(self, total: int | None) -> None:
         self._total = total
         self._latest: Mapping[str, Any] = {}
+        self._told: Mapping[str, Any] = {}
         self._start = time.monotonic()
         self._next = 0.0
         self._first: tuple[float, float] | None = None
 
     def move(self, step: int, share: float) -> None:
-        """Show the latest numbers, if it is time.
+        """Show the latest numbers, if it is time. Numbers are shown once: they are not those of a later step.
 
         Args:
             step: Steps done.
@@ -87,9 +88,11 @@ class EvenLines:
             return
         self._next = now + max(LINE_SECONDS, now / 20)
         left = time_left(share - self._first[1], 1 - self._first[1], now - self._first[0])
-        numbers = "  ".join(filter(None, (_training_numbers(self._latest), left)))
+        numbers = "" if self._latest is self._told else _training_numbers(self._latest)
+        text, self._told = "  ".join(filter(None, (numbers, left))), self._latest
         of = _of_about(step, share) if self._total is None else f" of {self._total}"
-        log.info("step %5d%s, %2.0f %%: %s", step, of, 100 * min(1, share), numbers)
+        per_cent = 100 if share >= 1 else min(99, round(100 * share))  # 100 is the end, not step 999 of 1000
+        log.info("step %5d%s, %2d %%%s", step, of, per_cent, f": {text}" if text else "")
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Take the numbers of a row of metrics."""

@@ -28,7 +28,7 @@ def test_how_many_values(fails, given):
 
 
 def test_choices_are_named_in_one_order(fails, pictures, tmp_path):
-    choices = "None, ffhq, imagenet, photos, released, small, small-adversarial"
+    choices = "ffhq, imagenet, photos, released, small, small-adversarial"
     message = fails("train", "tokenizer", "--data", pictures, "--recipe", "huge's")
     assert f'--recipe: expected one of {choices}, got "huge\'s"' in message
     told = "T\n\ninvalid choice 'x' for argument '-a, --abc'. Expected one of {'b-\n c', 'a'}."

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
-from dqcore.compat import taming
+from dqcore.compat import diffusers, llamagen, taming, titok
 from dqcore.compat.lookup import _nearest_of_few, lookup, nearest
+from dqcore.compat.vector_quantize_pytorch import VectorQuantize
 from dqcore.compat.vector_quantize_pytorch.search import most_similar
 from dqcore.ops.nearest_code import nearest_code
 from dqcore.ops.reference.nearest_code import nearest_code_reference
@@ -143,3 +145,28 @@ def test_codes_are_exact_under_autocast(dim):
             codes = quantizer(z)[2][2]
         rows = z.permute(0, 2, 3, 1).flatten(0, 2)
         assert torch.equal(codes, nearest_code_reference(rows, quantizer.embedding.weight.detach(), "exact"))
+
+
+MADE = {
+    "vector-quantize-pytorch": lambda: VectorQuantize(dim=8, codebook_size=32, accept_image_fmap=True),
+    "taming": lambda: taming.VectorQuantizer(32, 8, 0.25),
+    "taming 2": lambda: taming.VectorQuantizer2(32, 8, beta=0.25),
+    "taming EMA": lambda: taming.EMAVectorQuantizer(32, 8, beta=0.25),
+    "diffusers": lambda: diffusers.VectorQuantizer(32, 8, beta=0.25),
+    "LlamaGen": lambda: llamagen.VectorQuantizer(32, 8, 0.25, 0.0, True, False),
+    "TiTok": lambda: titok.VectorQuantizer(32, 8),
+}
+
+
+@pytest.mark.parametrize("library", MADE)
+def test_the_next_layer_may_work_in_place(library):
+    """As after the originals, whose map is a sum of two tensors that no backward pass reads."""
+    x, grads = torch.randn(2, 8, 4, 4), []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        z = x.clone().requires_grad_()
+        quantized, *rest = MADE[library]()(z * 1)
+        losses = [part for part in tree_leaves(rest) if isinstance(part, torch.Tensor) and part.requires_grad]
+        loss = torch.nn.functional.relu(quantized, in_place).square().sum() + sum(part.sum() for part in losses)
+        grads += torch.autograd.grad(loss, z)
+    assert losses and torch.equal(*grads)

@@ -42,7 +42,9 @@ def test_differences_are_those_of_each_photo(results):
     assert stored == {"a": psnr.a, "b": psnr.b, "difference": psnr.difference.mean, "half": psnr.difference.half}
     one = dataclasses.replace(psnr, difference=dataclasses.replace(psnr.difference, half=math.inf))
     assert one.as_json()["half"] is None  # JSON has no infinity
-    assert f"{psnr.a:.3f}  {psnr.b:.3f}" in psnr.text and psnr.text.endswith("dB")
+    assert psnr.text.split()[:2] == [f"{psnr.a:.3f}", f"{psnr.b:.3f}"] and psnr.text.endswith("dB")
+    columns = {(line.index(line.split()[1]), line.index(line.split()[2])) for line in (x.text for x in found.values())}
+    assert len(columns) == 1, "numbers of 3 and of 5 digits stand below each other"
 
 
 def test_a_result_beside_itself_differs_by_nothing(results):

@@ -27,6 +27,7 @@ DYNAMIC = {
     "dtype of a map": (([COARSE, FINE.half()], GRAIN), r"features\[1\]: expected torch.float32, as features\[0\]"),
     "device of a map": (([COARSE, FINE.to("meta")], GRAIN), r"features\[1\]: expected device cpu, as features\[0\]"),
     "integers": (([COARSE.long(), FINE.long()], GRAIN), r"features\[0\]: expected floating-point numbers"),
+    "sparse": (([COARSE, FINE.to_sparse()], GRAIN), r"features\[1\]: expected a plain tensor, got torch.sparse_coo"),
     "odd grid": ((FINE[:, :, :3], GRAIN), "features: expected height and width to be multiples of 2"),
     "mask elsewhere": (([COARSE, FINE], GRAIN, (GRAIN == 0).to("meta")), "mask: expected device cpu"),
     "mask in a list": (([COARSE, FINE], GRAIN, [True]), "mask: expected a tensor of bool, got list"),
@@ -37,6 +38,7 @@ PLAIN = {
     "array": ((FINE.numpy(),), r"features: expected a feature map \(B, 8, H, W\), got ndarray"),
     "nothing": ((None,), "features: expected a feature map .* got NoneType"),
     "elsewhere": ((FINE.to("meta"),), "features: expected device cpu, as the codebook, got meta"),
+    "sparse": ((FINE.to_sparse(),), r"features: expected a plain tensor, got torch.sparse_coo: pass .to_dense\(\)"),
     "lengths in a list": ((FINE[..., 0], None, None, [1, 2]), "lengths: expected 2 integers in a tensor, got list"),
 }
 
@@ -55,6 +57,13 @@ def test_mistakes_with_several_maps(mistake):
 @pytest.mark.parametrize("mistake", PLAIN)
 def test_mistakes_with_one_map(mistake):
     refuse(DynamicQuantizer(8, 16), *PLAIN[mistake])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(layout):
+    nested = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(5, 8)], layout=layout)
+    refuse(DynamicQuantizer(8, 16, channel_last=True), (nested,), "features: expected a plain tensor, got a nested one")
 
 
 def test_embed_names_codes():

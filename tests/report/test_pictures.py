@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from dqcore.report.page import Gallery, _gallery
 from dqcore.report.pictures import error_map, error_scale, grain_layer, grain_overlay, granularity_colour, side_by_side
 
 
@@ -55,3 +56,10 @@ def test_the_layer_alone_has_the_overlays_tints_and_lines():
 
 def test_the_scale_goes_from_dark_to_bright():
     assert error_scale().startswith("linear-gradient(to right, rgb(8 6 20), ") and error_scale().count("rgb") == 5
+
+
+def test_pictures_of_several_photos_stand_in_shorter_rows():
+    """Eight in a row, those that a training kept were a hundred pixels wide, with twelve pictures in each."""
+    for width, broad in ((32, ""), (36, ""), (42, "broad"), (60, "wide")):
+        made = _gallery(Gallery("title", "remark", [(torch.zeros(3, 32, width), "caption")]))
+        assert made["broad"] == broad

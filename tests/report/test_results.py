@@ -31,7 +31,7 @@ def test_the_page_opens_with_rate_and_distortion_and_has_everything(tmp_path):
     budget["protocol"]["photos"] = os.fsdecode(b"caf\xe9")  # a folder's name need not be UTF-8
     write_results([budget, summary(verdict="does not hold")], page)
     text = page.read_text()
-    assert text.startswith(f"{MARK}\n# Results\n\n![A chart](results/rate-distortion.svg)\n")
+    assert text.startswith(f"{MARK}\n# Results\n\n**A chart**\n\n![A chart](results/rate-distortion.svg)\n")
     assert text.index("## About budget") < text.index("results/budget-curve.svg") < text.index("## About ratios")
     assert text.count("rate-distortion.svg") == 1
     assert "- More codes: 0.50 ± 0.01; does not hold." in text

@@ -178,6 +178,16 @@ def resealed(data, header, tables):
     return body + zlib.crc32(body, zlib.crc32(bytes.fromhex(tables.identity))).to_bytes(4, "little")
 
 
+def test_who_has_a_damaged_end_is_told_of_the_preview(tables_of, photo, identity):
+    tables = tables_of(50, 2)
+    codes, grain = photo(5, 7, tables)
+    data = write_stream(codes, grain, (79, 97), tables, identity)
+    for damaged in (data[:-5], data[:-6] + bytes([data[-6] ^ 1]) + data[-5:]):
+        with pytest.raises(InputError, match="its checksum is wrong; its preview can still be decoded"):
+            read_stream(damaged, tables, identity)
+        assert torch.equal(read_stream(damaged, tables, identity, preview=True).grain, grain)
+
+
 def test_ten_thousand_damaged_streams(tables_of, photo, identity):
     """Each gives the codes or one InputError with the file's name; half of them have checksums that are right."""
     tables, draw = tables_of(), random.Random(0)

@@ -54,7 +54,24 @@ def test_lines_come_at_even_times_that_grow_with_the_run(clock, caplog):
         clock[0] = start * 1.05
         shown.move(6, 1.2)
         (line,) = said(caplog)
-        assert line.startswith("step     6 of 1000, 100 %: ")
+        assert line == "step     6 of 1000, 100 %"
+
+
+def test_numbers_are_not_told_again_as_those_of_a_later_step(clock, caplog):
+    """Step 10 had the loss of step 1 once, and step 999 of 1000 was at 100 %."""
+    shown = EvenLines(1000)
+    shown.show(ROW)
+    with caplog.at_level(logging.INFO, "dqcore"):
+        for clock[0], step in ((0.0, 7), (100.0, 500), (200.0, 999), (300.0, 1000)):
+            if step == 999:
+                shown.show(ROW | {"step": 998, "loss": 0.5})
+            shown.move(step, step / 1000)
+    assert said(caplog) == [
+        "step     7 of 1000,  1 %: loss 1.0000  9.5 images/s",
+        "step   500 of 1000, 50 %: about 1 min 41 s left",
+        "step   999 of 1000, 99 %: loss 0.5000  9.5 images/s  about 0 s left",
+        "step  1000 of 1000, 100 %",
+    ]
 
 
 def test_a_timed_run_says_how_many_steps_it_will_make_after_a_fiftieth(clock, caplog):

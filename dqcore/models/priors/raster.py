@@ -12,6 +12,7 @@ from dqcore.models.priors.config import PriorConfig
 from dqcore.models.priors.tape_prior import TapePrior
 from dqcore.models.sampling.steps import Tables
 from dqcore.models.tapes import raster_tape
+from dqcore.nn.constants import KeepsTables
 from dqcore.nn.transformer import initialise
 
 __all__ = ["RASTER_DYNAMIC_PRESETS", "RASTER_PRESETS", "Raster", "RasterConfig", "RasterDynamic", "RasterDynamicConfig"]
@@ -67,7 +68,7 @@ RASTER_PRESETS: dict[str, RasterConfig] = {
 }
 
 
-class RasterDynamic(TapePrior):
+class RasterDynamic(KeepsTables, TapePrior):
     """Regions in raster order, each with its codes in raster order (supplement, section 3.2).
 
     A position has two parts: the region, and the place in it. The place also tells the region's granularity, since
@@ -93,8 +94,9 @@ class RasterDynamic(TapePrior):
         starts = 2 + config.num_labels
         self.region_embedding = nn.Embedding(regions + starts, config.dim)
         self.place_embedding = nn.Embedding(places + 1, config.dim)
-        cells = torch.stack([torch.arange(regions).repeat_interleave(places), torch.arange(places).repeat(regions)], 1)
-        special = torch.stack([torch.arange(regions, regions + starts), torch.full((starts,), places)], 1)
+        with torch.device("cpu"):
+            cells = torch.cartesian_prod(torch.arange(regions), torch.arange(places))
+            special = torch.cartesian_prod(torch.arange(regions, regions + starts), torch.tensor([places]))
         #: Rows of the two embeddings for each row of the tape.
         self.register_buffer("_region_and_place", torch.cat([cells, special]), persistent=False)
         initialise(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from dqcore.codebook import EMA, KMeans, RandomRestart, Uniform
 from dqcore.drawing import as_html, code_figures, different, line, percentages, photo, readable
@@ -70,6 +71,10 @@ class TokenizerOutput(NamedTuple):
         if not figures or (pixels := photo(self.reconstruction[0])) is None:
             return None
         return as_html(repr(self), [("reconstruction of image 0", pixels), *figures])
+
+
+for _kind in (Encoding, TokenizerOutput):  # the names by which torch.export.save writes them
+    _pytree._register_namedtuple(_kind, serialized_type_name=f"dqcore.{_kind.__name__}")
 
 
 def _counted(grain: Any) -> list[str]:

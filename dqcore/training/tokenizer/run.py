@@ -161,11 +161,12 @@ def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTrain
 def _summary(images: TrainingImages, model: nn.Module) -> str:
     """What was chosen, in a line."""
     options, machine = images.options, this_machine(images.world.device)
-    batch = f"{options.accumulate} x {options.batch_size}" if options.accumulate > 1 else f"{options.batch_size}"
+    batch = counted(options.batch_size, "crop")
+    batch = f"{options.accumulate} x {batch}" if options.accumulate > 1 else batch
     return (
         f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "
         f"{counted(len(images.training), 'image')} to train on, {len(images.validation)} held out; "
-        f"{batch} crops of {options.image_size} pixels a step; {images.reading}; {machine}"
+        f"{batch} of {options.image_size} pixels a step; {images.reading}; {machine}"
     )
 
 

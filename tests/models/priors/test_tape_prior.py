@@ -55,6 +55,20 @@ def test_tables_are_what_embeddings_add_up(kind, granularities, dtype, new, spre
         assert torch.equal(model.tables().positions[rows], model.position_vectors(rows))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2)])
+def test_from_the_meta_device_to_a_loaded_state(kind, granularities, assign, new, sequence):
+    """What to_empty left in the tape's tables was read as an index."""
+    model = new(kind, granularities).eval()
+    with torch.device("meta"):
+        other = new(kind, granularities).eval()
+    torch.full((1 << 16,), 1 << 40)  # memory that is free again holds no zeros
+    other = other if assign else other.to_empty(device="cpu")
+    other.load_state_dict(model.state_dict(), assign=assign)
+    batch = sequence(3, granularities)
+    assert torch.equal(other(batch).loss, model(batch).loss)
+
+
 @pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2)])
 def test_a_new_prior_expects_anything(kind, granularities, new, sequence):
     """Its weights are so small that no content is much likelier than another."""
