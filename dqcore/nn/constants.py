@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["KeepsTables"]
+__all__ = ["KeepsTables", "device_of_tables"]
+
+
+def device_of_tables(weights: torch.device) -> torch.device:
+    """Where a module with these weights has its tables: beside them, but never on the meta device, without values."""
+    return torch.device("cpu") if weights.type == "meta" else weights
 
 
 class KeepsTables(nn.Module):

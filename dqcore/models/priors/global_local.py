@@ -15,6 +15,7 @@ from dqcore.models.priors.request import Request
 from dqcore.models.sampling.regions import RegionSampler
 from dqcore.models.sampling.settings import Sampling
 from dqcore.models.tapes import raster_tape
+from dqcore.nn.constants import device_of_tables
 from dqcore.nn.transformer import Head, Transformer, initialise
 from dqcore.ops.cross_entropy import cross_entropy
 
@@ -69,10 +70,11 @@ class GlobalLocal(Prior):
         self.num_regions = config.region_grid[0] * config.region_grid[1]
         self.num_places = 4 ** (config.num_granularities - 1)
         with torch.device("cpu"):  # the tape's tables must have values even if the weights are on the meta device
-            self.tape = raster_tape(config.region_grid, config.num_granularities, size)
+            tape = raster_tape(config.region_grid, config.num_granularities, size)
         self.content_embedding = nn.Embedding(size + 1, dim, padding_idx=size)
         self.label_embedding = nn.Embedding(2 + config.num_labels, dim)
         self.region_embedding = nn.Parameter(torch.zeros(self.num_regions, dim))
+        self.tape = tape.to(device_of_tables(self.region_embedding.device))
         self.slot_embedding = nn.Parameter(torch.zeros(self.num_places, dim))
         self.dropout = nn.Dropout(config.dropout)
         self.global_transformer = Transformer(dim, config.num_heads, config.global_layers, config.dropout)

@@ -12,7 +12,7 @@ from dqcore.models.priors.config import PriorConfig
 from dqcore.models.priors.tape_prior import TapePrior
 from dqcore.models.sampling.steps import Tables
 from dqcore.models.tapes import raster_tape
-from dqcore.nn.constants import KeepsTables
+from dqcore.nn.constants import KeepsTables, device_of_tables
 from dqcore.nn.transformer import initialise
 
 __all__ = ["RASTER_DYNAMIC_PRESETS", "RASTER_PRESETS", "Raster", "RasterConfig", "RasterDynamic", "RasterDynamicConfig"]
@@ -98,7 +98,8 @@ class RasterDynamic(KeepsTables, TapePrior):
             cells = torch.cartesian_prod(torch.arange(regions), torch.arange(places))
             special = torch.cartesian_prod(torch.arange(regions, regions + starts), torch.tensor([places]))
         #: Rows of the two embeddings for each row of the tape.
-        self.register_buffer("_region_and_place", torch.cat([cells, special]), persistent=False)
+        rows = torch.cat([cells, special]).to(device_of_tables(self.step_embedding.device))
+        self.register_buffer("_region_and_place", rows, persistent=False)
         initialise(self)
 
     def position_vectors(self, rows: Tensor) -> Tensor:

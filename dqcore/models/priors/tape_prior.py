@@ -17,6 +17,7 @@ from dqcore.models.sampling.steps import CachedSteps, Tables
 from dqcore.models.sampling.walk import Plan
 from dqcore.models.tape import NULL, Tape
 from dqcore.nn.attention import CacheKind
+from dqcore.nn.constants import device_of_tables
 from dqcore.nn.transformer import Cache, Head, Transformer
 from dqcore.ops.cross_entropy import cross_entropy
 
@@ -71,9 +72,9 @@ class TapePrior(Prior):
             raise InputError(
                 f"max_steps: expected at least {tape.max_tokens - 1} for this grid, got {config.max_steps}"
             )
-        self.tape = tape
         self.content_embedding = nn.Embedding(config.codebook_size + 2 + config.num_labels, config.dim)
         self.step_embedding = nn.Parameter(torch.zeros(config.max_steps, config.dim))
+        self.tape = tape.to(device_of_tables(self.step_embedding.device))
         self.dropout = nn.Dropout(config.dropout)
         self.position_transformer = self.position_head = None
         if position_layers:

@@ -161,7 +161,7 @@ def _with_perceptual(options: TokenizerTraining, world: World) -> TokenizerTrain
 def _summary(images: TrainingImages, model: nn.Module) -> str:
     """What was chosen, in a line."""
     options, machine = images.options, this_machine(images.world.device)
-    batch = counted(options.batch_size, "crop")
+    batch = counted(options.batch_size or 1, "crop")
     batch = f"{options.accumulate} x {batch}" if options.accumulate > 1 else batch
     return (
         f"recipe {options.recipe}: {options.preset}, {count_numbers(model)[0] / 1e6:.1f} M parameters; "

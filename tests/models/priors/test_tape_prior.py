@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import dqcore
+from dqcore.models.tape import Tape
+from dqcore.nn.constants import device_of_tables
 from dqcore.ops.add_rows import add_rows
 
 KINDS = [("dq", 2), ("dq", 3), ("dynamic", 2), ("dynamic", 3), ("raster", 1)]
@@ -67,6 +69,17 @@ def test_from_the_meta_device_to_a_loaded_state(kind, granularities, assign, new
     other.load_state_dict(model.state_dict(), assign=assign)
     batch = sequence(3, granularities)
     assert torch.equal(other(batch).loss, model(batch).loss)
+
+
+@pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2)])
+def test_tables_lie_where_the_weights_do(kind, granularities, new, monkeypatch):
+    """As of a prior made under ``with torch.device("cuda")``."""
+    moved = []
+    monkeypatch.setattr(Tape, "to", lambda tape, device: moved.append(device) or tape)
+    weights = next(new(kind, granularities).parameters()).device
+    assert moved == [device_of_tables(weights)]
+    devices = {kind: device_of_tables(torch.device(kind)) for kind in ("cpu", "cuda", "meta")}
+    assert devices == {"cpu": torch.device("cpu"), "cuda": torch.device("cuda"), "meta": torch.device("cpu")}
 
 
 @pytest.mark.parametrize(("kind", "granularities"), [*KINDS, ("global-local", 2)])
