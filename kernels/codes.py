@@ -21,6 +21,7 @@ PADDING = 256  # the number of codes is padded to a multiple of it; every block 
 #: A program measures so many numbers at once, and of the mean it finds so many channels.
 MEASURE = {"ELEMENTS": 4096, "CHANNELS": 16, "num_warps": 8}
 SAMPLES = 512  # codes whose mean is the centre, at most
+ROUNDED = 2048  # numbers, in float64, that a program rounds at once
 SPLIT_DIM = 16  # up to so many channels comparing scores takes longer than a product of four times the depth
 
 
@@ -165,6 +166,11 @@ def round_codes(
     _raise(sizes + 1, miss)
     _raise(sizes + 2, (norm + miss) * (1.4142136 if SPLIT else 1.0))
     _raise(sizes + 3, half)
+
+
+def codes_at_once(whole: int) -> int:
+    """How many codes of ``whole`` channels a program rounds: a power of two that divides ``PADDING``."""
+    return min(PADDING, max(1, ROUNDED // whole))
 
 
 def fits(size: int, dim: int) -> bool:

@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dqcore.kernels import common
-from dqcore.kernels.codes import PADDING, Codes, code_scale, round_codes, scale_to
+from dqcore.kernels.codes import Codes, code_scale, codes_at_once, round_codes, scale_to
 from dqcore.kernels.common import cdiv
 from dqcore.kernels.launch import launch
 from dqcore.kernels.vectors import Vectors, block_of, locate, starts
@@ -26,7 +25,6 @@ from dqcore.kernels.vectors import Vectors, block_of, locate, starts
 ACCUMULATION = 2.0**-24
 #: A program holds so many elements at once: at most ROWS vectors, and of each at most WIDEST channels.
 ROUND = {"ELEMENTS": 4096, "ROWS": 128, "WIDEST": 512, "num_warps": 8}
-ELEMENTS_OF_CODES = 2048  # the same of codes, which are float64
 
 
 @triton.jit
@@ -170,7 +168,7 @@ def round_vectors(batch: Vectors, prepared: Codes, first: int, room: int, codebo
     else:
         vectors = torch.empty(room, width, dtype=prepared.values.dtype, device=codebook.device)
     out = Rounded(vectors, *torch.empty(3, room, dtype=torch.float32, device=codebook.device))
-    tile, block = tile_for(whole), codes_of_a_program(whole)
+    tile, block = tile_for(whole), codes_at_once(whole)
     programs = room_k // block if first == 0 else 0
     launch(_nearest_code_round_kernel, (programs + cdiv(room, tile["BLOCK_N"]),))(
         (codebook, *codebook.stride()) if programs else None,
@@ -193,11 +191,6 @@ def round_vectors(batch: Vectors, prepared: Codes, first: int, room: int, codebo
 def error_of(width: int) -> float:
     """What a tensor core may lose of a sum of ``width`` products and what it starts with, as ``margin`` takes it."""
     return 1.01 * ACCUMULATION * (width + 16)
-
-
-def codes_of_a_program(whole: int) -> int:
-    """How many codes of ``whole`` channels a program rounds."""
-    return min(PADDING, 64) if common.INTERPRETED else max(1, ELEMENTS_OF_CODES // whole)
 
 
 def tile_for(whole: int) -> dict[str, int]:

@@ -126,6 +126,12 @@ def test_mixed_dtypes():
         assert torch.equal(codes, nearest_code_reference(x.to(a), codebook.to(b), "exact"))
 
 
+@pytest.mark.parametrize("whole", [2**power for power in range(2, 15)])
+def test_programs_share_all_codes(whole):
+    """Whatever the number of channels: no code of a padded codebook is left out."""
+    assert codes.PADDING % codes.codes_at_once(whole) == 0
+
+
 def test_a_codebook_of_more_than_32_bits_takes_the_reference(monkeypatch):
     assert codes.fits(2**23 - 257, 256) and not codes.fits(2**23 - 256, 256)
     assert codes.fits(2**25 - 257, 16) and not codes.fits(2**25 - 256, 16)
