@@ -15,6 +15,9 @@ from torch import Tensor
 
 #: A listed vector has 3 bits for its granularity.
 MAX_GRANULARITIES = 8
+#: Along which axis of a block neighbouring lanes load, where nothing is known of its addresses: before Triton 3.7 the
+#: first, the last since.
+FIRST_AXIS = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
 
 
 @triton.jit
@@ -71,7 +74,7 @@ def block_of(start, stride, inside, channel, D: tl.constexpr, BLOCK_D: tl.conste
     side in a plane.
     """
     d = channel + tl.arange(0, BLOCK_D)
-    if ALIGN > 0:
+    if ALIGN > 0 or FIRST_AXIS:
         known = inside[:, None] & (d < D)[None, :]
         return tl.load(start[:, None] + d[None, :] * stride[:, None], mask=known, other=0.0)  # (BLOCK_N, BLOCK_D)
     else:
