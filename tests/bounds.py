@@ -16,10 +16,10 @@ def watch() -> None:
     from triton.runtime import interpreter
 
     kind = interpreter.InterpreterBuilder
-    kind.create_masked_load = _checked(kind.create_masked_load, 1)
-    kind.create_masked_store = _checked(kind.create_masked_store, 2)
-    kind.create_atomic_rmw = _checked_rmw(kind.create_atomic_rmw)
-    kind.create_atomic_cas = _checked_cas(kind.create_atomic_cas)
+    kind.create_masked_load = _checked(kind.create_masked_load, 0, 1)
+    kind.create_masked_store = _checked(kind.create_masked_store, 0, 2)
+    kind.create_atomic_rmw = _checked(kind.create_atomic_rmw, 1, 3)
+    kind.create_atomic_cas = _checked(kind.create_atomic_cas, 0)
     interpreter.GridExecutor._init_args_hst = _spanned(interpreter.GridExecutor._init_args_hst)
 
 
@@ -75,25 +75,11 @@ def _check(pointers: Any, where: Any) -> None:
                          f"{addresses[outside].ravel()[:4]}, tensors at {_spans.tolist()}")  # fmt: skip
 
 
-def _checked(access: Any, place: int) -> Any:
-    def run(self: Any, pointers: Any, *rest: Any) -> Any:
-        _check(pointers, rest[place - 1].data)
-        return access(self, pointers, *rest)
+def _checked(access: Any, pointers: int, mask: int | None = None) -> Any:
+    """Check first; the numbers say which arguments are pointers and mask."""
 
-    return run
-
-
-def _checked_rmw(access: Any) -> Any:
-    def run(self: Any, op: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        _check(pointers, mask.data)
-        return access(self, op, pointers, value, mask, *rest)
-
-    return run
-
-
-def _checked_cas(access: Any) -> Any:
-    def run(self: Any, pointers: Any, *rest: Any) -> Any:
-        _check(pointers, None)
-        return access(self, pointers, *rest)
+    def run(self: Any, *args: Any) -> Any:
+        _check(args[pointers], None if mask is None else args[mask].data)
+        return access(self, *args)
 
     return run
