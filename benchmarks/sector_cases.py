@@ -107,9 +107,9 @@ def watch() -> list[list[tuple]]:
         return run(self, *args, **options)
 
     builder.create_masked_load, builder.create_masked_store = noted_load, noted_store
-    builder.create_store = lambda self, ptr, val, *_: noted_store(
+    builder.create_store = lambda self, ptr, val, *rest: noted_store(
         self, ptr, val, interpreter.TensorHandle(interpreter.np.ones_like(ptr.data, dtype=bool), interpreter.tl.int1),
-        None, None,
+        *rest,
     )  # fmt: skip
     interpreter.GridExecutor.__call__ = launch
     return launches
@@ -117,6 +117,8 @@ def watch() -> list[list[tuple]]:
 
 def place() -> tuple:
     """Lines of the kernels' sources that led here, from within outwards."""
+    from sectors import first_line
+
     frame, found = sys._getframe(2), []
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -125,4 +127,4 @@ def place() -> tuple:
             if found[-1][2].endswith("_kernel"):
                 break
         frame = frame.f_back
-    return tuple((name, line) for name, line, _ in found)
+    return tuple((name, first_line(name, line)) for name, line, _ in found)

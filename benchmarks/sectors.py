@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy as np
 SECTOR = 32  # bytes that device memory, L2 and L1 move at least
 WIDEST = 16  # bytes that one thread loads or stores with one instruction, at most
 
-#: Where in the sources an access stands: (file, line), from within outwards.
+#: Where in the sources an access stands: (file, first line of the statement), from within outwards.
 Place = tuple[tuple[str, int], ...]
 
 
@@ -52,12 +55,26 @@ def layouts(ttgir: str) -> dict[tuple[Place, tuple[int, ...]], BlockedLayout | N
     return found
 
 
+def first_line(name: str, line: int) -> int:
+    """Where the statement begins that has this line: of a call over several lines each Triton names another one."""
+    return _first_lines(name).get(line, line)
+
+
+@functools.cache
+def _first_lines(name: str) -> dict[int, int]:
+    path = Path(__file__).parents[1] / "kernels" / name
+    if not path.is_file():
+        return {}
+    statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+    return {line: one.lineno for one in statements for line in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
+
+
 def _place(locs: dict[str, str], loc: str) -> Place:
     text = locs.get(loc, "unknown")
     if match := re.fullmatch(r"callsite\((#loc\d*) at (#loc\d*)\)", text):
         return _place(locs, match[1]) + _place(locs, match[2])
     if match := re.fullmatch(r'"[^"]*?([^"/]+\.py)":(\d+):\d+.*', text):
-        return ((match[1], int(match[2])),)
+        return ((match[1], first_line(match[1], int(match[2]))),)
     if match := re.fullmatch(r'"[^"]*"\((#loc\d*)\)', text):
         return _place(locs, match[1])
     return ()

@@ -19,7 +19,7 @@ from dqcore.kernels.common import cdiv, next_power_of_2, on_device, widen
 from dqcore.kernels.launch import launch
 from dqcore.kernels.nearest_code import Counters, search
 from dqcore.kernels.replay import replayed
-from dqcore.kernels.vectors import Vectors, block_of, is_channels_last, row_of, starts
+from dqcore.kernels.vectors import Vectors, block_of, is_channels_last, row_of, starts, store_planes
 
 FILL = {"BLOCK_N": 64, "BLOCK_D": 32, "num_warps": 4, "enable_fp_fusion": True}
 
@@ -46,8 +46,7 @@ def _write_vectors(
         if LAST:
             tl.store(to[:, None] + d[None, :], value, mask=inside[:, None] & (d < D)[None, :])  # (BLOCK_N, BLOCK_D)
         else:
-            here = (d < D)[:, None] & inside[None, :]
-            tl.store(to[None, :] + d[:, None] * area, tl.trans(value), mask=here)  # (BLOCK_D, BLOCK_N)
+            store_planes(to, area, value, inside, d, D)
     return total
 
 

@@ -84,6 +84,17 @@ def block_of(start, stride, inside, channel, D: tl.constexpr, BLOCK_D: tl.conste
 
 
 @triton.jit
+def store_planes(to, area, value, inside, d, D: tl.constexpr):
+    """Write ``value (BLOCK_N, BLOCK_D)``, channels ``d`` of cells, each channel in a plane ``area`` after the last."""
+    if FIRST_AXIS:
+        here = inside[:, None] & (d < D)[None, :]
+        tl.store(to[:, None] + d[None, :] * area, value, mask=here)  # (BLOCK_N, BLOCK_D)
+    else:
+        here = (d < D)[:, None] & inside[None, :]
+        tl.store(to[None, :] + d[:, None] * area, tl.trans(value), mask=here)  # (BLOCK_D, BLOCK_N)
+
+
+@triton.jit
 def row_of(places, regions, region, line, column, halvings, inside, G: tl.constexpr):
     """Which row of the list a cell's code has, int64; ``places`` as :func:`list_vectors` returns them."""
     within: tl.constexpr = 2 ** (G - 1) - 1
