@@ -39,6 +39,15 @@ def _centred(value, inside, centre, channel, D: tl.constexpr, BLOCK_D: tl.conste
 
 
 @triton.jit
+def _pack(rows, row, block, inside, channel, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Vectors as they are to the packed rows, if there are any."""
+    if rows is not None:
+        d = channel + tl.arange(0, BLOCK_D)
+        known = inside[:, None] & (d < D)[None, :]
+        tl.store(rows + row[:, None] * D + d[None, :], block, mask=known)  # (BLOCK_N, BLOCK_D)
+
+
+@triton.jit
 def _round_vectors(
     where, codes, out, first, N, height, width, begin,
     G: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr,
@@ -57,6 +66,8 @@ def _round_vectors(
     start, stride = starts(maps, strides, None, row, granularity, image, line, column, G, D, ALIGN)
     scale = tl.full([BLOCK_N], 1.0, tl.float32)
     block = block_of(start, stride, inside, 0, D, BLOCK_D, ALIGN)  # (BLOCK_N, BLOCK_D)
+    if WHOLE == BLOCK_D:  # at once: to keep its addresses until the end took registers that some GPUs have not
+        _pack(rows, first + row, block, inside, 0, D, BLOCK_D)
     if centre is not None:
         largest_here = tl.max(tl.abs(_centred(block, inside, centre, 0, D, BLOCK_D)), 1)
         for channel in range(BLOCK_D, D, BLOCK_D):
@@ -69,10 +80,8 @@ def _round_vectors(
     for channel in range(0, WHOLE, BLOCK_D):
         if WHOLE > BLOCK_D:
             block = block_of(start, stride, inside, channel, D, BLOCK_D, ALIGN)
+            _pack(rows, first + row, block, inside, channel, D, BLOCK_D)
         d = channel + tl.arange(0, BLOCK_D)
-        if rows is not None:
-            known = inside[:, None] & (d < D)[None, :]
-            tl.store(rows + (first + row)[:, None] * D + d[None, :], block, mask=known)  # (BLOCK_N, BLOCK_D)
         value = _centred(block, inside, centre, channel, D, BLOCK_D) * scale[:, None]
         high = value.to(vectors.dtype.element_ty)
         rest = value - high.to(tl.float32)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import dqcore
 from dqcore import DynamicQuantizer
-from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart, Uniform
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
 from dqcore.ops.layout import merge_maps
 from dqcore.testing import assert_close
 
@@ -155,10 +155,10 @@ def test_compiles_as_one_graph(learning):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("initialisation", [Uniform(), KMeans()], ids=str)
-def test_compiles_with_inductor(initialisation):
+def test_compiles_with_inductor():
+    """The graph of a uniform start is part of that of k-means; the tests above have it."""
     maps, grain = inputs()
-    quantizer = DynamicQuantizer(8, 19, 2, initialisation=initialisation)
+    quantizer = DynamicQuantizer(8, 19, 2, initialisation=KMeans())
     other = copy.deepcopy(quantizer)
     out, expected = torch.compile(quantizer, fullgraph=WHOLE)(maps, grain), other(maps, grain)
     assert torch.equal(out.codes, expected.codes)

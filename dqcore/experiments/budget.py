@@ -118,9 +118,9 @@ def _claims(results: Results) -> list[Claim]:
 
 def _charts(results: Results) -> list[dict[str, Any]]:
     found = []
-    for quantity, title, target, log in (
-        ("fine_ratio", "Share of fine regions", TARGET, False),
-        ("budget_loss", "Budget loss before its weight", None, True),
+    for quantity, title, unit, target, log in (
+        ("fine_ratio", "Share of fine regions", "share", TARGET, False),
+        ("budget_loss", "Budget loss before its weight", "loss", None, True),
     ):
         for part in ("training", "validation"):
             lines = [
@@ -128,5 +128,5 @@ def _charts(results: Results) -> list[dict[str, Any]]:
                 for (weight, name), style in zip(NAMES.items(), ("second", "first", "third"), strict=True)
             ]
             name = f"budget-{quantity.replace('_', '-')}-{part}"
-            found.append(chart(name, f"{title}, {part}", lines, target=target, log=log))
+            found.append(chart(name, f"{title}, {part}", lines, y_label=unit, target=target, log=log))
     return found

@@ -130,6 +130,7 @@ def _charts(results: Results) -> list[dict[str, Any]]:
     found = []
     for end, part, where in (("", "alone", ""), ("-adversarial", "adversarial", ", with a discriminator")):
         for quantity, title in {**QUANTITIES, "fine_ratio": "Share of fine regions in training"}.items():
+            unit = {"psnr": "PSNR, dB", "fine_ratio": "share"}.get(quantity, "rank correlation")
             lines = [
                 series(router, results.curve(f"{router}-r0.5{end}", quantity), style)
                 for router, style in STYLES.items()
@@ -137,5 +138,5 @@ def _charts(results: Results) -> list[dict[str, Any]]:
             ]
             target = RATIO if quantity == "fine_ratio" else None
             name = f"learning-{quantity.replace('_', '-')}-{part}"
-            found.append(chart(name, f"{title}{where}", lines, target=target))
+            found.append(chart(name, f"{title}{where}", lines, y_label=unit, target=target))
     return found

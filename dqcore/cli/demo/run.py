@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ def _run(steps: int, out: Path, seed: int, prior: bool, start: float) -> DemoRes
     say(line)
     train, heldout = sample_folder("train"), sample_folder("heldout")
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
-    with _one_thread(), shown_log():
+    with _one_thread(), shown_log(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "KMeans: ")  # its few crops are fewer than codes, which start again later
         say(f"training a tokenizer on sample photographs for {steps} steps")
         sizes = {"image_size": 64, "resize": 128}  # of crops and photographs
         options = TokenizerTraining.small(train, out, validation=heldout, steps=steps, **sizes, **common)

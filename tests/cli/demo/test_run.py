@@ -15,7 +15,9 @@ def test_a_few_steps_make_a_run_and_a_page(tmp_path, capsys):
     result = run_demo(out=out, steps=3, seed=1, prior=False)
     assert result.page == out / "report.html"
     assert result.evaluation.num_images == 10
-    printed = capsys.readouterr().out
+    said = capsys.readouterr()
+    printed = said.out
+    assert "warning" not in printed + said.err
     assert f"{result.evaluation.psnr:.2f} dB" in printed
     assert str(result.page) in printed
     saved = json.loads((out / "evaluation.json").read_text())
@@ -72,22 +74,22 @@ def _seconds_of_a_plain_step() -> float:
 
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path, monkeypatch):
-    """What the README promises, in a third of the steps, on photographs that training never saw."""
-    monkeypatch.setattr(demo, "PRIOR_STEPS", demo.PRIOR_STEPS // 2)
+    """What the README promises, in a fifth of the steps, on photographs that training never saw."""
+    monkeypatch.setattr(demo, "PRIOR_STEPS", demo.PRIOR_STEPS // 4)
     begun, plain = [time.process_time()], [_seconds_of_a_plain_step()]
     train = demo.train_prior
     monkeypatch.setattr(demo, "train_prior", lambda *args: begun.append(time.process_time()) or train(*args))
-    result = run_demo(out=tmp_path / "demo", steps=3 * demo.STEPS // 10)
+    result = run_demo(out=tmp_path / "demo", steps=demo.STEPS // 5)
     tokenizer, whole = begun[1] - begun[0], time.process_time() - begun[0]
     found = result.evaluation
-    assert found.psnr >= 22
-    assert abs(found.fine_ratio - result.target_ratio) <= 0.08
+    assert found.psnr >= 21.5
+    assert abs(found.fine_ratio - result.target_ratio) <= 0.1
     assert found.usage > 0.5
     assert found.rank_correlation >= 0.5
     rows = [json.loads(line) for line in (tmp_path / "demo" / "prior" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["val_content_loss"] for row in rows if "val_content_loss" in row]
-    assert losses[-1] < 0.9 * math.log(512), "of someone who knows nothing about 512 codes"
+    assert losses[-1] < 0.95 * math.log(512), "of someone who knows nothing about 512 codes"
     # Others slow a shared machine threefold, and a plain step with it: minutes alone would say nothing of the demo.
     plain.append(_seconds_of_a_plain_step())
-    assert tokenizer < 900 * max(plain), "three times what a step takes today"
-    assert whole < 1700 * max(plain)
+    assert tokenizer < 600 * max(plain), "three times what a step takes today"
+    assert whole < 1200 * max(plain)
