@@ -31,8 +31,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 _INTERFACE = 3  # of csrc, see csrc/ops.h
-#: Before 2.14 torch.compile cannot trace a ContextVar, nor tell itself from an export.
-_OLD = torch.__version__ < "2.14"
+_OLD = torch.__version__ < "2.14"  # torch.compile cannot trace a ContextVar, nor tell itself from an export
 
 
 def constant_before(function: Function) -> Function:
@@ -43,6 +42,17 @@ def constant_before(function: Function) -> Function:
 def exporting() -> bool:
     """Whether ``torch.export`` is tracing. Older versions of PyTorch say so of ``torch.compile`` too."""
     return torch.compiler.is_exporting() and not (_OLD and torch.compiler.is_dynamo_compiling())
+
+
+def has_values(values: torch.Tensor) -> bool:
+    """Whether they can be read, at whatever cost: nothing is compiled, and they are no fake tensors on the CPU."""
+    fake = torch._C._TorchDispatchModeKey.FAKE
+    return not torch.compiler.is_compiling() and (values.is_cuda or torch._C._get_dispatch_mode(fake) is None)
+
+
+def host_knows(values: torch.Tensor) -> bool:
+    """Whether Python may ask for values without waiting: they have some, and lie on the CPU."""
+    return values.device.type == "cpu" and has_values(values)
 
 
 class backend:
@@ -149,8 +159,7 @@ def build_record() -> dict[str, str]:
     path = Path(__file__).with_name("_build.json")
     if not path.is_file():
         return {"extension": "not built: dqcore was not installed with pip", "cuda": "not built"}
-    record: dict[str, str] = json.loads(path.read_text())
-    return record
+    return json.loads(path.read_text())
 
 
 def choose_device(device: str, index: int | None = None) -> torch.device:
@@ -163,11 +172,9 @@ def choose_device(device: str, index: int | None = None) -> torch.device:
     Raises:
         ValueError: there is no such device.
     """
-    name = device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    best = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(name)
+        chosen = torch.device(best if device == "auto" else device)
     except RuntimeError as error:
         raise InputError(f"device: {device!r} cannot be used here (expected auto, cpu, cuda or cuda:N)") from error
     if chosen.type == "meta":

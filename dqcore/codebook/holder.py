@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import has_values
 from dqcore.codebook.gathering import Gathering
 from dqcore.codebook.learning import Initialisation, Restart
 from dqcore.codebook.modules import Codebook
@@ -101,7 +102,7 @@ class CodebookHolder(nn.Module):
         return as_html(repr(self), extra=f"{chart}<br>{about}; bars: how often, the most frequent codes first")
 
     def _check_started(self) -> None:
-        if not self._ready and not torch.compiler.is_compiling():
+        if not self._ready and has_values(self.initialised):
             self._ready = self.started
         if not self._ready:
             raise InputError(
@@ -117,7 +118,7 @@ class CodebookHolder(nn.Module):
         everything = torch.ones(self.codebook.size, dtype=torch.bool, device=weight.device)
         self.codebook.replace(codes.detach().to(weight.device, weight.dtype), everything)
         self.initialised.fill_(1)
-        self._ready = True
+        self._ready |= has_values(weight) or torch.compiler.is_compiling()  # fake codes start nothing
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

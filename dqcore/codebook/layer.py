@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import has_values
 from dqcore.codebook import fused
 from dqcore.codebook.draw import Looked
 from dqcore.codebook.holder import CodebookHolder
@@ -68,8 +69,8 @@ class CodebookLayer(CodebookHolder):
         self, maps: list[Tensor], grain: Tensor, bad_cells: Tensor | None, learn: bool = False, force: bool = False
     ) -> None:
         """Start the codebook from these features unless it has started; ``force`` starts it again."""
-        compiling = torch.compiler.is_compiling()
-        if not force and not compiling and self.started:
+        known = has_values(maps[-1])
+        if not force and known and self.started:
             if not self.initialised:
                 self.initialised.fill_(1)
             self._ready = True
@@ -80,7 +81,7 @@ class CodebookLayer(CodebookHolder):
             return
         with torch.no_grad():
             codes = first_codes(self.initialisation, maps, grain, bad_cells, self.codebook.size)
-            if codes is not None and compiling and not force:  # a loaded codebook may have started already
+            if codes is not None and not known and not force:  # a loaded codebook may have started already
                 codes = torch.where(self.initialised.bool(), self.codebook.codes, codes)
             if codes is not None:
                 self._start(codes)

@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dqcore.backends import has_values, host_knows
 from dqcore.codebook import fused
 from dqcore.codebook.draw import Drawn, Looked, seed_of
-from dqcore.codebook.modules import Codebook, host_knows
+from dqcore.codebook.modules import Codebook
 from dqcore.distributed import (
     from_all_processes,
     from_first_process,
@@ -149,16 +150,16 @@ def first_codes(
         size: K.
 
     Returns:
-        The codes; None if no process has a vector. A compiled graph cannot ask for that, and always returns codes.
+        The codes; None if no process has a vector. Without values, as in a compiled graph, always codes.
     """
     dim = maps[0].shape[1]
     codes = None if bad_cells is None else -bad_cells.long()
     looked, cells = place_in_batch(Looked(maps, grain, codes), 0)
     number = max(size, min(SAMPLE * size, SAMPLE_NUMBERS // dim))
-    if num_processes() > 1 and not torch.compiler.is_compiling():
+    if num_processes() > 1 and has_values(grain):
         number = min(number, int(cells))
     drawn = looked.draw(number, torch.zeros((), dtype=torch.int64, device=grain.device)).of_all_processes(number)
-    if torch.compiler.is_compiling():
+    if not has_values(grain):
         return from_first_process(initialisation(drawn.vectors, size, dim, drawn.valid))
     if number == 0 or not bool(drawn.valid.any()):
         return None

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import host_knows
 from dqcore.errors import InputError
 from dqcore.ops.reference.codebook_update import move_averages, smoothed
 
-__all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers", "host_knows"]
+__all__ = ["Codebook", "EMACodebook", "GradientCodebook", "count_numbers"]
 
 
 class Codebook(nn.Module):
@@ -227,11 +228,6 @@ class GradientCodebook(Codebook):
 
 def _is_narrow(values: Tensor) -> bool:
     return values.is_floating_point() and torch.finfo(values.dtype).bits < 32
-
-
-def host_knows(values: Tensor) -> bool:
-    """Whether Python may ask for values without waiting: they lie on the CPU, and nothing is being compiled."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def count_numbers(model: nn.Module) -> tuple[int, int]:

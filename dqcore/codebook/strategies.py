@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dqcore.backends import has_values, host_knows
 from dqcore.codebook.draw import directions, distinct
-from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook, host_knows
+from dqcore.codebook.modules import Codebook, EMACodebook, GradientCodebook
 from dqcore.errors import InputError, at_least
 from dqcore.fields import as_float, check_fields
 from dqcore.ops.code_sums import code_sums
@@ -142,7 +143,7 @@ class KMeans:
         """The first ``size`` distinct vectors; where there are fewer, different points around each of them."""
         fresh = distinct(vectors, valid)
         number = fresh.sum()
-        if not torch.compiler.is_compiling() and vectors.device.type != "meta" and int(number) < size:
+        if has_values(vectors) and vectors.device.type != "meta" and int(number) < size:
             warnings.warn(f"KMeans: {int(number)} distinct vectors for {size} codes", stacklevel=2)
         order = (~fresh).byte().argsort(stable=True)
         index = torch.arange(size, device=vectors.device)

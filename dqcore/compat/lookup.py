@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dqcore.backends import exact_float32_matmul
+from dqcore.backends import exact_float32_matmul, host_knows
 from dqcore.compat.plain import plain_is_wanted, plain_lookup, plain_nearest
 from dqcore.errors import InputError
 from dqcore.ops.autocast import without_autocast
@@ -121,11 +121,11 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
         return plain_nearest(x, codebook)
     x, codebook = x.detach(), codebook.detach()
     few = len(x) * len(codebook) <= FEW_DISTANCES and codebook.numel() <= FEW_ELEMENTS and len(codebook) > 1
-    if few and x.device.type == codebook.device.type == "cpu" and not torch.compiler.is_compiling():
+    if few and host_knows(x) and codebook.device.type == "cpu":
         codes = _nearest_of_few(x, codebook)
         if codes is not None:
             return codes
-    within = _within_reach(x, codebook) if x.device.type == "cpu" and not torch.compiler.is_compiling() else None
+    within = _within_reach(x, codebook) if host_knows(x) else None
     codes = nearest_code(x, codebook if within is None else codebook[within])
     return codes if within is None else within[codes].masked_fill(codes < 0, -1)
 

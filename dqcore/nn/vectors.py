@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dqcore.backends import has_values, host_knows
 from dqcore.nn.finite import bad_cells_of, not_finite, without
 from dqcore.ops.registry import is_traced
 
@@ -62,7 +63,8 @@ def finite_vectors(maps: Sequence[Tensor], grain: Tensor, projection: nn.Module,
         metric: How vectors are scaled before they are compared.
         report: Raise if a vector that is looked up is not finite. On a GPU the host waits to know.
     """
-    ask = not is_traced() and (report or maps[-1].device.type == "cpu")
+    report &= has_values(maps[-1])
+    ask = not is_traced() and (report or host_knows(maps[-1]))
     bad = not_finite(maps, ask)
     if bad is not None:
         maps = without(maps, bad)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dqcore.backends import exporting
+from dqcore.backends import exporting, host_knows
 from dqcore.errors import InputError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -67,7 +67,7 @@ def check_grain(grain: Tensor, num_granularities: int) -> None:
     The values are checked on the CPU only: on a GPU the host would have to wait for them.
     """
     check_tensor("grain", grain, dim=3, dtypes=(torch.int64,))
-    if torch.compiler.is_compiling() or grain.device.type != "cpu" or grain.numel() == 0:
+    if not host_knows(grain) or grain.numel() == 0:
         return
     low, high = int(grain.min()), int(grain.max())
     if low < 0 or high >= num_granularities:

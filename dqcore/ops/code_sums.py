@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.backends import host_knows
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor, reaches
 from dqcore.ops.reference.code_sums import code_sums_reference
@@ -49,8 +50,7 @@ def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> CodeSums:
         raise InputError(f"x: expected fewer than 2**31 vectors, got {len(x)}")
     if num_codes < 1:
         raise InputError(f"num_codes: expected at least 1, got {num_codes}")
-    readable = codes.device.type == "cpu" and not torch.compiler.is_compiling()
-    if readable and len(codes) and int(codes.max()) >= num_codes:
+    if host_knows(codes) and len(codes) and int(codes.max()) >= num_codes:
         raise InputError(f"codes: expected values below num_codes={num_codes}, got {int(codes.max())}")
     return CodeSums(*torch.ops.dqcore.code_sums(x, codes, num_codes))
 

@@ -42,8 +42,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         raise InputError(
             f"targets: expected one for each row of logits, got shapes {tuple(targets.shape)} and {tuple(logits.shape)}"
         )
-    readable = targets.device.type == "cpu" and not torch.compiler.is_compiling()
-    if readable and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+    known = len(targets) and backends.host_knows(targets)
+    if known and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
         raise InputError(
             f"targets: expected values in [0, {logits.shape[1]}), got {int(targets.min())} to {int(targets.max())}"
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dqcore.backends import host_knows
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 from dqcore.ops.cpu.decode_attention import decode_attention_cpu
@@ -155,7 +156,7 @@ def _check_slots(cache_lengths: Tensor, active: Tensor | None, q: Tensor, k_cach
     for name, tensor in named.items():
         if tensor.shape[0] != q.shape[0]:
             raise InputError(f"{name}: expected {q.shape[0]} values, one for each slot, got {tensor.shape[0]}")
-    if torch.compiler.is_compiling() or q.device.type != "cpu":
+    if not host_knows(q):
         return
     room = k_cache.shape[1] - q.shape[1]
     for slot, length in active_slots(cache_lengths, active):

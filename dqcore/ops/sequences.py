@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dqcore.backends import host_knows
 from dqcore.errors import InputError
 from dqcore.ops.checks import check_same_device, check_tensor
 
@@ -82,7 +83,7 @@ def check_seqlens(name: str, cu_seqlens: Tensor, rows: int, longest: int | None 
     check_tensor(name, cu_seqlens, dim=1, dtypes=(torch.int32,))
     if cu_seqlens.shape[0] == 0:
         raise InputError(f"{name}: expected the start of each sequence and the end of the last, got no value")
-    if torch.compiler.is_compiling() or cu_seqlens.device.type != "cpu":
+    if not host_knows(cu_seqlens):
         return
     values = cu_seqlens.tolist()
     lengths = [end - start for start, end in itertools.pairwise(values)]

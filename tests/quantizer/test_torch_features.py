@@ -4,10 +4,11 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel
 
-from dqcore import DynamicQuantizer
-from dqcore.codebook import EMA, Gradient
+from dqcore import DQVAE, DynamicQuantizer
+from dqcore.codebook import EMA, Gradient, KMeans, RandomRestart
 from dqcore.errors import InputError
 
 
@@ -69,3 +70,40 @@ def test_averages_of_weights_with_buffers():
         seen.append(quantizer.codes.clone())
     torch.testing.assert_close(average.module.codes, torch.stack(seen).mean(0))
     assert average.eval()(torch.randn(2, 4, 4, 4)).codes.max() >= 0
+
+
+FAKED = [{}, {"learning": Gradient()}, {"initialisation": KMeans()}, {"restart": RandomRestart()}, {"codebook_dim": 4}]
+
+
+def fake_step(quantizer):
+    maps = [torch.randn(2, 8, size, size, requires_grad=True) for size in (4, 8)]
+    out = quantizer(maps, torch.randint(0, 2, (2, 4, 4)))
+    (out.map.sum() + out.loss).backward()
+    return out.codes, maps[1].grad
+
+
+@pytest.mark.parametrize("options", FAKED, ids=lambda options: next(iter(options), "default"))
+def test_a_step_on_fake_tensors(options):
+    """As counters of memory and of operations make: nothing has a value."""
+    with FakeTensorMode():
+        quantizer = DynamicQuantizer(8, 32, 2, **options)
+        for _ in range(2):
+            codes, grad = fake_step(quantizer)
+    assert codes.shape == (2, 8, 8) and grad.shape == (2, 8, 8, 8)
+
+
+def test_a_step_on_fake_tensors_leaves_a_layer_as_it_was():
+    quantizer, grain = DynamicQuantizer(8, 32, 2, initialisation=KMeans()), torch.zeros(2, 4, 4, dtype=torch.long)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake_step(quantizer)
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    x = torch.randn(2, 8, 8, 8)
+    quantizer([x[..., ::2, ::2], x], grain)
+    assert quantizer.codes.any(), "its first batch still starts it"
+
+
+def test_a_tokenizer_on_fake_tensors():
+    model = DQVAE.from_preset("dqvae-dual-tiny")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert model(torch.zeros(2, 3, 64, 64)).reconstruction.shape == (2, 3, 64, 64)

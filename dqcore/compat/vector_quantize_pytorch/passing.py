@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dqcore.backends import host_knows
 from dqcore.compat.plain import plain_is_wanted
 from dqcore.compat.vector_quantize_pytorch.search import unit
 
@@ -128,7 +129,7 @@ def _rotated(x: Tensor, code: Tensor) -> Tensor:
     """``x`` turned and scaled onto its code, which is ``code`` itself but for very short ``x``."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     short = length < SHORT
-    known = x.device.type == "cpu" and not torch.compiler.is_compiling() and not plain_is_wanted()
+    known = host_knows(x) and not plain_is_wanted()
     if known and not bool(short.any()):
         return code
     return torch.where(short, _turned(x, x, code), code)

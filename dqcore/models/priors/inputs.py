@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqcore.backends import host_knows
 from dqcore.codes import CodeSequence
 from dqcore.errors import InputError, whole_at_least, whole_given
 from dqcore.models.sampling.settings import Sampling
@@ -47,7 +48,7 @@ def check_sequence(
         expected, got = getattr(config, name), getattr(sequence, name)
         if got != expected:
             raise InputError(f"{argument}: expected {name} {expected}, as the model's config, got {got}")
-    if sequence.device.type == "cpu" and not torch.compiler.is_compiling() and len(sequence.codes):
+    if host_knows(sequence.codes) and len(sequence.codes):
         low, high = (int(value) for value in sequence.codes.aminmax())
         if low < 0 or high >= config.codebook_size:
             raise InputError(f"{argument}: expected codes in [0, {config.codebook_size}), got [{low}, {high}]")
@@ -82,7 +83,7 @@ def class_labels(
     if labels.shape != (batch_size,):
         raise InputError(f"labels: expected shape ({batch_size},), got {tuple(labels.shape)}")
     labels = labels.long()  # unsigned integers of more than 8 bits have no least and largest
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if host_knows(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < -1 or high >= num_classes:
             raise InputError(f"labels: expected values in [-1, {num_classes}), got [{low}, {high}]")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dqcore.backends import host_knows
 from dqcore.errors import InputError
 
 __all__ = ["check_codes", "check_images", "check_quantized"]
@@ -75,7 +76,7 @@ def check_codes(codes: Tensor, grain: Tensor | None, scale: int, codebook_size: 
     if torch.compiler.is_compiling():
         return
     _check_place("codes", codes, weight)
-    if codes.device.type == "cpu":
+    if host_knows(codes):
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high > codebook_size:
             raise InputError(f"codes: expected values in [0, {codebook_size}], got [{low}, {high}]")
