@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,6 +25,8 @@ class CodeSequence:
     row-major order over that granularity's grid (``"row-first"``), or regions in raster order with the ``4**g`` codes
     of each in raster order (``"region-first"``). Sequences from elsewhere may have any order there: the positions say
     where each code belongs.
+
+    ``torch.save`` takes it, and ``torch.load`` checks what a file holds, as the constructor does.
 
     Args:
         codes: Indices into the codebook, ``(T,)`` int64.
@@ -55,6 +57,9 @@ class CodeSequence:
         self._check_tensors()
         if self.codes.device.type == "cpu" and not torch.compiler.is_compiling():
             self._check_values()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, one.name) for one in fields(self))
 
     def _check_grid(self) -> None:
         rows, columns = self.region_grid
@@ -233,3 +238,6 @@ def check_order(order: str) -> None:
     """Raise unless ``order`` is one that a sequence can have."""
     if order not in get_args(Order):
         raise InputError(f"order: expected {' or '.join(map(repr, get_args(Order)))}, got {order!r}")
+
+
+torch.serialization.add_safe_globals([CodeSequence])

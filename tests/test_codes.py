@@ -55,6 +55,18 @@ def test_bad_indices():
         seq[::-1]
 
 
+def test_a_file_of_torch_save_is_read_and_checked(tmp_path):
+    """Without ``weights_only=False``, which would let a file run code."""
+    seq, file = sequence(), tmp_path / "codes.pt"
+    torch.save({"train": seq}, file)
+    assert torch.load(file)["train"] == seq
+    broken = copy.deepcopy(seq)
+    broken.positions[0] = 10**6
+    torch.save(broken, file)
+    with pytest.raises(ValueError, match="positions: expected"):
+        torch.load(file)
+
+
 def test_equality_looks_at_everything():
     seq = sequence()
     assert seq == copy.deepcopy(seq)

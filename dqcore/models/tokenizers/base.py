@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -43,6 +44,9 @@ class Encoding(NamedTuple):
     def _repr_html_(self) -> str | None:
         figures = _figures(self.codes, self.grain)
         return as_html(repr(self), figures) if figures else None
+
+
+torch.serialization.add_safe_globals([Encoding])  # which people keep in files
 
 
 class TokenizerOutput(NamedTuple):

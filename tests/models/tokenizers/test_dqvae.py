@@ -59,6 +59,13 @@ def test_forward_is_decode_of_encode(name):
         assert torch.equal(model(images).reconstruction, output.reconstruction)
 
 
+def test_an_encoding_is_read_from_a_file_of_torch_save(tmp_path):
+    encoding = DQVAE.from_preset("dqvae-dual-tiny").eval().encode(detailed(1, 32, 32))
+    torch.save(encoding, tmp_path / "encoding.pt")
+    found = torch.load(tmp_path / "encoding.pt")
+    assert type(found) is type(encoding) and torch.equal(found.quantized, encoding.quantized)
+
+
 def test_a_coarse_code_fills_its_block():
     model = build("dqvae-triple-tiny")
     encoding = model.encode(detailed(1), ratio=(0.4, 0.2))
