@@ -208,7 +208,8 @@ def main(given: list[str] | None = None) -> int:
     for line in wrong:
         print(line, file=sys.stderr)
     if not wrong and (args.note or args.update):
-        stored["checked"] |= {triton.__version__: f"{datetime.date.today()}"}
+        checked = stored["checked"] | {triton.__version__: f"{datetime.date.today()}"}
+        stored["checked"] = dict(sorted(checked.items()))
         store(STORED, {key: stored[key] for key in ("triton", "checked", "cases")})
     return 1 if wrong else 0
 
