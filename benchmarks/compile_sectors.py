@@ -202,14 +202,13 @@ def main(given: list[str] | None = None) -> int:
     wrong = failures(found)
     if args.update:
         stored |= {"triton": triton.__version__, "cases": found}
-        store(STORED, stored)
     elif stored["triton"] == triton.__version__:
         wrong += drifted(found, stored["cases"])
     for line in wrong:
         print(line, file=sys.stderr)
-    if not wrong and (args.note or args.update):
-        checked = stored["checked"] | {triton.__version__: f"{datetime.date.today()}"}
-        stored["checked"] = dict(sorted(checked.items()))
+    if not wrong:
+        stored["checked"] = dict(sorted((stored["checked"] | {triton.__version__: f"{datetime.date.today()}"}).items()))
+    if args.update or (args.note and not wrong):
         store(STORED, {key: stored[key] for key in ("triton", "checked", "cases")})
     return 1 if wrong else 0
 

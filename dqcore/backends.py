@@ -31,7 +31,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _ROUTES: dict[str, Literal["cpu", "gpu"]] = {"cpu": "cpu", "cuda": "gpu"}
 _backend: ContextVar[Backend] = ContextVar("backend", default="auto")
 _INTERFACE = 3  # of csrc, see csrc/ops.h
-_OLD = torch.__version__ < "2.14"  # torch.compile cannot trace a ContextVar, nor tell itself from an export
+_OLD = torch.__version__ < "2.14"  # torch.compile could not trace a ContextVar, nor tell itself from an export
 
 
 def constant_before(function: Function) -> Function:
